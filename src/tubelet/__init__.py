@@ -1,0 +1,40 @@
+"""tubelet: images and videos in, the visual tokens a language model reads out.
+
+Importing does no work: each public name is loaded from its module when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tubelet.read import read as read  # also rebinds the name from the package to the function, as users call it
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Clip": "tubelet.read.clip",
+    "Limits": "tubelet.limits",
+    "Grid": "tubelet.packed",
+    "Item": "tubelet.packed",
+    "Packed": "tubelet.packed",
+    "pack": "tubelet.packed",
+    "concat": "tubelet.packed",
+}
+
+if TYPE_CHECKING:
+    from tubelet.limits import Limits as Limits
+    from tubelet.packed import Grid as Grid
+    from tubelet.packed import Item as Item
+    from tubelet.packed import Packed as Packed
+    from tubelet.packed import concat as concat
+    from tubelet.packed import pack as pack
+    from tubelet.read.clip import Clip as Clip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tubelet' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,57 @@
+"""What reading gives: upright RGB frames and the true time of each."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tubelet.errors import ShapeError
+from tubelet.shapes import UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One picture or video, decoded. A picture is a clip of one frame at 0.0 s.
+
+    frames: (F, H, W, 3) uint8, upright, sRGB-coded RGB, contiguous. times_s: when each frame starts, in seconds from
+    the start of the clip; never guessed from a frame rate. source: a name to show. is_video: it came from a video or
+    animation. duration_s: of the whole clip, None when unknown. complete=False: the file ended or was damaged before
+    everything asked for was read; frames_expected then says how many frames were asked for. notes: what was done to the
+    content that a person might want to know (composited, first frame of an animation, tone range), one line each.
+    """
+
+    frames: UInt8[np.ndarray, "F H W 3"]
+    times_s: tuple[float, ...]
+    source: str = "?"
+    is_video: bool = False
+    duration_s: float | None = None
+    complete: bool = True
+    frames_expected: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = self.frames.shape
+        if len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or self.frames.dtype != np.uint8:
+            raise ShapeError(f"frames must be (F, H, W, 3) uint8, got {self.frames.dtype} {shape}", source=self.source)
+        if len(self.times_s) != shape[0]:
+            raise ShapeError(
+                f"{len(self.times_s)} times for {shape[0]} frames", source=self.source, expected=shape[0]
+            )
+        if not all(math.isfinite(s) for s in self.times_s):
+            raise ShapeError("times must be finite seconds", source=self.source, got=self.times_s)
+
+    def __len__(self) -> int:
+        return self.frames.shape[0]
+
+    @property
+    def height(self) -> int:
+        return self.frames.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.frames.shape[2]
+
+    def __repr__(self) -> str:
+        kind = f"{len(self)} frames, {self.times_s[0]:.2f}..{self.times_s[-1]:.2f} s" if self.is_video else "picture"
+        state = "" if self.complete else ", INCOMPLETE"
+        return f"Clip({self.source!r}, {self.width}x{self.height}, {kind}{state})"

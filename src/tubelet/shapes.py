@@ -1,0 +1,24 @@
+"""The array annotations of the library: jaxtyping's, checked in every test run and free in production.
+
+Tests import the package through jaxtyping's hook (pyproject.toml, `--jaxtyping-packages`), which checks each annotated
+call. jaxtyping is not a dependency: where it is not installed, `Float[Tensor, "T D"]` is just `Tensor`.
+
+Letters, once for the whole library: T tokens (rows), N items, D channels, H heads, K head dim, F frames, S text sequence.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Int32, Int64, Num, Shaped, UInt8
+else:
+    try:
+        from jaxtyping import Bool, Float, Int, Int32, Int64, Num, Shaped, UInt8
+    except ImportError:
+
+        class _Unchecked:
+            def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
+                return item[0]
+
+        Bool = Float = Int = Int32 = Int64 = Num = Shaped = UInt8 = _Unchecked
+
+__all__ = ["Bool", "Float", "Int", "Int32", "Int64", "Num", "Shaped", "UInt8"]
