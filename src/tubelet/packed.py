@@ -277,7 +277,7 @@ class Packed:
         return Packed(self.x[rows], self.pos[rows], self.items, tuple(lengths))
 
     def reorder(self, order: Sequence[int]) -> "Packed":
-        """The items `order[0], order[1], ...`: a permutation or a choice of items, each at most once, rows with them."""
+        """The items `order[0], order[1], ...`: a permutation or a choice of items, each at most once."""
         order = [int(i) for i in order]
         if len(set(order)) != len(order) or not all(0 <= i < len(self.items) for i in order):
             raise ShapeError(f"not a choice of {len(self.items)} items: {order}", limit=len(self.items), got=order)
@@ -305,7 +305,7 @@ class Packed:
     # ---- the padded form other libraries use, at the edge only
 
     def to_padded(self, fill: float = 0.0) -> tuple[Shaped[Tensor, "N L D"], Bool[Tensor, "N L"]]:
-        """(N, L, D) with L the longest item, and keep (N, L), True where a row is real. Cost: one copy of N x L rows."""
+        """(N, L, D) with L the longest item, and keep (N, L), True where a row is real. Cost: one copy."""
         longest = max(self.lengths, default=0)
         out = self.x.new_full((len(self.items), longest, self.x.shape[1]), fill)
         keep = torch.zeros(len(self.items), longest, dtype=torch.bool)
@@ -360,7 +360,6 @@ class Packed:
         except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as e:
             raise UnsafeFile("the file is damaged or not a tubelet pack", source=source) from e
         return Packed(x, pos, items, lengths).check()
-
 
 
 def pack(rows: Iterable[Tensor], items: Sequence[Item], *, merge: int = 1) -> Packed:

@@ -1,0 +1,219 @@
+"""Attention over segments: rows attend to the rows of their own segment and to nothing else.
+
+    q, k, v (T, H, K) and Segments((n0, n1, ...)), sum T   ->   (T, H, K)
+
+A segment is a whole item, a frame, a few frames or a window; that is all a layer needs to know. Three backends give the
+same values: one scaled_dot_product_attention per segment (any device; runs of equal length go as one batch), torch's
+varlen kernel and flash-attn's (CUDA). None builds a mask, so a NaN in one segment cannot reach another: with a dense
+block mask it does, because 0 x NaN is NaN.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate, groupby
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tubelet.errors import ConfigError, ShapeError
+from tubelet.packed import MAX_ROWS, Packed
+from tubelet.shapes import Int32, Shaped
+
+Backend = Literal["auto", "sdpa", "varlen", "flash"]
+BACKENDS: tuple[Backend, ...] = ("auto", "sdpa", "varlen", "flash")
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Row counts of consecutive segments, on the host. Empty segments are dropped. Raises ShapeError."""
+
+    lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if any(n < 0 for n in self.lengths):
+            raise ShapeError("a segment cannot have fewer than no rows", got=min(self.lengths))
+        object.__setattr__(self, "lengths", tuple(int(n) for n in self.lengths if n))
+        if self.total > MAX_ROWS:
+            raise ShapeError(f"{self.total:,} rows do not fit an int32 cu_seqlens", limit=MAX_ROWS, got=self.total)
+
+    @cached_property
+    def total(self) -> int:
+        return sum(self.lengths)
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths, default=0)
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int, int], ...]:
+        """(first row, segments, rows of each) for each run of neighbours of equal length."""
+        out, start = [], 0
+        for length, group in groupby(self.lengths):
+            count = sum(1 for _ in group)
+            out.append((start, count, length))
+            start += count * length
+        return tuple(out)
+
+    @cached_property
+    def host(self) -> Int32[Tensor, " n"]:
+        """cu_seqlens, 0 first, as int32 on the host."""
+        return torch.tensor(list(accumulate(self.lengths, initial=0)), dtype=torch.int32)
+
+    def on(self, device: torch.device) -> Int32[Tensor, " n"]:
+        """cu_seqlens on `device`; copied once per call of the encoder, never read back."""
+        if device.type == "cpu":
+            return self.host
+        return self.host.pin_memory().to(device, non_blocking=True)
+
+
+def item_segments(p: Packed) -> Segments:
+    """One segment per item: every row of a picture or clip sees all of it."""
+    return Segments(p.lengths)
+
+
+def frame_segments(p: Packed, frames: int) -> Segments:
+    """One segment per `frames` grid rows of time (the last of an item may be shorter). Rows must be t-major.
+
+    From the host sizes alone when no row was dropped; otherwise the t of each row is read, which syncs once.
+    """
+    if frames < 1:
+        raise ConfigError(f"a window spans at least one frame, got {frames}", got=frames)
+    out: list[int] = []
+    for i, (item, length) in enumerate(zip(p.items, p.lengths, strict=True)):
+        t, area = item.grid.t, item.grid.h * item.grid.w
+        if length == item.grid.rows:
+            out += [min(frames, t - first) * area for first in range(0, t, frames)]
+            continue
+        rows = p.pos[p.starts[i] : p.starts[i + 1], 0].cpu()
+        if bool((rows.diff() < 0).any()):
+            raise ShapeError("rows must be in the order of time to be cut into frames", item=i)
+        out += torch.bincount(rows // frames, minlength=0).tolist()
+    return Segments(tuple(out))
+
+
+def varlen_attention(
+    q: Shaped[Tensor, "T H K"],
+    k: Shaped[Tensor, "T H K"],
+    v: Shaped[Tensor, "T H K"],
+    segments: Segments,
+    *,
+    backend: Backend = "auto",
+) -> Shaped[Tensor, "T H K"]:
+    """softmax(q k^T / sqrt(K)) v inside each segment. No causal mask. Order of rows inside a segment is free.
+
+    q, k, v may be views of one fused qkv tensor. Cost: 4 H K sum(n_i^2) FLOPs; memory O(T). "auto": torch's varlen
+    kernel for half precision on CUDA, one sdpa per segment everywhere else. "flash" needs the flash-attn package.
+    Differentiable. Raises ShapeError when segments do not sum to T, ConfigError when a backend cannot run here.
+    """
+    if segments.total != q.shape[0]:
+        raise ShapeError(
+            f"segments sum to {segments.total}, q has {q.shape[0]} rows", expected=q.shape[0], got=segments.total
+        )
+    backend = resolve(backend, q.device, q.dtype)
+    if backend == "sdpa":
+        parts = [_sdpa_run(q[a : a + n * m], k[a : a + n * m], v[a : a + n * m], n) for a, n, m in segments.runs]
+        return parts[0] if len(parts) == 1 else torch.cat([q[:0], *parts])
+    cu = segments.on(q.device)
+    kernel = _torch_varlen() if backend == "varlen" else _flash()
+    return kernel(q, k, v, cu, cu, segments.longest, segments.longest)
+
+
+def _sdpa_run(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
+    """`count` segments of equal length as one batch: views in, (rows, H, K) out."""
+    q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
+
+
+def sdpa_into(out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> None:
+    """`varlen_attention` for inference, run by run into `out` (T, H, K), so nothing is joined afterwards."""
+    for a, n, m in segments.runs:
+        b = a + n * m
+        out[a:b] = _sdpa_run(q[a:b], k[a:b], v[a:b], n)
+
+
+# ---- all of it as one operator for torch.compile: lengths are data (a host tensor), so a new batch does not recompile
+
+
+@torch.library.custom_op("tubelet::varlen_attention", mutates_args=())
+def attention_op(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, backend: str) -> Tensor:
+    return varlen_attention(q, k, v, _from_host(cu), backend=_known(backend)).contiguous()
+
+
+@attention_op.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, backend: str) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("tubelet::varlen_attention_backward", mutates_args=())
+def attention_backward_op(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu: Tensor, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    with torch.enable_grad():
+        out = varlen_attention(*leaves, _from_host(cu), backend=_known(backend))
+    dq, dk, dv = torch.autograd.grad(out, leaves, grad)
+    return dq.contiguous(), dk.contiguous(), dv.contiguous()
+
+
+@attention_backward_op.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*attention_backward_op(grad, *ctx.saved_tensors, ctx.backend), None, None)
+
+
+torch.library.register_autograd("tubelet::varlen_attention", _differentiate, setup_context=_keep_inputs)
+
+
+def _from_host(cu: Tensor) -> Segments:
+    return Segments(tuple(cu.diff().tolist()))
+
+
+def _known(backend: str) -> Backend:
+    return next(b for b in BACKENDS if b == backend)
+
+
+# ---- which kernel runs
+
+
+@lru_cache(maxsize=1)
+def _torch_varlen() -> Any:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
+
+
+@lru_cache(maxsize=1)
+def _flash() -> Any:
+    from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+
+    return flash_attn_varlen_func
+
+
+def resolve(backend: Backend, device: torch.device, dtype: torch.dtype) -> Backend:
+    """What "auto" means for rows of this device and type; a backend that cannot run them is a ConfigError."""
+    able = backends(device, dtype)
+    if backend == "auto":
+        return able[0]
+    if backend not in able:
+        raise ConfigError(f"the {backend} backend cannot run {dtype} rows on {device} here", expected=able, got=backend)
+    return backend
+
+
+def backends(device: torch.device, dtype: torch.dtype) -> Sequence[Backend]:
+    """The backends that can run rows of this device and type, the preferred one first."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return ("sdpa",)
+    flash: tuple[Backend, ...] = ("flash",) if importlib.util.find_spec("flash_attn") else ()
+    return ("varlen", *flash, "sdpa")

@@ -1,0 +1,118 @@
+"""Inference on a CPU: the same layer as tubelet.encoder.layers, in place and in blocks of rows.
+
+Two costs other than matrix products dominate a plain forward on a CPU: memory that is touched for the first time
+(page faults make fresh memory about ten times slower than reused memory) and passes over tensors larger than the cache.
+So one residual stream is updated in place, one qkv and one attention buffer serve all layers, and norm, rotary
+positions, GELU and residual sums run on a block of rows that is still in the cache.
+
+Where the CPU has no bfloat16 or float16 arithmetic, a half-precision product would be emulated several times slower
+than float32; then weights are widened layer by layer and the arithmetic is float32, which is also closer to exact.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tubelet.encoder.attention import Segments, sdpa_into
+from tubelet.encoder.layers import CENTRE, Layer, PatchEmbed, gelu
+from tubelet.encoder.rope import apply_rope_
+from tubelet.shapes import Float, Num, Shaped
+
+BLOCK = 512  # rows worked on at a time
+
+
+@lru_cache(maxsize=2)
+def has_arithmetic(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies matrices of `dtype` in hardware, from its feature flags."""
+    if dtype == torch.float32:
+        return True
+    flags = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"), torch.float16: ("amx_fp16", "avx512_fp16", "asimdhp")}
+    cpuinfo = Path("/proc/cpuinfo")
+    present = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return any(f in present for f in flags.get(dtype, ()))
+
+
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type the blocks are computed in for weights of `dtype`."""
+    return dtype if has_arithmetic(dtype) else torch.float32
+
+
+def plain(layer: nn.Module) -> bool:
+    """True when nothing has been attached to or put in place of the layer's parts (adapters, hooks)."""
+    parts = [layer, *layer.children()]
+    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in parts)
+    return not hooked and all(type(m) in (Layer, nn.Linear, nn.LayerNorm, nn.RMSNorm) for m in parts)
+
+
+class Workspace:
+    """Buffers for T rows that all layers of one call share."""
+
+    def __init__(self, rows: int, width: int, heads: int, dtype: torch.dtype) -> None:
+        self.heads = heads
+        self.qkv = torch.empty(rows, 3 * width, dtype=dtype)
+        self.out = torch.empty(rows, width, dtype=dtype)
+
+
+def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
+    """`PatchEmbed.forward` block by block, so that widened pixels never exist all at once."""
+    dtype = work_dtype(patch.weight.dtype)
+    if rows.dtype == torch.uint8:
+        weight, bias = patch.folded()
+        weight, bias, shift = weight.to(dtype), bias.to(dtype), CENTRE
+    else:
+        weight, shift = patch.weight.to(dtype), 0
+        bias = None if patch.bias is None else patch.bias.to(dtype)
+    out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype)
+    for a in range(0, rows.shape[0], BLOCK):
+        block = rows[a : a + BLOCK].to(dtype)
+        out[a : a + BLOCK] = F.linear(block - shift if shift else block, weight, bias)
+    return out
+
+
+def norm(module: nn.Module, x: Tensor) -> Tensor:
+    """A norm's parameters applied in x's type."""
+    weight = None if module.weight is None else module.weight.to(x.dtype)  # pyright: ignore
+    if isinstance(module, nn.LayerNorm):
+        return F.layer_norm(x, module.normalized_shape, weight, module.bias.to(x.dtype), module.eps)
+    if isinstance(module, nn.RMSNorm):
+        return F.rms_norm(x, tuple(module.normalized_shape), weight, module.eps)
+    return module(x)
+
+
+def layer_(
+    layer: Layer,
+    x: Float[Tensor, "T D"],
+    turn: Float[Tensor, "T half 2"],
+    flip: Float[Tensor, "T half 2"] | None,
+    segments: Segments,
+    space: Workspace,
+) -> None:
+    """One layer, in place on x. Equals `layer(x, plan)` up to rounding; records no gradient."""
+    dtype, rows = x.dtype, x.shape[0]
+    (w_qkv, b_qkv), (w_proj, b_proj), (w_up, b_up), (w_down, b_down) = (
+        (m.weight.to(dtype), m.bias.to(dtype)) for m in (layer.qkv, layer.proj, layer.fc1, layer.fc2)
+    )
+    qkv = space.qkv.view(rows, 3, space.heads, -1)
+    for a in range(0, rows, BLOCK):
+        b = a + BLOCK
+        torch.addmm(b_qkv, norm(layer.norm1, x[a:b]), w_qkv.t(), out=space.qkv[a:b])
+        _rotate(qkv[a:b, :2], turn[a:b], None if flip is None else flip[a:b])
+    sdpa_into(space.out.view(rows, space.heads, -1), *qkv.unbind(1), segments)
+    for a in range(0, rows, BLOCK):
+        b = a + BLOCK
+        block = x[a:b]
+        block.addmm_(space.out[a:b], w_proj.t()).add_(b_proj)
+        up = gelu(F.linear(norm(layer.norm2, block), w_up, b_up), layer.act)
+        block.addmm_(up, w_down.t()).add_(b_down)
+
+
+def _rotate(qk: Tensor, turn: Tensor, flip: Tensor | None) -> None:
+    if qk.dtype == torch.float32:
+        apply_rope_(qk, turn, flip)
+        return
+    wide = qk.float()
+    apply_rope_(wide, turn, flip)
+    qk.copy_(wide)
