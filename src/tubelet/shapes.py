@@ -3,13 +3,21 @@
 Tests import the package through jaxtyping's hook (pyproject.toml, `--jaxtyping-packages`), which checks each annotated
 call. jaxtyping is not a dependency: where it is not installed, `Float[Tensor, "T D"]` is just `Tensor`.
 
-Letters, once for the whole library: T tokens (rows), N items, D channels, H heads, K head dim, F frames, S text sequence.
+Letters, once for the whole library: T tokens (rows), N items, D channels, H heads, K head dim, F frames, S text
+sequence.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Int32, Int64, Num, Shaped, UInt8
+    from typing import Annotated as Bool
+    from typing import Annotated as Float
+    from typing import Annotated as Int
+    from typing import Annotated as Int32
+    from typing import Annotated as Int64
+    from typing import Annotated as Num
+    from typing import Annotated as Shaped
+    from typing import Annotated as UInt8
 else:
     try:
         from jaxtyping import Bool, Float, Int, Int32, Int64, Num, Shaped, UInt8

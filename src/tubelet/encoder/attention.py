@@ -24,7 +24,6 @@ from tubelet.packed import MAX_ROWS, Packed
 from tubelet.shapes import Int32, Shaped
 
 Backend = Literal["auto", "sdpa", "varlen", "flash"]
-BACKENDS: tuple[Backend, ...] = ("auto", "sdpa", "varlen", "flash")
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,13 @@ def varlen_attention(
     if backend == "sdpa":
         parts = [_sdpa_run(q[a : a + n * m], k[a : a + n * m], v[a : a + n * m], n) for a, n, m in segments.runs]
         return parts[0] if len(parts) == 1 else torch.cat([q[:0], *parts])
-    cu = segments.on(q.device)
+    return kernel_attention(q, k, v, segments.on(q.device), segments.longest, backend)
+
+
+def kernel_attention(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, backend: Backend) -> Tensor:
+    """`varlen_attention` by a CUDA kernel, with the segments as a cu_seqlens tensor on the device."""
     kernel = _torch_varlen() if backend == "varlen" else _flash()
-    return kernel(q, k, v, cu, cu, segments.longest, segments.longest)
+    return kernel(q, k, v, cu, cu, longest, longest)
 
 
 def _sdpa_run(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
@@ -135,53 +138,56 @@ def sdpa_into(out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Segments) 
         out[a:b] = _sdpa_run(q[a:b], k[a:b], v[a:b], n)
 
 
-# ---- all of it as one operator for torch.compile: lengths are data (a host tensor), so a new batch does not recompile
+# ---- the per-segment backend as one operator for torch.compile: lengths are data, so a new batch does not recompile
 
 
-@torch.library.custom_op("tubelet::varlen_attention", mutates_args=())
-def attention_op(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, backend: str) -> Tensor:
-    return varlen_attention(q, k, v, _from_host(cu), backend=_known(backend)).contiguous()
+@torch.library.custom_op("tubelet::segment_attention", mutates_args=())
+def attention_op(q: Tensor, k: Tensor, v: Tensor, cu: Tensor) -> Tensor:
+    """`varlen_attention` by sdpa with the segments as a host cu_seqlens tensor."""
+    return varlen_attention(q, k, v, _from_host(cu), backend="sdpa").contiguous()
 
 
 @attention_op.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, backend: str) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, cu: Tensor) -> Tensor:
     return q.new_empty(q.shape)
 
 
-@torch.library.custom_op("tubelet::varlen_attention_backward", mutates_args=())
-def attention_backward_op(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu: Tensor, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-    with torch.enable_grad():
-        out = varlen_attention(*leaves, _from_host(cu), backend=_known(backend))
-    dq, dk, dv = torch.autograd.grad(out, leaves, grad)
-    return dq.contiguous(), dk.contiguous(), dv.contiguous()
+@torch.library.custom_op("tubelet::segment_attention_backward", mutates_args=())
+def attention_backward_op(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients from recomputed scores, one run of segments and a few heads at a time (at most 2^24 scores at once)."""
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    scale = q.shape[-1] ** -0.5
+    for start, count, rows in _from_host(cu).runs:
+        few = max(1, (1 << 24) // (count * rows * rows))
+        for h in range(0, q.shape[1], few):
+            part = (slice(start, start + count * rows), slice(h, h + few))
+            g, q1, k1, v1 = (x[part].float().unflatten(0, (count, rows)).transpose(1, 2) for x in (grad, q, k, v))
+            weights = (q1 @ k1.transpose(-1, -2) * scale).softmax(-1)
+            d_scores = g @ v1.transpose(-1, -2)
+            d_scores = weights * (d_scores - (d_scores * weights).sum(-1, keepdim=True)) * scale
+            for out, value in ((dq, d_scores @ k1), (dk, d_scores.transpose(-1, -2) @ q1), (dv, weights.mT @ g)):
+                out[part] = value.transpose(1, 2).flatten(0, 1).to(out.dtype)
+    return dq, dk, dv
 
 
 @attention_backward_op.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
+def _keep_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*attention_backward_op(grad, *ctx.saved_tensors, ctx.backend), None, None)
+    return (*attention_backward_op(grad, *ctx.saved_tensors), None)
 
 
-torch.library.register_autograd("tubelet::varlen_attention", _differentiate, setup_context=_keep_inputs)
+torch.library.register_autograd("tubelet::segment_attention", _differentiate, setup_context=_keep_inputs)
 
 
 def _from_host(cu: Tensor) -> Segments:
     return Segments(tuple(cu.diff().tolist()))
-
-
-def _known(backend: str) -> Backend:
-    return next(b for b in BACKENDS if b == backend)
 
 
 # ---- which kernel runs

@@ -36,8 +36,8 @@ class EncoderConfig:
     """hidden, layers, heads, mlp: widths and depth. pixels: what becomes a row.
 
     eps: of every norm; head_eps: of the pooling head's RMSNorm, None = eps. act: "gelu" is the exact one. window:
-    frames one attention segment spans, None = the whole item. pre_norm: a norm right after the patch embedding. post_norm and
-    pool: the final norm and the attention pooling head. Raises ConfigError.
+    frames one attention segment spans, None = the whole item. pre_norm: a norm right after the patch embedding.
+    post_norm and pool: the final norm and the attention pooling head. Raises ConfigError.
     """
 
     hidden: int

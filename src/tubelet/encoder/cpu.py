@@ -74,11 +74,11 @@ def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
 
 def norm(module: nn.Module, x: Tensor) -> Tensor:
     """A norm's parameters applied in x's type."""
-    weight = None if module.weight is None else module.weight.to(x.dtype)  # pyright: ignore
     if isinstance(module, nn.LayerNorm):
-        return F.layer_norm(x, module.normalized_shape, weight, module.bias.to(x.dtype), module.eps)
+        shape = tuple(module.normalized_shape)
+        return F.layer_norm(x, shape, module.weight.to(x.dtype), module.bias.to(x.dtype), module.eps)
     if isinstance(module, nn.RMSNorm):
-        return F.rms_norm(x, tuple(module.normalized_shape), weight, module.eps)
+        return F.rms_norm(x, tuple(module.normalized_shape), module.weight.to(x.dtype), module.eps)
     return module(x)
 
 
@@ -100,7 +100,8 @@ def layer_(
         b = a + BLOCK
         torch.addmm(b_qkv, norm(layer.norm1, x[a:b]), w_qkv.t(), out=space.qkv[a:b])
         _rotate(qkv[a:b, :2], turn[a:b], None if flip is None else flip[a:b])
-    sdpa_into(space.out.view(rows, space.heads, -1), *qkv.unbind(1), segments)
+    q, k, v = qkv.unbind(1)
+    sdpa_into(space.out.view(rows, space.heads, -1), q, k, v, segments)
     for a in range(0, rows, BLOCK):
         b = a + BLOCK
         block = x[a:b]

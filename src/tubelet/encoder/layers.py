@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.encoder.attention import Backend, Segments, attention_op, varlen_attention
+from tubelet.encoder.attention import Backend, Segments, attention_op, kernel_attention, varlen_attention
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.encoder.rope import apply_rope
 from tubelet.pixels.recipe import PixelRecipe
@@ -21,9 +21,10 @@ class Plan(NamedTuple):
 
     turn: Float[Tensor, "T half 2"]
     flip: Float[Tensor, "T half 2"] | None
-    cu: Int32[Tensor, " n"]  # on the host
-    segments: Segments | None
+    cu: Int32[Tensor, " n"]  # cu_seqlens where the backend reads them: on the host for sdpa, on the device for kernels
+    longest: int
     backend: Backend
+    segments: Segments | None  # for eager sdpa, which goes by host sizes; None under torch.compile
 
 
 def norm_layer(kind: str, width: int, eps: float) -> nn.Module:
@@ -61,12 +62,12 @@ class PatchEmbed(nn.Linear):
         bias = shifts[0] + shifts[1] + shifts[2]
         return torch.cat(scaled, dim=1), bias if self.bias is None else bias + self.bias.float()
 
-    def forward(self, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
+    def forward(self, input: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
         dtype = self.weight.dtype
-        if rows.dtype != torch.uint8:
-            return super().forward(rows.to(dtype))
+        if input.dtype != torch.uint8:
+            return super().forward(input.to(dtype))
         weight, bias = self.folded()
-        return F.linear(rows.to(dtype) - CENTRE, weight.to(dtype), bias.to(dtype))
+        return F.linear(input.to(dtype) - CENTRE, weight.to(dtype), bias.to(dtype))
 
 
 class Layer(nn.Module):
@@ -86,12 +87,18 @@ class Layer(nn.Module):
     def forward(self, x: Float[Tensor, "T D"], plan: Plan) -> Float[Tensor, "T D"]:
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
         q, k = apply_rope(q, plan.turn, plan.flip), apply_rope(k, plan.turn, plan.flip)
-        if plan.segments is None:
-            out = attention_op(q, k, v, plan.cu, plan.backend)
-        else:
-            out = varlen_attention(q, k, v, plan.segments, backend=plan.backend)
+        out = attend(q, k, v, plan)
         x = x + self.proj(out.flatten(1))
         return x + self.fc2(gelu(self.fc1(self.norm2(x)), self.act))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> Shaped[Tensor, "T H K"]:
+    """Attention as the plan says: a CUDA kernel, eager sdpa by host sizes, or sdpa as one opaque operator."""
+    if plan.backend != "sdpa":
+        return kernel_attention(q, k, v, plan.cu, plan.longest, plan.backend)
+    if plan.segments is None:
+        return attention_op(q, k, v, plan.cu)
+    return varlen_attention(q, k, v, plan.segments, backend="sdpa")
 
 
 class MergerMLP(nn.Module):

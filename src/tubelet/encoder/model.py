@@ -1,6 +1,8 @@
 """One packed vision transformer for every family: Packed of patches in, Packed of features out."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +80,12 @@ class Encoder(nn.Module):
             raise ConfigError("this encoder has no pooling head", expected="pool=True", got=False)
         return self.pool(tokens)
 
-    def compile_layers(self) -> "Encoder":
-        """Compile the layer stack once, for any later mix of items. The first call then takes 10 s or more."""
-        self._compiled = torch.compile(self._stack, dynamic=True, fullgraph=True)
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> "Encoder":
+        """Compile the layer stack once, for any later mix of items: lengths are data, so new ones do not recompile.
+
+        The first call then takes 10 s or more. `backend` is torch.compile's. Returns self.
+        """
+        self._compiled = torch.compile(self._stack, dynamic=True, fullgraph=True, backend=backend)
         return self
 
     # ---- how they run
@@ -114,7 +119,8 @@ class Encoder(nn.Module):
         if self._in_place(p.x):
             return self._run_in_place(p.x, turn, flip, segments, states)
         backend = resolve(self.backend, p.device, self.patch.weight.dtype)
-        plan = Plan(turn, flip, segments.host, segments, backend)
+        cu = segments.host if backend == "sdpa" else segments.on(p.device)
+        plan = Plan(turn, flip, cu, segments.longest, backend, segments)
         x = self.norm_pre(self.patch(p.x))
         if self._compiled is not None and states is None:
             return self._compiled(x, plan._replace(segments=None))
@@ -154,6 +160,7 @@ class Encoder(nn.Module):
         if states is not None:
             states.append(x.to(dtype, copy=True))
         for layer in self.layers:
+            assert isinstance(layer, Layer)  # `_in_place` has checked it
             cpu.layer_(layer, x, turn, flip, segments, space)
             if states is not None:
                 states.append(x.to(dtype, copy=True))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tubelet.encoder.config import Rope
 from tubelet.errors import ShapeError
-from tubelet.shapes import Float, Num, Shaped
+from tubelet.shapes import Float, Shaped
 
 
 def frequencies(head_dim: int, rope: Rope, device: torch.device | None = None) -> Float[Tensor, "3 half"]:
@@ -42,8 +42,8 @@ def frequencies(head_dim: int, rope: Rope, device: torch.device | None = None) -
     return table
 
 
-def angles(positions: Num[Tensor, "T 3"], head_dim: int, rope: Rope) -> Float[Tensor, "T half"]:
-    """float32 angles of each row: exact products of one coordinate and one frequency, no sums."""
+def angles(positions: Tensor, head_dim: int, rope: Rope) -> Float[Tensor, "T half"]:
+    """float32 angles of (T, 3) positions: products of one coordinate and one frequency, no sums. Raises ShapeError."""
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise ShapeError(f"positions must be (T, 3), got {tuple(positions.shape)}", got=tuple(positions.shape))
     unit = head_dim // (2 * sum(rope.split))
@@ -54,9 +54,11 @@ def angles(positions: Num[Tensor, "T 3"], head_dim: int, rope: Rope) -> Float[Te
 
 
 def rope_tables(
-    positions: Num[Tensor, "T 3"], head_dim: int, rope: Rope
+    positions: Tensor, head_dim: int, rope: Rope
 ) -> tuple[Float[Tensor, "T half 2"], Float[Tensor, "T half 2"] | None]:
-    """A and B of the map A z + B conj(z) for each row and pair, as (real, imaginary) float32; B is None where it is 0.
+    """A and B of the map A z + B conj(z) for each of the (T, 3) int or float positions and each pair.
+
+    (real, imaginary) in float32; B is None where it is 0.
 
     Cost: 4 K floats a row; prepared once for all layers.
     """

@@ -1,0 +1,3 @@
+from encoder_cases import build, encoder, packed
+
+__all__ = ["build", "encoder", "packed"]
