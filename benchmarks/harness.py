@@ -29,7 +29,7 @@ QUIET = (0.95, 1.05)  # an A/A ratio outside of this marks a run as noisy
 
 @dataclass(frozen=True)
 class Timing:
-    """One contender's rounds: wall and CPU seconds (all threads of this process) and the memory it added at its peak."""
+    """A contender's rounds: wall and CPU seconds (all threads of this process), and the memory it added at its peak."""
 
     name: str
     wall_s: tuple[float, ...]

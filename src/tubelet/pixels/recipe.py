@@ -21,7 +21,9 @@ class PixelRecipe:
     its pixels as (channel, frame, row, column).
 
     rule: how the size is chosen (tubelet.pixels.resize describes each); size: its side length where it has one;
-    min_pixels and max_pixels: its budget where it has one. mean and std: of the family, for pixels in 0..1.
+    min_pixels and max_pixels: its budget for one picture or frame where it has one, max_video_pixels: the budget for
+    all temporal rows of a clip together. resampler: whose antialiased bicubic, torch's fast one or Pillow's, from which
+    it differs by at most a few grey levels. mean and std: of the family, for pixels in 0..1.
     """
 
     patch: int
@@ -32,6 +34,8 @@ class PixelRecipe:
     size: int | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
+    max_video_pixels: int | None = None
+    resampler: Literal["torch", "pillow"] = "torch"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
@@ -42,6 +46,12 @@ class PixelRecipe:
             raise ConfigError(f"rule is one of {', '.join(RULES)}", expected=RULES, got=self.rule)
         if self.rule in ("shortest_crop", "square") and self.size is None:
             raise ConfigError(f"the rule {self.rule} needs a size", expected="size", got=None)
+        if self.resampler not in ("torch", "pillow"):
+            raise ConfigError("resampler is torch or pillow", expected=("torch", "pillow"), got=self.resampler)
+        if self.size is not None and self.size < self.unit:
+            raise ConfigError(f"a side of {self.size} is below one unit of {self.unit} pixels", got=self.size)
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
 
     @property
     def unit(self) -> int:
