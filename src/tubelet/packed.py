@@ -281,7 +281,7 @@ class Packed:
         longest = max(self.lengths, default=0)
         if x.ndim != 3 or x.shape[0] != len(self.items) or x.shape[1] < longest:
             raise ShapeError(f"expected ({len(self.items)}, {longest} or more, D), got {tuple(x.shape)}")
-        return self.with_x(torch.cat([x[:0, 0], *(x[i, :n] for i, n in enumerate(self.lengths))]))
+        return self.with_x(torch.cat([x.flatten(0, 1)[:0], *(x[i, :n] for i, n in enumerate(self.lengths))]))
 
     # ---- files
 
@@ -323,7 +323,10 @@ class Packed:
                 if meta.get("format") != FORMAT:
                     raise UnsafeFile("not a tubelet pack", expected=FORMAT, got=meta.get("format"))
                 x, pos = f.get_tensor("x"), f.get_tensor("pos")
-            items = tuple(Item(**record) for record in json.loads(meta["items"]))
+            items = tuple(
+                Item(Grid(*r["grid"]), tuple(r["times_s"]), r["picture"], tuple(r["box"]))
+                for r in json.loads(meta["items"])
+            )
             return Packed(x, pos, items, tuple(json.loads(meta["lengths"]))).check()
         except TubeletError as e:
             e.placed(source=source)

@@ -1,0 +1,115 @@
+"""Where a row belongs: the grid of patches an item was cut into, and the place of each patch in it. Host data only."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import index
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tubelet.errors import ShapeError
+from tubelet.shapes import Int32
+
+MAX_ROWS = 2**31 - 1  # cu_seqlens is int32 in every varlen kernel
+_SHARED_ROWS = 16_384  # tables up to this size are made once and shared: at most 256 x 192 KiB
+
+
+class Grid(NamedTuple):
+    """Patch counts of one item. Host integers, hashable: a key for cached tables."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def rows(self) -> int:
+        """t x h x w."""
+        return self.t * self.h * self.w
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image, video or view, as it was cut: host data only.
+
+    grid: before any row was dropped. times_s: start time in seconds of each of the grid's t rows, (0.0,) for a picture.
+    picture: index of the input it was cut from; views of one picture share it. box: left, top, right, bottom in that
+    picture's upright pixels. Raises ShapeError where these contradict each other.
+    """
+
+    grid: Grid
+    times_s: tuple[float, ...]
+    picture: int
+    box: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        try:
+            grid = Grid(*(index(n) for n in self.grid))
+            picture = index(self.picture)
+            times_s = tuple(self.times_s)
+            finite = all(math.isfinite(v) for v in (*times_s, *self.box))
+            left, top, right, bottom = (float(b) for b in self.box)
+        except (TypeError, ValueError, OverflowError) as e:
+            raise ShapeError(
+                "an item takes three integers as grid, numbers as times_s, an integer as picture, four numbers as box",
+                got=(self.grid, self.times_s, self.picture, self.box),
+            ) from e
+        if min(grid) < 1:
+            raise ShapeError(f"a grid needs at least one patch on each axis, got {tuple(grid)}", limit=1, got=grid)
+        if grid.rows > MAX_ROWS:
+            raise ShapeError(f"the {grid.rows:,} rows of grid {tuple(grid)} do not fit int32", limit=MAX_ROWS, got=grid)
+        if len(times_s) != grid.t:
+            raise ShapeError(f"{len(times_s)} times for {grid.t} rows of time", expected=grid.t, got=len(times_s))
+        if not finite:
+            raise ShapeError(f"times and box must be finite, got {times_s} and {self.box}", got=(times_s, self.box))
+        if not (left < right and top < bottom):
+            raise ShapeError(f"a box is left, top, right, bottom with some area, got {tuple(self.box)}", got=self.box)
+        if picture < 0:
+            raise ShapeError(f"picture counts from 0, got {picture}", limit=0, got=picture)
+        object.__setattr__(self, "grid", grid)
+        object.__setattr__(self, "times_s", tuple(float(s) for s in times_s))
+        object.__setattr__(self, "picture", picture)
+        object.__setattr__(self, "box", (left, top, right, bottom))
+
+    @classmethod
+    def of(cls, t: int, h: int, w: int, picture: int = 0) -> "Item":
+        """An item known by its grid alone: a t-row clip gets times 0, 1, 2 ... and a box of h x w units."""
+        return cls(Grid(t, h, w), tuple(float(i) for i in range(t)), picture, (0.0, 0.0, float(w), float(h)))
+
+
+def positions(grid: Grid, *, merge: int = 1) -> Int32[Tensor, "T 3"]:
+    """(t, h, w) of every patch of a grid, on the host; may be shared with other callers, so never write into it.
+
+    Raster order (merge=1) goes time, then picture row, then column. Block order puts the merge x merge patches that a
+    merger joins next to each other. A 2 x 4 grid, numbered in the order of its rows:
+
+        raster   0 1 2 3      block, merge=2   0 1 4 5
+                 4 5 6 7                       2 3 6 7
+
+    Raises ShapeError when merge does not divide h and w.
+    """
+    if merge < 1 or grid.h % merge or grid.w % merge:
+        raise ShapeError(f"a {grid.h} x {grid.w} grid has no {merge} x {merge} blocks", expected=merge, got=grid)
+    return _shared_table(grid, merge) if grid.rows <= _SHARED_ROWS else _table(grid, merge)
+
+
+def all_positions(items: Sequence[Item], *, merge: int = 1) -> Int32[Tensor, "T 3"]:
+    """`positions` of whole items, end to end, on the host; a tensor of its own."""
+    if not items:
+        return torch.zeros(0, 3, dtype=torch.int32, device="cpu")
+    return torch.cat([positions(i.grid, merge=merge) for i in items])
+
+
+def _table(grid: Grid, merge: int) -> Tensor:
+    # Outside inference mode and any default device, because a shared table outlives the call that made it.
+    with torch.inference_mode(False):
+        t, h, w = (torch.arange(n, dtype=torch.int32, device="cpu") for n in grid)
+        rows = torch.stack(torch.meshgrid(t, h, w, indexing="ij"), dim=-1)
+        if merge > 1:
+            rows = rows.view(grid.t, grid.h // merge, merge, grid.w // merge, merge, 3).permute(0, 1, 3, 2, 4, 5)
+        return rows.reshape(-1, 3)
+
+
+_shared_table = lru_cache(maxsize=256)(_table)
