@@ -12,12 +12,14 @@ from PIL import Image, ImageFile
 from tubelet.errors import DecodeError, UnsupportedFormat
 from tubelet.limits import Limits
 from tubelet.read import jpeg, png
+from tubelet.read.canvas import Canvas
 from tubelet.read.clip import Clip
 from tubelet.read.colour import Colour, sixteen_to_eight, tiff_sixteen_note, to_rgb
 from tubelet.read.decode import Allocate, decoding, new_frames, open_picture, pack_rgb
 from tubelet.read.exif import UPRIGHT
 from tubelet.read.header import Header, is_animation, read_header
 from tubelet.read.source import Format, Source
+from tubelet.shapes import UInt8
 
 WHITE: Colour = (255, 255, 255)
 
@@ -62,26 +64,49 @@ def decode_image(src: Source, limits: Limits, background: Colour = WHITE, *, all
     [10, 20, 30]
     """
     with decoding(src):
-        header = read_header(src, limits)
-        notes = list(header.notes)
-        if header.frames > 1:
-            what = "frames of an animation" if is_animation(src.format, header) else "pages"
-            notes.append(f"the first of {header.frames} {what}")
-        picture, profile, invert = _loaded(src, limits, header, notes)
-        picture = to_rgb(picture, background, profile, notes=notes, invert=invert)
-        if src.format != "TIFF" and header.orientation != 1:  # Pillow's TIFF reader turns by itself
-            picture = picture.transpose(Image.Transpose[UPRIGHT[header.orientation]])
-        if picture.size != header.upright:
-            raise DecodeError("the decoded picture has another size than its header", expected=header.upright)
+        picture, notes = _upright(src, limits, background)
         frames = allocate((1, picture.height, picture.width, 3))
         pack_rgb(picture, frames[0])
-    return Clip(frames, (0.0,), source=src.name, notes=tuple(notes))
+    return Clip(frames, (0.0,), source=src.name, notes=notes)
 
 
-def _loaded(src: Source, limits: Limits, header: Header, notes: list[str]) -> tuple[Image.Image, bytes | None, bool]:
+def decode_pixels(
+    src: Source, limits: Limits, background: Colour, canvas: Canvas
+) -> tuple[UInt8[np.ndarray, "H W C"], tuple[str, ...]]:
+    """The pixels of `decode_image`'s frame, in the memory of `canvas`, and its notes: for work that is done at once.
+
+    (H, W, 3), or (H, W, 4) whose last byte means nothing: an upright RGB JPEG is decoded right into the canvas and
+    not copied. Valid until the canvas is used again. Raises: as `decode_image`.
+    """
+    with decoding(src):
+        picture, notes = _upright(src, limits, background, canvas)
+        return canvas.pixels(picture), notes
+
+
+def _upright(
+    src: Source, limits: Limits, background: Colour, canvas: Canvas | None = None
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """The first frame as an upright, opaque RGB picture, and what was done to it."""
+    header = read_header(src, limits)
+    notes = list(header.notes)
+    if header.frames > 1:
+        what = "frames of an animation" if is_animation(src.format, header) else "pages"
+        notes.append(f"the first of {header.frames} {what}")
+    picture, profile, invert = _loaded(src, limits, header, notes, canvas)
+    picture = to_rgb(picture, background, profile, notes=notes, invert=invert)
+    if src.format != "TIFF" and header.orientation != 1:  # Pillow's TIFF reader turns by itself
+        picture = picture.transpose(Image.Transpose[UPRIGHT[header.orientation]])
+    if picture.size != header.upright:
+        raise DecodeError("the decoded picture has another size than its header", expected=header.upright)
+    return picture, tuple(notes)
+
+
+def _loaded(
+    src: Source, limits: Limits, header: Header, notes: list[str], canvas: Canvas | None
+) -> tuple[Image.Image, bytes | None, bool]:
     """The decoded first frame as Pillow gives it, the colour profile, and whether 16-bit grey has 0 as white."""
     if src.format == "JPEG":
-        return _jpeg(src, limits)
+        return _jpeg(src, limits, canvas if header.orientation == 1 else None)
     if src.format == "PNG":
         return _png(src, limits, notes)
     if src.format == "AVIF":
@@ -106,13 +131,15 @@ def _check_size(picture: ImageFile.ImageFile, size: tuple[int, int]) -> None:
         raise DecodeError("the header has two sizes", expected=size, got=picture.size)
 
 
-def _jpeg(src: Source, limits: Limits) -> tuple[Image.Image, bytes | None, bool]:
+def _jpeg(src: Source, limits: Limits, canvas: Canvas | None) -> tuple[Image.Image, bytes | None, bool]:
     """JPEG without its metadata, decoded in one call instead of pieces of 64 KiB."""
     data = src.file.read()
     found = jpeg.read_jpeg(io.BytesIO(data), limits)
     picture = open_picture("JPEG", io.BytesIO(jpeg.pixels_only(data, found)))
     _check_size(picture, (found.width, found.height))
     picture.decodermaxblock = max(len(data), 1 << 16)
+    if canvas is not None and picture.mode == "RGB" and found.icc is None:
+        canvas.lend(picture)
     picture.load()
     return picture, found.icc, False
 
