@@ -285,20 +285,26 @@ class Packed:
 
     # ---- files
 
-    def save(self, path: str | os.PathLike[str], tensors: Mapping[str, Tensor] | None = None) -> None:
-        """One safetensors file: `x`, `pos` and any further `tensors`, with the items as JSON metadata.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        tensors: Mapping[str, Tensor] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """One safetensors file: `x`, `pos` and any further `tensors`, with the items as JSON metadata beside yours.
 
         Written beside the target and renamed, so an error or a kill leaves the old file as it was. Syncs.
-        Raises: ShapeError when one of `tensors` is called x or pos; RunError when the file cannot be written.
+        Raises: ShapeError when a name of `tensors` or `metadata` is the pack's own; RunError when the file cannot be
+        written.
         """
-        extra = dict(tensors or {})
-        if taken := sorted({"x", "pos"} & extra.keys()):
-            raise ShapeError(f"the names x and pos are the pack's own, got {', '.join(taken)}", got=taken)
+        extra, notes = dict(tensors or {}), dict(metadata or {})
+        if taken := sorted({"x", "pos"} & extra.keys() | {"format", "items", "lengths"} & notes.keys()):
+            raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
         items = [
             {"grid": list(i.grid), "times_s": list(i.times_s), "picture": i.picture, "box": list(i.box)}
             for i in self.items
         ]
-        meta = {"format": FORMAT, "items": json.dumps(items), "lengths": json.dumps(list(self.lengths))}
+        meta = {**notes, "format": FORMAT, "items": json.dumps(items), "lengths": json.dumps(list(self.lengths))}
         target = Path(path)
         beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
         try:
