@@ -1,4 +1,4 @@
-"""Packed by example: what each operation gives, and what each refuses. The general laws are in properties/test_packed.py."""
+"""Packed by example: what each operation gives, what each refuses. General laws: properties/test_packed_laws.py."""
 
 import json
 import math
