@@ -1,0 +1,215 @@
+"""One checkpoint format into another, proven: what was written is loaded again and compared with what was read."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tubelet.encoder.config import EncoderConfig
+from tubelet.encoder.model import Encoder
+from tubelet.errors import ConfigError, WeightsError
+from tubelet.families import onevision as ov
+from tubelet.packed import Item, Packed, all_positions
+from tubelet.weights.load import load_encoder, report_of
+from tubelet.weights.locate import PICKLES, find_checkpoint
+from tubelet.weights.save import save_encoder
+
+Part = Literal["pool", "merger", "window"]
+PARTS: tuple[Part, ...] = ("pool", "merger", "window")
+CUSTOM = "custom"
+UPSTREAM_EPS = 1e-6  # what upstream's converters write whatever the source was trained with
+REPORT = "conversion.json"
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What was written and how it compares. bit_equal: every kept tensor came back from the written files with the same
+    bits. max_abs_diff: of the features of a seeded input, source against written files, in float32; max_abs_diff_pooled
+    the same of the pooled vectors, None without a head. Both are 0.0 unless eps was changed or a part dropped."""
+
+    source: str
+    out: str
+    from_format: ov.Format
+    to_format: ov.Format
+    variant: str | None
+    tensors: int
+    bytes: int
+    bit_equal: bool
+    max_abs_diff: float
+    max_abs_diff_pooled: float | None
+    eps: float
+    head_eps: float
+    dropped: tuple[str, ...]
+    skipped: tuple[str, ...]
+    table: str
+    source_sha256: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        return asdict(self)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    to: ov.Format,
+    *,
+    config: EncoderConfig | str | None = None,
+    variant: str | None = None,
+    drop: Sequence[Part] = (),
+    eps: Literal["source", "upstream"] = "source",
+    unsafe_pickle: bool = False,
+    revision: str | None = None,
+    overwrite: bool = False,
+) -> ConvertReport:
+    """Write the encoder at `source` to the folder `out` in format `to`, check it, and report.
+
+    config: as in load_encoder. drop: parts the new format has no place for, given up knowingly. variant: the network
+    the result must be; None expects the counterpart of the same name and refuses a mismatch (the standard huge is not
+    the packing huge); "custom" writes any shape. eps: "source" keeps what the weights were trained with; "upstream"
+    repeats upstream's converters, which write 1e-6 and so change the outputs. unsafe_pickle: read a pickle file, in a
+    confined process. Cost: three copies of the weights and a small forward.
+    Raises what load_encoder and save_encoder raise, and ConfigError for a refused network.
+    """
+    if to not in ov.FORMATS:
+        raise ConfigError(f"the formats are {', '.join(ov.FORMATS)}", expected=ov.FORMATS, got=to)
+    with tempfile.TemporaryDirectory(prefix="tubelet-") as scratch:
+        weights, skipped = Path(source), ()
+        if unsafe_pickle and weights.suffix.lower() in PICKLES and weights.is_file():
+            from tubelet.weights.unpickle import unpickle  # needs POSIX, and only this door needs it
+
+            made = unpickle(weights, Path(scratch) / "model.safetensors")
+            weights, skipped = made.path, tuple(made.skipped)
+        first = load_encoder(weights, config=config, revision=revision)
+        report = report_of(first)
+        assert report is not None
+        _check_network(first.config, report.format, to, variant)
+        second = _without(first, drop, eps)
+        digest = _digest(weights, revision)
+        notes = {"converted_from": report.format, "source_sha256": digest}
+        save_encoder(second, out, to, overwrite=overwrite, notes=notes)
+    written = load_encoder(out)
+    after = report_of(written)
+    assert after is not None
+    kept = written.state_dict()
+    difference, pooled = _compare_outputs(first, written)
+    result = ConvertReport(
+        source=Path(source).name,
+        out=str(out),
+        from_format=report.format,
+        to_format=to,
+        variant=after.variant,
+        tensors=after.tensors,
+        bytes=after.bytes,
+        bit_equal=all(_same_bits(t, kept.get(name)) for name, t in second.state_dict().items()),
+        max_abs_diff=difference,
+        max_abs_diff_pooled=pooled,
+        eps=written.config.eps,
+        head_eps=written.config.eps if written.config.head_eps is None else written.config.head_eps,
+        dropped=tuple(drop),
+        skipped=skipped,
+        table=ov.TABLE_ID,
+        source_sha256=digest,
+    )
+    (Path(out) / REPORT).write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
+    if not result.bit_equal:
+        raise WeightsError("the written tensors differ from those that were read", source=str(out))
+    return result
+
+
+def _check_network(config: EncoderConfig, fmt: ov.Format, to: ov.Format, variant: str | None) -> None:
+    """Refuse a network that is not the one `variant` names, or not the counterpart of its own name in `to`."""
+    if variant == CUSTOM:
+        return
+    if variant is None:
+        name = ov.variant_of(config, fmt)
+        variant = _counterpart(name, to) if name else None
+        if variant is None or ov.variant_of(config, to) is not None:
+            return
+    wanted = ov.require_variant(variant)
+    if _network(wanted) != _network(config):
+        raise ConfigError(
+            f"this network is {_network(config)}, {variant} is {_network(wanted)}; variant='custom' writes any",
+            expected=_network(wanted),
+            got=_network(config),
+        )
+
+
+def _network(config: EncoderConfig) -> str:
+    return (
+        f"{config.layers} layers x {config.hidden}, {config.heads} heads, MLP {config.mlp}, "
+        f"patch {config.pixels.patch}, {config.norm} norm"
+    )
+
+
+def _counterpart(name: str, to: ov.Format) -> str | None:
+    """The variant of format `to` with the same size word, as upstream's converters pair them; None outside LlavaViT."""
+    if not name.startswith("llava_vit_"):
+        return None
+    size = name.removeprefix("llava_vit_").removeprefix("packing_").removesuffix("_ln")
+    pattern = {"packing": "llava_vit_packing_{}", "standard": "llava_vit_{}", "source": "llava_vit_{}_ln"}.get(to)
+    found = pattern.format(size) if pattern else None
+    return found if found in ov.VARIANTS or found in ov.SOURCES else None
+
+
+def _without(encoder: Encoder, drop: Sequence[Part], eps: Literal["source", "upstream"]) -> Encoder:
+    """The same weights (shared, not copied) in an encoder without the dropped parts and with the wished eps."""
+    unknown = [part for part in drop if part not in PARTS]
+    if unknown:
+        raise ConfigError(f"the parts that can be dropped are {', '.join(PARTS)}", expected=PARTS, got=tuple(unknown))
+    config = encoder.config
+    if "pool" in drop:
+        config = replace(config, pool=False, post_norm=False)
+    if "merger" in drop:
+        pixels = replace(config.pixels, merge=1, order="raster")
+        config = replace(config, merger=None, pixels=pixels)
+    if "window" in drop:
+        config = replace(config, window=None)
+    if eps == "upstream":
+        config = replace(config, eps=UPSTREAM_EPS, head_eps=None)
+    with torch.device("meta"):
+        out = Encoder(config)
+    state = encoder.state_dict()
+    out.load_state_dict({name: state[name] for name in out.state_dict()}, assign=True)
+    out.__dict__.update(untrained=getattr(encoder, "untrained", False))
+    return out.eval()
+
+
+def _digest(source: Path, revision: str | None) -> str:
+    """sha256 over the weight files, in the order of their names."""
+    total = hashlib.sha256()
+    for header in sorted(find_checkpoint(source, revision).files, key=lambda h: h.path.name):
+        with header.path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor | None) -> bool:
+    return b is not None and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+@torch.inference_mode()
+def _compare_outputs(first: Encoder, second: Encoder, seed: int = 0) -> tuple[float, float | None]:
+    """Largest difference of the features, and of the pooled vectors, of two items of seeded noise; in float32.
+
+    The encoders must have the same rows up to their order; before any merger, because one of them may have lost it.
+    """
+    merge = first.pixels.merge
+    frames = 1 + max(encoder.config.window or 1 for encoder in (first, second))
+    items = (Item.of(frames, 2 * merge, merge), Item.of(1, merge, 3 * merge, picture=1))
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(sum(i.grid.rows for i in items), first.pixels.width, generator=generator)
+    lengths = tuple(i.grid.rows for i in items)
+    order = merge if first.pixels.order == "block" else 1
+    p = Packed(rows, all_positions(items, merge=order), items, lengths)
+    tokens = [encoder.float().trunk(p) for encoder in (first, second)]
+    difference = float((tokens[0].x - tokens[1].x).abs().max())
+    if first.pool is None or second.pool is None:
+        return difference, None
+    return difference, float((first.pooled(tokens[0]) - second.pooled(tokens[1])).abs().max())

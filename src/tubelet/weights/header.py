@@ -1,0 +1,152 @@
+"""What a safetensors file says it holds, checked before any of it is believed.
+
+    8 bytes        length n of the header, little endian
+    n bytes        JSON: {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ..., "__metadata__": {..}}
+    the rest       the tensors, end to end
+
+The safetensors library refuses most lies itself. Here every one is refused with a typed error, and so are duplicate
+names, which it accepts. Only the header is read: the cost does not grow with the tensors.
+"""
+
+import json
+import math
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tubelet.errors import UnsafeFile, WeightsError
+
+MAX_HEADER_BYTES = 32 << 20
+_ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ"), 1),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
+}
+_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor as the header describes it; start and end count from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """A checked safetensors file."""
+
+    path: Path
+    tensors: dict[str, Entry]
+    metadata: dict[str, str] = field(default_factory=dict)
+    size: int = 0
+
+
+def strict_json(text: bytes, error: type[WeightsError], source: str) -> Any:
+    """JSON without duplicate names, NaN, infinities, numbers out of range or absurd depth; `error` is raised if not."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in out:
+                raise error(f"the name {name!r:.80} stands twice", source=source, got=name[:80])
+            out[name] = value
+        return out
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            raise error(f"the number {digits:.40} is out of range", source=source, got=digits[:40])
+        return value
+
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=number)
+    except RecursionError as e:
+        raise error("the JSON is nested too deeply", source=source) from e
+    except ValueError as e:
+        if isinstance(e, WeightsError):
+            raise
+        raise error("not valid JSON", source=source) from e
+
+
+def read_header(path: Path) -> Header:
+    """The header of one safetensors file, checked whole. Raises UnsafeFile saying what is wrong."""
+    source = path.name
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise UnsafeFile("not a regular file", source=source)
+        with path.open("rb") as file:
+            first = file.read(len(_LFS))
+            if first == _LFS:
+                raise UnsafeFile("a Git LFS pointer, not the weights: run `git lfs pull`", source=source)
+            if info.st_size < 10:
+                raise UnsafeFile(f"{info.st_size} bytes cannot be a safetensors file", source=source, got=info.st_size)
+            length = int.from_bytes(first[:8], "little")
+            if length > MAX_HEADER_BYTES:
+                raise UnsafeFile(
+                    f"a header of {length:,} bytes is above {MAX_HEADER_BYTES:,}",
+                    source=source,
+                    limit=MAX_HEADER_BYTES,
+                    got=length,
+                )
+            if length > info.st_size - 8:
+                raise UnsafeFile("the header is longer than the file", source=source, limit=info.st_size, got=length)
+            file.seek(8)
+            text = file.read(length)
+    except OSError as e:
+        raise WeightsError("the file cannot be read", source=source) from e
+    if not text.startswith(b"{") or len(text) != length:
+        raise UnsafeFile("the header is not a JSON object", source=source)
+    data = strict_json(text, UnsafeFile, source)
+    metadata = data.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise UnsafeFile("the metadata must be text", source=source)
+    tensors = {name: _entry(name, raw, source) for name, raw in data.items()}
+    _check_layout(tensors, info.st_size - 8 - length, source)
+    return Header(path, tensors, metadata, info.st_size)
+
+
+def _entry(name: str, raw: Any, source: str) -> Entry:
+    """One described tensor, its size in bytes equal to what shape and type need."""
+
+    def whole(values: Any) -> bool:
+        return isinstance(values, list) and all(
+            isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 62 for v in values
+        )
+
+    if not isinstance(raw, dict) or raw.keys() != {"dtype", "shape", "data_offsets"}:
+        raise UnsafeFile(f"{name!r:.80} is not described by dtype, shape and data_offsets", source=source)
+    dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise UnsafeFile(f"{name!r:.80} has the unknown type {dtype!r:.40}", source=source, expected=tuple(_ITEM_BYTES))
+    if not whole(shape) or len(shape) > 16 or not whole(offsets) or len(offsets) != 2:
+        raise UnsafeFile(f"{name!r:.80} has an impossible shape or offset", source=source)
+    needed = math.prod(shape) * _ITEM_BYTES[dtype]
+    if offsets[1] - offsets[0] != needed:
+        raise UnsafeFile(
+            f"{name!r:.80} needs {needed} bytes and is given {offsets[1] - offsets[0]}",
+            source=source,
+            expected=needed,
+            got=offsets[1] - offsets[0],
+        )
+    return Entry(dtype, tuple(shape), offsets[0], offsets[1])
+
+
+def _check_layout(tensors: dict[str, Entry], available: int, source: str) -> None:
+    """Tensors follow each other without overlap or hole and end where the file ends."""
+    end = 0
+    for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != end:
+            word = "overlaps" if entry.start < end else "leaves a hole before"
+            raise UnsafeFile(f"{name!r:.80} {word} byte {end}", source=source, expected=end, got=entry.start)
+        end = entry.end
+    if end != available:
+        raise UnsafeFile(
+            f"the tensors need {end:,} bytes and the file has {available:,}", source=source, expected=end, got=available
+        )

@@ -1,0 +1,164 @@
+"""From what the caller names (a folder, a file, a hub id) to checked files: which tensors stand where.
+
+Nothing inside a file or folder can lead out of it: shard names are plain names, and what they resolve to must lie under
+the folder. Pickle files are refused by their names and never opened; `tubelet convert --unsafe-pickle` is the one door.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
+from tubelet.weights.header import Entry, Header, read_header, strict_json
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+MAX_SHARDS = 4096
+MAX_JSON_BYTES = 64 << 20
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Checked files of one checkpoint. entries: every tensor by its key in the files; home: the file it stands in;
+    root: the folder that nothing may lead out of."""
+
+    name: str
+    files: tuple[Header, ...]
+    entries: dict[str, Entry]
+    home: dict[str, Path]
+    folder: Path
+    root: Path
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Metadata of all files together."""
+        return {key: value for file in self.files for key, value in file.metadata.items()}
+
+    def config(self) -> dict[str, Any] | None:
+        """config.json beside the weights, parsed strictly. Raises ConfigError when it is not a JSON object."""
+        path = self.folder / CONFIG
+        if not path.is_symlink() and not path.exists():
+            return None
+        data = strict_json(_read(_inside(path, self.root), ConfigError), ConfigError, CONFIG)
+        if not isinstance(data, dict):
+            raise ConfigError("a configuration is a JSON object", source=CONFIG, got=type(data).__name__)
+        return data
+
+
+def find_checkpoint(source: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
+    """The checkpoint at a folder, a .safetensors or index file, or a hub id; headers read and checked, no tensor yet.
+
+    Raises WeightsError when nothing is there, UnsafeFile and UnsafePath for what must not be read.
+    """
+    path = Path(source)
+    if not path.exists():
+        if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
+            return _from_folder(_download(str(source), revision), str(source))
+        raise WeightsError("no such file or folder, and not a hub id of the form owner/name", source=str(source)[:200])
+    if path.is_dir():
+        return _from_folder(path, str(source))
+    if path.suffix.lower() in PICKLES:
+        raise _pickle(path.name)
+    root = _root(path.parent)
+    if path.name.endswith(".safetensors.index.json"):
+        return _sharded(path, root, str(source))
+    if path.suffix != ".safetensors":
+        raise UnsafeFile("weights are read from .safetensors files only", source=path.name, expected=".safetensors")
+    return _single(path, root, str(source))
+
+
+def _pickle(name: str) -> UnsafeFile:
+    return UnsafeFile(
+        "a pickle file can run code when it is read; make a safetensors file of it with "
+        "`tubelet convert --unsafe-pickle FILE OUT`, which reads it in a confined process",
+        source=name,
+        expected=".safetensors",
+    )
+
+
+def _from_folder(folder: Path, name: str) -> Checkpoint:
+    root = _root(folder)
+    if (folder / SINGLE).is_symlink() or (folder / SINGLE).exists():
+        return _single(folder / SINGLE, root, name)
+    if (folder / INDEX).is_symlink() or (folder / INDEX).exists():
+        return _sharded(folder / INDEX, root, name)
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICKLES)
+    if pickles:
+        raise _pickle(pickles[0])
+    raise WeightsError(f"the folder has neither {SINGLE} nor {INDEX}", source=name, expected=(SINGLE, INDEX))
+
+
+def _single(path: Path, root: Path, name: str) -> Checkpoint:
+    header = read_header(_inside(path, root))
+    return Checkpoint(name, (header,), header.tensors, dict.fromkeys(header.tensors, header.path), path.parent, root)
+
+
+def _sharded(index: Path, root: Path, name: str) -> Checkpoint:
+    data = strict_json(_read(_inside(index, root), UnsafeFile), UnsafeFile, index.name)
+    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise UnsafeFile("the index has no weight_map of names", source=index.name)
+    shards = sorted(set(weight_map.values()))
+    if len(shards) > MAX_SHARDS:
+        raise UnsafeFile(f"{len(shards):,} shards", source=index.name, limit=MAX_SHARDS, got=len(shards))
+    for shard in shards:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", shard) or ".." in shard:
+            raise UnsafePath("a shard must be a plain file name", source=index.name, got=shard[:200])
+        if not shard.endswith(".safetensors"):
+            raise (
+                _pickle(shard) if Path(shard).suffix in PICKLES else UnsafeFile("not a safetensors shard", source=shard)
+            )
+    headers = {shard: read_header(_inside(index.parent / shard, root)) for shard in shards}
+    entries: dict[str, Entry] = {}
+    home: dict[str, Path] = {}
+    for shard, header in headers.items():
+        for key, entry in header.tensors.items():
+            if weight_map.get(key) != shard:
+                raise UnsafeFile(f"the index and the shard disagree about {key!r:.80}", source=shard, got=key[:200])
+            entries[key], home[key] = entry, header.path
+    absent = [key for key in weight_map if key not in entries]
+    if absent:
+        raise UnsafeFile(f"{absent[0]!r:.80} is not in the shard the index names", source=index.name, got=absent[:8])
+    return Checkpoint(name, tuple(headers.values()), entries, home, index.parent, root)
+
+
+def _root(folder: Path) -> Path:
+    """What files of this folder may resolve into: the folder; in a hub cache, whose files are links, the repository."""
+    folder = folder.resolve()
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.parent.parent
+    return folder
+
+
+def _inside(path: Path, root: Path) -> Path:
+    """`path` resolved. Raises UnsafePath when it leads out of `root`, WeightsError when nothing is there."""
+    resolved = path.resolve()
+    if not resolved.is_relative_to(root):
+        raise UnsafePath("the file leads out of its folder", source=path.name)
+    if not resolved.exists():
+        raise WeightsError("the file is missing", source=path.name)
+    return resolved
+
+
+def _read(path: Path, error: type[WeightsError]) -> bytes:
+    if not path.is_file():
+        raise error("not a regular file", source=path.name)
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise error(f"{size:,} bytes of JSON", source=path.name, limit=MAX_JSON_BYTES, got=size)
+    return path.read_bytes()
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    """The local snapshot of a hub repository, with nothing in it but configurations and safetensors."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
+    except (OSError, ValueError, HfHubHTTPError) as e:
+        raise WeightsError("neither a local path nor a repository that could be fetched", source=repo) from e
