@@ -1,0 +1,239 @@
+"""The house rules that a machine can check: who may import whom, what importing costs, what no file may contain."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "tubelet"
+
+# The parts in the order data flows. A file may import its own part and those before it.
+ORDER = (
+    "errors", "limits", "shapes", "grid", "packed", "read", "pixels", "encoder", "families", "weights", "reduce",
+    "geometry", "project", "language", "budget", "metrics", "lettering", "draw", "train", "integrations", "web", "cli",
+)  # fmt: skip
+LEAVES = {"train", "integrations", "web", "cli"}  # side by side; nothing imports them
+CORE = {"torch", "numpy", "PIL", "av", "safetensors", "huggingface_hub", "tyro", "rich"}
+OPTIONAL = {"jaxtyping"}  # shapes.py alone, guarded: checked in tests, absent in production
+WITHOUT_TORCH = ("errors", "limits", "shapes", "read", "lettering")
+
+
+@dataclass(frozen=True)
+class Import:
+    module: str  # as written, "tubelet.read.video"
+    line: int
+    at_top: bool  # executed when the file is imported
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Every import statement of a file except those for type checkers only."""
+
+    def walk(node: ast.AST, at_top: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                for other in child.orelse:
+                    yield from walk(ast.Module(body=[other], type_ignores=[]), at_top)
+                continue
+            if isinstance(child, ast.Import):
+                yield from (Import(alias.name, child.lineno, at_top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}:{child.lineno}: imports are absolute here"
+                assert child.module is not None
+                names = (f"{child.module}.{alias.name}" for alias in child.names)
+                yield from (Import(name, child.lineno, at_top) for name in names)
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from walk(child, at_top and not inside)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def test_every_part_has_a_place_in_the_order():
+    unknown = {part_of(f) for f in files()} - set(ORDER) - {"__init__", "__main__"}
+    assert not unknown, f"give {unknown} a place in ORDER, where data flows through it"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_parts_before_its_own(path: Path):
+    mine = part_of(path)
+    if mine in ("__init__", "__main__"):
+        return
+    for found in imports(path):
+        if not found.module.startswith("tubelet."):
+            continue
+        other = found.module.split(".")[1]
+        if other == "__version__":
+            continue
+        where = f"{path.relative_to(PACKAGE)}:{found.line} imports {found.module}"
+        assert other in ORDER, f"{where}: not a part of the house"
+        assert other == mine or ORDER.index(other) < ORDER.index(mine), f"{where}, which comes after {mine}"
+        assert other == mine or other not in LEAVES, f"{where}, which is a leaf"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_extras_are_imported_only_where_they_are_used(path: Path):
+    if part_of(path) in ("train", "integrations", "web"):
+        return
+    allowed = CORE | set(sys.stdlib_module_names) | {"tubelet"}
+    if part_of(path) == "shapes":
+        allowed |= OPTIONAL
+    for found in imports(path):
+        if found.at_top:
+            assert found.module.split(".")[0] in allowed, f"{path.relative_to(PACKAGE)}:{found.line} {found.module}"
+
+
+def test_there_is_no_circle_between_files():
+    """Not even a hidden one, through imports inside functions."""
+    names = {
+        ".".join(("tubelet", *f.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): f
+        for f in files()
+    }
+    graph = {}
+    for name, path in names.items():
+        parents = (found.module.rpartition(".")[0] for found in imports(path))
+        targets = {found.module for found in imports(path)} | set(parents)
+        graph[name] = sorted((targets & set(names)) - {name, "tubelet"})
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+# ---- what importing costs
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+HEAVY = {"torch", "transformers", "timm", "torchvision", "huggingface_hub", "safetensors", "rich", "tyro", "jaxtyping"}
+
+
+@pytest.mark.parametrize(
+    "statement", ["import tubelet", "from tubelet import read, Limits", "from tubelet.read.clip import Clip"]
+)
+def test_importing_does_not_load_torch(statement: str):
+    assert not loaded_after(statement) & (HEAVY - {"jaxtyping"})
+
+
+@pytest.mark.parametrize("part", WITHOUT_TORCH)
+def test_what_the_decoding_child_loads_is_free_of_torch(part: str):
+    for path in files():
+        if part_of(path) == part:
+            for found in imports(path):
+                assert found.module.split(".")[0] != "torch", f"{path.relative_to(PACKAGE)}:{found.line}"
+
+
+def test_every_public_name_can_be_had():
+    code = "import tubelet; [getattr(tubelet, name) for name in dir(tubelet)]; print('all', len(dir(tubelet)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.startswith(
+        "all"
+    )
+
+
+def test_public_names_say_the_same_to_type_checkers():
+    """The names loaded on demand are those that the TYPE_CHECKING block of the package declares."""
+    import tubelet
+
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    declared = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            declared = {n.asname: f"{s.module}" for s in node.body if isinstance(s, ast.ImportFrom) for n in s.names}
+    assert declared == tubelet._HOME
+
+
+# ---- what no file may contain
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_opens_a_door(path: Path):
+    """Pickle, remote code, addresses and shells. The one exception is the child that converts a pickle on request."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    name = str(path.relative_to(PACKAGE))
+    for found in imports(path):
+        assert found.module.split(".")[0] not in ("pickle", "dill", "cloudpickle", "requests", "urllib", "httpx"), (
+            f"{name}:{found.line} imports {found.module}"
+        )
+    for call, function in calls(tree):
+        where = f"{name}:{call.lineno} calls {function}"
+        assert function not in ("eval", "exec", "os.system", "os.popen", "__import__", "pickle.loads", "pickle.load"), (
+            where
+        )
+        assert function != "torch.hub.load", where
+        for keyword in call.keywords:
+            assert keyword.arg != "shell", where
+            if keyword.arg == "trust_remote_code":
+                assert isinstance(keyword.value, ast.Constant) and keyword.value.value is False, where
+        if function == "torch.load":
+            weights_only = {k.arg: ast.unparse(k.value) for k in call.keywords}.get("weights_only")
+            assert name == "weights/unpickle_child.py", where
+            assert weights_only == "True", where
+        if function == "np.load":
+            assert {k.arg: ast.unparse(k.value) for k in call.keywords}.get("allow_pickle", "False") == "False", where
+
+
+# The process borders: a child that handles a stranger's file tells its parent whatever went wrong, and ends.
+BROAD_EXCEPT = {"read/child.py": 1, "weights/unpickle_child.py": 1}
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_is_caught_broadly(path: Path):
+    """`except Exception` hides the failure nobody thought of; one that cleans up and raises again does not."""
+    broad = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ExceptHandler):
+            kinds = (
+                {"BaseException"}
+                if node.type is None
+                else {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
+            )
+            again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+            if kinds & {"Exception", "BaseException"} and not again:
+                broad.append(node.lineno)
+        if isinstance(node, ast.Tuple) and {"Exception", "BaseException"} & {ast.unparse(e) for e in node.elts}:
+            broad.append(node.lineno)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+            assert not {"Exception", "BaseException"} & {ast.unparse(a) for a in node.args}, f"line {node.lineno}"
+    name = str(path.relative_to(PACKAGE))
+    assert len(broad) <= BROAD_EXCEPT.get(name, 0), f"{name}: lines {broad}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_annotations_are_values_not_strings(path: Path):
+    """With postponed annotations jaxtyping would silently check nothing; imported directly it would be a dependency."""
+    text = path.read_text(encoding="utf-8")
+    assert "from __future__ import annotations" not in text
+    if part_of(path) != "shapes":
+        assert not [f for f in imports(path) if f.module.split(".")[0] == "jaxtyping"]
+
+
+def test_no_file_is_a_drawer_for_everything():
+    names = {f.stem for f in files()}
+    assert not names & {"utils", "util", "misc", "common", "helpers", "helper", "base"}
