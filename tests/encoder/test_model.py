@@ -137,8 +137,8 @@ def test_in_place_inference_leaves_its_input_alone_and_repeats_bit_for_bit(encod
 
 
 def test_more_rows_than_a_block(encoder: Encoder) -> None:
-    p = make_pack(((1, 37, 31), (2, 9, 9)))
-    assert p.x.shape[0] > 2 * cpu.BLOCK
+    p = make_pack(((1, 57, 41), (2, 9, 9)))
+    assert p.x.shape[0] > cpu.BLOCK
     with torch.no_grad():
         fast = encoder(p)
     torch.testing.assert_close(fast.x, encoder(p).x.detach(), atol=2e-5, rtol=1e-5)

@@ -9,6 +9,7 @@ Where the CPU has no bfloat16 or float16 arithmetic, a half-precision product wo
 than float32; then weights are widened layer by layer and the arithmetic is float32, which is also closer to exact.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tubelet.encoder.attention import Segments, sdpa_into
-from tubelet.encoder.layers import CENTRE, Layer, PatchEmbed, gelu
+from tubelet.encoder.layers import CENTRE, Layer, PatchEmbed
 from tubelet.encoder.rope import apply_rope_
 from tubelet.shapes import Float, Num, Shaped
 
-BLOCK = 512  # rows worked on at a time
+BLOCK = 2048  # rows of one matrix product: fewer cost speed, more cost memory
+CACHED = 256  # rows that small operations work on at a time
 
 
 @lru_cache(maxsize=2)
@@ -47,28 +49,37 @@ def plain(layer: nn.Module) -> bool:
     return not hooked and all(type(m) in (Layer, nn.Linear, nn.LayerNorm, nn.RMSNorm) for m in parts)
 
 
-class Workspace:
-    """Buffers for T rows that all layers of one call share."""
+def blocks(rows: int, most: int = BLOCK) -> Iterator[slice]:
+    """0 .. rows in the fewest equal parts of at most `most` rows."""
+    count = -(-rows // most)
+    size = -(-rows // count)
+    yield from (slice(a, min(a + size, rows)) for a in range(0, rows, size))
 
-    def __init__(self, rows: int, width: int, heads: int, dtype: torch.dtype) -> None:
+
+class Workspace:
+    """Buffers for T rows that all layers of one call share: what every layer writes anew is never allocated again."""
+
+    def __init__(self, rows: int, width: int, mlp: int, heads: int, dtype: torch.dtype) -> None:
         self.heads = heads
         self.qkv = torch.empty(rows, 3 * width, dtype=dtype)
         self.out = torch.empty(rows, width, dtype=dtype)
+        self.up = torch.empty(min(rows, BLOCK), mlp, dtype=dtype)
 
 
 def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
     """`PatchEmbed.forward` block by block, so that widened pixels never exist all at once."""
     dtype = work_dtype(patch.weight.dtype)
     if rows.dtype == torch.uint8:
-        weight, bias = patch.folded()
-        weight, bias, shift = weight.to(dtype), bias.to(dtype), CENTRE
+        weight, bias = (x.to(dtype) for x in patch.folded())
     else:
-        weight, shift = patch.weight.to(dtype), 0
-        bias = None if patch.bias is None else patch.bias.to(dtype)
+        weight = patch.weight.to(dtype)
+        bias = weight.new_zeros(len(weight)) if patch.bias is None else patch.bias.to(dtype)
     out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype)
-    for a in range(0, rows.shape[0], BLOCK):
-        block = rows[a : a + BLOCK].to(dtype)
-        out[a : a + BLOCK] = F.linear(block - shift if shift else block, weight, bias)
+    for part in blocks(rows.shape[0]):
+        block = rows[part].to(dtype)
+        if rows.dtype == torch.uint8:
+            block -= CENTRE
+        torch.addmm(bias, block, weight.t(), out=out[part])
     return out
 
 
@@ -96,18 +107,24 @@ def layer_(
         (m.weight.to(dtype), m.bias.to(dtype)) for m in (layer.qkv, layer.proj, layer.fc1, layer.fc2)
     )
     qkv = space.qkv.view(rows, 3, space.heads, -1)
-    for a in range(0, rows, BLOCK):
-        b = a + BLOCK
-        torch.addmm(b_qkv, norm(layer.norm1, x[a:b]), w_qkv.t(), out=space.qkv[a:b])
-        _rotate(qkv[a:b, :2], turn[a:b], None if flip is None else flip[a:b])
+    for part in blocks(rows):
+        torch.addmm(b_qkv, norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
+    for part in blocks(rows, CACHED):
+        _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part])
     q, k, v = qkv.unbind(1)
     sdpa_into(space.out.view(rows, space.heads, -1), q, k, v, segments)
-    for a in range(0, rows, BLOCK):
-        b = a + BLOCK
-        block = x[a:b]
-        block.addmm_(space.out[a:b], w_proj.t()).add_(b_proj)
-        up = gelu(F.linear(norm(layer.norm2, block), w_up, b_up), layer.act)
+    for part in blocks(rows):
+        block = x[part]
+        up = space.up[: len(block)]
+        block.addmm_(space.out[part], w_proj.t()).add_(b_proj)
+        torch.addmm(b_up, norm(layer.norm2, block), w_up.t(), out=up)
+        gelu_(up, layer.act)
         block.addmm_(up, w_down.t()).add_(b_down)
+
+
+def gelu_(x: Tensor, act: str) -> None:
+    """`layers.gelu` in place."""
+    torch.ops.aten.gelu_(x, approximate="tanh" if act == "gelu_tanh" else "none")
 
 
 def _rotate(qk: Tensor, turn: Tensor, flip: Tensor | None) -> None:

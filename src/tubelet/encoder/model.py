@@ -156,7 +156,7 @@ class Encoder(nn.Module):
         x = cpu.embed(self.patch, rows)
         if not isinstance(self.norm_pre, nn.Identity):
             x = cpu.norm(self.norm_pre, x)
-        space = cpu.Workspace(x.shape[0], x.shape[1], self.config.heads, x.dtype)
+        space = cpu.Workspace(x.shape[0], x.shape[1], self.config.mlp, self.config.heads, x.dtype)
         if states is not None:
             states.append(x.to(dtype, copy=True))
         for layer in self.layers:
