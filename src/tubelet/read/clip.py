@@ -34,9 +34,7 @@ class Clip:
         if len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or self.frames.dtype != np.uint8:
             raise ShapeError(f"frames must be (F, H, W, 3) uint8, got {self.frames.dtype} {shape}", source=self.source)
         if len(self.times_s) != shape[0]:
-            raise ShapeError(
-                f"{len(self.times_s)} times for {shape[0]} frames", source=self.source, expected=shape[0]
-            )
+            raise ShapeError(f"{len(self.times_s)} times for {shape[0]} frames", source=self.source, expected=shape[0])
         if not all(math.isfinite(s) for s in self.times_s):
             raise ShapeError("times must be finite seconds", source=self.source, got=self.times_s)
 

@@ -102,7 +102,8 @@ def _managed(colours: Image.Image, profile: bytes | None, notes: list[str]) -> I
             converted = ImageCms.applyTransform(colours, transform)
             if converted is None:
                 raise DecodeError("the colour profile could not be applied")
-            notes.append(f"{colours.mode} colours converted to sRGB{'' if colours.mode == 'LAB' else ' by the embedded profile'}")
+            by = "" if colours.mode == "LAB" else " by the embedded profile"
+            notes.append(f"{colours.mode} colours converted to sRGB{by}")
             return converted
     if colours.mode == "RGB":
         return colours

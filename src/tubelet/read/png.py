@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import BinaryIO
 
 from tubelet.errors import DecodeError, LimitError
@@ -18,6 +19,7 @@ from tubelet.limits import Limits
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SMALL = (b"IHDR", b"acTL", b"eXIf", b"tRNS", b"cICP")  # read whole even when only the header is wanted
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
+_MOTION = (b"acTL", b"fcTL", b"fdAT")
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # colour type -> depths
 _MAX_CHUNKS = 200_000  # a file of 512 MiB in the usual pieces of 8 KiB has 65,536
@@ -26,8 +28,9 @@ _MAX_CHUNKS = 200_000  # a file of 512 MiB in the usual pieces of 8 KiB has 65,5
 @dataclass
 class PngInfo:
     """What the chunks say. frames: of the animation, 1 when there is none. leading: the picture that viewers without
-    animation show (IDAT) is not itself a frame. spans: (start, end) of each pixel chunk, header and checksum included.
-    control_next: the sequence number the next fcTL or fdAT must carry."""
+    animation show (IDAT) is not itself a frame. durations: seconds, one for each fcTL. spans, motion: (start, end) of
+    the chunks of the still picture and of the animation, headers and checksums included. control_next: the sequence
+    number the next fcTL or fdAT must carry."""
 
     width: int
     height: int
@@ -40,7 +43,9 @@ class PngInfo:
     icc: bytes | None = None
     transparency: bytes | None = None
     hdr: bool = False
+    durations: list[Fraction] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
+    motion: list[tuple[int, int]] = field(default_factory=list)
     control_next: int = 0
 
 
@@ -65,6 +70,8 @@ def read_png(file: BinaryIO, limits: Limits, *, whole: bool) -> PngInfo:
             limits.check("max_metadata_bytes", length, f"{kind.decode()} chunk of")
         if kind in _PIXELS:
             info.spans.append((start, start + 12 + length))
+        elif kind in _MOTION:
+            info.motion.append((start, start + 12 + length))
         if kind == b"IDAT":
             seen_data = True
         elif kind == b"IEND":
@@ -76,9 +83,10 @@ def read_png(file: BinaryIO, limits: Limits, *, whole: bool) -> PngInfo:
     raise DecodeError("the PNG ends before its IEND chunk")
 
 
-def pixels_only(data: bytes, info: PngInfo) -> bytes:
-    """The file reduced to the chunks that make the still picture."""
-    return SIGNATURE + b"".join(data[start:end] for start, end in info.spans)
+def pixels_only(data: bytes, info: PngInfo, *, motion: bool = False) -> bytes:
+    """The file reduced to the chunks that make the still picture; with motion=True also those of the animation."""
+    spans = sorted(info.spans + info.motion) if motion else info.spans
+    return SIGNATURE + b"".join(data[start:end] for start, end in spans)
 
 
 def _chunks(file: BinaryIO, whole: bool) -> Iterator[tuple[int, bytes, int, bytes]]:
@@ -132,7 +140,7 @@ def _ancillary(info: PngInfo, kind: bytes, data: bytes, seen_data: bool, limits:
             raise DecodeError("the animation chunks of the PNG are out of order or missing")
         info.control_next += 1
         if kind == b"fcTL":
-            _frame_inside(info, data)
+            _frame(info, data)
             info.leading = info.leading and seen_data
     elif kind == b"eXIf":
         info.exif = data
@@ -148,12 +156,14 @@ def _ancillary(info: PngInfo, kind: bytes, data: bytes, seen_data: bool, limits:
         raise DecodeError("the PNG has a critical chunk of an unknown kind")
 
 
-def _frame_inside(info: PngInfo, data: bytes) -> None:
+def _frame(info: PngInfo, data: bytes) -> None:
+    """Checks the place of one animation frame and keeps its duration."""
     if len(data) != 26:
         raise DecodeError("a frame header of the PNG has a wrong length")
-    width, height, left, top = struct.unpack_from(">IIII", data, 4)
+    width, height, left, top, delay, unit = struct.unpack_from(">IIIIHH", data, 4)
     if not (0 < width <= info.width - left and 0 < height <= info.height - top):
         raise DecodeError("a frame of the animated PNG lies outside its picture")
+    info.durations.append(Fraction(delay, unit or 100))
 
 
 def _inflate_after_name(data: bytes, kind: bytes, limits: Limits) -> bytes | None:

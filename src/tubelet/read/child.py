@@ -1,0 +1,128 @@
+"""The decoding process: takes open files, gives frames, and may die without harming anyone.
+
+Started by `tubelet.read.isolate`, one input at a time. It has no access to the caller's memory, environment or other
+open files; it cannot gain privileges, write a core dump, or use more memory, CPU or wall time than the job's limits.
+It imports numpy, Pillow and, for the first video, PyAV; never torch.
+"""
+
+import ctypes
+import io
+import math
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from PIL import Image
+
+from tubelet.errors import DecodeError, LimitError, TubeletError
+from tubelet.limits import Limits
+from tubelet.read import wire
+from tubelet.read.one import Job, decode_source
+from tubelet.read.source import Source
+
+_GRACE_S = 5.0  # after the deadline, by which time the caller has killed us anyway
+_REUSED_BLOCKS = 8  # of 16 MiB, kept between pictures instead of being given back to the system
+
+
+def main(fd: int) -> None:
+    """Serves jobs from the socket `fd` until the other side closes it."""
+    _harden()
+    Image.core.set_blocks_max(_REUSED_BLOCKS)
+    link = socket.socket(fileno=fd)
+    wire.send(link, {"ready": os.getpid()})
+    with suppress(EOFError, ConnectionError):  # the caller went away
+        while True:
+            serve(link)
+
+
+def serve(link: socket.socket) -> None:
+    """One job: a message with an open file in, a message with frames or an error out."""
+    message, fd = wire.receive(link)
+    if fd is None:
+        raise EOFError
+    frames = wire.SharedFrames()
+    try:
+        answer = _answer(message, fd, frames)
+        wire.send(link, answer, frames.sealed() if "clip" in answer else None)
+    finally:
+        frames.close()
+        os.close(fd)
+
+
+def _answer(message: dict[str, Any], fd: int, frames: wire.SharedFrames) -> dict[str, Any]:
+    """The reply to one message. The only place of the library that catches everything: it is the end of a process."""
+    job = Job()
+    try:
+        job = Job.from_dict(message["job"])
+        with _Bounded(job.limits):
+            file = cast(BinaryIO, io.BufferedReader(wire.FileAt(fd, message["size"])))
+            src = Source(message["name"], file, message["size"], message["format"], foreign=True)
+            clip = decode_source(src, job, frames.allocate)
+            if frames.shape != clip.frames.shape or frames.fd is None:
+                frames.allocate(cast(Any, clip.frames.shape))[...] = clip.frames
+        return {"clip": wire.clip_fields(clip), "shape": clip.frames.shape}
+    except TubeletError as error:
+        return {"error": wire.error_fields(error)}
+    except MemoryError as error:
+        failure = LimitError("decoding needs more than max_memory_bytes", limit=job.limits.max_memory_bytes)
+        failure.__cause__ = error
+        return {"error": wire.error_fields(failure)}
+    except Exception as error:  # noqa: BLE001
+        failure = DecodeError(f"the decoder failed in a way that is not known ({type(error).__name__})")
+        failure.__cause__ = error
+        return {"error": wire.error_fields(failure)}
+
+
+class _Bounded:
+    """Memory, CPU and wall limits of one job, lifted afterwards. The system ends a process that passes the last two."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+
+    def __enter__(self) -> None:
+        cpu_s = (os.cpu_count() or 1) * (self.limits.deadline_s + _GRACE_S)  # AVIF and video decode on threads
+        _limit("RLIMIT_CPU", math.ceil(time.process_time() + cpu_s))
+        _limit("RLIMIT_AS", _address_space() + self.limits.max_memory_bytes)
+        signal.setitimer(signal.ITIMER_REAL, self.limits.deadline_s + _GRACE_S)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _limit("RLIMIT_CPU", resource.RLIM_INFINITY)
+        _limit("RLIMIT_AS", resource.RLIM_INFINITY)
+
+
+def _limit(name: str, value: int) -> None:
+    kind = getattr(resource, name, None)
+    if kind is None:
+        return
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard) if value != resource.RLIM_INFINITY else hard
+    with suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS; the wall deadline holds there
+        resource.setrlimit(kind, (value, hard))
+
+
+def _address_space() -> int:
+    """Bytes of address space in use now, where the system says; 0 elsewhere."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _harden() -> None:
+    """No core dump, no new privileges, no keyboard interrupts meant for the caller; the system's answer to a timer
+    and to too much CPU time is the end of the process."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGALRM, signal.SIGXCPU, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: nobody attaches to it either
