@@ -18,6 +18,8 @@ _HOME = {
     "Packed": "tubelet.packed",
     "pack": "tubelet.packed",
     "concat": "tubelet.packed",
+    "load_encoder": "tubelet.weights.load",
+    "untrained": "tubelet.weights.load",
 }
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from tubelet.packed import concat as concat
     from tubelet.packed import pack as pack
     from tubelet.read.clip import Clip as Clip
+    from tubelet.weights.load import load_encoder as load_encoder
+    from tubelet.weights.load import untrained as untrained
 
 
 def __getattr__(name: str) -> Any:

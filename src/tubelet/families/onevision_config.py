@@ -5,7 +5,7 @@ or switch trust on are refused by name wherever they stand; unknown fields are r
 ignored is a model that silently differs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -193,7 +193,7 @@ def _refuse_code(value: Any, path: str = "") -> None:
             todo += [(inner, where) for inner in node]
 
 
-def _closed(config: Mapping[str, Any], known: frozenset[str]) -> None:
+def _closed(config: Mapping[str, Any], known: Set[str]) -> None:
     unknown = sorted(str(key) for key in config if key not in known)
     if unknown:
         raise ConfigError(f"unknown field {', '.join(unknown[:8])}", got=tuple(unknown))
@@ -246,21 +246,21 @@ def _encoder(f: _Fields, fmt: Format) -> EncoderConfig:
         raise ConfigError("only the OV2 tower merges", expected=1, got=f.spatial_merge_size)
     if f.rope_theta <= 0:
         raise ConfigError("rope_theta must be above zero", got=f.rope_theta)
-    merger = None
+    merger, merge = None, f.spatial_merge_size
+    size = f.image_size if f.image_size >= f.patch_size * merge else None  # nominal; the encoder reads any size
     if fmt == "ov2":
-        merge = f.spatial_merge_size
         recipe = PixelRecipe(
             f.patch_size,
             rule="smart",
             merge=merge,
             order="block",
-            size=f.image_size,
+            size=size,
             min_pixels=256 * 28 * 28,
             max_pixels=1605632,
         )
         merger = Merger(merge, f.out_hidden_size, f.layer_norm_eps) if f.has_merger else None
     else:
-        recipe = PixelRecipe(f.patch_size, rule="native_floor", size=f.image_size)
+        recipe = PixelRecipe(f.patch_size, rule="native_floor", size=size)
     return EncoderConfig(
         hidden=f.hidden_size,
         layers=f.num_hidden_layers,

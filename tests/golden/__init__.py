@@ -1,0 +1,1 @@
+"""Cases from real upstream implementations, run through the project: `python -m tests.golden DIR`."""

@@ -1,0 +1,27 @@
+"""Which runner a case belongs to: by the prefix of its name, then by what it contains."""
+
+from collections.abc import Callable
+
+from tests.golden.cases import Case
+from tests.golden.runners.onevision_convert import run_convert
+from tests.golden.runners.onevision_model import run_model
+from tests.golden.runners.onevision_pixels import run_preprocess
+from tests.golden.runners.onevision_tables import run_ov2_tables, run_residual_topk, run_temporal_tables
+
+Runner = Callable[[Case], None]
+
+
+def runner_for(case: Case) -> Runner | None:
+    """The runner of a case; None for kinds the project does not cover."""
+    kind = case.name.partition("_")[0]
+    if kind in ("pack", "std", "head", "ov2") and case.weights:
+        return run_model
+    if kind == "std" and "res" in case.inputs:
+        return run_residual_topk
+    table = {
+        "ov2": run_ov2_tables,
+        "convert": run_convert,
+        "temporal": run_temporal_tables,
+        "preprocess": run_preprocess,
+    }
+    return table.get(kind)
