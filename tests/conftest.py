@@ -1,0 +1,22 @@
+"""Options of the whole suite: how much torture, and whether the slow tests run."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", type=int, default=300, metavar="N", help="damaged inputs per run (release: 5000)")
+    parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: larger sizes, run with --run-slow"))
+
+
+@pytest.fixture(scope="session")
+def torture(pytestconfig: pytest.Config) -> int:
+    """How many damaged inputs this run makes, over all kinds together."""
+    return pytestconfig.getoption("--torture")
