@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import torch
-from tests.golden.cases import find_cases, run_case
+
+from .cases import find_cases, run_case
 
 
 def main(arguments: list[str]) -> int:
     if not arguments or not Path(arguments[0]).is_dir():
         print("usage: python -m tests.golden DIR [NAME ...]", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)
     wanted = tuple(arguments[1:])
     results = [run_case(path) for path in find_cases(Path(arguments[0])) if not wanted or path.stem.startswith(wanted)]
     failed = sum(not result.passed for result in results)
@@ -24,4 +24,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # the fixtures were made on one thread
     sys.exit(main(sys.argv[1:]))

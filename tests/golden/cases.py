@@ -158,7 +158,7 @@ def load_case(path: Path) -> Case:
 
 def run_case(path: Path, *, show: Callable[[str], None] = print) -> Result:
     """Run one case through the project and print its line. Never raises for a case that fails, whatever the failure."""
-    from tests.golden.runners import runner_for
+    from .runners import runner_for
 
     name = path.stem
     try:

@@ -1,11 +1,11 @@
-"""Golden cases of OneVision: the committed choice always, and all of ../shared/golden/onevision/open where it exists."""
+"""Golden cases of OneVision: the committed choice always, and all of the fixtures beside the repository if any."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.golden.cases import find_cases, load_case, run_case
-from tests.golden.runners import runner_for
+from .cases import find_cases, load_case, run_case
+from .runners import runner_for
 
 HERE = Path(__file__).parent / "onevision"
 ALL = Path(__file__).parents[3] / "shared" / "golden" / "onevision" / "open"

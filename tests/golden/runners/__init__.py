@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from tests.golden.cases import Case
-from tests.golden.runners.onevision_convert import run_convert
-from tests.golden.runners.onevision_model import run_model
-from tests.golden.runners.onevision_pixels import run_preprocess
-from tests.golden.runners.onevision_tables import run_ov2_tables, run_residual_topk, run_temporal_tables
+from ..cases import Case
+from .onevision_convert import run_convert
+from .onevision_model import run_model
+from .onevision_pixels import run_preprocess
+from .onevision_tables import run_ov2_tables, run_residual_topk, run_temporal_tables
 
 Runner = Callable[[Case], None]
 

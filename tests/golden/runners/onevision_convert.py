@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tests.golden.cases import Case, Mismatch
-from tests.golden.runners.onevision_model import batch_call, outputs_of, packed_call
 from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig
@@ -21,6 +19,9 @@ from tubelet.families import onevision as ov
 from tubelet.weights.convert import UPSTREAM_EPS, convert
 from tubelet.weights.load import load_encoder, read_state
 from tubelet.weights.save import save_encoder
+
+from ..cases import Case, Mismatch
+from .onevision_model import batch_call, outputs_of, packed_call
 
 RESULTS = {
     "last": "last_hidden_state",

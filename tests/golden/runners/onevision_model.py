@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tests.golden.cases import Case, Mismatch
 from torch import Tensor
 
 from tubelet.encoder.attention import frame_segments, item_segments
@@ -18,6 +17,8 @@ from tubelet.encoder.model import Encoder, tokens_merged
 from tubelet.families import onevision as ov
 from tubelet.packed import Item, Packed, all_positions
 from tubelet.pixels.patchify import from_pixels
+
+from ..cases import Case, Mismatch
 
 MODELS = {
     "pack": ("llava_vit_packing", "packing"),

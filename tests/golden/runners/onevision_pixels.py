@@ -3,7 +3,6 @@
 import re
 
 import torch
-from tests.golden.cases import Case
 from torch import Tensor
 
 from tubelet.packed import Packed
@@ -12,6 +11,8 @@ from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Fit, fit, pad_frames, resize_frames
 from tubelet.pixels.sizes import anyres, native_round
 from tubelet.read.clip import Clip
+
+from ..cases import Case
 
 LLAVA_PATCH = 14  # fixed in upstream's code, whatever the model's patch size
 PINPOINT = re.compile(r"\((\d+),\s*(\d+)\)")

@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable
 
 import torch
-from tests.golden.cases import Case, Mismatch
 from torch import Tensor
 
 from tubelet.families import onevision as ov
 from tubelet.families import onevision_time as time
 from tubelet.packed import Grid
 from tubelet.pixels.sizes import ov2_smart_resize
+
+from ..cases import Case, Mismatch
 
 
 def column(rows: list[list[int]], compute: Callable[[list[int]], list[int]], keys: int) -> Tensor:
