@@ -1,0 +1,245 @@
+"""Files to packed rows in one pass, with memory for the rows and hardly more.
+
+    headers -> sizes, grids, offsets        no pixel is decoded; a count above a limit ends here
+            -> one uint8 buffer             every input has its slice before work starts
+            -> threads, largest input first: decode -> resize -> write into the slice
+
+The rows are bit for bit those of `patchify(read(...))`. A clip never exists as a whole: each frame is resized and
+written as it is decoded.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from threading import local
+from typing import Any, Literal
+
+import numpy as np
+
+from tubelet.errors import InputError, LimitError, TubeletError
+from tubelet.grid import MAX_ROWS, Item
+from tubelet.limits import Limits
+from tubelet.packed import Packed
+from tubelet.pixels.fill import Laps, LoadedSource, Options, Task, cut_whole, decode_into, describe
+from tubelet.pixels.patchify import empty_rows, packed_of
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.read import _is_one
+from tubelet.read.canvas import Canvas
+from tubelet.read.image import probe_image
+from tubelet.read.isolate import SUPPORTED, isolated_read
+from tubelet.read.one import Job, decode_source
+from tubelet.read.sampling import Sampling
+from tubelet.read.source import PICTURES, VIDEOS, open_source
+from tubelet.read.video import plan_video
+
+Progress = Callable[[int, int, str], None]
+"""Called in the caller's thread after each input: how many are done, of how many, and the name of this one."""
+
+
+@dataclass
+class Loaded:
+    """packed: the rows of all inputs that could be read; an item's `picture` is the index of its input. sources: one
+    report for each input, in order. errors: those of the inputs that could not be read, in order."""
+
+    packed: Packed
+    sources: list[LoadedSource]
+
+    @property
+    def errors(self) -> list[TubeletError]:
+        return [s.error for s in self.sources if s.error is not None]
+
+
+def load_patches(
+    sources: Any,
+    recipe: PixelRecipe,
+    *,
+    fps: float | None = None,
+    num_frames: int | None = None,
+    times_s: Sequence[float] | None = None,
+    limits: Limits | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+    animation: bool = False,
+    isolate: Literal["auto", "always", "never"] = "auto",
+    on_error: Literal["raise", "skip"] = "raise",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Loaded:
+    """The uint8 rows of one input or a list of them, and a report of each: `patchify(read(sources))`, faster and flat
+    in memory.
+
+    sources, sampling, limits, background, animation and isolate mean what they mean in `read`. workers: threads, by
+    default one for each core this process may use; torch's own threads are neither needed nor changed. Peak memory is
+    the rows, one decoded picture for each thread and a few frames of each clip in work. What is decoded in a child
+    process, animations and file objects are the exception: there a whole clip is in memory for a moment.
+
+    on_error="skip": an input that cannot be read has no rows, and its error stands in its report. "raise": the first
+    error met is raised once the work under way has ended. A clip that breaks off has the rows of the frames that
+    were found and complete=False in its report. Its size is the one its header was planned with, which differs from
+    `patchify(read(...))` only under a recipe with max_video_pixels.
+
+    Raises: what `read` and `fit` raise, naming the item; LimitError when all rows together pass `max_tokens`.
+
+        >>> loaded = load_patches(["receipt.png", "walk.mp4"], recipe, fps=2.0)      # doctest: +SKIP
+        >>> loaded.packed, loaded.sources[1].seconds                                # doctest: +SKIP
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}", limit=1, got=workers)
+    if isolate not in ("auto", "always", "never"):
+        raise InputError(f"isolate is auto, always or never, not {isolate!r}", got=isolate)
+    if on_error not in ("raise", "skip"):
+        raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)
+    sampling = Sampling(fps=fps, num_frames=num_frames, times_s=None if times_s is None else tuple(times_s))
+    job = Job(Limits() if limits is None else limits, sampling, background, animation)
+    options = Options(recipe, job, isolate, on_error == "skip", workers or _cores())
+    several = not _is_one(sources)
+    listed = list(sources) if several else [sources]
+    tasks = [Task(i, s, LoadedSource(_name(s, i)), named=several) for i, s in enumerate(listed)]
+    tell = _Counter(len(tasks), progress)
+    with _threads(options.workers) as pool:
+        _each(pool, _plan, tasks, options, lambda task: tell(task) if task.decoded or task.report.error else None)
+        kept = [t for t in tasks if t.report.error is None]
+        buffer = _allocate(kept, options)
+        _decode_all(pool, [t for t in kept if not t.decoded], options, tell)
+    return Loaded(_assemble(buffer, kept, options), [t.report for t in tasks])
+
+
+# ---- threads
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose waiting work is dropped when the block is left by an exception."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tubelet-load")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Counter:
+    """Counts inputs that are done and tells the caller."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.total, self.progress, self.done = total, progress, 0
+
+    def __call__(self, task: Task) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total, task.report.name)
+
+
+def _each(
+    pool: ThreadPoolExecutor,
+    work: Callable[[Task, Options], None],
+    tasks: Sequence[Task],
+    options: Options,
+    after: Callable[[Task], None],
+) -> None:
+    """Run `work` on every task. A TubeletError becomes the task's; unless such are skipped, it ends everything."""
+    waiting: dict[Future[None], Task] = {pool.submit(work, task, options): task for task in tasks}
+    for future in as_completed(waiting):
+        task = waiting[future]
+        try:
+            future.result()
+        except TubeletError as error:
+            task.report.error = error.placed(item=task.index if task.named else None, source=task.report.name)
+            if not options.skip:
+                raise
+        after(task)
+
+
+# ---- before any pixel
+
+
+def _name(source: Any, index: int) -> str:
+    return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else f"<input {index}>"
+
+
+def _plan(task: Task, options: Options) -> None:
+    """Size, times and grid from the header. An input whose header may not be read in this process, says too little or
+    can be read only once is decoded right away, into rows of its own."""
+    once = not isinstance(task.source, (str, os.PathLike, bytes, bytearray, memoryview))
+    laps = Laps(task.report)
+    with options.file_objects if once else nullcontext(), open_source(task.source, options.job.limits) as src:
+        task.report.name = src.name
+        isolated = options.isolate == "always" or (options.isolate == "auto" and src.foreign and SUPPORTED)
+        if isolated or once or (options.job.animation and src.format in PICTURES):
+            laps("open")
+            clip = isolated_read(src, options.job) if isolated else decode_source(src, options.job)
+            laps("decode")
+            cut_whole(task, clip, options, laps)
+            return
+        if src.format in VIDEOS:
+            task.plan = plan_video(src, options.job.limits, options.job.sampling)
+            describe(task, task.plan.width, task.plan.height, task.plan.times_s, options)
+        else:
+            info = probe_image(src, options.job.limits)
+            describe(task, info.width, info.height, (0.0,), options)
+    laps("open")
+
+
+def _allocate(tasks: Sequence[Task], options: Options) -> np.ndarray:
+    """One buffer for all rows, a slice of it for each task, and in there already what is decoded."""
+    total = sum(t.item.grid.rows for t in tasks if t.item is not None)
+    limit = min(options.job.limits.max_tokens, MAX_ROWS)
+    if total > limit:
+        raise LimitError(
+            f"{len(tasks)} inputs make {total:,} rows, above max_tokens = {limit:,}", limit=limit, got=total
+        )
+    buffer = empty_rows(total, options.recipe)
+    start = 0
+    for task in tasks:
+        rows = buffer[start : start + (0 if task.item is None else task.item.grid.rows)]
+        if task.rows is not None:
+            rows[...] = task.rows
+        task.rows = rows
+        start += len(rows)
+    return buffer
+
+
+# ---- pixels
+
+
+def _decode_all(pool: ThreadPoolExecutor, tasks: Sequence[Task], options: Options, tell: _Counter) -> None:
+    """The largest first, one thread each; but clips that are fewer than the threads come one after the other before
+    the rest, each decoded by all threads."""
+    canvases = local()
+
+    def one_thread(task: Task, options: Options) -> None:
+        if not hasattr(canvases, "mine"):
+            canvases.mine = Canvas()
+        decode_into(task, options, canvases.mine, 1)
+
+    def all_threads(task: Task, options: Options) -> None:
+        decode_into(task, options, Canvas(), options.workers)
+
+    clips = [t for t in tasks if t.plan is not None]
+    if len(clips) < options.workers:
+        for task in clips:
+            _each(pool, all_threads, [task], options, tell)
+        tasks = [t for t in tasks if t.plan is None]
+    _each(pool, one_thread, sorted(tasks, key=lambda t: -t.cost), options, tell)
+
+
+def _assemble(buffer: np.ndarray, tasks: Sequence[Task], options: Options) -> Packed:
+    """The pack of all tasks without an error. Where rows are missing, what follows moves up, in place."""
+    items: list[Item] = []
+    start = 0
+    for task in tasks:
+        if task.report.error is not None:
+            task.report.grid = None
+            continue
+        _, item, rows = task.ready
+        task.report.item = len(items)
+        items.append(item)
+        target = buffer[start : start + len(rows)]
+        if target.ctypes.data != rows.ctypes.data:
+            target[...] = rows
+        start += len(rows)
+    return packed_of(buffer[:start], items, options.recipe)
