@@ -18,6 +18,10 @@ _HOME = {
     "Packed": "tubelet.packed",
     "pack": "tubelet.packed",
     "concat": "tubelet.packed",
+    "PixelRecipe": "tubelet.pixels.recipe",
+    "patchify": "tubelet.pixels.patchify",
+    "from_pixels": "tubelet.pixels.patchify",
+    "load_patches": "tubelet.pixels.load",
     "load_encoder": "tubelet.weights.load",
     "untrained": "tubelet.weights.load",
 }
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
     from tubelet.packed import Packed as Packed
     from tubelet.packed import concat as concat
     from tubelet.packed import pack as pack
+    from tubelet.pixels.load import load_patches as load_patches
+    from tubelet.pixels.patchify import from_pixels as from_pixels
+    from tubelet.pixels.patchify import patchify as patchify
+    from tubelet.pixels.recipe import PixelRecipe as PixelRecipe
     from tubelet.read.clip import Clip as Clip
     from tubelet.weights.load import load_encoder as load_encoder
     from tubelet.weights.load import untrained as untrained
