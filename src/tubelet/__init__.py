@@ -22,11 +22,15 @@ _HOME = {
     "patchify": "tubelet.pixels.patchify",
     "from_pixels": "tubelet.pixels.patchify",
     "load_patches": "tubelet.pixels.load",
+    "contact_sheet": "tubelet.draw",
+    "draw_grid": "tubelet.draw",
     "load_encoder": "tubelet.weights.load",
     "untrained": "tubelet.weights.load",
 }
 
 if TYPE_CHECKING:
+    from tubelet.draw import contact_sheet as contact_sheet
+    from tubelet.draw import draw_grid as draw_grid
     from tubelet.limits import Limits as Limits
     from tubelet.packed import Grid as Grid
     from tubelet.packed import Item as Item

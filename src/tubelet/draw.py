@@ -63,10 +63,12 @@ def draw_lines(pixels: UInt8[np.ndarray, "H W 3"], grid: Grid) -> UInt8[np.ndarr
         on[min(round(row * height / grid.h), height - 1)] = True
     for column in range(step, grid.w, step):
         on[:, min(round(column * width / grid.w), width - 1)] = True
-    # light or dark is decided on a blurred copy: a line must not flicker over every letter it crosses
+    # light or dark is decided on a blurred copy, so that a line does not flicker over every letter it crosses,
+    # except where the picture itself is nearly white: a white line would not be seen
     coarse = (max(2, width // 40), max(2, height // 40))
-    grey = Image.fromarray(pixels).convert("L").resize(coarse, Image.Resampling.BOX)
-    light = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR))[on] > 170
+    sharp = Image.fromarray(pixels).convert("L")
+    soft = sharp.resize(coarse, Image.Resampling.BOX).resize((width, height), Image.Resampling.BILINEAR)
+    light = (np.asarray(soft)[on] > 170) | (np.asarray(sharp)[on] > 215)
     colour = np.where(light[:, None], np.array(LINE_ON_LIGHT), np.array(LINE_ON_DARK))
     out = pixels.copy()
     out[on] = np.rint(out[on] * (1 - strength) + colour * strength).astype(np.uint8)

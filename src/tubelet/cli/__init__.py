@@ -1,0 +1,35 @@
+"""The command `tubelet`: one file a command, and what they say.
+
+    tubelet encode    files -> packed tokens in a safetensors file
+    tubelet show      a picture with its patch grid, or the sampled frames of a clip with their times, as PNG
+    tubelet convert   checkpoints between the formats of a family
+    tubelet models    what can be loaded
+
+Exit codes: 0 done; 1 something failed (also when `--on-error skip` left a file out); 2 the command line is wrong;
+130 interrupted. Results go to stdout, everything else to stderr, and an error is one line. With `--json`, stdout holds
+one JSON document and nothing else, whatever happens. A reader of stdout who leaves early does not change the result.
+Nothing heavy is imported before a command really runs, so that help and usage errors come at once.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from tubelet.cli.terminal import Boundary, Terminal
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (by default this process's) and return its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    before = args[: args.index("--")] if "--" in args else args
+    terminal = Terminal(json="--json" in before, debug="--debug" in before, quiet="--quiet" in before)
+    with Boundary(terminal) as outcome:
+        if args[:1] in (["--version"], ["-V"]):
+            from tubelet import __version__
+
+            terminal.line(f"tubelet {__version__}")
+        else:
+            from tubelet.cli.parse import parse
+
+            outcome.code = parse(args).run(terminal)
+        terminal.close()
+    return outcome.code

@@ -1,0 +1,78 @@
+"""`tubelet convert`: a checkpoint in another format of its family, compared with what it was made from."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+from tubelet.cli.options import Debug, Json, Quiet, option
+from tubelet.cli.terminal import OK, Terminal, file_name, megabytes, visible
+from tubelet.errors import ConfigError
+
+Format = Literal["packing", "standard", "source", "ov2"]
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Write a checkpoint in another format, read it back and report the largest difference of its outputs.
+
+    OUT becomes a folder with config.json, model.safetensors and conversion.json; it appears whole or not at all.
+
+    Example: tubelet convert weights/ov-large ov-large-packing --to packing
+    """
+
+    source: Positional[Annotated[str, option("a folder, a safetensors file or a hub id", "SOURCE")]]
+    out: Positional[Annotated[str, option("the folder to write", "OUT")]]
+    to: Annotated[Format, option("the format to write")]
+    config: Annotated[str | None, option("the variant it is, where no config.json says so", "VARIANT")] = None
+    variant: Annotated[
+        str | None, option("the variant the result must be; custom allows any shape (default: its counterpart)", "NAME")
+    ] = None
+    drop: Annotated[
+        tuple[Literal["pool", "merger", "window"], ...], option("parts to give up that the format has no place for")
+    ] = ()
+    eps: Annotated[
+        Literal["source", "upstream"], option("keep the eps, or write upstream's 1e-6 (default: source)")
+    ] = "source"
+    unsafe_pickle: Annotated[bool, option("read a .pt, .pth, .bin or .ckpt file, in a confined process")] = False
+    overwrite: Annotated[bool, option("replace OUT if it is there")] = False
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def run(self, terminal: Terminal) -> int:
+        """Do it; the exit code."""
+        from tubelet.weights.convert import convert
+
+        try:
+            report = convert(
+                self.source,
+                self.out,
+                self.to,
+                config=self.config,
+                variant=self.variant,
+                drop=self.drop,
+                eps=self.eps,
+                unsafe_pickle=self.unsafe_pickle,
+                overwrite=self.overwrite,
+            )
+        except ConfigError as e:
+            raise e.placed(source=file_name(self.source)) from e.__cause__
+        terminal.document({"command": "convert", **report.as_dict()})
+        if not terminal.json and not terminal.quiet:
+            pooled = report.max_abs_diff_pooled
+            lines = {
+                "wrote": f"{visible(report.out)}: {report.to_format} format, from {report.from_format}",
+                "network": f"{report.variant or 'custom'}, eps {report.eps:g}, head eps {report.head_eps:g}",
+                "tensors": f"{report.tensors:,}, {megabytes(report.bytes)}, "
+                f"{'bit for bit the same' if report.bit_equal else 'NOT the same bits'}",
+                "tokens": f"max abs difference {report.max_abs_diff:g}",
+                "pooled": "no pooling head" if pooled is None else f"max abs difference {pooled:g}",
+            }
+            if report.dropped:
+                lines["dropped"] = ", ".join(report.dropped)
+            if report.skipped:
+                lines["skipped"] = f"{len(report.skipped)} entries without tensors: {', '.join(report.skipped[:5])}"
+            for name, text in lines.items():
+                terminal.line(f"{name:<8}{visible(text)}")
+        return OK

@@ -1,0 +1,79 @@
+"""The encoder a command works with, and what must be said about it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tubelet.cli.options import SEED
+from tubelet.cli.terminal import UsageError, file_name
+from tubelet.encoder.model import Encoder
+from tubelet.errors import InputError
+from tubelet.families.onevision import VARIANTS
+from tubelet.weights.load import load_encoder, report_of, untrained
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder with where it came from. untrained: its tokens mean nothing."""
+
+    name: str
+    encoder: Encoder
+    untrained: bool
+    dtype: str
+    device: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON and for the metadata of a written file."""
+        report = report_of(self.encoder)
+        config = self.encoder.config
+        return {
+            "name": self.name,
+            "untrained": self.untrained,
+            "seed": SEED if self.name in VARIANTS else None,
+            "variant": None if report is None else report.variant,
+            "dtype": self.dtype,
+            "device": self.device,
+            "layers": config.layers,
+            "hidden": config.hidden,
+            "width": config.out,
+            "patch": config.pixels.patch,
+        }
+
+    @property
+    def note(self) -> str:
+        """One line for a person."""
+        state = "UNTRAINED: random weights, the tokens mean nothing" if self.untrained else "trained weights"
+        return f"{self.name} ({state}), {self.dtype} on {self.device}"
+
+
+def load_model(name: str, dtype: str | None, device: str, *, pool: bool) -> Model:
+    """A variant with seeded random weights, or what a folder, file or hub id holds. dtype: None keeps the stored one.
+
+    Raises UsageError for a name that can be none of these and for --pool without a pooling head, InputError for a
+    device that is not there, WeightsError for what cannot be loaded.
+    """
+    where, kind = device_of(device), None if dtype is None else getattr(torch, dtype)
+    if name in VARIANTS:
+        if pool and not VARIANTS[name].pool:
+            raise UsageError(f"{name} has no pooling head for --pool")
+        encoder = untrained(name, seed=SEED).to(where, kind)
+    else:
+        if "/" not in name and "\\" not in name and not Path(name).exists():
+            raise UsageError(f"--model {name}: no such variant, folder or file; tubelet models lists the variants")
+        encoder = load_encoder(name, dtype=kind, device=where)
+        if pool and encoder.pool is None:
+            raise UsageError(f"{name} has no pooling head for --pool")
+    stored = str(encoder.patch.weight.dtype).removeprefix("torch.")
+    return Model(file_name(name), encoder, bool(getattr(encoder, "untrained", False)), stored, where)
+
+
+def device_of(wanted: str) -> str:
+    """The device to run on. Raises InputError when the one asked for is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[wanted]:
+        raise InputError(f"this machine has no {wanted} device that torch can use", expected=wanted)
+    return wanted

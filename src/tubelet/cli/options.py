@@ -1,0 +1,85 @@
+"""Options that several commands share, and what is made of them. Imports nothing heavy: help must come at once."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from tubelet.cli.terminal import UsageError
+from tubelet.errors import InputError
+
+if TYPE_CHECKING:
+    from tubelet.pixels.recipe import PixelRecipe
+    from tubelet.read.sampling import Sampling
+
+DEFAULT_MODEL = "llava_vit_packing_small"
+SEED = 0  # of the random weights of an untrained model
+
+
+def option(text: str, metavar: str | None = None) -> Any:
+    """Help for one option, without tyro's repetition of a default that says nothing."""
+    return arg(help=text, metavar=metavar, help_behavior_hint="")
+
+
+def _times(values: list[str]) -> tuple[float, ...]:
+    return tuple(float(t) for t in values[0].split(","))
+
+
+TimesSpec = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="S,S,...",
+    instance_from_str=_times,
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda value: [",".join(f"{t:g}" for t in value)],
+)
+
+Files = Positional[Annotated[tuple[str, ...], option("pictures and videos", "FILE...")]]
+Fps = Annotated[float | None, option("frames a second to take out of a clip (default: 2, at most 64 frames)", "F")]
+NumFrames = Annotated[int | None, option("or: so many frames, evenly over the clip", "N")]
+Times = Annotated[
+    Annotated[tuple[float, ...], TimesSpec] | None,
+    option("or: the frames at these seconds, such as 0,1.5,3", "S,S,..."),
+]
+MaxPixels = Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")]
+Animation = Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")]
+Isolate = Annotated[
+    Literal["auto", "always", "never"], option("decode in a child process that may die (default: auto, not for paths)")
+]
+Json = Annotated[bool, option("one JSON document on stdout instead of the table")]
+Quiet = Annotated[bool, option("no progress bar and no table")]
+Debug = Annotated[bool, option("show the traceback of an error")]
+
+
+def sampling_of(fps: float | None, num_frames: int | None, times: tuple[float, ...] | None) -> "Sampling":
+    """The rule that at most one of the three options names. Raises UsageError."""
+    from tubelet.read.sampling import Sampling
+
+    try:
+        return Sampling(fps, num_frames, times)
+    except InputError as e:
+        words = {"num_frames": "--num-frames", "times_s": "--times", "fps": "--fps"}
+        message = e.message
+        for name, flag in words.items():
+            message = message.replace(name, flag)
+        raise UsageError(message) from e
+
+
+def require_files(files: Sequence[str]) -> None:
+    """Raises UsageError when there is nothing to do."""
+    if not files:
+        raise UsageError("name at least one file")
+
+
+def with_budget(recipe: "PixelRecipe", max_pixels: int | None) -> "PixelRecipe":
+    """The recipe with another ceiling on the pixels of a picture or frame. Raises UsageError where it has none."""
+    from dataclasses import replace
+
+    if max_pixels is None:
+        return recipe
+    if recipe.rule in ("shortest_crop", "square"):
+        raise UsageError(f"--max-pixels has no meaning for the size rule {recipe.rule} of this model")
+    if max_pixels < recipe.unit**2:
+        raise UsageError(f"--max-pixels {max_pixels} is below one patch of {recipe.unit} x {recipe.unit}")
+    low = None if recipe.min_pixels is None else min(recipe.min_pixels, max_pixels)
+    return replace(recipe, max_pixels=max_pixels, min_pixels=low)

@@ -1,0 +1,96 @@
+"""Where results are written: checked before the long work, never onto an input or a device, and whole or not at all."""
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tubelet.cli.terminal import UsageError, file_name
+from tubelet.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def output_file(out: str, inputs: Sequence[str]) -> Path:
+    """The path to write, links followed, after trying that a file can be made beside it.
+
+    Raises InputError for a folder, a device or pipe, one of the inputs, or a place that cannot be written to.
+    """
+    name = file_name(out)
+    try:
+        path = Path(out).resolve()
+        there = path.exists()
+        if there and not path.is_file():
+            raise InputError("the output is not a regular file", source=name)
+        for i, one in enumerate(inputs):
+            if there and Path(one).exists() and path.samefile(one):
+                raise InputError("the output is one of the inputs", source=name, item=i)
+        _try(path.parent)
+    except (OSError, ValueError) as e:
+        raise _unwritable(e, name) from e
+    return path
+
+
+def _try(folder: Path) -> None:
+    """Make and remove a file in the folder. Raises OSError."""
+    probe = folder / f".tubelet.{secrets.token_hex(6)}"
+    try:
+        probe.touch(exist_ok=False)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _unwritable(error: OSError | ValueError, name: str) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    why = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
+    return InputError(f"the output cannot be written: {why}", source=name)
+
+
+class Drawings:
+    """Where each PNG goes: `--out`, or in its folder (by default the current one) a name made from the input's.
+
+    Raises UsageError and, before any work, what `output_file` raises.
+    """
+
+    def __init__(self, out: str | None, inputs: Sequence[str]) -> None:
+        self.inputs = inputs
+        self.taken: set[Path] = set()
+        self.file: Path | None = None
+        self.folder = Path(out or ".")
+        if out is not None and not self.folder.is_dir() and not out.endswith("/"):
+            if len(inputs) > 1:
+                raise UsageError("--out must be a folder when several files are drawn")
+            self.file = output_file(out, inputs)
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _try(self.folder)
+        except (OSError, ValueError) as e:
+            raise _unwritable(e, file_name(str(self.folder))) from e
+
+    def path(self, index: int, kind: str) -> Path:
+        """The path for input number `index`: STEM.KIND.png, with a number where another input has taken that."""
+        if self.file is not None:
+            return self.file
+        stem = Path(self.inputs[index]).stem
+        path, n = self.folder / f"{stem}.{kind}.png", 1
+        while path in self.taken:
+            n += 1
+            path = self.folder / f"{stem}-{n}.{kind}.png"
+        self.taken.add(path)
+        output_file(str(path), self.inputs)
+        return path
+
+
+def save_png(picture: "Image", path: Path) -> None:
+    """Write beside the target and rename, so that no half picture is ever there. Raises RunError."""
+    beside = path.with_name(f".tubelet.{secrets.token_hex(6)}")
+    try:
+        picture.save(beside, format="PNG")
+        beside.replace(path)
+    except OSError as e:
+        raise RunError(f"the PNG could not be written: {e.strerror or 'no reason given'}", source=path.name) from e
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""What `tubelet encode` says at the end: a table for people, a document for programs."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tubelet.cli.terminal import file_name, megabytes, seconds, visible
+
+if TYPE_CHECKING:
+    from tubelet.cli.encode import Result
+    from tubelet.cli.model import Model
+
+MOST_ROWS = 40  # files listed in the table; --json lists all
+
+
+def encode_table(result: "Result", model: "Model", out: Path) -> Group:
+    """A row for each file (of many, the first ones) with its sizes and its time by stage; totals; what was written."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    total = stage_totals(result)
+    count = len(result.reports)
+    table.add_column("file", f"{count:,} files" if count != 1 else "1 file", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("frames", f"{sum(r.frames for r in result.reports):,}", justify="right", no_wrap=True)
+    table.add_column("grid", justify="right", no_wrap=True)
+    table.add_column("tokens", f"{result.tokens:,}", justify="right", no_wrap=True)
+    for stage, spent in total.items():
+        table.add_column(stage, seconds(spent), justify="right", no_wrap=True)
+    index = 0
+    for i, r in enumerate(result.reports[:MOST_ROWS]):
+        name = Text(visible(r.name))
+        if r.error is not None or r.grid is None or r.item is None:
+            table.add_row(name + Text("  left out", style="red"), *[""] * (len(table.columns) - 1))
+            continue
+        if not r.complete:
+            name += Text("  INCOMPLETE", style="red")
+        for note in r.notes:
+            name += Text(f"\n  {visible(note)}", style="dim")
+        spent = [*r.seconds.values(), result.encode_s[i]]
+        grid = result.items[index].grid
+        size = f"{r.width} x {r.height}"
+        numbers = (size, f"{r.frames:,}", f"{grid.t} x {grid.h} x {grid.w}", f"{result.lengths[index]:,}")
+        table.add_row(name, *numbers, *(seconds(s) for s in spent))
+        index += 1
+    lines: list[Any] = [table]
+    if count > MOST_ROWS:
+        lines.append(Text(f"... and {count - MOST_ROWS:,} more files (--json lists all)\n", style="dim"))
+    return Group(*lines, *_last_lines(result, model, out))
+
+
+def _last_lines(result: "Result", model: "Model", out: Path) -> list[Text]:
+    style = "yellow" if model.untrained else ""
+    threads = sum(stage_totals(result).values())
+    lines = [
+        Text.assemble("model   ", (visible(model.note), style)),
+        Text(f"wrote   {visible(str(out))}: {result.tokens:,} tokens of {model.encoder.config.out} values"),
+        Text(
+            f"time    {seconds(result.wall_s)} in all: {seconds(result.model_s)} for the model, "
+            f"{seconds(result.save_s)} for writing; stages above are sums over threads ({seconds(threads)})"
+        ),
+    ]
+    if result.pooled:
+        lines[1].append(f", and a pooled vector for each of {len(result.items):,} files")
+    memory = peak_memory()
+    if memory["host"] is not None:
+        gpu = "" if memory["device"] is None else f", {megabytes(memory['device'])} on the device"
+        lines.append(Text(f"memory  {megabytes(memory['host'])} at most{gpu}"))
+    failed = sum(r.error is not None for r in result.reports)
+    if failed:
+        lines.append(Text(f"{failed} of {len(result.reports)} files were left out; see the lines above", style="red"))
+    return lines
+
+
+def encode_document(result: "Result", model: "Model", out: Path) -> dict[str, Any]:
+    """The same for programs: every file with its numbers or its error. Times in seconds, memory in bytes."""
+    files: list[dict[str, Any]] = []
+    n = 0
+    for i, r in enumerate(result.reports):
+        entry: dict[str, Any] = {"file": file_name(r.name), "index": i}
+        if r.error is not None or r.item is None:
+            files.append(entry | {"error": {} if r.error is None else r.error.as_dict()})
+            continue
+        item = result.items[n]
+        files.append(
+            entry
+            | {
+                "width": r.width,
+                "height": r.height,
+                "frames": r.frames,
+                "grid": list(item.grid),
+                "times_s": list(item.times_s),
+                "tokens": result.lengths[n],
+                "complete": r.complete,
+                "notes": list(r.notes),
+                "seconds": {**r.seconds, "encode": result.encode_s[i]},
+            }
+        )
+        n += 1
+    return {
+        "command": "encode",
+        "out": file_name(str(out)),
+        "model": model.as_dict(),
+        "untrained": model.untrained,
+        "files": files,
+        "errors": [f["error"] | {"file": f["file"]} for f in files if "error" in f],
+        "tokens": result.tokens,
+        "width": model.encoder.config.out,
+        "pooled": bool(result.pooled),
+        "seconds": {
+            **stage_totals(result),
+            "model": result.model_s,
+            "save": result.save_s,
+            "wall": result.wall_s,
+        },
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def stage_totals(result: "Result") -> dict[str, float]:
+    """Seconds by stage, over all files and threads."""
+    total: dict[str, float] = {}
+    for r in result.reports:
+        for stage, spent in r.seconds.items():
+            total[stage] = total.get(stage, 0.0) + spent
+    return total | {"encode": sum(result.encode_s)}
+
+
+def peak_memory() -> dict[str, int | None]:
+    """The most memory this process has held, in bytes, on the host and on a CUDA device; None where unknown."""
+    import torch
+
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        host = None
+    else:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        host = most if sys.platform == "darwin" else most * 1024
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return {"host": host, "device": device}

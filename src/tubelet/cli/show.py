@@ -1,0 +1,143 @@
+"""`tubelet show`: what the encoder is given, as PNG."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tubelet.cli.options import (
+    DEFAULT_MODEL,
+    Animation,
+    Debug,
+    Files,
+    Fps,
+    Isolate,
+    Json,
+    MaxPixels,
+    NumFrames,
+    Quiet,
+    Times,
+    option,
+    require_files,
+    sampling_of,
+    with_budget,
+)
+from tubelet.cli.output import Drawings, save_png
+from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
+from tubelet.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tubelet.pixels.recipe import PixelRecipe
+    from tubelet.read.clip import Clip
+
+SMALLEST_SIDE = 500
+
+
+@dataclass(frozen=True)
+class Show:
+    """Draw a picture with its patch grid, or the sampled frames of a clip with their true times, as PNG.
+
+    A picture page.jpg becomes page.grid.png and a clip walk.mp4 becomes walk.frames.png in the current folder, unless
+    --out says otherwise.
+
+    Example: tubelet show walk.mp4 --fps 2 --out walk.png
+    """
+
+    files: Files
+    out: Annotated[str | None, option("the PNG to write, or a folder for those of several files", "FILE")] = None
+    model: Annotated[
+        str, option(f"whose patches: a variant, folder, file or hub id (default: {DEFAULT_MODEL})", "MODEL")
+    ] = DEFAULT_MODEL
+    patch: Annotated[int | None, option("or: patches of so many pixels, sizes rounded down to them", "N")] = None
+    no_grid: Annotated[bool, option("frames of a clip without the patch grid")] = False
+    fps: Fps = None
+    num_frames: NumFrames = None
+    times: Times = None
+    max_pixels: MaxPixels = None
+    max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    animation: Animation = False
+    isolate: Isolate = "auto"
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def run(self, terminal: Terminal) -> int:
+        """Do it; the exit code."""
+        require_files(self.files)
+        sampling = sampling_of(self.fps, self.num_frames, self.times)
+        if self.max_side < SMALLEST_SIDE:
+            raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
+        drawings = Drawings(self.out, self.files)
+        from tubelet.read import read
+
+        recipe = self._recipe()
+        drawn: list[dict[str, Any]] = []
+        for i, file in enumerate(self.files):
+            clip = read(
+                [file],
+                fps=sampling.fps,
+                num_frames=sampling.num_frames,
+                times_s=sampling.times_s,
+                animation=self.animation,
+                isolate=self.isolate,
+            )[0]
+            picture, about = self._draw(clip, recipe, i)
+            path = drawings.path(i, "frames" if clip.is_video else "grid")
+            save_png(picture, path)
+            drawn.append({"file": file_name(file), "out": file_name(str(path)), **about})
+            if not terminal.json and not terminal.quiet:
+                terminal.line(f"{visible(str(path))}  ({_words(clip, about)})")
+        terminal.document({"command": "show", "files": drawn})
+        return OK
+
+    def _recipe(self) -> "PixelRecipe":
+        from tubelet.families.onevision import VARIANTS
+        from tubelet.pixels.recipe import PixelRecipe
+
+        if self.patch is not None:
+            if self.patch < 1:
+                raise UsageError(f"--patch must be at least 1, got {self.patch}")
+            recipe = PixelRecipe(self.patch)
+        elif self.model in VARIANTS:
+            recipe = VARIANTS[self.model].pixels
+        else:
+            from tubelet.cli.model import load_model
+
+            recipe = load_model(self.model, None, "cpu", pool=False).encoder.pixels
+        return with_budget(recipe, self.max_pixels)
+
+    def _draw(self, clip: "Clip", recipe: "PixelRecipe", index: int) -> "tuple[Image, dict[str, Any]]":
+        from tubelet.draw import contact_sheet, draw_grid
+        from tubelet.pixels.patchify import item_of
+
+        try:
+            item = item_of(clip.height, clip.width, clip.times_s, index, recipe)
+        except InputError as e:
+            raise e.placed(item=index, source=clip.source) from None
+        named = replace(clip, source=Path(clip.source).name or clip.source)
+        if not clip.is_video:
+            picture = draw_grid(named, item, recipe.patch, max_side=self.max_side)
+        elif self.no_grid:
+            picture = contact_sheet(named, max_side=self.max_side)
+        else:
+            picture = contact_sheet(named, item, recipe.patch, max_side=self.max_side)
+        about = {
+            "width": clip.width,
+            "height": clip.height,
+            "frames": len(clip),
+            "times_s": list(clip.times_s),
+            "grid": list(item.grid),
+            "patch": recipe.patch,
+            "tokens": item.grid.rows,
+            "complete": clip.complete,
+            "notes": list(clip.notes),
+        }
+        return picture, about
+
+
+def _words(clip: "Clip", about: dict[str, Any]) -> str:
+    t, h, w = about["grid"]
+    frames = f", {len(clip)} frames" if clip.is_video else ""
+    state = "" if clip.complete else ", INCOMPLETE"
+    return f"{clip.width} x {clip.height}{frames}{state}, grid {t} x {h} x {w}, {about['tokens']:,} tokens"

@@ -1,0 +1,80 @@
+"""Small inputs and a small model for the commands."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def write_picture(path: Path, width: int, height: int, seed: int = 0) -> Path:
+    """A smooth picture with a little noise, in the format its name says."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 256], axis=-1)
+    noisy = np.clip(pixels + rng.integers(-8, 8, pixels.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(path)
+    return path
+
+
+def write_clip(path: Path, width: int = 64, height: int = 48, frames: int = 20, rate: int = 10) -> Path:
+    """A clip whose frame number is its brightness."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for i in range(frames):
+            pixels = np.full((height, width, 3), 10 * i, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three pictures of different sizes, one clip, and a file that is damaged."""
+    folder = tmp_path_factory.mktemp("inputs")
+    broken = write_picture(folder / "broken.png", 90, 70)
+    broken.write_bytes(broken.read_bytes()[:900])
+    return {
+        "wide": write_picture(folder / "wide.png", 100, 40, 1),
+        "tall": write_picture(folder / "tall.jpg", 33, 80, 2),
+        "small": write_picture(folder / "small.webp", 32, 32, 3),
+        "clip": write_clip(folder / "clip.mp4"),
+        "broken": broken,
+    }
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny encoder: 2 layers of 64 channels, patches of 16 pixels."""
+    from tubelet.encoder.config import EncoderConfig
+    from tubelet.pixels.recipe import PixelRecipe
+    from tubelet.weights.load import untrained
+    from tubelet.weights.save import save_encoder
+
+    config = EncoderConfig(hidden=64, layers=2, heads=2, mlp=128, pixels=PixelRecipe(16, size=448))
+    return save_encoder(untrained(config, seed=5), tmp_path_factory.mktemp("weights") / "tiny", "packing")
+
+
+@pytest.fixture
+def tubelet(tmp_path: Path) -> Run:
+    """Run the command in its own process, in an empty folder."""
+
+    def run(*args: object, env: Mapping[str, str] | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tubelet", *map(os.fspath, map(as_argument, args))]
+        settings = {"capture_output": True, "text": True, "encoding": "utf-8", "cwd": tmp_path, "timeout": 300}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **(env or {})}
+        return subprocess.run(command, env=environment, check=False, **{**settings, **options})  # pyright: ignore
+
+    return run
+
+
+def as_argument(value: object) -> str:
+    return os.fspath(value) if isinstance(value, str | os.PathLike) else str(value)

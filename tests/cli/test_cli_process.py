@@ -1,0 +1,158 @@
+"""The command as a process: streams that close, signals, other encodings, and what starting costs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_version_help_and_usage_errors(tubelet: Run):
+    assert tubelet("--version").stdout.startswith("tubelet 0.")
+    for command in ((), ("encode",), ("show",), ("convert",), ("models",)):
+        told = tubelet(*command, "--help")
+        assert told.returncode == 0
+        assert "usage: tubelet" in told.stdout
+        assert not command or "Example: tubelet" in told.stdout
+    wrong = tubelet("bogus")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert tubelet().returncode == 2
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["encode", "--help"], ["encode", "x", "--bogus"]])
+def test_help_and_usage_errors_do_not_load_torch(args: list[str]):
+    code = (
+        "import sys; from tubelet.cli import main; main(sys.argv[1:]); "
+        "sys.exit(9 if {'torch', 'av', 'PIL'} & set(sys.modules) - {'av', 'PIL'} else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, *args], capture_output=True, check=False).returncode == 0
+
+
+def test_a_missing_file_is_one_line(tubelet: Run, model: Path):
+    told = tubelet("encode", "gone.png", "--model", model, "--out", "o.safetensors")
+    assert told.returncode == 1
+    assert told.stdout == ""
+    assert told.stderr == "tubelet: item 0, gone.png: there is no such file\n"
+
+
+def test_stdout_is_the_document_to_the_last_byte(tubelet: Run, files: dict[str, Path], model: Path):
+    told = tubelet("encode", files["wide"], files["clip"], "--model", model, "--out", "o.safetensors", "--json")
+    assert told.returncode == 0
+    assert told.stderr == ""
+    assert len(json.loads(told.stdout)["files"]) == 2
+    assert told.stdout.endswith("}\n")
+
+
+def test_a_reader_who_leaves_changes_nothing(files: dict[str, Path], model: Path, tmp_path: Path):
+    for args in (["encode", files["wide"], "--model", model, "--out", "o.safetensors"], ["models"], ["--help"]):
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        command = [sys.executable, "-m", "tubelet", *map(str, args)]
+        told = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+        os.close(write_end)
+        assert told.returncode == 0
+        assert told.stderr == b""
+    assert (tmp_path / "o.safetensors").stat().st_size > 100
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_stdout_is_told(tmp_path: Path):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "tubelet", "models", "--json"]
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    assert told.returncode == 1
+    assert told.stderr == "tubelet: No space left on device\n"
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_closed_streams(files: dict[str, Path], model: Path, tmp_path: Path, stream: str):
+    command = (
+        f'"{sys.executable}" -m tubelet encode "{files["wide"]}" --model "{model}" --out o.safetensors {stream}>&-'
+    )
+    told = subprocess.run(["sh", "-c", command], capture_output=True, cwd=tmp_path, check=False)
+    assert told.returncode == 0
+    assert (tmp_path / "o.safetensors").exists()
+
+
+def test_a_terminal_that_knows_ascii_alone(tubelet: Run, files: dict[str, Path], model: Path, tmp_path: Path):
+    name = "na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve \N{CJK UNIFIED IDEOGRAPH-4E2D}.png"
+    (tmp_path / name).write_bytes(files["wide"].read_bytes())
+    plain = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    told = tubelet("encode", tmp_path / name, "--model", model, "--out", "o.safetensors", env=plain)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.isascii()
+    assert "ve" in told.stdout
+    told = tubelet("encode", tmp_path / name, "--model", model, "--out", "o.safetensors", "--json", env=plain)
+    assert json.loads(told.stdout)["files"][0]["width"] == 100
+
+
+def test_a_name_that_is_not_unicode(files: dict[str, Path], model: Path, tmp_path: Path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    Path(os.fsdecode(name)).write_bytes(files["wide"].read_bytes())
+    command = [sys.executable.encode(), b"-m", b"tubelet", b"encode", name, b"--model", os.fsencode(model)]
+    for extra in ([], [b"--json"]):
+        told = subprocess.run(
+            [*command, b"--out", b"o.safetensors", *extra], capture_output=True, cwd=tmp_path, check=False
+        )
+        assert told.returncode == 0, told.stderr
+        assert rb"caf\xe9.png" in told.stdout.replace(b"\\\\", b"\\")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_read_only(tubelet: Run, files: dict[str, Path], model: Path, tmp_path: Path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    told = tubelet("encode", files["wide"], "--model", model, "--out", "o.safetensors", cwd=closed)
+    assert told.returncode == 1
+    assert "Permission denied" in told.stderr
+
+
+@pytest.mark.parametrize("wait_s", [0.3, 1.2, 2.5])
+def test_interrupted_at_any_moment(files: dict[str, Path], model: Path, tmp_path: Path, wait_s: float):
+    """130, one line or none, nothing left behind, however far it was. A run that was faster than us ends with 0."""
+    names = [str(files["clip"])] * 2000
+    command = [sys.executable, "-m", "tubelet", "encode", *names, "--model", str(model), "--out", "o.safetensors"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    time.sleep(wait_s)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    if process.returncode == 0:
+        return
+    # Before Python has reached our main there is nobody to say it nicely; the code is the shell's for a signal then.
+    assert process.returncode in (130, -signal.SIGINT)
+    if process.returncode == 130:
+        assert out == ""
+        assert err == "tubelet: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_json_is_still_a_document(files: dict[str, Path], model: Path, tmp_path: Path):
+    names = [str(files["clip"])] * 2000
+    command = [sys.executable, "-m", "tubelet", "encode", *names, "--model", str(model), "--out", "o", "--json"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert json.loads(out)["error"] == "Interrupted"
