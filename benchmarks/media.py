@@ -122,7 +122,7 @@ def make_clip(folder: Path, kind: ClipKind, seed: int = 7) -> Path:
 def _scenes(kind: ClipKind, seed: int):
     """Frames of a camera that pans over a large picture, cut to another one every ten seconds, and a moving disc."""
     rng = np.random.default_rng(seed)
-    frames = kind.seconds * 1.2
+    frames = kind.seconds * 30
     margin = kind.height // 3
     scene = np.zeros(0, np.uint8)
     for number in range(frames):
