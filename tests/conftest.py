@@ -1,5 +1,8 @@
-"""Options of the whole suite: how much torture, and whether the slow tests run."""
+"""Options of the whole suite: how much torture, and whether the slow tests run. And what tests of all parts share."""
 
+from collections.abc import Iterator
+
+import jaxtyping
 import pytest
 
 
@@ -20,3 +23,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def torture(pytestconfig: pytest.Config) -> int:
     """How many damaged inputs this run makes, over all kinds together."""
     return pytestconfig.getoption("--torture")
+
+
+@pytest.fixture
+def as_in_production() -> Iterator[None]:
+    """Switches the check of annotations off, so that wrong arguments reach the library's own checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

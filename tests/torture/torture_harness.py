@@ -55,7 +55,7 @@ def judge(made: Made, outcome: Any) -> str | None:
     if isinstance(outcome, TubeletError):
         return _judge_error(made, outcome)
     if isinstance(outcome, BaseException):
-        return f"a foreign exception: {type(outcome).__name__}"
+        return f"a foreign exception: {type(outcome).__name__}: {str(outcome)[:300]}"
     if not isinstance(outcome, Clip):
         return f"neither an error nor a Clip: {type(outcome).__name__}"
     return _judge_clip(made, outcome)

@@ -107,7 +107,7 @@ def read(
             error.placed(item=place if several else None)
             raise
 
-    return _in_order(one, len(items), threads, skip=on_error == "skip")
+    return cast(Any, _in_order(one, len(items), threads, skip=on_error == "skip"))
 
 
 def probe(source: Any, *, limits: Limits = Limits()) -> Any:  # noqa: B008
@@ -150,7 +150,7 @@ def _read_one(source: Any, job: "Job", isolate: Isolate) -> Clip:
         return decode_source(src, job)
 
 
-def _in_order(one: Callable[[int], Clip], count: int, threads: int, *, skip: bool) -> list[Clip]:
+def _in_order(one: Callable[[int], Clip], count: int, threads: int, *, skip: bool) -> list[Clip | TubeletError]:
     """`one(0)` to `one(count - 1)` on threads, in order. With skip, errors of ours are results."""
 
     def kept(place: int) -> Clip | TubeletError:
@@ -162,7 +162,7 @@ def _in_order(one: Callable[[int], Clip], count: int, threads: int, *, skip: boo
             return error
 
     if threads <= 1:
-        return cast(list[Clip], [kept(place) for place in range(count)])
+        return [kept(place) for place in range(count)]
     executor = ThreadPoolExecutor(threads, thread_name_prefix="tubelet-read")
     wait = False  # a keyboard interrupt does not wait for what is being decoded
     try:
@@ -173,4 +173,4 @@ def _in_order(one: Callable[[int], Clip], count: int, threads: int, *, skip: boo
         raise
     finally:
         executor.shutdown(wait=wait, cancel_futures=True)
-    return cast(list[Clip], clips)
+    return clips

@@ -16,7 +16,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from PIL import Image
 
@@ -24,7 +24,7 @@ from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.limits import Limits
 from tubelet.read import wire
 from tubelet.read.one import Job, decode_source
-from tubelet.read.source import Source
+from tubelet.read.source import BinaryFile, Source
 
 _GRACE_S = 5.0  # after the deadline, by which time the caller has killed us anyway
 _REUSED_BLOCKS = 8  # of 16 MiB, kept between pictures instead of being given back to the system
@@ -61,7 +61,7 @@ def _answer(message: dict[str, Any], fd: int, frames: wire.SharedFrames) -> dict
     try:
         job = Job.from_dict(message["job"])
         with _Bounded(job.limits):
-            file = cast(BinaryIO, io.BufferedReader(wire.FileAt(fd, message["size"])))
+            file = cast(BinaryFile, io.BufferedReader(wire.FileAt(fd, message["size"])))
             src = Source(message["name"], file, message["size"], message["format"], foreign=True)
             clip = decode_source(src, job, frames.allocate)
             if frames.shape != clip.frames.shape or frames.fd is None:

@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, cast
 
 import numpy as np
 from PIL import (
@@ -27,12 +27,12 @@ from PIL import (
 )
 
 from tubelet.errors import DecodeError, LimitError, TubeletError
-from tubelet.read.source import Format, Source
+from tubelet.read.source import BinaryFile, Format, Source
 
 Allocate = Callable[[tuple[int, int, int, int]], np.ndarray]
 """Gives a C-contiguous uint8 array of the shape (F, H, W, 3) for frames to be decoded into."""
 
-READERS: dict[Format, Callable[[BinaryIO], ImageFile.ImageFile]] = {
+READERS: dict[Format, Callable[[Any], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
@@ -83,17 +83,17 @@ def decoding(src: Source) -> Iterator[None]:
         ) from error
 
 
-def open_picture(file_format: Format, file: BinaryIO) -> ImageFile.ImageFile:
+def open_picture(file_format: Format, file: BinaryFile) -> ImageFile.ImageFile:
     """Pillow's reader of exactly this format, opened: header parsed, no pixel decoded.
 
     TIFF and AVIF readers parse EXIF while opening and warn about what they find in it. Python's warning filters belong
     to the whole process, so these two are opened one at a time; the warnings change no pixel and are dropped.
     """
     if file_format not in ("TIFF", "AVIF"):
-        return READERS[file_format](file)
+        return READERS[file_format](cast(Any, file))
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        picture = READERS[file_format](file)
+        picture = READERS[file_format](cast(Any, file))
         if file_format == "TIFF":
             picture.info.pop("xmp", None)  # the orientation that counts is the tag's, as for every other format
             tags = picture.getexif()

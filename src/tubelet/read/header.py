@@ -6,7 +6,6 @@ hand instead of by a library that may allocate while opening. AVIF is the except
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from tubelet.errors import DecodeError
 from tubelet.limits import Limits
@@ -14,7 +13,7 @@ from tubelet.read import exif as exif_block
 from tubelet.read.decode import decoding, open_picture
 from tubelet.read.jpeg import read_jpeg
 from tubelet.read.png import read_png
-from tubelet.read.source import Format, Source
+from tubelet.read.source import BinaryFile, Format, Source
 
 _MAX_TILE = 1 << 14  # side of a TIFF tile: larger ones only occur in attacks
 
@@ -89,7 +88,7 @@ class GifFrame:
     delay: int
 
 
-def gif_frames(file: BinaryIO, limits: Limits) -> tuple[int, int, list[GifFrame]]:
+def gif_frames(file: BinaryFile, limits: Limits) -> tuple[int, int, list[GifFrame]]:
     """Canvas width, height and the frames, from the blocks of a GIF up to its trailer.
 
     The canvas is the logical screen, made larger where the first frame is larger, as Pillow and viewers do.

@@ -21,14 +21,14 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tubelet.errors import DecodeError, RunError, TubeletError, WorkerDied
 from tubelet.limits import Limits
 from tubelet.read import wire
 from tubelet.read.clip import Clip
 from tubelet.read.one import Job
-from tubelet.read.source import Source, file_errors, read_all
+from tubelet.read.source import BinaryFile, Source, file_errors, read_all
 
 SUPPORTED = sys.platform != "win32"  # needs sockets that carry open files
 
@@ -239,7 +239,12 @@ def isolated_read(src: Source, job: Job) -> Clip:
 def _descriptor(src: Source, limits: Limits):
     """A descriptor of the input: of the file itself when it is one that we opened, else of a copy in memory."""
     if not src.foreign and isinstance(src.file, io.BufferedReader):
-        yield src.file.fileno()
+        fd = src.file.fileno()
+        place = os.lseek(fd, 0, os.SEEK_CUR)
+        try:
+            yield fd
+        finally:
+            os.lseek(fd, place, os.SEEK_SET)  # the child's position is ours: libtiff moves it
         return
     data = _content(src.file, limits)
     if len(data) != src.size:
@@ -254,7 +259,7 @@ def _descriptor(src: Source, limits: Limits):
         os.close(fd)
 
 
-def _content(file: BinaryIO, limits: Limits) -> bytes | memoryview:
+def _content(file: BinaryFile, limits: Limits) -> bytes | memoryview:
     if isinstance(file, io.BytesIO):
         return file.getbuffer()
     with file_errors("read"):

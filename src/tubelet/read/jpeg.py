@@ -9,10 +9,10 @@ colour profile are taken out, and Pillow is given the rest. The entropy-coded da
 import struct
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import BinaryIO
 
 from tubelet.errors import DecodeError, LimitError
 from tubelet.limits import Limits
+from tubelet.read.source import BinaryFile
 
 _FRAMES = frozenset((*range(0xC0, 0xD0),)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15; C4, C8 and CC are other things
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
@@ -35,7 +35,7 @@ class JpegInfo:
     dropped: list[tuple[int, int]] = field(default_factory=list)
 
 
-def read_jpeg(file: BinaryIO, limits: Limits) -> JpegInfo:
+def read_jpeg(file: BinaryFile, limits: Limits) -> JpegInfo:
     """The JpegInfo of a file, from its segments up to the first scan. Cost: some dozen short reads.
 
     Raises: DecodeError (damaged, cut short, no size), LimitError (a profile above `max_metadata_bytes`).
@@ -100,7 +100,7 @@ def pixels_only(data: bytes, info: JpegInfo) -> bytes:
     return b"".join((*kept, data[place:]))
 
 
-def _next_marker(file: BinaryIO, place: int) -> tuple[int, int]:
+def _next_marker(file: BinaryFile, place: int) -> tuple[int, int]:
     """Where the next marker starts and its code. Stray and fill bytes before it are skipped, as libjpeg does."""
     file.seek(place)
     block = file.read(2)

@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import BinaryIO
 
 from tubelet.errors import DecodeError, LimitError
 from tubelet.limits import Limits
+from tubelet.read.source import BinaryFile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SMALL = (b"IHDR", b"acTL", b"eXIf", b"tRNS", b"cICP")  # read whole even when only the header is wanted
@@ -49,7 +49,7 @@ class PngInfo:
     control_next: int = 0
 
 
-def read_png(file: BinaryIO, limits: Limits, *, whole: bool) -> PngInfo:
+def read_png(file: BinaryFile, limits: Limits, *, whole: bool) -> PngInfo:
     """The PngInfo of a file. whole=False seeks over the data (for headers); whole=True also checks every checksum, the
     order of chunks, and the inflated length of texts and profiles.
 
@@ -89,7 +89,7 @@ def pixels_only(data: bytes, info: PngInfo, *, motion: bool = False) -> bytes:
     return SIGNATURE + b"".join(data[start:end] for start, end in spans)
 
 
-def _chunks(file: BinaryIO, whole: bool) -> Iterator[tuple[int, bytes, int, bytes]]:
+def _chunks(file: BinaryFile, whole: bool) -> Iterator[tuple[int, bytes, int, bytes]]:
     """(start, kind, length, data) of each chunk up to IEND. `data` is empty for what is skipped."""
     if file.read(8) != SIGNATURE:
         raise DecodeError("no PNG signature")

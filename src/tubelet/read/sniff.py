@@ -133,7 +133,7 @@ def _refusal(what: str) -> UnsupportedFormat:
 def _iso_media(head: bytes) -> Format | None:
     """MP4 or AVIF by the brands of the `ftyp` box; QuickTime files older than that box by their first atom."""
     size, kind = int.from_bytes(head[:4], "big"), head[4:8]
-    if kind == b"ftyp" and size >= 16:
+    if kind == b"ftyp" and size >= 16 and len(head) >= 16:
         major = head[8:12]
         compatible = {head[i : i + 4] for i in range(16, min(size, len(head)) - 3, 4)}
         if major in (b"avif", b"avis"):

@@ -15,16 +15,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from tubelet.errors import DecodeError, InputError, TubeletError, WorkerDied
 from tubelet.limits import Limits
 from tubelet.read.sniff import HEAD_BYTES, PICTURES, VIDEOS, Format, sniff
 
-__all__ = ["PICTURES", "VIDEOS", "Format", "Source", "file_errors", "open_source", "sniff"]
+__all__ = ["PICTURES", "VIDEOS", "BinaryFile", "Format", "Source", "file_errors", "open_source", "sniff"]
 
 _CHUNK = 1 << 20
 _FOREIGN = (OSError, ValueError, EOFError, RuntimeError, TypeError, AttributeError)  # what a file object may raise
+
+
+@runtime_checkable
+class BinaryFile(Protocol):
+    """What is asked of an open input; Python's own files, BytesIO and most file objects have it."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
 
 
 @dataclass
@@ -36,7 +45,7 @@ class Source:
     """
 
     name: str
-    file: BinaryIO
+    file: BinaryFile
     size: int
     format: Format
     foreign: bool
@@ -75,7 +84,7 @@ def open_source(source: object, limits: Limits, name: str | None = None) -> Sour
         data = source if isinstance(source, bytes) else bytes(source)
         return _recognised(name or "<bytes>", lambda: (io.BytesIO(data), len(data), None), limits)
     if callable(getattr(source, "read", None)):
-        file = cast(BinaryIO, source)
+        file = cast(BinaryFile, source)
         called = getattr(file, "name", None)
         title = name or (called if isinstance(called, str) else "<file>")
         return _recognised(title, lambda: _open_object(file, limits), limits)
@@ -88,7 +97,7 @@ def open_source(source: object, limits: Limits, name: str | None = None) -> Sour
 
 def _recognised(
     name: str,
-    opener: Callable[[], tuple[BinaryIO, int, Callable[[], Any] | None]],
+    opener: Callable[[], tuple[BinaryFile, int, Callable[[], Any] | None]],
     limits: Limits,
     *,
     foreign: bool = True,
@@ -112,7 +121,7 @@ def _recognised(
         raise
 
 
-def _open_path(path: str) -> tuple[BinaryIO, int, Callable[[], Any]]:
+def _open_path(path: str) -> tuple[BinaryFile, int, Callable[[], Any]]:
     """A local regular file, opened without waiting: a pipe or device is refused before and after opening."""
     try:
         _regular(Path(path).stat())
@@ -152,7 +161,7 @@ def _regular(status: os.stat_result) -> int:
     raise InputError(f"this is {what}, and only regular files are read by path", got=what)
 
 
-def _open_object(file: BinaryIO, limits: Limits) -> tuple[BinaryIO, int, Callable[[], Any] | None]:
+def _open_object(file: BinaryFile, limits: Limits) -> tuple[BinaryFile, int, Callable[[], Any] | None]:
     """A seekable object as it is, with its place remembered; any other read into memory."""
     with file_errors("read"):
         seekable = getattr(file, "seekable", None)
@@ -166,13 +175,13 @@ def _open_object(file: BinaryIO, limits: Limits) -> tuple[BinaryIO, int, Callabl
         return file, int(size), lambda: _put_back(file, place)
 
 
-def _put_back(file: BinaryIO, place: int) -> None:
+def _put_back(file: BinaryFile, place: int) -> None:
     if not getattr(file, "closed", False):
         with file_errors("sought"):
             file.seek(place)
 
 
-def read_all(file: BinaryIO, limits: Limits) -> bytes:
+def read_all(file: BinaryFile, limits: Limits) -> bytes:
     """Everything that a file object still gives, up to `max_bytes` and within `deadline_s`.
 
     The reading is done by a thread of its own, because a read that blocks cannot be given up otherwise. Raises:

@@ -192,6 +192,9 @@ class FileAt(io.RawIOBase):
     def __init__(self, fd: int, size: int) -> None:
         self._fd, self._size, self._place = fd, size, 0
 
+    def fileno(self) -> int:
+        return self._fd
+
     def readable(self) -> bool:
         return True
 
