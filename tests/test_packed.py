@@ -3,9 +3,7 @@
 import json
 import math
 import threading
-from collections.abc import Iterator
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -16,14 +14,6 @@ import tubelet
 from tubelet import Grid, Item, Packed, concat, pack
 from tubelet.errors import InputError, NotFinite, RunError, ShapeError, UnsafeFile
 from tubelet.packed import FORMAT, MAX_ROWS, positions
-
-
-@pytest.fixture
-def as_in_production() -> Iterator[None]:
-    """Switches jaxtyping's check of arguments off, so that wrong types reach the library's own checks."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def counted(*grids: tuple[int, int, int], width: int = 2, dtype: torch.dtype = torch.float32) -> Packed:
