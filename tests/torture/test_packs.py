@@ -156,7 +156,7 @@ def _values_of_another_pack(p: Packed, rng: random.Random) -> Packed:
     ],
 )
 def test_c2_parts_that_contradict_each_other_are_refused(
-    spoil: Callable[[Packed, random.Random], Packed], seeds: range
+    spoil: Callable[[Packed, random.Random], Packed], torture: int
 ):
     for seed in range(torture):
         rng = random.Random(seed)
