@@ -15,6 +15,7 @@ strip of text (tubelet.lettering).
 
 import math
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -57,7 +58,7 @@ def draw_lines(pixels: UInt8[np.ndarray, "H W 3"], grid: Grid) -> UInt8[np.ndarr
     height, width = pixels.shape[:2]
     pitch = min(height / grid.h, width / grid.w)
     step = line_step(pitch)
-    strength = min(0.3 + 0.01 * (step * pitch - MIN_PITCH), 0.5)  # dense lines are drawn fainter
+    strength = min(0.34 + 0.01 * (step * pitch - MIN_PITCH), 0.5)  # dense lines are drawn fainter
     on = np.zeros((height, width), dtype=bool)
     for row in range(step, grid.h, step):
         on[min(round(row * height / grid.h), height - 1)] = True
@@ -68,7 +69,7 @@ def draw_lines(pixels: UInt8[np.ndarray, "H W 3"], grid: Grid) -> UInt8[np.ndarr
     coarse = (max(2, width // 40), max(2, height // 40))
     sharp = Image.fromarray(pixels).convert("L")
     soft = sharp.resize(coarse, Image.Resampling.BOX).resize((width, height), Image.Resampling.BILINEAR)
-    light = (np.asarray(soft)[on] > 170) | (np.asarray(sharp)[on] > 215)
+    light = (np.asarray(soft)[on] > 185) | (np.asarray(sharp)[on] > 215)
     colour = np.where(light[:, None], np.array(LINE_ON_LIGHT), np.array(LINE_ON_DARK))
     out = pixels.copy()
     out[on] = np.rint(out[on] * (1 - strength) + colour * strength).astype(np.uint8)
@@ -90,6 +91,10 @@ def _framed(picture: Image.Image) -> Image.Image:
 
 
 # ---- what is written beside them
+
+
+def _name(clip: Clip) -> str:
+    return PurePath(clip.source).name or clip.source
 
 
 def _size_text(clip: Clip, item: Item | None, patch: int | None) -> str:
@@ -119,7 +124,7 @@ def _below(clip: Clip, item: Item, patch: int, frame: int, step: int) -> list[Li
     every = (f"a line every {step} patches",) if step > 1 else ()
     when = (f"frame at {time_text(clip.times_s[frame])}",) if clip.is_video else ()
     what = (_size_text(clip, item, patch), *_grid_text(item.grid, patch), *when, *every)
-    return [Line((clip.source,), 17, INK), Line(what), *_warnings(clip)]
+    return [Line((_name(clip),), 17, INK), Line(what), *_warnings(clip)]
 
 
 def _check(clip: Clip, item: Item | None, patch: int | None, max_side: int) -> None:
@@ -225,7 +230,7 @@ def _title(clip: Clip, item: Item | None, patch: int | None, shown: int) -> list
     lasts = "" if clip.duration_s is None else f" of {time_text(clip.duration_s)}"
     grid = () if item is None else _grid_text(item.grid, patch)
     return [
-        Line((clip.source,), 19, INK),
+        Line((_name(clip),), 19, INK),
         Line((_size_text(clip, item, patch), count + lasts, *grid)),
         *_warnings(clip),
     ]

@@ -105,8 +105,8 @@ class Encode:
         result.save(out, model, self.files)
         result.save_s = time.perf_counter() - saving
         result.wall_s = time.perf_counter() - start
-        terminal.show(encode_table(result, model, out))
-        terminal.document(encode_document(result, model, out))
+        terminal.show(encode_table(result, model, self.out))
+        terminal.document(encode_document(result, model, self.out))
         return FAILED if any(r.error for r in result.reports) else OK
 
     def _checked(self) -> "Sampling":

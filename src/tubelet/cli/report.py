@@ -1,7 +1,6 @@
 """What `tubelet encode` says at the end: a table for people, a document for programs."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 40  # files listed in the table; --json lists all
 
 
-def encode_table(result: "Result", model: "Model", out: Path) -> Group:
+def encode_table(result: "Result", model: "Model", out: str) -> Group:
     """A row for each file (of many, the first ones) with its sizes and its time by stage; totals; what was written."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     total = stage_totals(result)
@@ -52,14 +51,14 @@ def encode_table(result: "Result", model: "Model", out: Path) -> Group:
     return Group(*lines, *_last_lines(result, model, out))
 
 
-def _last_lines(result: "Result", model: "Model", out: Path) -> list[Text]:
+def _last_lines(result: "Result", model: "Model", out: str) -> list[Text]:
     style = "yellow" if model.untrained else ""
     threads = sum(stage_totals(result).values())
     lines = [
         Text.assemble("model   ", (visible(model.note), style)),
-        Text(f"wrote   {visible(str(out))}: {result.tokens:,} tokens of {model.encoder.config.out} values"),
+        Text(f"wrote   {visible(out)}: {result.tokens:,} tokens of {model.encoder.config.out} values"),
         Text(
-            f"time    {seconds(result.wall_s)} in all: {seconds(result.model_s)} for the model, "
+            f"time    {seconds(result.wall_s)} in all: {seconds(result.model_s)} for torch and the model, "
             f"{seconds(result.save_s)} for writing; stages above are sums over threads ({seconds(threads)})"
         ),
     ]
@@ -75,7 +74,7 @@ def _last_lines(result: "Result", model: "Model", out: Path) -> list[Text]:
     return lines
 
 
-def encode_document(result: "Result", model: "Model", out: Path) -> dict[str, Any]:
+def encode_document(result: "Result", model: "Model", out: str) -> dict[str, Any]:
     """The same for programs: every file with its numbers or its error. Times in seconds, memory in bytes."""
     files: list[dict[str, Any]] = []
     n = 0
@@ -102,7 +101,7 @@ def encode_document(result: "Result", model: "Model", out: Path) -> dict[str, An
         n += 1
     return {
         "command": "encode",
-        "out": file_name(str(out)),
+        "out": file_name(out),
         "model": model.as_dict(),
         "untrained": model.untrained,
         "files": files,

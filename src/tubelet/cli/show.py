@@ -1,7 +1,6 @@
 """`tubelet show`: what the encoder is given, as PNG."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.options import (
@@ -115,13 +114,12 @@ class Show:
             item = item_of(clip.height, clip.width, clip.times_s, index, recipe)
         except InputError as e:
             raise e.placed(item=index, source=clip.source) from None
-        named = replace(clip, source=Path(clip.source).name or clip.source)
         if not clip.is_video:
-            picture = draw_grid(named, item, recipe.patch, max_side=self.max_side)
+            picture = draw_grid(clip, item, recipe.patch, max_side=self.max_side)
         elif self.no_grid:
-            picture = contact_sheet(named, max_side=self.max_side)
+            picture = contact_sheet(clip, max_side=self.max_side)
         else:
-            picture = contact_sheet(named, item, recipe.patch, max_side=self.max_side)
+            picture = contact_sheet(clip, item, recipe.patch, max_side=self.max_side)
         about = {
             "width": clip.width,
             "height": clip.height,
