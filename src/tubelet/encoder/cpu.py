@@ -22,7 +22,7 @@ from tubelet.encoder.layers import CENTRE, Layer, PatchEmbed
 from tubelet.encoder.rope import apply_rope_
 from tubelet.shapes import Float, Num, Shaped
 
-BLOCK = 2048  # rows of one matrix product: fewer cost speed, more cost memory
+BLOCK = 8192  # rows of one matrix product: more is faster, and the buffer for the MLP grows with it
 CACHED = 256  # rows that small operations work on at a time
 
 
