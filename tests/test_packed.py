@@ -566,3 +566,10 @@ def test_packed_stays_small():
 def test_packed_is_public():
     assert tubelet.Packed is Packed
     assert tubelet.pack is pack
+
+
+def test_a_saved_pack_can_be_read_by_whom_the_umask_lets(tmp_path):
+    p = pack([torch.zeros(6, 4)], [Item.of(1, 2, 3)])
+    p.save(tmp_path / "a.safetensors")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode

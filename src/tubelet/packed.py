@@ -308,7 +308,10 @@ class Packed:
         target = Path(path)
         beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
         try:
+            beside.touch()  # its mode is the one the user's umask gives; the writer would make it private
+            mode = beside.stat().st_mode
             save_file(_storages({"x": self.x, "pos": self.pos, **extra}), str(beside), metadata=meta)
+            beside.chmod(mode)
             beside.replace(target)
         except (OSError, SafetensorError) as e:
             raise RunError("the file could not be written", source=target.name) from e

@@ -41,7 +41,10 @@ def save_encoder(
     theirs = ov.to_upstream(encoder.state_dict(), fmt, encoder.pixels.patch)
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in theirs.items()}
     with staged(Path(folder), overwrite) as beside:
+        (beside / SINGLE).touch()  # its mode is the one the user's umask gives; the writer would make it private
+        mode = (beside / SINGLE).stat().st_mode
         save_file(tensors, str(beside / SINGLE), metadata=metadata)
+        (beside / SINGLE).chmod(mode)
         (beside / CONFIG).write_text(json.dumps({**config, "dtype": kind}, indent=2) + "\n", encoding="utf-8")
     return Path(folder)
 
