@@ -12,9 +12,11 @@ raises DecodeError when there is none. A frame counts as whole when everything i
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import av.container
+import av.video
 import numpy as np
 
-from tubelet.errors import DecodeError, TubeletError
+from tubelet.errors import DecodeError, NoVideo, TubeletError
 from tubelet.limits import Limits
 from tubelet.read.clip import Clip
 from tubelet.read.sampling import Sampling
@@ -84,7 +86,7 @@ def probe_video(src: Source, limits: Limits) -> VideoInfo:
     """
     with opened(src) as (container, view):
         structure = walk(view, src.format, limits)
-        stream, _ = choose_stream(container, limits)
+        stream, _ = _stream_of(container, structure, limits)
         way, _ = upright(
             stream.width, stream.height, stream.sample_aspect_ratio, _turn(structure, stream.id, stream.index), limits
         )
@@ -108,7 +110,7 @@ def plan_video(src: Source, limits: Limits, sampling: Sampling) -> VideoPlan:
     """
     with opened(src) as (container, view):
         structure = walk(view, src.format, limits)
-        stream, notes = choose_stream(container, limits)
+        stream, notes = _stream_of(container, structure, limits)
         turn = _turn(structure, stream.id, stream.index)
         way, turned = upright(stream.width, stream.height, stream.sample_aspect_ratio, turn, limits)
         only_stream(container, stream.index)
@@ -198,6 +200,18 @@ def read_video(src: Source, limits: Limits, sampling: Sampling, *, workers: int 
         frames_expected=result.frames_expected,
         notes=result.notes,
     )
+
+
+def _stream_of(
+    container: av.container.InputContainer, structure: Structure, limits: Limits
+) -> tuple[av.video.VideoStream, list[str]]:
+    """The stream to show; that there is none in a damaged file is the damage's doing."""
+    try:
+        return choose_stream(container, limits)
+    except NoVideo as error:
+        if structure.damaged:
+            raise DecodeError("the file is cut or damaged where its streams are described") from error
+        raise
 
 
 def _turn(structure: Structure, stream_id: int, stream_index: int) -> tuple[float, float, float, float] | None:

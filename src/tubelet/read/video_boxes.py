@@ -38,14 +38,19 @@ class Bytes(Protocol):
 class Structure:
     """The result of the walk.
 
-    missing_bytes: by how much the structure runs past the end of the file; 0 for a whole file. broken: the chain of
-    boxes does not hold together at some byte. declared_s: the length a fragmented MP4 declares for all of it.
+    missing_bytes: by how much the structure runs past the end of the file; 0 for a whole file. after_media: what is
+    missing comes after the pictures, as far as the structure tells. broken: the chain of boxes does not hold together
+    at some byte. declared_s: the length a fragmented MP4 declares for all of it. media: per track number of an MP4, the
+    seconds that its edit list shows and the samples that its tables, fragments included, list.
     turns: per track number, the (a, b, c, d) of x' = a x + c y, y' = b x + d y, from stored to upright pixels.
     """
 
     missing_bytes: int = 0
+    after_media: bool = False
     broken: bool = False
+    fragmented: bool = False
     declared_s: float | None = None
+    media: dict[int, tuple[float, int]] = field(default_factory=dict)
     turns: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
 
     @property
@@ -75,6 +80,11 @@ def _counted(parts: Iterator[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, i
 # --- MP4 --------------------------------------------------------------------------------------------------------------
 
 
+_TOP = frozenset(
+    b"ftyp styp moov moof mdat free skip wide uuid udta meta sidx ssix prft emsg mfra pdin pnot PICT".split()
+)
+
+
 def _boxes(data: Bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """(type, first byte of the body, end) of the boxes from `start`; the last may end after `end`.
 
@@ -101,28 +111,59 @@ def _boxes(data: Bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
         start += size
 
 
+class _Part:
+    """The bytes of one box as a file of its own."""
+
+    def __init__(self, data: Bytes, start: int, end: int) -> None:
+        self._data, self._start, self.size = data, start, end - start
+
+    def at(self, offset: int, count: int) -> bytes:
+        return self._data.at(self._start + offset, max(0, min(count, self.size - offset)))
+
+
 def _walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
     """The chain of boxes. Where `moov` lists all samples, only `moov` and `mdat` matter, whatever follows them."""
-    moov, whole_media, fragmented, last = None, False, False, b""
+    moov, whole_media, last, unknown = None, False, b"", False
     for kind, body, end in _counted(_boxes(data, 0, data.size)):
         last = kind
-        fragmented = fragmented or kind in (b"moof", b"sidx")
+        found.fragmented = found.fragmented or kind in (b"moof", b"sidx")
+        unknown = unknown or kind not in _TOP
         if kind == b"" or not all(32 <= c < 127 or c >= 160 for c in kind):
             found.broken = True
             break
         if end > data.size:
-            found.missing_bytes = end - data.size
+            found.missing_bytes, found.after_media = end - data.size, kind not in (b"moov", b"moof", b"mdat")
         elif kind == b"moov" and moov is None:
             moov = (body, end)
         elif kind == b"mdat":
             whole_media = True
+        elif kind == b"moof":
+            _read_moof(_Part(data, body, end), found)
         elif kind == b"sidx":
             found.missing_bytes = max(found.missing_bytes, _indexed_end(data.at(body, end - body), end) - data.size)
-    if moov is not None and whole_media and not fragmented and last != b"mdat":
+    if moov is not None and whole_media and not found.fragmented and last != b"mdat":
         found.broken, found.missing_bytes = False, 0
-    found.broken = found.broken or last == b"moof"  # a fragment's index without its content
+    if found.fragmented:  # a fragment's index without its content, or one whose name is damaged
+        found.broken = found.broken or unknown or last == b"moof"
     if moov is not None:
         _read_moov(_Part(data, *moov), data.size, found, limits)
+
+
+def _read_moof(moof: _Part, found: Structure) -> None:
+    """Counts the samples of each track in one fragment."""
+    for kind, body, end in _boxes(moof, 0, moof.size):
+        if end > moof.size:
+            found.broken = True
+        elif kind == b"traf":
+            traf, track = _Part(moof, body, end), 0
+            for inner, at, stop in _boxes(traf, 0, traf.size):
+                if stop > traf.size:
+                    found.broken = True
+                elif inner == b"tfhd":
+                    track = int.from_bytes(traf.at(at + 4, 4), "big")
+                elif inner == b"trun":
+                    seconds, count = found.media.get(track, (0.0, 0))
+                    found.media[track] = (seconds, count + int.from_bytes(traf.at(at + 4, 4), "big"))
 
 
 def _indexed_end(sidx: bytes, anchor: int) -> int:
@@ -140,16 +181,6 @@ def _indexed_end(sidx: bytes, anchor: int) -> int:
     return anchor + first + sum(entry[0] & 0x7FFFFFFF for entry in sizes)
 
 
-class _Part:
-    """The bytes of one box as a file of its own."""
-
-    def __init__(self, data: Bytes, start: int, end: int) -> None:
-        self._data, self._start, self.size = data, start, end - start
-
-    def at(self, offset: int, count: int) -> bytes:
-        return self._data.at(self._start + offset, max(0, min(count, self.size - offset)))
-
-
 def _read_moov(moov: _Part, file_size: int, found: Structure, limits: Limits) -> None:
     """Turns of the tracks, the length declared for all fragments, and the sample counts, which are checked."""
     movie_turn, timescale = _IDENTITY, 0
@@ -162,7 +193,13 @@ def _read_moov(moov: _Part, file_size: int, found: Structure, limits: Limits) ->
             movie_turn = _matrix(raw, 48 if wide else 36) or _IDENTITY
             timescale = int.from_bytes(raw[20:24] if wide else raw[12:16], "big")
         elif kind == b"trak":
-            _read_trak(_Part(moov, body, end), movie_turn, file_size, found, limits)
+            track = _Track()
+            _read_trak(_Part(moov, body, end), track, file_size, found, limits)
+            if track.turn is not None:
+                found.turns[track.number] = _product(track.turn, movie_turn)
+            shown = sum(track.edits) / timescale if track.edits and timescale else track.seconds
+            count = found.media.get(track.number, (0.0, 0))[1]
+            found.media[track.number] = (min(shown, track.seconds), count + track.samples)
         elif kind == b"mvex" and timescale:
             for inner, at, stop in _boxes(moov, body, end):
                 if inner == b"mehd" and stop <= end:
@@ -170,35 +207,47 @@ def _read_moov(moov: _Part, file_size: int, found: Structure, limits: Limits) ->
                     found.declared_s = int.from_bytes(raw[4:12] if raw[:1] == b"\1" else raw[4:8], "big") / timescale
 
 
-def _read_trak(
-    trak: _Part,
-    movie_turn: tuple[float, float, float, float],
-    file_size: int,
-    found: Structure,
-    limits: Limits,
-    depth: int = 0,
-) -> None:
-    for kind, body, end in _counted(_boxes(trak, 0, trak.size)):
-        if end > trak.size:
+@dataclass
+class _Track:
+    number: int = 0
+    turn: tuple[float, float, float, float] | None = None
+    seconds: float = 0.0
+    samples: int = 0
+    edits: list[int] = field(default_factory=list)  # lengths of what is shown, in the movie's ticks
+
+
+def _read_trak(part: _Part, track: _Track, file_size: int, found: Structure, limits: Limits, depth: int = 0) -> None:
+    for kind, body, end in _counted(_boxes(part, 0, part.size)):
+        if end > part.size:
             found.broken = True
-        elif kind == b"tkhd":
-            raw = trak.at(body, end - body)
-            wide = raw[:1] == b"\1"
-            number = int.from_bytes(raw[20:24] if wide else raw[12:16], "big")
-            turn = _matrix(raw, 52 if wide else 40)
-            if turn is not None:
-                found.turns[number] = _product(turn, movie_turn)
-        elif kind in (b"mdia", b"minf", b"stbl") and depth < 3:
-            _read_trak(_Part(trak, body, end), movie_turn, file_size, found, limits, depth + 1)
-        elif kind == b"stsz":
-            raw = trak.at(body, 12)
-            if len(raw) == 12:
-                limits.check("max_packets", struct.unpack(">I", raw[8:])[0], "samples declared in the header:")
+        elif kind in (b"mdia", b"minf", b"stbl", b"edts") and depth < 3:
+            _read_trak(_Part(part, body, end), track, file_size, found, limits, depth + 1)
         elif kind in (b"stco", b"co64"):
             item = 4 if kind == b"stco" else 8
             limits.check("max_packets", (end - body) // item, "chunks declared in the header:")
-            offsets = np.frombuffer(trak.at(body + 8, max(0, end - body - 8) // item * item), f">u{item}")
+            offsets = np.frombuffer(part.at(body + 8, max(0, end - body - 8) // item * item), f">u{item}")
             found.broken = found.broken or bool(offsets.size and int(offsets.max()) >= file_size)
+        elif kind in (b"tkhd", b"mdhd", b"stsz", b"elst"):
+            _read_field(kind, part.at(body, min(end - body, 1 << 16)), track)
+            limits.check("max_packets", track.samples, "samples declared in the header:")
+
+
+def _read_field(kind: bytes, raw: bytes, track: _Track) -> None:
+    """One of the small boxes of a track; version 1 of each has wider times."""
+    wide = raw[:1] == b"\1"
+    if kind == b"tkhd":
+        track.number = int.from_bytes(raw[20:24] if wide else raw[12:16], "big")
+        track.turn = _matrix(raw, 52 if wide else 40)
+    elif kind == b"mdhd":
+        ticks = int.from_bytes(raw[20:24] if wide else raw[12:16], "big")
+        length = int.from_bytes(raw[24:32] if wide else raw[16:20], "big")
+        track.seconds = length / ticks if ticks else 0.0
+    elif kind == b"stsz":
+        track.samples = int.from_bytes(raw[8:12], "big")
+    else:
+        form = struct.Struct(">QqI" if wide else ">IiI")
+        body = raw[8 : 8 + (len(raw) - 8) // form.size * form.size] if len(raw) > 8 else b""
+        track.edits = [length for length, place, _ in form.iter_unpack(body) if place >= 0]
 
 
 def _matrix(raw: bytes, offset: int) -> tuple[float, float, float, float] | None:
@@ -270,6 +319,7 @@ def _walk_segment(data: Bytes, offset: int, end: int, found: Structure) -> None:
     in_live_cluster = False
     for _ in range(_MAX_PARTS):
         if offset >= min(end, data.size):
+            found.after_media = not in_live_cluster
             return
         ident, body, size = _element(data, offset)
         if ident == 0 and data.size - offset < 12:
@@ -288,6 +338,7 @@ def _walk_segment(data: Bytes, offset: int, end: int, found: Structure) -> None:
         if body + size > end or body + size > data.size:
             found.broken = found.broken or body + size > end
             found.missing_bytes = max(found.missing_bytes, body + size - data.size)
+            found.after_media = ident != _CLUSTER and not in_live_cluster
             return
         if ident == _TRACKS:
             _read_tracks(_Part(data, body, body + size), found)

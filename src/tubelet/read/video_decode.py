@@ -30,6 +30,7 @@ from tubelet.read.video_frames import Painter, Upright
 from tubelet.read.video_index import PacketIndex, Segment, check_clock
 
 _SKIP_AHEAD: Final = 200  # packets that are cheaper to read over than to seek past
+_LOOK: Final = 200  # packets in which an entry must come after a seek
 
 
 @dataclass
@@ -124,7 +125,7 @@ class _Decoder:
             self._codec.thread_count = self._threads
             self._codec.thread_type = "FRAME" if self._threads > 1 else "NONE"
             self._codec.copy_opaque = True
-            self._codec.options = {"err_detect": "explode", "max_pixels": str(job.limits.max_pixels)}
+            self._codec.options = {"err_detect": "crccheck+explode", "max_pixels": str(job.limits.max_pixels)}
         self._next, self._held, self._demuxer = 0, None, self._container.demux(self._stream)
 
     # --- packets by number
@@ -177,7 +178,7 @@ class _Decoder:
 
     def _arrived(self) -> int | None:
         """The number of the first entry that the demuxer gives now, which is held back; None when none comes soon."""
-        for _ in range(_SKIP_AHEAD):
+        for _ in range(_LOOK):
             try:
                 packet = self._read()
             except _Lost:
@@ -210,7 +211,8 @@ class _Decoder:
             take.failed(self._next)
             self._reopen()
             return take.settle()
-        if not take.done():
+        counted_to_a_cut = self._index.by_count and self._index.cut  # pictures still held back may have lost neighbours
+        if not take.done() and not counted_to_a_cut:
             self._decode(stretch.last, None, False, take)
         self._codec.flush_buffers()
         return take.settle()
@@ -218,7 +220,7 @@ class _Decoder:
     def _decode(self, number: int, packet: av.packet.Packet | None, skip: bool, take: "_Take") -> None:
         self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
         if self._codec.codec.name == "h264":  # a flush forgets how far pictures are out of order; the packets show it
-            self._codec.reorder_depth = max(self._codec.reorder_depth, self._index.reorder)
+            self._codec.reorder_depth = max(self._codec.reorder_depth, min(16, self._index.reorder))
         if packet is not None:
             packet.opaque = _Tag(number)
         try:

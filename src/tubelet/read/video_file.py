@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import av
 import av.container
@@ -20,7 +20,7 @@ import av.video
 from tubelet.errors import DecodeError, NoVideo, TubeletError, UnsupportedFormat
 from tubelet.limits import Limits
 from tubelet.read.sniff import Format
-from tubelet.read.source import Source, file_errors
+from tubelet.read.source import BinaryFile, Source, file_errors
 
 # The demuxer for each format, by FFmpeg's own name, which is also the whitelist. Nothing else may be opened.
 _DEMUXERS: Final[dict[Format, str]] = {
@@ -92,7 +92,7 @@ class View(io.RawIOBase):
         super().__init__()
         self.size = source.size
         self._place = 0
-        self._file: BinaryIO = source.file
+        self._file: BinaryFile = source.file
         self._lock = lock
         self._fd = _real_file(source.file)
         self._whole = source.file.getvalue() if type(source.file) is io.BytesIO else None  # shared, not copied
@@ -133,11 +133,11 @@ class View(io.RawIOBase):
         return True
 
 
-def _real_file(file: BinaryIO) -> int | None:
+def _real_file(file: BinaryFile) -> int | None:
     """The descriptor behind an unmodified file of Python's own, None for anything else."""
     if not hasattr(os, "pread") or type(file) not in (io.BufferedReader, io.FileIO):
         return None
-    return file.fileno()
+    return cast(io.FileIO, file).fileno()
 
 
 @contextmanager

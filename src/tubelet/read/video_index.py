@@ -35,6 +35,7 @@ INTRA: Final = frozenset(("mjpeg", "prores", "dnxhd", "dvvideo", "rawvideo", "hu
 _ENTERED: Final = INTRA | {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video"}
 # Codecs whose decoder can leave out the pictures that no other picture refers to.
 _NONREF: Final = frozenset(("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"))
+_DEEPEST: Final = 16  # no codec holds back more pictures; times that ask for it are damaged
 _CLOCK_EVERY = 512  # packets between two looks at the clock
 
 
@@ -48,7 +49,8 @@ class PacketIndex:
     a decoder that saw everything is the n-th of `order`. cut: the file ends, or breaks, before the stream does; then
     `declared_s` is how long it should have been where the file says so, and never less than `duration_s`.
     blanks: packets without content, each of which lets the picture before it stay.
-    reorder: how many pictures a decoder must hold back to put them in order. nonref: unneeded ones may be skipped.
+    reorder: how many pictures a decoder must hold back to put them in order; early: by how many places one is decoded
+    before its turn, at most. nonref: unneeded ones may be skipped.
     """
 
     kind: Format = "MP4"
@@ -65,6 +67,7 @@ class PacketIndex:
     cut: bool = False
     blanks: int = 0
     reorder: int = 0
+    early: int = 0
     nonref: bool = False
     slack_s: float = 0.0
     _entries: dict[tuple[int | None, int, int | None], int] = field(default_factory=dict, repr=False)
@@ -226,7 +229,7 @@ def _order(index: PacketIndex, rows: Sequence[_Row], tick: Fraction) -> None:
         # pictures shown before the first entry refer to what this file does not have
         usable = [i for i in shown if i == 0 or not index.entry[0] or clock[i] >= clock.get(0, clock[i])]
         index.order = sorted(usable, key=lambda i: (clock[i], i))
-        index.reorder = _reorder_depth(index.order)
+        index.reorder, index.early = _reorder_depth(sorted(range(len(rows)), key=lambda i: (index.pts[i] or 0, i)))
     if not index.order:
         return
     zero = clock[index.order[0]]
@@ -250,10 +253,11 @@ def _filled(stamps: list[int | None], durations: list[int]) -> list[int]:
     return out
 
 
-def _reorder_depth(order: Sequence[int]) -> int:
-    """The most pictures that come before one in decode order and after it in display order."""
+def _reorder_depth(order: Sequence[int]) -> tuple[int, int]:
+    """(the most pictures that come before one in decode order and after it in display order, the most the other way)"""
     decoded_at = {packet: place for place, packet in enumerate(sorted(order))}
-    return min(16, max(decoded_at[packet] - rank for rank, packet in enumerate(order)))
+    ahead = [decoded_at[packet] - rank for rank, packet in enumerate(order)]
+    return max(ahead), -min(ahead)
 
 
 def _step(starts: Sequence[float]) -> float:
@@ -277,20 +281,27 @@ def _judge(
 ) -> None:
     """Sets `cut` and `declared_s` by what the structure, the header and the packets say together.
 
-    A cut in what follows the last picture (an index, the sound) is not a cut of the video: where the file says how long
-    its video is, and all of that is there, nothing is missing.
+    A cut in what follows the last picture (an index, the sound) is not a cut of the video: where the file says how much
+    video it has, by number or by length, and all of that is there, nothing is missing.
     """
     step = _step(index.starts_s)
     declared = _declared_length(index, rows, stream, kind, structure, tick)
     index.declared_s = max(index.duration_s, declared or 0.0)
-    missing = index.declared_s - index.duration_s
-    if declared is not None:
-        whole = missing <= step / 2 + 0.002
-        far = missing > step * 1.5 + 0.002
-        lost = (structure.missing_bytes > 0 and not whole) or (kind != "MP4" and far)
-        index.cut = stopped or structure.broken or lost
+    missing_s = index.declared_s - index.duration_s
+    ends_early = missing_s > step * 1.5 + 0.005
+    there = len(rows) + index.blanks
+    if kind == "MP4":
+        shown_s, listed = structure.media.get(stream.id, (0.0, stream.frames))
+        trimmed = not structure.fragmented and stream.duration and shown_s < float(stream.duration * tick) - step
+        whole = 0 < listed <= there and (structure.after_media or not structure.fragmented)
+        short = ends_early or (listed > there and not trimmed)
+    elif kind == "AVI":
+        whole, short = 0 < stream.frames <= there, stream.frames > there
     else:
-        index.cut = stopped or structure.damaged
+        whole = structure.after_media and declared is not None and missing_s <= step / 2 + 0.002
+        short = ends_early
+    lost = structure.missing_bytes > 0 and not whole
+    index.cut = stopped or lost or short or structure.broken or index.reorder > _DEEPEST or index.early > 2 * _DEEPEST
     if index.cut and declared is None and container.duration is not None:
         index.declared_s = max(index.declared_s, container.duration / 1e6)
     if not index.cut:
@@ -307,9 +318,7 @@ def _declared_length(
 ) -> float | None:
     """Seconds of video from the first picture shown, as the file declares for this stream; None where it does not."""
     if kind == "MP4":
-        if stream.frames > 0 and stream.duration:
-            return float(stream.duration * tick)
-        return structure.declared_s or None
+        return structure.declared_s if structure.fragmented else structure.media.get(stream.id, (None, 0))[0]
     if kind == "AVI":
         lost = stream.frames - len(rows) - index.blanks
         return index.duration_s + float(max(0, lost) * tick) if stream.frames > 0 else None
