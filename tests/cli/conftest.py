@@ -6,34 +6,10 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
-from PIL import Image
+from cli_inputs import write_clip, write_picture
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def write_picture(path: Path, width: int, height: int, seed: int = 0) -> Path:
-    """A smooth picture with a little noise, in the format its name says."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width]
-    pixels = np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 256], axis=-1)
-    noisy = np.clip(pixels + rng.integers(-8, 8, pixels.shape), 0, 255).astype(np.uint8)
-    Image.fromarray(noisy).save(path)
-    return path
-
-
-def write_clip(path: Path, width: int = 64, height: int = 48, frames: int = 20, rate: int = 10) -> Path:
-    """A clip whose frame number is its brightness."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for i in range(frames):
-            pixels = np.full((height, width, 3), 10 * i, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ class Encode:
         result.save(out, model, self.files)
         result.save_s = time.perf_counter() - saving
         result.wall_s = time.perf_counter() - start
-        terminal.show(encode_table(result, model, self.out))
+        terminal.show(encode_table(result, model, self.out, terminal.columns))
         terminal.document(encode_document(result, model, self.out))
         return FAILED if any(r.error for r in result.reports) else OK
 

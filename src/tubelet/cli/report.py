@@ -14,20 +14,25 @@ if TYPE_CHECKING:
     from tubelet.cli.encode import Result
     from tubelet.cli.model import Model
 
+WIDE = 116  # letters that a row with every stage needs
 MOST_ROWS = 40  # files listed in the table; --json lists all
 
 
-def encode_table(result: "Result", model: "Model", out: str) -> Group:
-    """A row for each file (of many, the first ones) with its sizes and its time by stage; totals; what was written."""
+def encode_table(result: "Result", model: "Model", out: str, columns: int) -> Group:
+    """A row for each file (of many, the first ones) with its sizes and its time by stage; totals; what was written.
+
+    columns: letters in a line. Where they are few, a file has its whole time only and the stages stand below.
+    """
+    narrow = columns < WIDE
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     total = stage_totals(result)
     count = len(result.reports)
-    table.add_column("file", f"{count:,} files" if count != 1 else "1 file", overflow="fold")
+    table.add_column("file", f"{count:,} files" if count != 1 else "1 file", min_width=16, overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("frames", f"{sum(r.frames for r in result.reports):,}", justify="right", no_wrap=True)
     table.add_column("grid", justify="right", no_wrap=True)
     table.add_column("tokens", f"{result.tokens:,}", justify="right", no_wrap=True)
-    for stage, spent in total.items():
+    for stage, spent in {"time": sum(total.values())}.items() if narrow else total.items():
         table.add_column(stage, seconds(spent), justify="right", no_wrap=True)
     index = 0
     for i, r in enumerate(result.reports[:MOST_ROWS]):
@@ -43,7 +48,7 @@ def encode_table(result: "Result", model: "Model", out: str) -> Group:
         grid = result.items[index].grid
         size = f"{r.width} x {r.height}"
         numbers = (size, f"{r.frames:,}", f"{grid.t} x {grid.h} x {grid.w}", f"{result.lengths[index]:,}")
-        table.add_row(name, *numbers, *(seconds(s) for s in spent))
+        table.add_row(name, *numbers, *(seconds(s) for s in ([sum(spent)] if narrow else spent)))
         index += 1
     lines: list[Any] = [table]
     if count > MOST_ROWS:
@@ -53,14 +58,15 @@ def encode_table(result: "Result", model: "Model", out: str) -> Group:
 
 def _last_lines(result: "Result", model: "Model", out: str) -> list[Text]:
     style = "yellow" if model.untrained else ""
-    threads = sum(stage_totals(result).values())
+    stages = ", ".join(f"{stage} {seconds(spent)}" for stage, spent in stage_totals(result).items())
     lines = [
         Text.assemble("model   ", (visible(model.note), style)),
         Text(f"wrote   {visible(out)}: {result.tokens:,} tokens of {model.encoder.config.out} values"),
         Text(
-            f"time    {seconds(result.wall_s)} in all: {seconds(result.model_s)} for torch and the model, "
-            f"{seconds(result.save_s)} for writing; stages above are sums over threads ({seconds(threads)})"
+            f"time    {seconds(result.wall_s)}, of which {seconds(result.model_s)} for torch and the model, "
+            f"{seconds(result.save_s)} for writing"
         ),
+        Text(f"stages  {stages} (over all threads)"),
     ]
     if result.pooled:
         lines[1].append(f", and a pooled vector for each of {len(result.items):,} files")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import sys
 import traceback
 import unicodedata
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-PIPED_COLUMNS = 160  # width of a table that goes into a file or a pipe
+PIPED_COLUMNS = 5_000  # a table that goes into a file or a pipe is as wide as it needs to be
 
 
 class UsageError(Exception):
@@ -42,7 +43,7 @@ def _escape(letter: str) -> str:
 
 def file_name(text: str) -> str:
     """A file name for JSON and metadata: the same text, bytes that are not UTF-8 as escapes."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(_escape(c) if 0xD800 <= ord(c) <= 0xDFFF else c for c in text)
 
 
 def seconds(value: float) -> str:
@@ -87,11 +88,15 @@ class Terminal:
             return
         from rich.console import Console
 
-        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_COLUMNS
-        console = Console(file=sys.stdout, width=wide, highlight=False, emoji=False, markup=False)
+        console = Console(file=sys.stdout, width=self.columns, highlight=False, emoji=False, markup=False)
         with console.capture() as text:
             console.print(what)
         self._write("\n".join(row.rstrip() for row in text.get().split("\n")).lstrip("\n"))
+
+    @property
+    def columns(self) -> int:
+        """Letters in a line of stdout."""
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
 
     def document(self, content: dict[str, Any]) -> None:
         """The one JSON document of this run; nothing unless `--json`."""
