@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tubelet.read.one import Job
 
 Isolate = Literal["auto", "always", "never"]
-OnError = Literal["raise", "skip"]
 
 
 @overload
@@ -53,14 +52,14 @@ def read(
 def read(
     sources: Any,
     *,
-    fps: float | None = None,
-    num_frames: int | None = None,
-    times_s: Iterable[float] | None = None,
+    fps: Any = None,
+    num_frames: Any = None,
+    times_s: Any = None,
     limits: Limits = Limits(),  # noqa: B008
-    background: Sequence[int] = (255, 255, 255),
+    background: Any = (255, 255, 255),
     animation: bool = False,
-    isolate: Isolate = "auto",
-    on_error: OnError = "raise",
+    isolate: Any = "auto",
+    on_error: Any = "raise",
     workers: int | None = None,
 ) -> list[Clip] | list[Clip | TubeletError]:
     """One Clip for each input, in the order given: upright sRGB frames and the true time of each.

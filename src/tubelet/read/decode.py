@@ -90,7 +90,10 @@ def open_picture(file_format: Format, file: BinaryFile) -> ImageFile.ImageFile:
     to the whole process, so these two are opened one at a time; the warnings change no pixel and are dropped.
     """
     if file_format not in ("TIFF", "AVIF"):
-        return READERS[file_format](cast(Any, file))
+        picture = READERS[file_format](cast(Any, file))
+        if isinstance(picture, WebPImagePlugin.WebPImageFile) and picture.is_animated and picture.mode == "RGB":
+            picture._mode = picture.rawmode = "RGBA"  # frames without alpha need not cover the canvas
+        return picture
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         picture = READERS[file_format](cast(Any, file))

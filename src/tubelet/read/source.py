@@ -123,6 +123,8 @@ def _recognised(
 
 def _open_path(path: str) -> tuple[BinaryFile, int, Callable[[], Any]]:
     """A local regular file, opened without waiting: a pipe or device is refused before and after opening."""
+    if not path:
+        raise InputError("the path is empty")
     try:
         _regular(Path(path).stat())
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
