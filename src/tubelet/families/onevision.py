@@ -21,7 +21,16 @@ from torch import Tensor
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.families.onevision_config import FLOAT32_EPS, config_from, config_to, format_of
-from tubelet.families.onevision_keys import FORMATS, TABLE_ID, Format, bare_names, detect, from_upstream, to_upstream
+from tubelet.families.onevision_keys import (
+    FORMATS,
+    TABLE_ID,
+    Format,
+    bare_names,
+    detect,
+    from_upstream,
+    known_format,
+    to_upstream,
+)
 from tubelet.packed import Grid
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Bool, Int64
@@ -42,6 +51,7 @@ __all__ = [
     "format_of",
     "from_upstream",
     "head_visible",
+    "known_format",
     "mask_by_residual_topk",
     "require_variant",
     "standard_visible",

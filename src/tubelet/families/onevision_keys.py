@@ -88,6 +88,14 @@ _ROPE_BUFFER = re.compile(r"(^|\.)(video_rope|rotary_emb)\.|(^|\.)inv_freq(_[thw
 _LAYER = re.compile(r"(?<=\blayers\.)\d+(?=\.)")
 
 
+def known_format(name: str) -> Format:
+    """`name` as one of FORMATS. Raises ConfigError listing them."""
+    for fmt in FORMATS:
+        if fmt == name:
+            return fmt
+    raise ConfigError(f"the formats are {', '.join(FORMATS)}", expected=FORMATS, got=name)
+
+
 def upstream_names(ours: str, fmt: Format) -> tuple[str, ...]:
     """What one of our tensors is called in `fmt`: one name, or the three of q, k and v.
 

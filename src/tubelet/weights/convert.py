@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -20,8 +20,8 @@ from tubelet.weights.load import load_encoder, report_of
 from tubelet.weights.locate import PICKLES, find_checkpoint
 from tubelet.weights.save import save_encoder
 
-Part = Literal["pool", "merger", "window"]
-PARTS: tuple[Part, ...] = ("pool", "merger", "window")
+PARTS = ("pool", "merger", "window")
+EPS = ("source", "upstream")
 CUSTOM = "custom"
 UPSTREAM_EPS = 1e-6  # what upstream's converters write whatever the source was trained with
 REPORT = "conversion.json"
@@ -58,12 +58,12 @@ class ConvertReport:
 def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    to: ov.Format,
+    to: str,
     *,
     config: EncoderConfig | str | None = None,
     variant: str | None = None,
-    drop: Sequence[Part] = (),
-    eps: Literal["source", "upstream"] = "source",
+    drop: Sequence[str] = (),
+    eps: str = "source",
     unsafe_pickle: bool = False,
     revision: str | None = None,
     overwrite: bool = False,
@@ -77,8 +77,10 @@ def convert(
     confined process. Cost: three copies of the weights and a small forward.
     Raises what load_encoder and save_encoder raise, and ConfigError for a refused network.
     """
-    if to not in ov.FORMATS:
-        raise ConfigError(f"the formats are {', '.join(ov.FORMATS)}", expected=ov.FORMATS, got=to)
+    target = ov.known_format(to)
+    for what, given, known in (("drop", drop, PARTS), ("eps", (eps,), EPS)):
+        if not set(given) <= set(known):
+            raise ConfigError(f"{what} is one of {', '.join(known)}", expected=known, got=tuple(given))
     with tempfile.TemporaryDirectory(prefix="tubelet-") as scratch:
         weights, skipped = Path(source), ()
         if unsafe_pickle and weights.suffix.lower() in PICKLES and weights.is_file():
@@ -89,11 +91,11 @@ def convert(
         first = load_encoder(weights, config=config, revision=revision)
         report = report_of(first)
         assert report is not None
-        _check_network(first.config, report.format, to, variant)
+        _check_network(first.config, report.format, target, variant)
         second = _without(first, drop, eps)
         digest = _digest(weights, revision)
         notes = {"converted_from": report.format, "source_sha256": digest}
-        save_encoder(second, out, to, overwrite=overwrite, notes=notes)
+        save_encoder(second, out, target, overwrite=overwrite, notes=notes)
     written = load_encoder(out)
     after = report_of(written)
     assert after is not None
@@ -103,7 +105,7 @@ def convert(
         source=Path(source).name,
         out=str(out),
         from_format=report.format,
-        to_format=to,
+        to_format=target,
         variant=after.variant,
         tensors=after.tensors,
         bytes=after.bytes,
@@ -158,11 +160,8 @@ def _counterpart(name: str, to: ov.Format) -> str | None:
     return found if found in ov.VARIANTS or found in ov.SOURCES else None
 
 
-def _without(encoder: Encoder, drop: Sequence[Part], eps: Literal["source", "upstream"]) -> Encoder:
+def _without(encoder: Encoder, drop: Sequence[str], eps: str) -> Encoder:
     """The same weights (shared, not copied) in an encoder without the dropped parts and with the wished eps."""
-    unknown = [part for part in drop if part not in PARTS]
-    if unknown:
-        raise ConfigError(f"the parts that can be dropped are {', '.join(PARTS)}", expected=PARTS, got=tuple(unknown))
     config = encoder.config
     if "pool" in drop:
         config = replace(config, pool=False, post_norm=False)

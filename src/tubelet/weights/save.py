@@ -20,7 +20,7 @@ from tubelet.weights.locate import CONFIG, SINGLE
 def save_encoder(
     encoder: Encoder,
     folder: str | os.PathLike[str],
-    fmt: ov.Format | None = None,
+    fmt: str | None = None,
     *,
     overwrite: bool = False,
     notes: dict[str, str] | None = None,
@@ -32,13 +32,13 @@ def save_encoder(
     Raises ConfigError when the format cannot say what the encoder is, WeightsError when the folder is in use.
     """
     report = report_of(encoder)
-    fmt = fmt or (report.format if report else "packing")
-    config = ov.config_to(encoder.config, fmt)
+    layout = ov.known_format(fmt or (report.format if report else "packing"))
+    config = ov.config_to(encoder.config, layout)
     kind = str(encoder.patch.weight.dtype).removeprefix("torch.")
-    metadata = {"format": "pt", "layout": fmt, "table": ov.TABLE_ID, **(notes or {})}
+    metadata = {"format": "pt", "layout": layout, "table": ov.TABLE_ID, **(notes or {})}
     if getattr(encoder, "untrained", False):
         metadata["untrained"] = "true"
-    theirs = ov.to_upstream(encoder.state_dict(), fmt, encoder.pixels.patch)
+    theirs = ov.to_upstream(encoder.state_dict(), layout, encoder.pixels.patch)
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in theirs.items()}
     with staged(Path(folder), overwrite) as beside:
         (beside / SINGLE).touch()  # its mode is the one the user's umask gives; the writer would make it private

@@ -18,17 +18,8 @@ from safetensors.torch import save_file
 
 REFUSED, TOO_LARGE, NO_TENSORS = 3, 4, 5
 NESTED = ("state_dict", "model", "module", "model_state_dict", "backbone", "encoder")
-_FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.kill", "os.startfile")
-_FORBIDDEN_PREFIXES = (
-    "subprocess.",
-    "socket.",
-    "ctypes.dlopen",
-    "shutil.",
-    "os.remove",
-    "os.rename",
-    "os.chmod",
-    "pty.",
-)
+_FORBIDDEN_OS = "system exec posix_spawn spawn fork kill remove rename chmod chown link symlink mkdir rmdir truncate"
+_FORBIDDEN = (*(f"os.{name}" for name in _FORBIDDEN_OS.split()), "subprocess.", "socket.", "ctypes.", "shutil.", "pty.")
 _PR_SET_NO_NEW_PRIVS = 38
 
 

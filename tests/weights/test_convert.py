@@ -1,0 +1,186 @@
+"""Saving and converting: whole folders, exact tensors, refusals with reasons."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import random_encoder, tiny_config
+
+from tubelet.encoder.model import Encoder
+from tubelet.errors import ConfigError, WeightsError
+from tubelet.families import onevision as ov
+from tubelet.packed import Item, pack
+from tubelet.weights import save
+from tubelet.weights.convert import _check_network, convert
+from tubelet.weights.load import load_encoder, read_state, report_of, untrained
+from tubelet.weights.locate import SINGLE
+from tubelet.weights.save import save_encoder
+
+
+@pytest.mark.parametrize("to", ov.FORMATS)
+def test_every_format_into_every_other_is_exact(fmt: ov.Format, to: ov.Format, tmp_path: Path):
+    first = random_encoder(tiny_config(fmt, use_head=False))
+    merger = first.config.merger is not None and to != "ov2"
+    drop = ["merger", "window"] if merger else []
+    if fmt == "source" and to != "source":
+        drop = ["pool"]  # its final norm has no place in a model without a head
+    source = save_encoder(first, tmp_path / "from", fmt)
+    if fmt != "source" and to == "source":
+        with pytest.raises(ConfigError, match="post_norm"):  # the training model always has its final norm
+            convert(source, tmp_path / "to", to, drop=drop)
+        return
+    report = convert(source, tmp_path / "to", to, drop=drop)
+    assert report.bit_equal
+    assert (report.from_format, report.to_format) == (fmt, to)
+    assert report.max_abs_diff == 0.0 or drop
+    there = load_encoder(tmp_path / "to").state_dict()
+    assert all(torch.equal(t, first.state_dict()[k]) for k, t in there.items())
+
+
+@pytest.mark.parametrize("to", ["standard", "packing", "source"])
+def test_a_head_survives(to: ov.Format, tmp_path: Path):
+    source = save_encoder(random_encoder(tiny_config("standard")), tmp_path / "from", "standard")
+    report = convert(source, tmp_path / "to", to)
+    assert (report.max_abs_diff, report.max_abs_diff_pooled) == (0.0, 0.0)
+    assert convert(tmp_path / "to", tmp_path / "back", "standard").bit_equal
+    before, after = read_state(source), read_state(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_training_eps_is_kept_unless_upstreams_is_asked_for(tmp_path: Path):
+    source = save_encoder(random_encoder(tiny_config("source")), tmp_path / "from", "source")
+    kept = convert(source, tmp_path / "kept", "packing")
+    assert (kept.eps, kept.head_eps) == (1e-5, torch.finfo(torch.float32).eps)
+    assert (kept.max_abs_diff, kept.max_abs_diff_pooled) == (0.0, 0.0)
+    changed = convert(source, tmp_path / "changed", "packing", eps="upstream")
+    assert (changed.eps, changed.head_eps) == (1e-6, 1e-6)
+    assert changed.bit_equal
+    assert changed.max_abs_diff > 0
+
+
+def test_the_report_is_written_beside_the_weights(packing: Path, tmp_path: Path):
+    report = convert(packing, tmp_path / "out", "standard")
+    written = json.loads((tmp_path / "out" / "conversion.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(report.as_dict()))
+    inner = hashlib.sha256((packing / SINGLE).read_bytes()).digest()
+    assert written["source_sha256"] == hashlib.sha256(inner).hexdigest()
+    assert written["table"] == ov.TABLE_ID
+    assert load_encoder(tmp_path / "out").config.layers == 2
+
+
+def test_untrained_stays_untrained(tmp_path: Path):
+    source = save_encoder(untrained(tiny_config("packing")), tmp_path / "from", "packing")
+    convert(source, tmp_path / "to", "standard")
+    report = report_of(load_encoder(tmp_path / "to"))
+    assert report is not None
+    assert report.untrained
+
+
+def test_the_standard_huge_is_not_made_a_packing_huge():
+    standard = ov.VARIANTS["llava_vit_huge"]
+    with pytest.raises(ConfigError, match=r"27 layers x 1536.*32 layers x 1280") as caught:
+        _check_network(standard, "standard", "packing", None)
+    assert "27 layers x 1536" in caught.value.got
+    assert "32 layers x 1280" in caught.value.expected
+    with pytest.raises(ConfigError):
+        _check_network(standard, "standard", "packing", "llava_vit_packing_huge")
+    _check_network(standard, "standard", "packing", "custom")
+    for size in ("small", "base", "large", "giant"):
+        _check_network(ov.VARIANTS[f"llava_vit_{size}"], "standard", "packing", None)
+    _check_network(ov.SOURCES["llava_vit_huge_ln"], "source", "packing", None)
+    _check_network(ov.VARIANTS["ov_encoder_base"], "standard", "packing", None)
+
+
+def test_a_named_variant_must_be_that_network(packing: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="llava_vit_small"):
+        convert(packing, tmp_path / "out", "standard", variant="llava_vit_small")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="no variant"):
+        convert(packing, tmp_path / "out", "standard", variant="vit")
+
+
+def test_parts_are_given_up_only_by_name(tmp_path: Path):
+    config = tiny_config("ov2", use_head=False, spatial_merge_size=2, out_hidden_size=24)
+    source = save_encoder(random_encoder(config), tmp_path / "from", "ov2")
+    with pytest.raises(ConfigError, match="merger"):
+        convert(source, tmp_path / "to", "packing")
+    with pytest.raises(ConfigError, match="window"):
+        convert(source, tmp_path / "to", "packing", drop=["merger"])
+    report = convert(source, tmp_path / "to", "packing", drop=["merger", "window"])
+    assert report.dropped == ("merger", "window")
+    assert report.max_abs_diff > 0  # a clip longer than the window shows what was given up
+    assert convert(source, tmp_path / "tower", "ov2", drop=["merger"]).max_abs_diff == 0.0
+    with pytest.raises(ConfigError, match="merger"):
+        convert(source, tmp_path / "x", "packing", drop=["layers"])
+    with pytest.raises(ConfigError, match="upstream"):
+        convert(source, tmp_path / "x", "packing", eps="1e-6")
+
+
+def test_an_unknown_format_lists_the_known(packing: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="packing"):
+        convert(packing, tmp_path / "x", "gguf")
+    with pytest.raises(ConfigError, match="packing"):
+        save_encoder(load_encoder(packing), tmp_path / "x", "gguf")
+
+
+# ---- saving
+
+
+def test_bfloat16_comes_back(tmp_path: Path):
+    encoder = random_encoder(tiny_config("packing")).bfloat16()
+    again = load_encoder(save_encoder(encoder, tmp_path / "b", "packing"))
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "b" / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+
+
+def test_a_folder_in_use_is_left_alone(encoder: Encoder, fmt: ov.Format, tmp_path: Path):
+    target = tmp_path / "model"
+    target.mkdir()
+    save_encoder(encoder, target, fmt)  # an empty folder is free
+    marker = target / "mine.txt"
+    marker.write_text("x", encoding="utf-8")
+    with pytest.raises(WeightsError, match="overwrite"):
+        save_encoder(encoder, target, fmt)
+    assert marker.exists()
+    save_encoder(encoder, target, fmt, overwrite=True)
+    assert not marker.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_file_is_never_replaced_by_a_folder(encoder: Encoder, fmt: ov.Format, tmp_path: Path):
+    (tmp_path / "model").write_text("mine", encoding="utf-8")
+    with pytest.raises(WeightsError):
+        save_encoder(encoder, tmp_path / "model", fmt, overwrite=True)
+    assert (tmp_path / "model").read_text(encoding="utf-8") == "mine"
+
+
+def test_an_error_while_writing_leaves_the_old_folder(packing: Path, monkeypatch: pytest.MonkeyPatch):
+    before = {p.name: p.read_bytes() for p in packing.iterdir()}
+
+    def disk_full(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(save, "save_file", disk_full)
+    with pytest.raises(OSError, match="space"):
+        save_encoder(random_encoder(tiny_config("packing"), seed=5), packing, "packing", overwrite=True)
+    assert {p.name: p.read_bytes() for p in packing.iterdir()} == before
+    assert [p.name for p in packing.parent.iterdir()] == [packing.name]
+
+
+def test_what_a_format_cannot_hold_is_not_saved(tmp_path: Path):
+    config = replace(tiny_config("packing"), window=2)
+    with pytest.raises(ConfigError, match="window"):
+        save_encoder(random_encoder(config), tmp_path / "w", "packing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_converted_files_give_the_same_features(tmp_path: Path):
+    first = random_encoder(tiny_config("source"))
+    convert(save_encoder(first, tmp_path / "s", "source"), tmp_path / "p", "packing")
+    p = pack([torch.randint(0, 256, (12, 12), dtype=torch.uint8)], [Item.of(2, 2, 3)])
+    with torch.inference_mode():
+        assert torch.equal(first(p).x, load_encoder(tmp_path / "p")(p).x)
