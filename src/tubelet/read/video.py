@@ -23,7 +23,7 @@ from tubelet.read.sampling import Sampling
 from tubelet.read.source import Source
 from tubelet.read.video_boxes import Structure, walk
 from tubelet.read.video_decode import Job, decode
-from tubelet.read.video_file import choose_stream, only_stream, opened
+from tubelet.read.video_file import choose_stream, only_stream, opened, stored_as
 from tubelet.read.video_frames import Upright, upright
 from tubelet.read.video_index import PacketIndex, choose, read_index, segments
 from tubelet.shapes import UInt8
@@ -87,9 +87,7 @@ def probe_video(src: Source, limits: Limits) -> VideoInfo:
     with opened(src) as (container, view):
         structure = walk(view, src.format, limits)
         stream, _ = _stream_of(container, structure, limits)
-        way, _ = upright(
-            stream.width, stream.height, stream.sample_aspect_ratio, _turn(structure, stream.id, stream.index), limits
-        )
+        way, _ = upright(*stored_as(src, stream, limits), _turn(structure, stream.id, stream.index), limits)
         tick = stream.time_base
         seconds = float(stream.duration * tick) if stream.duration and tick else None
         if seconds is None and container.duration:
@@ -112,7 +110,7 @@ def plan_video(src: Source, limits: Limits, sampling: Sampling) -> VideoPlan:
         structure = walk(view, src.format, limits)
         stream, notes = _stream_of(container, structure, limits)
         turn = _turn(structure, stream.id, stream.index)
-        way, turned = upright(stream.width, stream.height, stream.sample_aspect_ratio, turn, limits)
+        way, turned = upright(*stored_as(src, stream, limits), turn, limits)
         only_stream(container, stream.index)
         index = read_index(container, stream, src.format, structure, limits)
         chosen, expected = choose(index, sampling, limits)

@@ -14,7 +14,7 @@ Order of bytes: MP4 and MKV big endian, AVI little. Cost: two small reads a box;
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,7 @@ _MAX_PARTS = 1_000_000  # boxes looked at in one file: far above any real one
 _IDENTITY = (1.0, 0.0, 0.0, 1.0)
 
 
+@runtime_checkable
 class Bytes(Protocol):
     """Something that gives `count` bytes from `offset`, fewer only at its end."""
 
@@ -34,14 +35,21 @@ class Bytes(Protocol):
     def at(self, offset: int, count: int) -> bytes: ...
 
 
+class Media(NamedTuple):
+    """Of one MP4 track: seconds that its edit list shows, seconds that it has, samples listed, fragments included."""
+
+    shown_s: float = 0.0
+    media_s: float = 0.0
+    samples: int = 0
+
+
 @dataclass
 class Structure:
     """The result of the walk.
 
     missing_bytes: by how much the structure runs past the end of the file; 0 for a whole file. after_media: what is
     missing comes after the pictures, as far as the structure tells. broken: the chain of boxes does not hold together
-    at some byte. declared_s: the length a fragmented MP4 declares for all of it. media: per track number of an MP4, the
-    seconds that its edit list shows and the samples that its tables, fragments included, list.
+    at some byte. declared_s: the length a fragmented MP4 declares for all of it. media: per track number of an MP4.
     turns: per track number, the (a, b, c, d) of x' = a x + c y, y' = b x + d y, from stored to upright pixels.
     """
 
@@ -50,7 +58,7 @@ class Structure:
     broken: bool = False
     fragmented: bool = False
     declared_s: float | None = None
-    media: dict[int, tuple[float, int]] = field(default_factory=dict)
+    media: dict[int, Media] = field(default_factory=dict)
     turns: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
 
     @property
@@ -162,8 +170,9 @@ def _read_moof(moof: _Part, found: Structure) -> None:
                 elif inner == b"tfhd":
                     track = int.from_bytes(traf.at(at + 4, 4), "big")
                 elif inner == b"trun":
-                    seconds, count = found.media.get(track, (0.0, 0))
-                    found.media[track] = (seconds, count + int.from_bytes(traf.at(at + 4, 4), "big"))
+                    media = found.media.get(track, Media())
+                    count = int.from_bytes(traf.at(at + 4, 4), "big")
+                    found.media[track] = media._replace(samples=media.samples + count)
 
 
 def _indexed_end(sidx: bytes, anchor: int) -> int:
@@ -198,8 +207,8 @@ def _read_moov(moov: _Part, file_size: int, found: Structure, limits: Limits) ->
             if track.turn is not None:
                 found.turns[track.number] = _product(track.turn, movie_turn)
             shown = sum(track.edits) / timescale if track.edits and timescale else track.seconds
-            count = found.media.get(track.number, (0.0, 0))[1]
-            found.media[track.number] = (min(shown, track.seconds), count + track.samples)
+            samples = found.media.get(track.number, Media()).samples + track.samples
+            found.media[track.number] = Media(min(shown, track.seconds), track.seconds, samples)
         elif kind == b"mvex" and timescale:
             for inner, at, stop in _boxes(moov, body, end):
                 if inner == b"mehd" and stop <= end:

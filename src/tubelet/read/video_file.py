@@ -9,7 +9,8 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Final, TypeAlias, cast
+from fractions import Fraction
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import av
 import av.container
@@ -37,6 +38,10 @@ CODECS: Final = frozenset(
         *("theora", "mjpeg", "prores", "dnxhd", "dvvideo", "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo"),
         *("png", "qtrle", "cinepak"),
     )
+)
+# Those that may state the shape of pixels in the stream itself.
+_ASPECT_INSIDE: Final = frozenset(
+    ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "h263", "vc1", "wmv3", "theora", "dvvideo")
 )
 # Looking at a file must not decode it: the sizes come from the headers, the pixel format from the first frame.
 _OPTIONS: Final = {"protocol_whitelist": "", "skip_frame": "all", "threads": "1"}
@@ -209,6 +214,39 @@ def only_stream(container: av.container.InputContainer, number: int) -> av.video
     if not isinstance(stream, av.video.VideoStream):
         raise DecodeError("the video stream is not where the index found it")
     return stream
+
+
+class Stored(NamedTuple):
+    """What the pictures of a stream are like before anything is done to them."""
+
+    width: int
+    height: int
+    sample_aspect: Fraction | None
+
+
+def stored_as(source: Source, stream: av.video.VideoStream, limits: Limits) -> Stored:
+    """Size and shape of pixels: of the container, or, where it does not tell the shape, of the first picture.
+
+    Cost: nothing, or opening the file again and decoding one picture. Raises: LimitError for the size.
+    """
+    told = Stored(stream.width, stream.height, stream.sample_aspect_ratio)
+    if told.sample_aspect or stream.codec_context.codec.name not in _ASPECT_INSIDE:
+        return told
+    with opened(source) as (container, _):
+        try:
+            first = only_stream(container, stream.index)
+            codec = first.codec_context
+            codec.thread_count, codec.options = 1, {"max_pixels": str(limits.max_pixels)}
+            packet = next(container.demux(first))
+            frames = codec.decode(packet) + (codec.decode(None) if packet.size else [])
+        except TubeletError:
+            raise
+        except (*FOREIGN, StopIteration):  # damage is judged when the pictures are read
+            return told
+    if not frames:
+        return told
+    limits.check_picture(frames[0].width, frames[0].height)
+    return Stored(frames[0].width, frames[0].height, codec.sample_aspect_ratio)
 
 
 def _is_known(stream: av.video.VideoStream) -> bool:

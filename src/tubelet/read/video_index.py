@@ -25,7 +25,7 @@ from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.limits import Limits
 from tubelet.read.sampling import Sampling, shown_at
 from tubelet.read.sniff import Format
-from tubelet.read.video_boxes import Structure
+from tubelet.read.video_boxes import Media, Structure
 from tubelet.read.video_file import FOREIGN
 from tubelet.read.video_nal import has_layers, is_true_entry, length_bytes
 
@@ -291,8 +291,8 @@ def _judge(
     ends_early = missing_s > step * 1.5 + 0.005
     there = len(rows) + index.blanks
     if kind == "MP4":
-        shown_s, listed = structure.media.get(stream.id, (0.0, stream.frames))
-        trimmed = not structure.fragmented and stream.duration and shown_s < float(stream.duration * tick) - step
+        media = structure.media.get(stream.id, Media(samples=stream.frames))
+        listed, trimmed = media.samples, not structure.fragmented and media.shown_s < media.media_s - step
         whole = 0 < listed <= there and (structure.after_media or not structure.fragmented)
         short = ends_early or (listed > there and not trimmed)
     elif kind == "AVI":
@@ -318,7 +318,7 @@ def _declared_length(
 ) -> float | None:
     """Seconds of video from the first picture shown, as the file declares for this stream; None where it does not."""
     if kind == "MP4":
-        return structure.declared_s if structure.fragmented else structure.media.get(stream.id, (None, 0))[0]
+        return structure.declared_s if structure.fragmented else structure.media.get(stream.id, Media()).shown_s or None
     if kind == "AVI":
         lost = stream.frames - len(rows) - index.blanks
         return index.duration_s + float(max(0, lost) * tick) if stream.frames > 0 else None
