@@ -19,6 +19,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow: larger sizes, run with --run-slow"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Lines that tests wanted said, `record_property("say", line)`; they come through pytest-xdist too."""
+    for report in (r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])):
+        for name, line in report.user_properties:
+            if name == "say" and report.when == "call":
+                terminalreporter.write_line(str(line))
+
+
 @pytest.fixture(scope="session")
 def torture(pytestconfig: pytest.Config) -> int:
     """How many damaged inputs this run makes, over all kinds together."""

@@ -1,5 +1,6 @@
 """Golden cases of OneVision: the committed choice always, and all of the fixtures beside the repository if any."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,9 @@ def test_committed_case(path: Path):
     assert result.passed, result.line
 
 
-def test_all_cases_beside_the_repository(capsys: pytest.CaptureFixture[str]):
+def test_all_cases_beside_the_repository(record_property: Callable[[str, object], None]):
     results = [run_case(path) for path in FURTHER]
-    with capsys.disabled():
-        print(f"\ngolden onevision: {len(COMMITTED)} committed cases, {len(results)} more beside the repository")
+    record_property("say", f"golden onevision: {len(COMMITTED)} committed cases, {len(results)} beside the repository")
     assert not [r.line for r in results if not r.passed]
 
 
