@@ -178,6 +178,7 @@ def test_absent_fields_have_upstreams_defaults():
     ov2 = ov.config_from({"model_type": "llava_onevision2", "vision_config": {}, "text_config": {"hidden_size": 7}})
     assert ov2 == ov.VARIANTS["llava_onevision2"]
     assert ov.config_from({}, "source").eps == 1e-5
+    assert ov.config_from({"layer_norm_type": "rms_norm"}, "source") == ov.SOURCES["llava_vit_base_rms"]
 
 
 def test_frame_windows_of_zero_mean_the_whole_clip():

@@ -1,5 +1,6 @@
 """Pickle files: one door, a confined process behind it, and no second try."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -13,11 +14,13 @@ import pytest
 import torch
 from tiny_models import random_encoder, tiny_config
 
-from tubelet.errors import TubeletError, UnsafeFile, WeightsError, WorkerDied
+from tubelet.errors import TubeletError, UnsafeFile, UnsafePath, WeightsError, WorkerDied
 from tubelet.families import onevision as ov
 from tubelet.weights import unpickle as door
 from tubelet.weights.convert import convert
-from tubelet.weights.load import load_encoder
+from tubelet.weights.load import load_encoder, read_state
+from tubelet.weights.locate import CONFIG as CONFIG_FILE
+from tubelet.weights.locate import SINGLE
 from tubelet.weights.unpickle import unpickle
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the door exists on POSIX only")
@@ -62,6 +65,19 @@ def test_plain_checkpoints_convert(wrap: str, tmp_path: Path):
     assert torch.equal(load_encoder(tmp_path / "out").state_dict()["patch.weight"], state["conv1.weight"].flatten(1))
 
 
+def test_a_configuration_beside_the_pickle_is_read(packing: Path, tmp_path: Path):
+    torch.save(read_state(packing), packing / "pytorch_model.bin")
+    (packing / SINGLE).unlink()
+    report = convert(packing / "pytorch_model.bin", tmp_path / "out", "standard", unsafe_pickle=True)
+    assert report.from_format == "packing"
+    inner = hashlib.sha256((packing / "pytorch_model.bin").read_bytes()).digest()
+    assert report.source_sha256 == hashlib.sha256(inner).hexdigest()
+    (packing / CONFIG_FILE).unlink()
+    (packing / CONFIG_FILE).symlink_to(tmp_path / "out" / CONFIG_FILE)
+    with pytest.raises(UnsafePath):
+        convert(packing / "pytorch_model.bin", tmp_path / "again", "standard", unsafe_pickle=True)
+
+
 def test_the_older_file_format_too(tmp_path: Path):
     torch.save(upstream_state(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     made = unpickle(tmp_path / "old.pth", tmp_path / "out.safetensors")
@@ -76,10 +92,20 @@ def test_shared_storage_and_views(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("call", "suffix"), [("system", ".pt"), ("exec", ".bin"), ("mkdir", ".ckpt")], ids=["system", "exec", "mkdir"]
+    ("place", "call", "suffix"),
+    [
+        ("whole", "system", ".pt"),
+        ("whole", "exec", ".bin"),
+        ("whole", "mkdir", ".ckpt"),
+        ("optimizer", "system", ".pth"),
+        ("rng_state", "exec", ".pt"),
+        ("key", "mkdir", ".bin"),
+        ("plain pickle", "system", ".pt"),
+        ("plain pickle", "exec", ".pkl"),
+        ("zip member", "system", ".pt"),
+    ],
 )
-@pytest.mark.parametrize("place", ["whole", "optimizer", "rng_state", "key", "plain pickle", "zip member"])
-def test_payloads_do_not_run(call: str, place: str, suffix: str, tmp_path: Path):
+def test_payloads_do_not_run(place: str, call: str, suffix: str, tmp_path: Path):
     canary = tmp_path / "canary"
     payload = Payload(canary, call)
     path = tmp_path / f"model{suffix}"

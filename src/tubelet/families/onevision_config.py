@@ -172,7 +172,10 @@ def config_from(config: Mapping[str, Any], fmt: Format | None = None) -> Encoder
             f"the configuration is for the {found} format, the tensors are {fmt}", expected=fmt, got=found
         )
     head = fmt == "standard" and config.get("model_type") == "onevision_encoder"
-    return _encoder(_checked(config, _DEFAULTS["head" if head else fmt]), fmt)
+    defaults = dict(_DEFAULTS["head" if head else fmt])
+    if fmt == "source" and config.get("layer_norm_type") == "rms_norm":
+        defaults["layer_norm_eps"] = FLOAT32_EPS
+    return _encoder(_checked(config, defaults), fmt)
 
 
 def _refuse_code(value: Any, path: str = "") -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from tubelet.errors import ConfigError, WeightsError
 from tubelet.families import onevision as ov
 from tubelet.packed import Item, Packed, all_positions
 from tubelet.weights.load import load_encoder, report_of
-from tubelet.weights.locate import PICKLES, find_checkpoint
+from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, find_checkpoint, inside, root_of
 from tubelet.weights.save import save_encoder
 
 PARTS = ("pool", "merger", "window")
@@ -86,14 +87,19 @@ def convert(
         if unsafe_pickle and weights.suffix.lower() in PICKLES and weights.is_file():
             from tubelet.weights.unpickle import unpickle  # needs POSIX, and only this door needs it
 
-            made = unpickle(weights, Path(scratch) / "model.safetensors")
+            made = unpickle(weights, Path(scratch) / SINGLE)
+            beside = weights.parent / CONFIG
+            if beside.exists() and config is None:
+                shutil.copyfile(inside(beside, root_of(weights.parent)), Path(scratch) / CONFIG)
+            digest = _digest([weights])
             weights, skipped = made.path, tuple(made.skipped)
+        else:
+            digest = _digest([header.path for header in find_checkpoint(weights, revision).files])
         first = load_encoder(weights, config=config, revision=revision)
         report = report_of(first)
         assert report is not None
         _check_network(first.config, report.format, target, variant)
         second = _without(first, drop, eps)
-        digest = _digest(weights, revision)
         notes = {"converted_from": report.format, "source_sha256": digest}
         save_encoder(second, out, target, overwrite=overwrite, notes=notes)
     written = load_encoder(out)
@@ -180,11 +186,11 @@ def _without(encoder: Encoder, drop: Sequence[str], eps: str) -> Encoder:
     return out.eval()
 
 
-def _digest(source: Path, revision: str | None) -> str:
-    """sha256 over the weight files, in the order of their names."""
+def _digest(files: Sequence[Path]) -> str:
+    """sha256 over the sha256 of each weight file, in the order of their names."""
     total = hashlib.sha256()
-    for header in sorted(find_checkpoint(source, revision).files, key=lambda h: h.path.name):
-        with header.path.open("rb") as file:
+    for path in sorted(files, key=lambda p: p.name):
+        with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
 

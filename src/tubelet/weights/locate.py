@@ -43,7 +43,7 @@ class Checkpoint:
         path = self.folder / CONFIG
         if not path.is_symlink() and not path.exists():
             return None
-        data = strict_json(_read(_inside(path, self.root), ConfigError), ConfigError, CONFIG)
+        data = strict_json(_read(inside(path, self.root), ConfigError), ConfigError, CONFIG)
         if not isinstance(data, dict):
             raise ConfigError("a configuration is a JSON object", source=CONFIG, got=type(data).__name__)
         return data
@@ -63,7 +63,7 @@ def find_checkpoint(source: str | os.PathLike[str], revision: str | None = None)
         return _from_folder(path, str(source))
     if path.suffix.lower() in PICKLES:
         raise _pickle(path.name)
-    root = _root(path.parent)
+    root = root_of(path.parent)
     if path.name.endswith(".safetensors.index.json"):
         return _sharded(path, root, str(source))
     if path.suffix != ".safetensors":
@@ -81,7 +81,7 @@ def _pickle(name: str) -> UnsafeFile:
 
 
 def _from_folder(folder: Path, name: str) -> Checkpoint:
-    root = _root(folder)
+    root = root_of(folder)
     if (folder / SINGLE).is_symlink() or (folder / SINGLE).exists():
         return _single(folder / SINGLE, root, name)
     if (folder / INDEX).is_symlink() or (folder / INDEX).exists():
@@ -93,12 +93,12 @@ def _from_folder(folder: Path, name: str) -> Checkpoint:
 
 
 def _single(path: Path, root: Path, name: str) -> Checkpoint:
-    header = read_header(_inside(path, root))
+    header = read_header(inside(path, root))
     return Checkpoint(name, (header,), header.tensors, dict.fromkeys(header.tensors, header.path), path.parent, root)
 
 
 def _sharded(index: Path, root: Path, name: str) -> Checkpoint:
-    data = strict_json(_read(_inside(index, root), UnsafeFile), UnsafeFile, index.name)
+    data = strict_json(_read(inside(index, root), UnsafeFile), UnsafeFile, index.name)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise UnsafeFile("the index has no weight_map of names", source=index.name)
@@ -112,7 +112,7 @@ def _sharded(index: Path, root: Path, name: str) -> Checkpoint:
             raise (
                 _pickle(shard) if Path(shard).suffix in PICKLES else UnsafeFile("not a safetensors shard", source=shard)
             )
-    headers = {shard: read_header(_inside(index.parent / shard, root)) for shard in shards}
+    headers = {shard: read_header(inside(index.parent / shard, root)) for shard in shards}
     entries: dict[str, Entry] = {}
     home: dict[str, Path] = {}
     for shard, header in headers.items():
@@ -126,7 +126,7 @@ def _sharded(index: Path, root: Path, name: str) -> Checkpoint:
     return Checkpoint(name, tuple(headers.values()), entries, home, index.parent, root)
 
 
-def _root(folder: Path) -> Path:
+def root_of(folder: Path) -> Path:
     """What files of this folder may resolve into: the folder; in a hub cache, whose files are links, the repository."""
     folder = folder.resolve()
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
@@ -134,7 +134,7 @@ def _root(folder: Path) -> Path:
     return folder
 
 
-def _inside(path: Path, root: Path) -> Path:
+def inside(path: Path, root: Path) -> Path:
     """`path` resolved. Raises UnsafePath when it leads out of `root`, WeightsError when nothing is there."""
     resolved = path.resolve()
     if not resolved.is_relative_to(root):
