@@ -13,13 +13,13 @@ from PIL import Image, ImageFile
 
 from tubelet.errors import DecodeError
 from tubelet.limits import Limits
-from tubelet.read import png
 from tubelet.read.clip import Clip
 from tubelet.read.colour import Colour, to_rgb
 from tubelet.read.decode import Allocate, decoding, new_frames, open_picture, pack_rgb
 from tubelet.read.exif import UPRIGHT
 from tubelet.read.header import Header, gif_frames, is_animation, read_header
 from tubelet.read.image import WHITE, decode_image
+from tubelet.read.png import png_pixels, read_png
 from tubelet.read.sampling import Sampling
 from tubelet.read.source import Source
 
@@ -88,7 +88,7 @@ def _durations(src: Source, limits: Limits, header: Header) -> list[Fraction]:
     elif src.format == "WEBP":
         found = list(_webp_durations(src))
     elif src.format == "PNG":
-        found = png.read_png(src.file, limits, whole=True).durations
+        found = read_png(src.file, limits, whole=True).durations
     else:
         picture = open_picture(src.format, src.file)  # AVIF: times come with the decoded frames
         found = []
@@ -118,8 +118,8 @@ def _frames(src: Source, limits: Limits, header: Header, last: int) -> Iterator[
     first, profile = 0, None
     if src.format == "PNG":
         data = src.file.read()
-        found = png.read_png(io.BytesIO(data), limits, whole=True)
-        picture = open_picture("PNG", io.BytesIO(png.pixels_only(data, found, motion=True)))
+        found = read_png(io.BytesIO(data), limits, whole=True)
+        picture = open_picture("PNG", io.BytesIO(png_pixels(data, found, motion=True)))
         first, profile = int(found.leading), found.icc
     else:
         picture = open_picture(src.format, src.file)

@@ -22,9 +22,9 @@ from PIL import Image
 
 from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.limits import Limits
-from tubelet.read import wire
 from tubelet.read.one import Job, decode_source
 from tubelet.read.source import BinaryFile, Source
+from tubelet.read.wire import FileAt, SharedFrames, clip_fields, error_fields, receive, send
 
 _GRACE_S = 5.0  # after the deadline, by which time the caller has killed us anyway
 _REUSED_BLOCKS = 8  # of 16 MiB, kept between pictures instead of being given back to the system
@@ -35,7 +35,7 @@ def main(fd: int) -> None:
     _harden()
     Image.core.set_blocks_max(_REUSED_BLOCKS)
     link = socket.socket(fileno=fd)
-    wire.send(link, {"ready": os.getpid()})
+    send(link, {"ready": os.getpid()})
     with suppress(EOFError, ConnectionError):  # the caller went away
         while True:
             serve(link)
@@ -43,40 +43,40 @@ def main(fd: int) -> None:
 
 def serve(link: socket.socket) -> None:
     """One job: a message with an open file in, a message with frames or an error out."""
-    message, fd = wire.receive(link)
+    message, fd = receive(link)
     if fd is None:
         raise EOFError
-    frames = wire.SharedFrames()
+    frames = SharedFrames()
     try:
         answer = _answer(message, fd, frames)
-        wire.send(link, answer, frames.sealed() if "clip" in answer else None)
+        send(link, answer, frames.sealed() if "clip" in answer else None)
     finally:
         frames.close()
         os.close(fd)
 
 
-def _answer(message: dict[str, Any], fd: int, frames: wire.SharedFrames) -> dict[str, Any]:
+def _answer(message: dict[str, Any], fd: int, frames: SharedFrames) -> dict[str, Any]:
     """The reply to one message. The only place of the library that catches everything: it is the end of a process."""
     job = Job()
     try:
         job = Job.from_dict(message["job"])
         with _Bounded(job.limits):
-            file = cast(BinaryFile, io.BufferedReader(wire.FileAt(fd, message["size"])))
+            file = cast(BinaryFile, io.BufferedReader(FileAt(fd, message["size"])))
             src = Source(message["name"], file, message["size"], message["format"], foreign=True)
             clip = decode_source(src, job, frames.allocate)
             if frames.shape != clip.frames.shape or frames.fd is None:
                 frames.allocate(cast(Any, clip.frames.shape))[...] = clip.frames
-        return {"clip": wire.clip_fields(clip), "shape": clip.frames.shape}
+        return {"clip": clip_fields(clip), "shape": clip.frames.shape}
     except TubeletError as error:
-        return {"error": wire.error_fields(error)}
+        return {"error": error_fields(error)}
     except MemoryError as error:
         failure = LimitError("decoding needs more than max_memory_bytes", limit=job.limits.max_memory_bytes)
         failure.__cause__ = error
-        return {"error": wire.error_fields(failure)}
+        return {"error": error_fields(failure)}
     except Exception as error:  # noqa: BLE001
         failure = DecodeError(f"the decoder failed in a way that is not known ({type(error).__name__})")
         failure.__cause__ = error
-        return {"error": wire.error_fields(failure)}
+        return {"error": error_fields(failure)}
 
 
 class _Bounded:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from tubelet.errors import DecodeError
 from tubelet.limits import Limits
-from tubelet.read import exif as exif_block
 from tubelet.read.decode import decoding, open_picture
+from tubelet.read.exif import directory, judged, orientation_of, tiff_start, upright_size
 from tubelet.read.jpeg import read_jpeg
 from tubelet.read.png import read_png
 from tubelet.read.source import BinaryFile, Format, Source
@@ -31,7 +31,7 @@ class Header:
     @property
     def upright(self) -> tuple[int, int]:
         """(width, height) as shown."""
-        return exif_block.upright_size(self.width, self.height, self.orientation)
+        return upright_size(self.width, self.height, self.orientation)
 
 
 def read_header(src: Source, limits: Limits) -> Header:
@@ -54,7 +54,7 @@ def read_header(src: Source, limits: Limits) -> Header:
 
 
 def _oriented(width: int, height: int, exif: bytes | None, frames: int = 1) -> Header:
-    orientation, note = exif_block.orientation_of(exif)
+    orientation, note = orientation_of(exif)
     return Header(width, height, frames, orientation, () if note is None else (note,))
 
 
@@ -176,21 +176,21 @@ def _tiff(src: Source, limits: Limits) -> Header:
         src.file.seek(offset)
         return src.file.read(length)
 
-    order, big, place = exif_block.tiff_start(src.file.read(16))
+    order, big, place = tiff_start(src.file.read(16))
     tags = {256, 257, 274, 322, 323, 700, 34675}
-    first = exif_block.directory(at, place, order, big, tags, max_values=1)
+    first = directory(at, place, order, big, tags, max_values=1)
     seen = {place}
     following = first.next
     while following and following not in seen:
         seen.add(following)
         limits.check("max_frames", len(seen), "pages in the file, at least")
-        following = exif_block.directory(at, following, order, big, set()).next
+        following = directory(at, following, order, big, set()).next
     if 256 not in first.tags or 257 not in first.tags:
         raise DecodeError("the TIFF does not say how large its picture is")
     for side in (322, 323):
         if (tile := first.tags.get(side, (1,))[0]) > _MAX_TILE:
             raise DecodeError("the tiles of the TIFF are impossibly large", limit=_MAX_TILE, got=tile)
-    orientation, note = exif_block.judged(first.tags.get(274, (1,))[0])
+    orientation, note = judged(first.tags.get(274, (1,))[0])
     notes = () if note is None else (note,)
     return Header(first.tags[256][0], first.tags[257][0], len(seen), orientation, notes)
 

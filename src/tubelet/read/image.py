@@ -11,13 +11,14 @@ from PIL import Image, ImageFile
 
 from tubelet.errors import DecodeError, UnsupportedFormat
 from tubelet.limits import Limits
-from tubelet.read import jpeg, png
 from tubelet.read.canvas import Canvas
 from tubelet.read.clip import Clip
 from tubelet.read.colour import Colour, sixteen_to_eight, tiff_sixteen_note, to_rgb
 from tubelet.read.decode import Allocate, decoding, new_frames, open_picture, pack_rgb
 from tubelet.read.exif import UPRIGHT
 from tubelet.read.header import Header, is_animation, read_header
+from tubelet.read.jpeg import jpeg_pixels, read_jpeg
+from tubelet.read.png import PngInfo, png_pixels, read_png
 from tubelet.read.source import Format, Source
 from tubelet.shapes import UInt8
 
@@ -134,8 +135,8 @@ def _check_size(picture: ImageFile.ImageFile, size: tuple[int, int]) -> None:
 def _jpeg(src: Source, limits: Limits, canvas: Canvas | None) -> tuple[Image.Image, bytes | None, bool]:
     """JPEG without its metadata, decoded in one call instead of pieces of 64 KiB."""
     data = src.file.read()
-    found = jpeg.read_jpeg(io.BytesIO(data), limits)
-    picture = open_picture("JPEG", io.BytesIO(jpeg.pixels_only(data, found)))
+    found = read_jpeg(io.BytesIO(data), limits)
+    picture = open_picture("JPEG", io.BytesIO(jpeg_pixels(data, found)))
     _check_size(picture, (found.width, found.height))
     picture.decodermaxblock = max(len(data), 1 << 16)
     if canvas is not None and picture.mode == "RGB" and found.icc is None:
@@ -147,10 +148,10 @@ def _jpeg(src: Source, limits: Limits, canvas: Canvas | None) -> tuple[Image.Ima
 def _png(src: Source, limits: Limits, notes: list[str]) -> tuple[Image.Image, bytes | None, bool]:
     """PNG reduced to its pixel chunks, every checksum verified; samples of 16 bits with both bytes."""
     data = src.file.read()
-    found = png.read_png(io.BytesIO(data), limits, whole=True)
+    found = read_png(io.BytesIO(data), limits, whole=True)
     if found.hdr:
         raise UnsupportedFormat("an HDR picture (PQ or HLG) has no stated curve to 8 bits", got="cICP")
-    pixels = png.pixels_only(data, found)
+    pixels = png_pixels(data, found)
     if found.bits == 16 and found.colour != 0:
         return _deep_png(pixels, found), found.icc, False
     picture = open_picture("PNG", io.BytesIO(pixels))
@@ -158,7 +159,7 @@ def _png(src: Source, limits: Limits, notes: list[str]) -> tuple[Image.Image, by
     return picture, found.icc, False
 
 
-def _deep_png(pixels: bytes, info: png.PngInfo) -> Image.Image:
+def _deep_png(pixels: bytes, info: PngInfo) -> Image.Image:
     """16-bit RGB, RGBA or grey+alpha PNG as an 8-bit picture, rounded from both bytes of every sample.
 
     Pillow has no 16-bit mode for these and keeps the high byte. Asked for big-endian samples it gives the high bytes,

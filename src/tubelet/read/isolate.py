@@ -25,10 +25,10 @@ from typing import Any
 
 from tubelet.errors import DecodeError, RunError, TubeletError, WorkerDied
 from tubelet.limits import Limits
-from tubelet.read import wire
 from tubelet.read.clip import Clip
 from tubelet.read.one import Job
 from tubelet.read.source import BinaryFile, Source, file_errors, read_all
+from tubelet.read.wire import anonymous_file, clip_from, error_from, map_frames, receive, send
 
 SUPPORTED = sys.platform != "win32"  # needs sockets that carry open files
 
@@ -82,7 +82,7 @@ class DecodeChild:
             self.jobs += 1
             try:
                 self.link.settimeout(job.limits.deadline_s + _MARGIN_S)
-                wire.send(self.link, request, fd)
+                send(self.link, request, fd)
             except OSError as error:
                 raise self._died(job.limits, late=isinstance(error, TimeoutError)) from error
             answer, frames_fd = self._wait(deadline + _MARGIN_S, job.limits)
@@ -102,7 +102,7 @@ class DecodeChild:
     def _wait(self, until: float, limits: Limits) -> tuple[dict[str, Any], int | None]:
         try:
             self.link.settimeout(max(until - time.monotonic(), 0.001))
-            return wire.receive(self.link)
+            return receive(self.link)
         except TimeoutError as error:
             raise self._died(limits, late=True) from error
         except (OSError, EOFError, ValueError) as error:
@@ -133,13 +133,13 @@ class DecodeChild:
     def _result(self, answer: dict[str, Any], frames_fd: int | None, src: Source, job: Job) -> Clip:
         """A Clip out of a reply that is believed only as far as the limits go."""
         if "error" in answer and isinstance(answer["error"], dict):
-            raise wire.error_from(answer["error"], src.name)
+            raise error_from(answer["error"], src.name)
         try:
             shape = _shape(answer["shape"])
             job.limits.check_clip(shape[0], shape[2], shape[1])
             if frames_fd is None:
                 raise RunError("the decoding process sent no frames")
-            return wire.clip_from(answer["clip"], wire.map_frames(frames_fd, shape), src.name)
+            return clip_from(answer["clip"], map_frames(frames_fd, shape), src.name)
         except (KeyError, TypeError, ValueError, OSError, RunError) as error:
             if isinstance(error, TubeletError) and not isinstance(error, RunError):
                 raise
@@ -249,7 +249,7 @@ def _descriptor(src: Source, limits: Limits):
     data = _content(src.file, limits)
     if len(data) != src.size:
         raise DecodeError("the file object has another length than it said", expected=src.size, got=len(data))
-    fd = wire.anonymous_file("tubelet-input")
+    fd = anonymous_file("tubelet-input")
     try:
         view = memoryview(data)
         while view:

@@ -87,7 +87,7 @@ def read_jpeg(file: BinaryFile, limits: Limits) -> JpegInfo:
     return found
 
 
-def pixels_only(data: bytes, info: JpegInfo) -> bytes:
+def jpeg_pixels(data: bytes, info: JpegInfo) -> bytes:
     """The file without EXIF, profiles, further pictures and comments. Raises LimitError for too many scans."""
     if info.progressive and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
         raise LimitError(f"the progressive JPEG has {scans:,} scans", limit=_MAX_SCANS, got=scans)

@@ -83,7 +83,7 @@ def read_png(file: BinaryFile, limits: Limits, *, whole: bool) -> PngInfo:
     raise DecodeError("the PNG ends before its IEND chunk")
 
 
-def pixels_only(data: bytes, info: PngInfo, *, motion: bool = False) -> bytes:
+def png_pixels(data: bytes, info: PngInfo, *, motion: bool = False) -> bytes:
     """The file reduced to the chunks that make the still picture; with motion=True also those of the animation."""
     spans = sorted(info.spans + info.motion) if motion else info.spans
     return SIGNATURE + b"".join(data[start:end] for start, end in spans)
