@@ -27,6 +27,7 @@ from tubelet.read.sampling import Sampling
 from tubelet.read.source import open_source
 
 OPEN_FILES = Path("/dev/fd")
+WALK = Path(__file__).parents[2] / "examples" / "walk.mp4"
 
 
 def encode(picture: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
@@ -95,6 +96,16 @@ def test_animations_notes_and_backgrounds_travel():
     assert np.array_equal(there.frames, here.frames)
     assert there.times_s == here.times_s == (0.0, 0.15)
     assert (there.duration_s, there.is_video, there.notes) == (here.duration_s, here.is_video, here.notes)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(fps=4.0), Sampling(times_s=(0.2, 0.2, 1.0))])
+def test_a_video_is_the_same_as_decoded_here(sampling: Sampling):
+    for source in (WALK, WALK.read_bytes()):
+        with open_source(source, Limits(), "walk") as src:
+            there, here = (read_one(src, Job(sampling=sampling)) for read_one in (isolated_read, decode_source))
+        assert np.array_equal(there.frames, here.frames)
+        for name in ("times_s", "duration_s", "complete", "frames_expected", "notes", "is_video", "source"):
+            assert getattr(there, name) == getattr(here, name)
 
 
 def test_frames_can_be_written_to_and_outlive_the_child(child: DecodeChild):

@@ -13,9 +13,9 @@ from PIL import Image, ImageFile
 
 from tubelet.errors import DecodeError
 from tubelet.limits import Limits
-from tubelet.read.clip import Clip
+from tubelet.read.clip import Allocate, Clip, new_frames
 from tubelet.read.colour import Colour, to_rgb
-from tubelet.read.decode import Allocate, decoding, new_frames, open_picture, pack_rgb
+from tubelet.read.decode import decoding, open_picture, pack_rgb
 from tubelet.read.exif import UPRIGHT
 from tubelet.read.header import Header, gif_frames, is_animation, read_header
 from tubelet.read.image import WHITE, decode_image

@@ -1,12 +1,21 @@
 """What reading gives: upright RGB frames and the true time of each."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from tubelet.errors import ShapeError
 from tubelet.shapes import UInt8
+
+Allocate = Callable[[tuple[int, int, int, int]], np.ndarray]
+"""Gives a C-contiguous uint8 array of the shape (F, H, W, 3) for frames to be decoded into."""
+
+
+def new_frames(shape: tuple[int, int, int, int]) -> np.ndarray:
+    """The usual allocator: fresh memory of this process."""
+    return np.empty(shape, np.uint8)
 
 
 @dataclass(frozen=True, eq=False)

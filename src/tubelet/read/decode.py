@@ -29,9 +29,6 @@ from PIL import (
 from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.read.source import BinaryFile, Format, Source
 
-Allocate = Callable[[tuple[int, int, int, int]], np.ndarray]
-"""Gives a C-contiguous uint8 array of the shape (F, H, W, 3) for frames to be decoded into."""
-
 READERS: dict[Format, Callable[[Any], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -126,8 +123,3 @@ def pack_rgb(picture: Image.Image, out: np.ndarray) -> None:
         encoder.cleanup()
     if status < 0 or place != target.nbytes:
         raise DecodeError("the decoded pixels could not be copied out", expected=target.nbytes, got=place)
-
-
-def new_frames(shape: tuple[int, int, int, int]) -> np.ndarray:
-    """The usual allocator: fresh memory of this process."""
-    return np.empty(shape, np.uint8)

@@ -12,9 +12,9 @@ from PIL import Image, ImageFile
 from tubelet.errors import DecodeError, UnsupportedFormat
 from tubelet.limits import Limits
 from tubelet.read.canvas import Canvas
-from tubelet.read.clip import Clip
+from tubelet.read.clip import Allocate, Clip, new_frames
 from tubelet.read.colour import Colour, sixteen_to_eight, tiff_sixteen_note, to_rgb
-from tubelet.read.decode import Allocate, decoding, new_frames, open_picture, pack_rgb
+from tubelet.read.decode import decoding, open_picture, pack_rgb
 from tubelet.read.exif import UPRIGHT
 from tubelet.read.header import Header, is_animation, read_header
 from tubelet.read.jpeg import jpeg_pixels, read_jpeg

@@ -6,8 +6,7 @@ from typing import Any
 from tubelet.errors import InputError
 from tubelet.limits import Limits
 from tubelet.read.animation import decode_animation
-from tubelet.read.clip import Clip
-from tubelet.read.decode import Allocate, new_frames
+from tubelet.read.clip import Allocate, Clip, new_frames
 from tubelet.read.image import WHITE, decode_image
 from tubelet.read.sampling import Sampling
 from tubelet.read.source import VIDEOS, Source
@@ -46,7 +45,7 @@ def decode_source(src: Source, job: Job, allocate: Allocate = new_frames) -> Cli
     if src.format in VIDEOS:
         from tubelet.read.video import read_video  # loads FFmpeg, which reading pictures can do without
 
-        return read_video(src, job.limits, job.sampling, workers=job.workers)
+        return read_video(src, job.limits, job.sampling, workers=job.workers, allocate=allocate)
     if job.animation:
         return decode_animation(src, job.limits, job.sampling, job.background, allocate=allocate)
     return decode_image(src, job.limits, job.background, allocate=allocate)

@@ -18,7 +18,7 @@ import numpy as np
 
 from tubelet.errors import DecodeError, NoVideo, TubeletError
 from tubelet.limits import Limits
-from tubelet.read.clip import Clip
+from tubelet.read.clip import Allocate, Clip, new_frames
 from tubelet.read.sampling import Sampling
 from tubelet.read.source import Source
 from tubelet.read.video_boxes import Structure, walk
@@ -26,7 +26,6 @@ from tubelet.read.video_decode import Job, decode
 from tubelet.read.video_file import choose_stream, only_stream, opened, stored_as
 from tubelet.read.video_frames import Upright, upright
 from tubelet.read.video_index import PacketIndex, choose, read_index, segments
-from tubelet.shapes import UInt8
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,9 @@ def decode_video(
     )
 
 
-def read_video(src: Source, limits: Limits, sampling: Sampling, *, workers: int = 1) -> Clip:
+def read_video(
+    src: Source, limits: Limits, sampling: Sampling, *, workers: int = 1, allocate: Allocate = new_frames
+) -> Clip:
     """The clip: frames chosen by `sampling`, upright RGB, with their true start times.
 
     Cost: the frames in memory once, plus one frame a worker. Raises: as `plan_video` and `decode_video`; each error
@@ -178,7 +179,7 @@ def read_video(src: Source, limits: Limits, sampling: Sampling, *, workers: int 
     """
     try:
         plan = plan_video(src, limits, sampling)
-        frames: UInt8[np.ndarray, "F H W 3"] = np.empty((len(plan.times_s), plan.height, plan.width, 3), np.uint8)
+        frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
 
         def keep(slot: int, rgb: np.ndarray) -> None:
             frames[slot] = rgb
