@@ -22,6 +22,7 @@ from tubelet.errors import DecodeError, NoVideo, TubeletError, UnsupportedFormat
 from tubelet.limits import Limits
 from tubelet.read.sniff import Format
 from tubelet.read.source import BinaryFile, Source, file_errors
+from tubelet.read.video_nal import sample_aspect
 
 # The demuxer for each format, by FFmpeg's own name, which is also the whitelist. Nothing else may be opened.
 _DEMUXERS: Final[dict[Format, str]] = {
@@ -225,12 +226,15 @@ class Stored(NamedTuple):
 
 
 def stored_as(source: Source, stream: av.video.VideoStream, limits: Limits) -> Stored:
-    """Size and shape of pixels: of the container, or, where it does not tell the shape, of the first picture.
+    """Size and shape of pixels: of the container, or, where it does not tell the shape, of the stream's own header, or
+    of the first picture.
 
     Cost: nothing, or opening the file again and decoding one picture. Raises: LimitError for the size.
     """
-    told = Stored(stream.width, stream.height, stream.sample_aspect_ratio)
-    if told.sample_aspect or stream.codec_context.codec.name not in _ASPECT_INSIDE:
+    codec_name = stream.codec_context.codec.name
+    inside = sample_aspect(stream.codec_context.extradata or b"") if codec_name == "h264" else None
+    told = Stored(stream.width, stream.height, stream.sample_aspect_ratio or inside)
+    if told.sample_aspect or codec_name not in _ASPECT_INSIDE:
         return told
     with opened(source) as (container, _):
         try:

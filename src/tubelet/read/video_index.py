@@ -233,7 +233,8 @@ def _order(index: PacketIndex, rows: Sequence[_Row], tick: Fraction) -> None:
     if not index.order:
         return
     zero = clock[index.order[0]]
-    index.starts_s = [float((clock[i] - zero) * tick) for i in index.order]
+    up, down = tick.numerator, tick.denominator
+    index.starts_s = [(clock[i] - zero) * up / down for i in index.order]
     last = index.order[-1]
     step = _step(index.starts_s)
     own = float(rows[last].duration * tick)
