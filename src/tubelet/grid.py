@@ -18,7 +18,11 @@ _SHARED_ROWS = 16_384  # tables up to this size are made once and shared: at mos
 
 
 class Grid(NamedTuple):
-    """Patch counts of one item. Host integers, hashable: a key for cached tables."""
+    """Patch counts of one item. Host integers, hashable: a key for cached tables.
+
+    >>> Grid(2, 3, 4).rows
+    24
+    """
 
     t: int
     h: int
@@ -37,6 +41,9 @@ class Item:
     grid: before any row was dropped. times_s: start time in seconds of each of the grid's t rows, (0.0,) for a picture.
     picture: index of the input it was cut from; views of one picture share it. box: left, top, right, bottom in that
     picture's upright pixels. Raises ShapeError where these contradict each other.
+
+        >>> Item(Grid(2, 18, 32), times_s=(0.0, 0.5), picture=0, box=(0, 0, 512, 288)).box
+        (0.0, 0.0, 512.0, 288.0)
     """
 
     grid: Grid

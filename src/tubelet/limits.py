@@ -10,7 +10,14 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """The defaults suit files from strangers on one machine. Units are in the names; all are inclusive."""
+    """The defaults suit files from strangers on one machine. Units are in the names; all are inclusive.
+
+    Raises LimitError where one is not above zero.
+
+        >>> Limits(max_pixels=1_000_000).check_picture(1920, 1080)
+        Traceback (most recent call last):
+        tubelet.errors.LimitError: 1920 x 1080 = 2,073,600 is above max_pixels = 1,000,000
+    """
 
     max_bytes: int = 512 * MIB  # of one input file
     max_pixels: int = 64_000_000  # of one picture or frame, as stored

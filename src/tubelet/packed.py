@@ -42,6 +42,10 @@ class Packed:
 
     Checked at construction on the host alone (shapes, devices, counts); `check()` looks at the values too.
     Raises ShapeError.
+
+        >>> p = pack([torch.ones(6, 8), torch.ones(4, 8)], [Item.of(1, 2, 3), Item.of(1, 2, 2)])
+        >>> p.keep(torch.tensor([0, 5, 9]))
+        Packed(T=3, D=8, float32, cpu, 2 items: [1x2x3 (2 kept), 1x2x2 (1 kept)])
     """
 
     x: Shaped[Tensor, "T D"]
@@ -397,6 +401,10 @@ def concat(packs: Sequence[Packed], *, renumber: bool = True) -> Packed:
     renumber=True: packs came from different inputs, so each one's `picture` numbers follow those of the packs before
     it. renumber=False keeps them, which undoes `split`. A pack without items adds nothing, whatever its width.
     Raises ShapeError when widths, types or devices differ.
+
+        >>> one = pack([torch.ones(6, 8)], [Item.of(1, 2, 3)])
+        >>> [item.picture for item in concat([one, one]).items]
+        [0, 1]
     """
     if not packs:
         return pack([], [])

@@ -81,8 +81,11 @@ def load_patches(
 
     Raises: what `read` and `fit` raise, naming the item; LimitError when all rows together pass `max_tokens`.
 
-        >>> loaded = load_patches(["receipt.png", "walk.mp4"], recipe, fps=2.0)      # doctest: +SKIP
-        >>> loaded.packed, loaded.sources[1].seconds                                # doctest: +SKIP
+        >>> loaded = load_patches(["receipt.png", "walk.mp4"], PixelRecipe(patch=16), fps=2.0)
+        >>> loaded.packed
+        Packed(T=6392, D=768, uint8, cpu, 2 items: [1x56x37, 9x16x30])
+        >>> [source.frames for source in loaded.sources]
+        [1, 9]
     """
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}", limit=1, got=workers)

@@ -137,6 +137,9 @@ def from_pixels(x: Tensor, recipe: PixelRecipe) -> Packed:
     resized: pixels at the right and bottom that do not fill a unit are left out, as a convolution leaves them out.
     Missing frames repeat the last one. Times are frame numbers. Stays on x's device; differentiable; one copy.
     Raises ShapeError.
+
+        >>> from_pixels(torch.zeros(2, 3, 30, 50), PixelRecipe(patch=14))
+        Packed(T=12, D=588, float32, cpu, 2 items: [1x2x3, 1x2x3])
     """
     if x.ndim not in (4, 5) or x.shape[1] != 3:
         raise ShapeError(f"expected [B, 3, H, W] or [B, 3, T, H, W], got {tuple(x.shape)}", got=tuple(x.shape))

@@ -24,6 +24,10 @@ class PixelRecipe:
     min_pixels and max_pixels: its budget for one picture or frame where it has one, max_video_pixels: the budget for
     all temporal rows of a clip together. resampler: whose antialiased bicubic, torch's fast one or Pillow's, from which
     it differs by at most a few grey levels. mean and std: of the family, for pixels in 0..1.
+
+        >>> recipe = PixelRecipe(patch=14, merge=2, order="block", rule="smart", max_pixels=500_000)
+        >>> recipe.unit, recipe.width
+        (28, 588)
     """
 
     patch: int

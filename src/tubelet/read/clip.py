@@ -27,6 +27,9 @@ class Clip:
     animation. duration_s: of the whole clip, None when unknown. complete=False: the file ended or was damaged before
     everything asked for was read; frames_expected then says how many frames were asked for. notes: what was done to the
     content that a person might want to know (composited, first frame of an animation, tone range), one line each.
+
+        >>> Clip(np.zeros((2, 270, 480, 3), np.uint8), (0.0, 0.5), source="walk.mp4", is_video=True)
+        Clip('walk.mp4', 480x270, 2 frames, 0.00..0.50 s)
     """
 
     frames: UInt8[np.ndarray, "F H W 3"]

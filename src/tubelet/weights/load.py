@@ -69,7 +69,7 @@ def load_encoder(
     Raises KeyMismatch (with all missing, unexpected and mis-shaped names), ConfigError, UnsafeFile, UnsafePath,
     NotFinite, or WeightsError when nothing is there.
 
-        >>> encoder = load_encoder("weights/ov-large", dtype=torch.bfloat16)
+        >>> encoder = load_encoder("weights/ov-large", dtype=torch.bfloat16)  # doctest: +SKIP
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ConfigError(f"weights are floating point numbers, not {dtype}", got=str(dtype))
