@@ -359,6 +359,18 @@ def test_cmyk_is_never_inverted():
         assert "CMYK colours converted without a profile" in clip.notes
 
 
+def test_cmyk_jpeg_is_inverted_only_where_adobe_says_so():
+    inks = Image.new("CMYK", (16, 16), (10, 200, 90, 30))
+    adobe = encode(inks, "JPEG", quality=100)
+    place = adobe.index(b"\xff\xee")
+    assert adobe[place + 4 : place + 9] == b"Adobe"
+    inverted = encode(Image.new("CMYK", (16, 16), (245, 55, 165, 225)), "JPEG", quality=100)
+    plain = inverted[:place] + inverted[place + 2 + int.from_bytes(inverted[place + 2 : place + 4], "big") :]
+    expected = np.asarray(inks.convert("RGB")).astype(int)
+    assert np.abs(pixels(adobe) - expected).max() <= 3
+    assert np.abs(pixels(plain) - expected).max() <= 3
+
+
 def display_p3() -> bytes:
     """A matrix profile with Display P3's primaries and a plain gamma of 2.2, written by hand."""
 

@@ -190,7 +190,7 @@ def test_the_pool_names_the_source_of_a_death(monkeypatch: pytest.MonkeyPatch):
     assert read(SMALL, isolate="always")[0].width == 40
 
 
-def test_a_hundred_deaths_leave_nothing_behind():
+def test_many_deaths_leave_nothing_behind():
     read(SMALL, isolate="always")
     pool().close()
     gc.collect()

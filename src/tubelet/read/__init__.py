@@ -70,7 +70,8 @@ def read(
     animation: read GIF, WEBP, PNG and AVIF that move as clips; else their first frame, with a note.
     isolate: decode in a child process, under `limits.max_memory_bytes` and `limits.deadline_s`, so that a crash of a
     decoder is an error: "always", "never", or "auto" = for bytes and file objects, which may come from strangers, but
-    not for paths that the caller names. Windows cannot isolate: "always" is an error there, "auto" decodes here.
+    not for paths that the caller names. What decodes in this process is bounded by its header, not by a clock.
+    Windows cannot isolate: "always" is an error there, "auto" decodes here.
     on_error: "raise" the first error, told which item it is, or "skip": the error stands in its item's place.
     workers: threads that decode, by default one for each CPU core.
     Cost: decoding; one copy of the pixels. Nothing is kept between calls but idle decoding processes.

@@ -117,12 +117,12 @@ def _address_space() -> int:
 
 def _harden() -> None:
     """No core dump, no new privileges, no keyboard interrupts meant for the caller; the system's answer to a timer
-    and to too much CPU time is the end of the process."""
+    and to too much CPU time is the end of the process. Those two also end a child that works on while its caller is
+    gone; one that waits reads the end of its socket. (The kernel's parent-death signal is not used: it would end a
+    child when the thread that started it ends.)"""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGALRM, signal.SIGXCPU, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-        libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: nobody attaches to it either
+        ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS

@@ -138,6 +138,8 @@ def _jpeg(src: Source, limits: Limits, canvas: Canvas | None) -> tuple[Image.Ima
     found = read_jpeg(io.BytesIO(data), limits)
     picture = open_picture("JPEG", io.BytesIO(jpeg_pixels(data, found)))
     _check_size(picture, (found.width, found.height))
+    if found.channels == 4 and not found.adobe:  # inks as they are; Pillow takes every CMYK JPEG for Adobe's, inverted
+        picture.tile = [tile._replace(args=("CMYK", "")) for tile in picture.tile]
     picture.decodermaxblock = max(len(data), 1 << 16)
     if canvas is not None and picture.mode == "RGB" and found.icc is None:
         canvas.lend(picture)

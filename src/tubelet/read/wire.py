@@ -41,6 +41,8 @@ def receive(link: socket.socket) -> tuple[dict[str, Any], int | None]:
     head, fds, _, _ = socket.recv_fds(link, 4, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
     fd = fds[0] if fds else None
     try:
+        if fd is not None:
+            os.set_inheritable(fd, False)  # for systems that know no MSG_CMSG_CLOEXEC
         head += _exactly(link, 4 - len(head)) if head else b""
         if len(head) < 4:
             raise EOFError
