@@ -1,5 +1,6 @@
 """Inputs as they are opened: only local regular files by path, and file objects of every temper."""
 
+import gc
 import io
 import os
 import socket
@@ -256,10 +257,12 @@ def test_nothing_stays_open_after_a_refusal(tmp_path: Path):
     path = tmp_path / "a"
     path.write_bytes(b"text, no picture")
     open_files = Path("/dev/fd")
+    gc.collect()
     before = len(list(open_files.iterdir()))
     for _ in range(20):
         with pytest.raises(UnsupportedFormat):
             open_source(path, LIMITS)
         with pytest.raises(LimitError):
             open_source(path, Limits(max_bytes=3))
+    gc.collect()
     assert len(list(open_files.iterdir())) == before
