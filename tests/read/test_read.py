@@ -197,7 +197,7 @@ def test_many_more_files_than_threads_do_not_stay_open(files: list[Path]):
         read([*files, b"no"], on_error="skip")
     gc.collect()
     assert len(list(open_files.iterdir())) == before
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tubelet-read")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tubelet-read_")]
 
 
 def test_probe_reads_the_header(files: list[Path]):
