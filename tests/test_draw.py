@@ -1,5 +1,7 @@
 """draw.py and lettering.py: what is drawn where, what is written, and that no name and no size breaks it."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,6 +55,7 @@ def test_one_patch_has_no_line():
     assert np.array_equal(draw_lines(pixels, Grid(1, 1, 1)), pixels)
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=1e-3, max_value=1e3))
 def test_line_step_keeps_lines_apart(pitch: float):
     step = line_step(pitch)
@@ -84,7 +87,7 @@ def test_draw_grid_shows_the_frame_of_the_asked_time_row():
     assert [int(c.min()) for c in centre] == [0, 80]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 300), st.integers(1, 300), st.integers(1, 3), st.sampled_from([444, 700, 1600]), st.integers(1, 32)
 )
@@ -143,7 +146,7 @@ def test_many_frames_are_thinned_evenly_and_the_title_says_so(monkeypatch: pytes
     assert sum(line.isdigit() for line in said) == 10
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 90),
     st.integers(1, 120),
@@ -166,6 +169,15 @@ def test_thumbnails_keep_their_aspect_and_carry_the_grid():
     assert abs(width / height - 16 / 9) < 0.02
     blue = (sheet[..., 2].astype(int) - sheet[..., 0] > 30).any(axis=1)
     assert blue.sum() > 8
+
+
+def test_a_sheet_says_when_its_grid_is_thinned(monkeypatch: pytest.MonkeyPatch):
+    for frames, h, w, said in ((30, 90, 160, "a line every 5 patches"), (2, 9, 16, None)):
+        clip = a_clip(frames, 180, 320)
+        item = whole(clip, frames, h, w)
+        texts = written(monkeypatch, functools.partial(contact_sheet, clip, item, 2))
+        title = texts.rpartition("wall.png")[2]  # what is measured before comes first
+        assert said in title if said else "a line every" not in title
 
 
 def test_what_does_not_fit_is_refused():
@@ -218,7 +230,7 @@ def test_letters_the_font_lacks_are_replaced(name: str, shown: str):
     assert drawable(name) == shown
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300), st.integers(60, 500))
 def test_any_name_is_drawn_within_its_width(name: str, width: int):
     strip = caption(width, [Line((name,), 17, INK), Line(("1 x 2", name, "3 tokens"))])

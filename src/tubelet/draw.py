@@ -60,10 +60,13 @@ def draw_lines(pixels: UInt8[np.ndarray, "H W 3"], grid: Grid) -> UInt8[np.ndarr
     step = line_step(pitch)
     strength = min(0.34 + 0.01 * (step * pitch - MIN_PITCH), 0.5)  # dense lines are drawn fainter
     on = np.zeros((height, width), dtype=bool)
+    thick = 1 + (step * pitch >= 48) + (step * pitch >= 200)
     for row in range(step, grid.h, step):
-        on[min(round(row * height / grid.h), height - 1)] = True
+        middle = round(row * height / grid.h)
+        on[middle - thick // 2 : middle - thick // 2 + thick] = True
     for column in range(step, grid.w, step):
-        on[:, min(round(column * width / grid.w), width - 1)] = True
+        middle = round(column * width / grid.w)
+        on[:, middle - thick // 2 : middle - thick // 2 + thick] = True
     # light or dark is decided on a blurred copy, so that a line does not flicker over every letter it crosses,
     # except where the picture itself is nearly white: a white line would not be seen
     coarse = (max(2, width // 40), max(2, height // 40))
@@ -111,6 +114,10 @@ def _grid_text(grid: Grid, patch: int | None) -> tuple[str, str]:
     return f"grid {grid.t} x {grid.h} x {grid.w}{of}", f"{grid.rows:,} tokens"
 
 
+def _step_text(step: int) -> tuple[str, ...]:
+    return (f"a line every {step} patches",) if step > 1 else ()
+
+
 def _warnings(clip: Clip) -> list[Line]:
     lines: list[Line] = []
     if not clip.complete:
@@ -121,9 +128,8 @@ def _warnings(clip: Clip) -> list[Line]:
 
 def _below(clip: Clip, item: Item, patch: int, frame: int, step: int) -> list[Line]:
     """What stands under one drawn frame."""
-    every = (f"a line every {step} patches",) if step > 1 else ()
     when = (f"frame at {time_text(clip.times_s[frame])}",) if clip.is_video else ()
-    what = (_size_text(clip, item, patch), *_grid_text(item.grid, patch), *when, *every)
+    what = (_size_text(clip, item, patch), *_grid_text(item.grid, patch), *when, *_step_text(step))
     return [Line((_name(clip),), 17, INK), Line(what), *_warnings(clip)]
 
 
@@ -211,7 +217,7 @@ def _arrange(cells: int, aspect: float, width: int, height: int) -> _Sheet:
         w = (width + GAP) / n - GAP
         h = (height + GAP) / rows - GAP - LABEL
         w = max(1.0, min(w, h * aspect, 420.0 * min(1.0, aspect)))
-        return _Sheet(n, rows, max(1, int(w)), max(1, int(w / aspect)))
+        return _Sheet(n, rows, int(w), max(1, min(int(w / aspect), int(h))))
 
     def worth(sheet: _Sheet) -> float:
         across, down = sheet.size
@@ -223,12 +229,12 @@ def _arrange(cells: int, aspect: float, width: int, height: int) -> _Sheet:
     return max((of(n) for n in range(1, columns + 1) if math.ceil(cells / n) <= rows), key=worth)
 
 
-def _title(clip: Clip, item: Item | None, patch: int | None, shown: int) -> list[Line]:
+def _title(clip: Clip, item: Item | None, patch: int | None, shown: int, step: int) -> list[Line]:
     count = f"{len(clip)} frames" if len(clip) != 1 else "1 frame"
     if shown < len(clip):
         count = f"{shown} of {count}"
     lasts = "" if clip.duration_s is None else f" of {time_text(clip.duration_s)}"
-    grid = () if item is None else _grid_text(item.grid, patch)
+    grid = () if item is None else (*_grid_text(item.grid, patch), *_step_text(step))
     return [
         Line((_name(clip),), 19, INK),
         Line((_size_text(clip, item, patch), count + lasts, *grid)),
@@ -282,14 +288,15 @@ def contact_sheet(
     _check(clip, item, patch, max_side)
     aspect = clip.width / clip.height if item is None else item.grid.w / item.grid.h
     room = max_side - 2 * MARGIN
-    below = room - caption(NARROW, _title(clip, item, patch, 0)).height - GAP
+    below = room - caption(NARROW, _title(clip, item, patch, 0, 2)).height - GAP
     most = math.prod(_capacity(room, below))
     frames, shown = len(clip), min(len(clip), max_frames, most)
     chosen = [round(i) for i in np.linspace(0, frames - 1, shown)]
     lost = 0 if clip.complete or clip.frames_expected is None else max(0, clip.frames_expected - frames)
     cells = shown + min(lost, max_frames, most - shown)
-    lines = _title(clip, item, patch, shown)
     sheet = _arrange(cells, aspect, room, below)
+    step = 1 if item is None else line_step(min(sheet.height / item.grid.h, sheet.width / item.grid.w))
+    lines = _title(clip, item, patch, shown, step)
     across = max(sheet.size[0], NARROW)
     text = caption(across, lines)
     top = MARGIN + text.height + GAP

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -82,6 +82,21 @@ def test_show_refuses_what_it_must_not_write(
     Path("x.png").write_bytes(before)
     assert run("show", "x.png", "x.grid.png", "--out", ".") == 1
     assert Path("x.grid.png").read_bytes() == before
+
+
+def test_show_leaves_out_what_it_cannot_read_when_told_to(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    args = ("show", files["wide"], files["broken"], files["tall"], "--out", tmp_path, "--json")
+    assert run(*args) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["error"], told["item"]) == ("DecodeError", 1)
+    assert run(*args, "--on-error", "skip") == 1
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert [Path(f["out"]).name for f in told["files"]] == ["wide.grid.png", "tall.grid.png"]
+    assert [(e["error"], e["item"]) for e in told["errors"]] == [("DecodeError", 1)]
+    assert said.err.count("\n") == 1
 
 
 # ---- convert
@@ -162,6 +177,7 @@ def test_models_lists_every_variant_with_its_true_size(capsys: pytest.CaptureFix
 # ---- words
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_visible_text_is_one_printable_line(text: str):
     shown = visible(text)
@@ -170,6 +186,7 @@ def test_visible_text_is_one_printable_line(text: str):
     assert not set(shown) & {"\n", "\r", "\x1b", "\t", "\u202e", "\u2028", "\u2029", "\x85"}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60).filter(lambda b: b"\0" not in b))
 def test_any_file_name_becomes_valid_json_text(name: bytes):
     import os

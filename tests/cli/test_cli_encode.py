@@ -1,5 +1,6 @@
 """`tubelet encode`: what is written, what is said, and how it ends."""
 
+import errno
 import json
 import os
 import subprocess
@@ -249,6 +250,18 @@ def test_outputs_are_checked_before_anything_is_read(
         assert code == 1
         assert word in line
     assert files["wide"].read_bytes() == before
+
+
+def test_a_folder_that_is_read_only(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def forbidden(self: Path, **_: object) -> None:  # what touch does there; for root, no folder is read-only
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "touch", forbidden)
+    code, line = refused(capsys, files["wide"], "--out", tmp_path / "o.safetensors", "--model", "/nowhere/x")
+    assert code == 1
+    assert line.endswith("o.safetensors: the output cannot be written: Permission denied\n")
 
 
 def test_an_old_output_survives_a_failure(files: dict[str, Path], model: Path, tmp_path: Path):

@@ -18,6 +18,7 @@ from tubelet.cli.options import (
     Json,
     MaxPixels,
     NumFrames,
+    OnError,
     Quiet,
     Times,
     option,
@@ -74,9 +75,7 @@ class Encode:
         "float32"
     )
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
-    on_error: Annotated[
-        Literal["raise", "skip"], option("a file that cannot be read ends the run, or is left out (default: raise)")
-    ] = "raise"
+    on_error: OnError = "raise"
     isolate: Isolate = "auto"
     workers: Annotated[int | None, option("threads that decode (default: one for each core)", "N")] = None
     animation: Animation = False
@@ -190,14 +189,11 @@ class Result:
 
     def save(self, out: Path, model: "Model", files: Sequence[str]) -> None:
         """Write everything as one pack. Raises RunError."""
-        import torch
-
         from tubelet import __version__
         from tubelet.packed import Packed
 
-        x = self.x[0] if len(self.x) == 1 else torch.cat(self.x)
-        self.x = [x]
-        packed = Packed(x, torch.cat(self.pos), tuple(self.items), tuple(self.lengths))
+        x, pos = joined(self.x), joined(self.pos)
+        packed = Packed(x, pos, tuple(self.items), tuple(self.lengths))
         left_out = {str(i): r.error.as_dict()["error"] for i, r in enumerate(self.reports) if r.error is not None}
         metadata = {
             "tubelet": __version__,
@@ -206,7 +202,20 @@ class Result:
             "left_out": json.dumps(left_out),
             "untrained": "true" if model.untrained else "false",
         }
-        packed.save(out, {"pooled": torch.cat(self.pooled)} if self.pooled else None, metadata)
+        packed.save(out, {"pooled": joined(self.pooled)} if self.pooled else None, metadata)
+
+
+def joined(parts: "list[Tensor]") -> "Tensor":
+    """Tensors end to end; `parts` shrinks to the result, each part freed once it is copied: no second copy of all."""
+    if len(parts) > 1:
+        out = parts[0].new_empty(sum(len(p) for p in parts), *parts[0].shape[1:])
+        start = len(out)
+        while parts:
+            last = parts.pop()
+            out[start - len(last) : start] = last
+            start -= len(last)
+        parts.append(out)
+    return parts[0]
 
 
 def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor | None, float]":

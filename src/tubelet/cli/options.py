@@ -43,6 +43,9 @@ Times = Annotated[
 ]
 MaxPixels = Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")]
 Animation = Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")]
+OnError = Annotated[
+    Literal["raise", "skip"], option("a file that cannot be read ends the run, or is left out (default: raise)")
+]
 Isolate = Annotated[
     Literal["auto", "always", "never"], option("decode in a child process that may die (default: auto, not for paths)")
 ]

@@ -13,6 +13,7 @@ from tubelet.cli.options import (
     Json,
     MaxPixels,
     NumFrames,
+    OnError,
     Quiet,
     Times,
     option,
@@ -21,14 +22,15 @@ from tubelet.cli.options import (
     with_budget,
 )
 from tubelet.cli.output import Drawings, save_png
-from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
-from tubelet.errors import InputError
+from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
+from tubelet.errors import InputError, TubeletError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.read.clip import Clip
+    from tubelet.read.sampling import Sampling
 
 SMALLEST_SIDE = 500
 
@@ -55,6 +57,7 @@ class Show:
     times: Times = None
     max_pixels: MaxPixels = None
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    on_error: OnError = "raise"
     animation: Animation = False
     isolate: Isolate = "auto"
     json: Json = False
@@ -68,12 +71,32 @@ class Show:
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
         drawings = Drawings(self.out, self.files)
-        from tubelet.read import read
-
         recipe = self._recipe()
         drawn: list[dict[str, Any]] = []
+        errors: list[dict[str, Any]] = []
         for i, file in enumerate(self.files):
-            clip = read(
+            try:
+                clip = self._read(file, i, sampling)
+                picture, about = self._draw(clip, recipe, i)
+            except InputError as e:
+                if self.on_error == "raise":
+                    raise
+                terminal.say(str(e))
+                errors.append(e.as_dict() | {"file": file_name(file)})
+                continue
+            path = drawings.path(i, "frames" if clip.is_video else "grid")
+            save_png(picture, path)
+            drawn.append({"file": file_name(file), "out": file_name(str(path)), **about})
+            if not terminal.json and not terminal.quiet:
+                terminal.line(f"{visible(str(path))}  ({_words(clip, about)})")
+        terminal.document({"command": "show", "files": drawn, "errors": errors})
+        return FAILED if errors else OK
+
+    def _read(self, file: str, index: int, sampling: "Sampling") -> "Clip":
+        from tubelet.read import read
+
+        try:
+            return read(
                 [file],
                 fps=sampling.fps,
                 num_frames=sampling.num_frames,
@@ -81,14 +104,9 @@ class Show:
                 animation=self.animation,
                 isolate=self.isolate,
             )[0]
-            picture, about = self._draw(clip, recipe, i)
-            path = drawings.path(i, "frames" if clip.is_video else "grid")
-            save_png(picture, path)
-            drawn.append({"file": file_name(file), "out": file_name(str(path)), **about})
-            if not terminal.json and not terminal.quiet:
-                terminal.line(f"{visible(str(path))}  ({_words(clip, about)})")
-        terminal.document({"command": "show", "files": drawn})
-        return OK
+        except TubeletError as e:
+            e.item = index
+            raise
 
     def _recipe(self) -> "PixelRecipe":
         from tubelet.families.onevision import VARIANTS
