@@ -168,10 +168,10 @@ def machine() -> dict[str, Any]:
 
 def save(name: str, results: Mapping[str, Any], *, settings: Any = None, folder: Path = RESULTS) -> Path:
     """Write results/NAME.json: the results, the machine after the run, the command and the commit. Returns its path."""
-    arguments = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    arguments = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]  # no folders of this machine
     payload = {
         "name": name,
-        "command": "python benchmarks/" + " ".join(arguments),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments]),
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": machine(),
