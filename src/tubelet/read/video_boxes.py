@@ -148,13 +148,18 @@ def _walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
         elif kind == b"moof":
             _read_moof(_Part(data, body, end), found)
         elif kind == b"sidx":
-            found.missing_bytes = max(found.missing_bytes, _indexed_end(data.at(body, end - body), end) - data.size)
-    if moov is not None and whole_media and not found.fragmented and last != b"mdat":
-        found.broken, found.missing_bytes = False, 0
-    if found.fragmented:  # a fragment's index without its content, or one whose name is damaged
-        found.broken = found.broken or unknown or last == b"moof"
+            found.missing_bytes = max(
+                found.missing_bytes, _indexed_end(data.at(body, min(end - body, 1 << 22)), end) - data.size
+            )
+    broken, found.broken = found.broken, False
     if moov is not None:
         _read_moov(_Part(data, *moov), data.size, found, limits)
+    if found.fragmented:  # a fragment's index without its content, or one whose name is damaged
+        found.broken = found.broken or broken or unknown or last == b"moof"
+    elif moov is not None and whole_media and last != b"mdat":
+        found.missing_bytes = 0
+    else:
+        found.broken = found.broken or broken
 
 
 def _read_moof(moof: _Part, found: Structure) -> None:
@@ -197,7 +202,7 @@ def _read_moov(moov: _Part, file_size: int, found: Structure, limits: Limits) ->
         if end > moov.size:
             found.broken = True
         elif kind == b"mvhd":
-            raw = moov.at(body, end - body)
+            raw = moov.at(body, min(end - body, 256))
             wide = raw[:1] == b"\1"
             movie_turn = _matrix(raw, 48 if wide else 36) or _IDENTITY
             timescale = int.from_bytes(raw[20:24] if wide else raw[12:16], "big")
@@ -209,10 +214,11 @@ def _read_moov(moov: _Part, file_size: int, found: Structure, limits: Limits) ->
             shown = sum(track.edits) / timescale if track.edits and timescale else track.seconds
             samples = found.media.get(track.number, Media()).samples + track.samples
             found.media[track.number] = Media(min(shown, track.seconds), track.seconds, samples)
-        elif kind == b"mvex" and timescale:
+        elif kind == b"mvex":
+            found.fragmented = True
             for inner, at, stop in _boxes(moov, body, end):
-                if inner == b"mehd" and stop <= end:
-                    raw = moov.at(at, stop - at)
+                if inner == b"mehd" and stop <= end and timescale:
+                    raw = moov.at(at, min(stop - at, 12))
                     found.declared_s = int.from_bytes(raw[4:12] if raw[:1] == b"\1" else raw[4:8], "big") / timescale
 
 
