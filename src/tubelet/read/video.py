@@ -145,7 +145,8 @@ def decode_video(
     rgb: (H, W, 3) uint8, upright, valid only during the call, not always contiguous. slot: its place in
     `plan.times_s`. workers: threads; each decodes stretches of its own with one thread, or, where there are fewer
     stretches, with several. `on_frame` is called from these threads, at the same time, when workers > 1. What it gets
-    does not depend on `workers`. A frame found damaged only after it was given is left out of `slots`.
+    does not depend on `workers`. A frame found damaged only after it was given is left out of `slots`, or given again
+    when a second, plain attempt finds it whole.
     Raises: DecodeError (not one whole frame, a size that changes), LimitError (deadline), what `on_frame` raises.
     """
     stretches = segments(plan._index, plan._chosen)
