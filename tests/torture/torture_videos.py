@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,8 @@ def nothing_to_show(rng: random.Random) -> Made:
 def two_sizes(codec: str, rng: random.Random) -> Made:
     """The packets of two clips of different sizes as one stream."""
     sizes = rng.choice((((64, 48), (96, 48)), ((64, 48), (64, 64)), ((96, 64), (64, 48))))
-    options = {"g": "5", "bf": "0"} if codec != "mjpeg" else {}
-    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    packets: list[tuple[bytes, bool]] = []
-    for width, height in sizes:
-        pictures = [numbered(n, width, height) for n in range(rng.randint(2, 9))]
-        with av.open(io.BytesIO(encoded("avi", codec, pictures, options=options, pix_fmt=pix_fmt))) as part:
-            packets += [(bytes(p), p.is_keyframe) for p in part.demux(video=0) if p.size]
+    pix_fmt = _pixel_format(codec)
+    packets = [p for width, height in sizes for p in _packets(codec, width, height, rng.randint(2, 9))]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="avi") as out:
         stream = out.add_stream(codec, rate=25)
@@ -93,6 +89,20 @@ def two_sizes(codec: str, rng: random.Random) -> Made:
             packet.is_keyframe = key
             out.mux(packet)
     return Made(buffer.getvalue(), "error", errors=(DecodeError,))
+
+
+@cache  # once per process: an encoder may round differently when its memory lies elsewhere
+def _packets(codec: str, width: int, height: int, frames: int) -> list[tuple[bytes, bool]]:
+    """(content, is a keyframe) of each packet of a short clip of this size."""
+    options = {"g": "5", "bf": "0"} if codec != "mjpeg" else {}
+    pictures = [numbered(n, width, height) for n in range(frames)]
+    data = encoded("avi", codec, pictures, options=options, pix_fmt=_pixel_format(codec))
+    with av.open(io.BytesIO(data)) as part:
+        return [(bytes(p), p.is_keyframe) for p in part.demux(video=0) if p.size]
+
+
+def _pixel_format(codec: str) -> str:
+    return "yuvj420p" if codec == "mjpeg" else "yuv420p"
 
 
 def list_of(address: str, rng: random.Random) -> bytes:
