@@ -7,7 +7,7 @@ from PIL import Image
 
 from tubelet.errors import ShapeError
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Pad, anyres, fit, pad_frames, resize_frames
+from tubelet.pixels.resize import Pad, Room, anyres, fit, pad_frames, resize_frames
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -34,6 +34,18 @@ def test_torch_equals_torchvision(before: tuple[int, int], after: tuple[int, int
     )
     got = resize_frames(pixels, Pad(*after, 0, 0, *after))
     assert torch.equal(got, expected.permute(0, 2, 3, 1))
+
+
+def test_memory_used_again_changes_nothing() -> None:
+    room = Room()
+    for _ in range(2):
+        for before, after in [*SIZES, ((60, 40), (60, 28)), ((40, 60), (28, 60)), ((28, 28), (28, 28))]:
+            for channels in (3, 4):
+                pixels, size = noise(2, *before, channels), Pad(*after, 0, 0, *after)
+                assert torch.equal(resize_frames(pixels, size, room=room), resize_frames(pixels, size))
+    first = resize_frames(noise(1, 90, 80, 3), Pad(28, 28, 0, 0, 28, 28), room=room)
+    second = resize_frames(noise(1, 80, 90, 3), Pad(28, 28, 0, 0, 28, 28), room=room)
+    assert first.data_ptr() == second.data_ptr()
 
 
 @pytest.mark.parametrize(("before", "after"), SIZES)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Lock, local
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from tubelet.errors import DecodeError, TubeletError
 from tubelet.grid import Grid, Item
 from tubelet.pixels.patchify import as_tensor, empty_rows, item_of, slots, write_frame, write_frames
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Fit, fit, resize_frames
+from tubelet.pixels.resize import Fit, Room, fit, resize_frames
 from tubelet.read.canvas import Canvas
 from tubelet.read.clip import Clip
 from tubelet.read.image import decode_pixels
@@ -73,6 +73,13 @@ class Task:
         return self.size, self.item, self.rows
 
 
+class Desk:
+    """One thread's memory, used for one picture after the other."""
+
+    def __init__(self) -> None:
+        self.canvas, self.room = Canvas(), Room()
+
+
 @dataclass(frozen=True)
 class Options:
     """What holds for all inputs of one call."""
@@ -83,6 +90,13 @@ class Options:
     skip: bool
     workers: int
     file_objects: AbstractContextManager[bool] = field(default_factory=Lock)  # one and the same may be listed twice
+    desks: local = field(default_factory=local)
+
+    def desk(self) -> Desk:
+        """The calling thread's."""
+        if not hasattr(self.desks, "mine"):
+            self.desks.mine = Desk()
+        return self.desks.mine
 
 
 class Laps:
@@ -126,8 +140,8 @@ def _finish(task: Task, complete: bool, notes: Sequence[str]) -> None:
     task.report.notes = (*notes, *task.report.notes)
 
 
-def decode_into(task: Task, options: Options, canvas: Canvas, workers: int) -> None:
-    """Decode a planned input and write it into its slice: a picture through `canvas`, a clip frame by frame on
+def decode_into(task: Task, options: Options, workers: int) -> None:
+    """Decode a planned input and write it into its slice: a picture on this thread, a clip frame by frame on
     `workers` threads. Raises what decoding raises; then the slice holds anything."""
     laps = Laps(task.report)
     with open_source(task.source, options.job.limits, task.report.name) as src:
@@ -135,7 +149,7 @@ def decode_into(task: Task, options: Options, canvas: Canvas, workers: int) -> N
         if task.plan is not None:
             _clip(task, src, task.plan, options, workers)
             return
-        pixels, notes = decode_pixels(src, options.job.limits, options.job.background, canvas)
+        pixels, notes = decode_pixels(src, options.job.limits, options.job.background, options.desk().canvas)
         laps("decode")
     _write(task, 0, pixels, options, laps)
     _fill_up(task, 1, options)
@@ -152,7 +166,8 @@ def _write(task: Task, index: int, pixels: np.ndarray, options: Options, laps: L
             got=(pixels.shape[1], pixels.shape[0]),
         )
     whole = as_tensor(np.ascontiguousarray(pixels)[None])
-    small = resize_frames(whole, size, resampler=options.recipe.resampler)[0].numpy()
+    room = options.desk().room
+    small = resize_frames(whole, size, resampler=options.recipe.resampler, room=room)[0].numpy()
     laps("resize")
     write_frame(rows, item.grid, index, small, options.recipe)
     laps("pack")

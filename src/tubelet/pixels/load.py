@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from threading import local
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +25,6 @@ from tubelet.pixels.fill import Laps, LoadedSource, Options, Task, cut_whole, de
 from tubelet.pixels.patchify import empty_rows, packed_of
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.read import _is_one
-from tubelet.read.canvas import Canvas
 from tubelet.read.image import probe_image
 from tubelet.read.isolate import SUPPORTED, isolated_read
 from tubelet.read.one import Job, decode_source
@@ -212,15 +210,12 @@ def _allocate(tasks: Sequence[Task], options: Options) -> np.ndarray:
 def _decode_all(pool: ThreadPoolExecutor, tasks: Sequence[Task], options: Options, tell: _Counter) -> None:
     """The largest first, one thread each; but clips that are fewer than the threads come one after the other before
     the rest, each decoded by all threads."""
-    canvases = local()
 
     def one_thread(task: Task, options: Options) -> None:
-        if not hasattr(canvases, "mine"):
-            canvases.mine = Canvas()
-        decode_into(task, options, canvases.mine, 1)
+        decode_into(task, options, 1)
 
     def all_threads(task: Task, options: Options) -> None:
-        decode_into(task, options, Canvas(), options.workers)
+        decode_into(task, options, options.workers)
 
     clips = [t for t in tasks if t.plan is not None]
     if len(clips) < options.workers:
