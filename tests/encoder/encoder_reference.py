@@ -35,6 +35,8 @@ def _turn(x: Tensor, places: Tensor, encoder: Encoder) -> Tensor:
 def gelu(x: Tensor, act: str) -> Tensor:
     if act == "gelu":
         return 0.5 * x * (1 + torch.erf(x / 2**0.5))
+    if act == "quick_gelu":
+        return x / (1 + torch.exp(-1.702 * x))
     return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 

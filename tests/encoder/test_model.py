@@ -24,6 +24,7 @@ VARIATIONS = {
     "rms": {"norm": "rms"},
     "eps": {"eps": 3e-3, "head_eps": 0.1},
     "tanh": {"act": "gelu_tanh"},
+    "quick": {"act": "quick_gelu"},
     "rotation": {"rope": Rope(mode="rotation", theta=100.0)},
     "patch bias": {"patch_bias": True},
     "head dim 96": {"hidden": 192, "layers": 1},

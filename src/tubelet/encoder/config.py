@@ -6,6 +6,8 @@ from typing import Literal
 from tubelet.errors import ConfigError
 from tubelet.pixels.recipe import PixelRecipe
 
+Act = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -35,9 +37,9 @@ class Merger:
 class EncoderConfig:
     """hidden, layers, heads, mlp: widths and depth. pixels: what becomes a row.
 
-    eps: of every norm; head_eps: of the pooling head's RMSNorm, None = eps. act: "gelu" is the exact one. window:
-    frames one attention segment spans, None = the whole item. pre_norm: a norm right after the patch embedding.
-    post_norm and pool: the final norm and the attention pooling head. Raises ConfigError.
+    eps: of every norm; head_eps: of the pooling head's RMSNorm, None = eps. act: "gelu" is the exact one, "quick_gelu"
+    is x sigmoid(1.702 x). window: frames one attention segment spans, None = the whole item. pre_norm: a norm right
+    after the patch embedding. post_norm and pool: the final norm and the attention pooling head. Raises ConfigError.
     """
 
     hidden: int
@@ -48,7 +50,7 @@ class EncoderConfig:
     norm: Literal["layer", "rms"] = "layer"
     eps: float = 1e-6
     head_eps: float | None = None
-    act: Literal["gelu", "gelu_tanh"] = "gelu"
+    act: Act = "gelu"
     rope: Rope = Rope()
     patch_bias: bool = False
     pre_norm: bool = True

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tubelet.encoder.attention import Segments, sdpa_into
+from tubelet.encoder.config import Act
 from tubelet.encoder.layers import CENTRE, Layer, PatchEmbed
 from tubelet.encoder.rope import apply_rope_
 from tubelet.shapes import Float, Num, Shaped
@@ -108,8 +109,9 @@ def layer_(
     )
     qkv = space.qkv.view(rows, 3, space.heads, -1)
     for part in blocks(rows):
-        torch.addmm(b_qkv, norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
+        torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
     for part in blocks(rows, CACHED):
+        space.qkv[part].add_(b_qkv)
         _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part])
     q, k, v = qkv.unbind(1)
     sdpa_into(space.out.view(rows, space.heads, -1), q, k, v, segments)
@@ -117,13 +119,17 @@ def layer_(
         block = x[part]
         up = space.up[: len(block)]
         block.addmm_(space.out[part], w_proj.t()).add_(b_proj)
-        torch.addmm(b_up, norm(layer.norm2, block), w_up.t(), out=up)
-        gelu_(up, layer.act)
+        torch.mm(norm(layer.norm2, block), w_up.t(), out=up)
+        for small in blocks(len(block), CACHED):
+            gelu_(up[small].add_(b_up), layer.act)
         block.addmm_(up, w_down.t()).add_(b_down)
 
 
-def gelu_(x: Tensor, act: str) -> None:
+def gelu_(x: Tensor, act: Act) -> None:
     """`layers.gelu` in place."""
+    if act == "quick_gelu":
+        x.mul_((x * 1.702).sigmoid_())
+        return
     torch.ops.aten.gelu_(x, approximate="tanh" if act == "gelu_tanh" else "none")
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tubelet.encoder.attention import Backend, Segments, attention_op, kernel_attention, varlen_attention
-from tubelet.encoder.config import EncoderConfig, Merger
+from tubelet.encoder.config import Act, EncoderConfig, Merger
 from tubelet.encoder.rope import apply_rope
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Float, Int32, Num, Shaped
@@ -32,7 +32,10 @@ def norm_layer(kind: str, width: int, eps: float) -> nn.Module:
     return nn.LayerNorm(width, eps=eps) if kind == "layer" else nn.RMSNorm(width, eps=eps)
 
 
-def gelu(x: Tensor, act: str) -> Tensor:
+def gelu(x: Tensor, act: Act) -> Tensor:
+    """The activation called `act` (tubelet.encoder.config)."""
+    if act == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
     return F.gelu(x, approximate="tanh" if act == "gelu_tanh" else "none")
 
 
