@@ -6,8 +6,8 @@
 Peers, from the installed transformers and timm: Qwen2-VL's tower (packed, one sdpa per picture), SigLIP2 NaFlex and
 timm's NaFlexViT (padded to the longest picture, with a mask). All have the same width, depth, heads and MLP, random
 weights and patch 16; Qwen2-VL's tower and its like of ours have QuickGELU and a merger, the others exact GELU.
-Those two carry the same weights and must agree before anything is timed. "share of GEMM" is useful FLOPs (padding counts
-as none) over time, against bare products of the same layer shapes measured in the same run.
+Those two carry the same weights and must agree before anything is timed. "share of GEMM" is useful FLOPs (padding
+counts as none) over time, against bare products of the same layer shapes measured in the same run.
 """
 
 import argparse
