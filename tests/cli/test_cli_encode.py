@@ -19,7 +19,8 @@ from tubelet.cli.encode import chunks
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.read.sampling import Sampling
-from tubelet.weights.load import load_encoder
+from tubelet.weights.load import load_encoder, untrained
+from tubelet.weights.save import save_encoder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -343,3 +344,19 @@ def test_a_thousand_files(files: dict[str, Path], model: Path, tmp_path: Path, c
     assert "1,000 files" in said
     assert "and 960 more files" in said
     assert Packed.load(tmp_path / "o.safetensors").lengths == (4,) * 1000
+
+
+def test_config_stands_in_for_a_config_json_that_is_refused(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = save_encoder(untrained("llava_vit_packing_small", seed=3), tmp_path / "hub", "packing")
+    named = json.loads((folder / "config.json").read_text()) | {"auto_map": {"AutoModel": "code.Model"}}
+    (folder / "config.json").write_text(json.dumps(named))
+    out = tmp_path / "o.safetensors"
+    assert encode(files["small"], "--model", folder, "--out", out) == 1
+    assert "auto_map" in capsys.readouterr().err
+    assert not out.exists()
+    assert encode(files["small"], "--model", folder, "--config", "llava_vit_packing_small", "--out", out) == 0
+    assert Packed.load(out).x.shape == (4, 384)
+    assert encode(files["small"], "--model", folder, "--config", "nothing", "--out", out) == 2
+    assert encode(files["small"], "--config", "llava_vit_small", "--out", out) == 2

@@ -214,6 +214,17 @@ def test_merger_joins_neighbours(merge: int) -> None:
             torch.testing.assert_close(out.x[row], by_hand, atol=1e-5, rtol=1e-5)
 
 
+def test_merger_for_inference_equals_the_module_in_every_type() -> None:
+    p = make_pack(((2, 4, 6), (1, 2, 2)), merge=2)
+    for dtype, close in ((torch.float32, 0.99999), (torch.bfloat16, 0.999)):
+        encoder = make_merging(2).to(dtype)
+        with torch.no_grad():
+            fast = encoder(p)
+        slow = encoder(p)
+        assert fast.dtype == dtype
+        assert torch.cosine_similarity(fast.x.float(), slow.x.float(), dim=1).min() > close
+
+
 def test_merger_refuses_rows_it_would_scramble() -> None:
     encoder = make_merging(2)
     raster = make_pack(((1, 4, 4),))

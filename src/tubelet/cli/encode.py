@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tubelet.cli.options import (
     DEFAULT_MODEL,
     Animation,
+    Config,
     Debug,
     Files,
     Fps,
@@ -66,6 +67,7 @@ class Encode:
             "MODEL",
         ),
     ] = DEFAULT_MODEL
+    config: Config = None
     pool: Annotated[bool, option("also one vector per file, from the pooling head")] = False
     fps: Fps = None
     num_frames: NumFrames = None
@@ -92,7 +94,7 @@ class Encode:
         start = time.perf_counter()
         from tubelet.cli.model import load_model
 
-        model = load_model(self.model, self.dtype, self.device, pool=self.pool)
+        model = load_model(self.model, self.dtype, self.device, pool=self.pool, config=self.config)
         recipe = with_budget(model.encoder.pixels, self.max_pixels)
         result = Result(model_s=time.perf_counter() - start)
         with progress(terminal, len(self.files)) as tick:

@@ -48,21 +48,26 @@ class Model:
         return f"{self.name} ({state}), {self.dtype} on {self.device}"
 
 
-def load_model(name: str, dtype: str | None, device: str, *, pool: bool) -> Model:
+def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config: str | None = None) -> Model:
     """A variant with seeded random weights, or what a folder, file or hub id holds. dtype: None keeps the stored one.
+    config: the variant that stored weights are, where their own config.json is missing or refused.
 
     Raises UsageError for a name that can be none of these and for --pool without a pooling head, InputError for a
     device that is not there, WeightsError for what cannot be loaded.
     """
     where, kind = device_of(device), None if dtype is None else getattr(torch, dtype)
+    if config is not None and config not in VARIANTS:
+        raise UsageError(f"--config {config}: no such variant; tubelet models lists them")
     if name in VARIANTS:
+        if config is not None:
+            raise UsageError(f"--config says what stored weights are; {name} is a variant itself")
         if pool and not VARIANTS[name].pool:
             raise UsageError(f"{name} has no pooling head for --pool")
         encoder = untrained(name, seed=SEED).to(where, kind)
     else:
         if "/" not in name and "\\" not in name and not Path(name).exists():
             raise UsageError(f"--model {name}: no such variant, folder or file; tubelet models lists the variants")
-        encoder = load_encoder(name, dtype=kind, device=where)
+        encoder = load_encoder(name, config=config, dtype=kind, device=where)
         if pool and encoder.pool is None:
             raise UsageError(f"{name} has no pooling head for --pool")
     stored = str(encoder.patch.weight.dtype).removeprefix("torch.")

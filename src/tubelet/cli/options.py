@@ -41,6 +41,9 @@ Times = Annotated[
     Annotated[tuple[float, ...], TimesSpec] | None,
     option("or: the frames at these seconds, such as 0,1.5,3", "S,S,..."),
 ]
+Config = Annotated[
+    str | None, option("the variant that the weights are, instead of what their config.json says", "VARIANT")
+]
 MaxPixels = Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")]
 Animation = Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")]
 OnError = Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tubelet.cli.options import (
     DEFAULT_MODEL,
     Animation,
+    Config,
     Debug,
     Files,
     Fps,
@@ -50,6 +51,7 @@ class Show:
     model: Annotated[
         str, option(f"whose patches: a variant, folder, file or hub id (default: {DEFAULT_MODEL})", "MODEL")
     ] = DEFAULT_MODEL
+    config: Config = None
     patch: Annotated[int | None, option("or: patches of so many pixels, sizes rounded down to them", "N")] = None
     no_grid: Annotated[bool, option("frames of a clip without the patch grid")] = False
     fps: Fps = None
@@ -121,7 +123,7 @@ class Show:
         else:
             from tubelet.cli.model import load_model
 
-            recipe = load_model(self.model, None, "cpu", pool=False).encoder.pixels
+            recipe = load_model(self.model, None, "cpu", pool=False, config=self.config).encoder.pixels
         return with_budget(recipe, self.max_pixels)
 
     def _draw(self, clip: "Clip", recipe: "PixelRecipe", index: int) -> "tuple[Image, dict[str, Any]]":

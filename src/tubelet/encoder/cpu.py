@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tubelet.encoder.attention import Segments, sdpa_into
 from tubelet.encoder.config import Act
-from tubelet.encoder.layers import CENTRE, Layer, PatchEmbed
+from tubelet.encoder.layers import CENTRE, Layer, MergerMLP, PatchEmbed
 from tubelet.encoder.rope import apply_rope_
 from tubelet.shapes import Float, Num, Shaped
 
@@ -43,11 +43,11 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if has_arithmetic(dtype) else torch.float32
 
 
-def plain(layer: nn.Module) -> bool:
-    """True when nothing has been attached to or put in place of the layer's parts (adapters, hooks)."""
-    parts = [layer, *layer.children()]
+def plain(module: nn.Module) -> bool:
+    """True when nothing has been attached to or put in place of the module's parts (adapters, hooks)."""
+    parts = [module, *module.children()]
     hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in parts)
-    return not hooked and all(type(m) in (Layer, nn.Linear, nn.LayerNorm, nn.RMSNorm) for m in parts)
+    return not hooked and all(type(m) in (Layer, MergerMLP, nn.Linear, nn.LayerNorm, nn.RMSNorm) for m in parts)
 
 
 def blocks(rows: int, most: int = BLOCK) -> Iterator[slice]:
@@ -123,6 +123,19 @@ def layer_(
         for small in blocks(len(block), CACHED):
             gelu_(up[small].add_(b_up), layer.act)
         block.addmm_(up, w_down.t()).add_(b_down)
+
+
+def merged(merger: MergerMLP, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:
+    """`MergerMLP.forward` for inference, in the type this CPU multiplies."""
+    dtype = work_dtype(x.dtype)
+    wide = norm(merger.norm, x.to(dtype)).reshape(-1, merger.fc1.in_features)
+    out = torch.empty(len(wide), merger.fc2.out_features, dtype=dtype)
+    (w_up, b_up), (w_down, b_down) = ((m.weight.to(dtype), m.bias.to(dtype)) for m in (merger.fc1, merger.fc2))
+    for part in blocks(len(wide)):
+        up = torch.mm(wide[part], w_up.t()).add_(b_up)
+        gelu_(up, "gelu")
+        torch.addmm(b_down, up, w_down.t(), out=out[part])
+    return out.to(x.dtype)
 
 
 def gelu_(x: Tensor, act: Act) -> None:

@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         segments: what attends to what, instead of the configuration's. Raises ShapeError naming what does not fit.
         """
         tokens = self.trunk(p, positions=positions, segments=segments)
-        return tokens if self.merger is None else tokens_merged(tokens, self.merger)
+        return tokens if self.merger is None else tokens_merged(tokens, self.merger, in_place=self._in_place(p.x))
 
     def trunk(self, p: Packed, *, positions: Tensor | None = None, segments: Segments | None = None) -> Packed:
         """`forward` without the merger: one feature row per patch row."""
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
         return x.to(dtype)
 
 
-def tokens_merged(tokens: Packed, merger: MergerMLP) -> Packed:
+def tokens_merged(tokens: Packed, merger: MergerMLP, *, in_place: bool = False) -> Packed:
     """Rows in block order through the merger: merge x merge neighbours become one row of a grid that much smaller.
 
     Raises ShapeError when a row is missing or rows are not in block order (on CUDA the order is checked by a device
@@ -194,4 +194,5 @@ def tokens_merged(tokens: Packed, merger: MergerMLP) -> Packed:
     pos = tokens.pos[::group].clone()
     pos[:, 1:] //= merge
     items = tuple(replace(i, grid=Grid(i.grid.t, i.grid.h // merge, i.grid.w // merge)) for i in tokens.items)
-    return Packed(merger(tokens.x), pos, items, tuple(n // group for n in tokens.lengths))
+    x = cpu.merged(merger, tokens.x) if in_place and cpu.plain(merger) else merger(tokens.x)
+    return Packed(x, pos, items, tuple(n // group for n in tokens.lengths))
