@@ -79,7 +79,8 @@ class Layer(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         d = config.hidden
-        self.heads, self.act = config.heads, config.act
+        self.heads = config.heads
+        self.act: Act = config.act
         self.norm1 = norm_layer(config.norm, d, config.eps)
         self.qkv = nn.Linear(d, 3 * d)
         self.proj = nn.Linear(d, d)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.encoder.config import EncoderConfig
+from tubelet.encoder.config import Act, EncoderConfig
 from tubelet.encoder.layers import gelu
 from tubelet.packed import Packed
 from tubelet.shapes import Float
@@ -27,7 +27,8 @@ class AttentionPool(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         d = config.hidden
-        self.heads, self.act = config.heads, config.act
+        self.heads = config.heads
+        self.act: Act = config.act
         self.probe = nn.Parameter(torch.empty(d))
         self.in_proj = nn.Linear(d, 3 * d)
         self.out_proj = nn.Linear(d, d)
