@@ -79,8 +79,8 @@ def load_projector(
     Raises ConfigError, KeyMismatch (with all missing, unexpected and mis-shaped names), UnsafeFile, UnsafePath,
     NotFinite, or WeightsError when nothing is there.
 
-        >>> save_projector(tubelet.build_projector("mlp2x_gelu", 64, 128), "mm_projector.safetensors")
-        >>> load_projector("mm_projector.safetensors").config.kind
+        >>> path = save_projector(tubelet.build_projector("mlp2x_gelu", 64, 128), "mm_projector.safetensors")
+        >>> load_projector(path).config.kind
         'mlp2x_gelu'
     """
     if dtype is not None and not dtype.is_floating_point:
