@@ -22,6 +22,12 @@ _HOME = {
     "patchify": "tubelet.pixels.patchify",
     "from_pixels": "tubelet.pixels.patchify",
     "load_patches": "tubelet.pixels.load",
+    "merge": "tubelet.reduce.merge",
+    "pool": "tubelet.reduce.merge",
+    "build_projector": "tubelet.project",
+    "load_projector": "tubelet.projector_files",
+    "save_projector": "tubelet.projector_files",
+    "plan": "tubelet.budget",
     "contact_sheet": "tubelet.draw",
     "draw_grid": "tubelet.draw",
     "load_encoder": "tubelet.weights.load",
@@ -29,6 +35,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from tubelet.budget import plan as plan
     from tubelet.draw import contact_sheet as contact_sheet
     from tubelet.draw import draw_grid as draw_grid
     from tubelet.limits import Limits as Limits
@@ -41,7 +48,12 @@ if TYPE_CHECKING:
     from tubelet.pixels.patchify import from_pixels as from_pixels
     from tubelet.pixels.patchify import patchify as patchify
     from tubelet.pixels.recipe import PixelRecipe as PixelRecipe
+    from tubelet.project import build_projector as build_projector
+    from tubelet.projector_files import load_projector as load_projector
+    from tubelet.projector_files import save_projector as save_projector
     from tubelet.read.clip import Clip as Clip
+    from tubelet.reduce.merge import merge as merge
+    from tubelet.reduce.merge import pool as pool
     from tubelet.weights.load import load_encoder as load_encoder
     from tubelet.weights.load import untrained as untrained
 

@@ -48,6 +48,23 @@ def test_equals_the_slow_twin(name: str, grad: bool, packed: Packed) -> None:
         torch.testing.assert_close(pools[i].double(), pooled(encoder, final), atol=3e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("only", [(0,), (3,), (2, 0), (1, 1, 3), ()], ids=str)
+def test_only_the_hidden_states_asked_for(only: tuple[int, ...], grad: bool, packed: Packed) -> None:
+    encoder = make()
+    with torch.set_grad_enabled(grad):
+        every, some = encoder.hidden_states(packed), encoder.hidden_states(packed, only=only)
+    assert len(some) == len(only)
+    for i, state in zip(only, some, strict=True):
+        assert state.equal(every[i])
+
+
+@pytest.mark.parametrize("number", [-1, 4])
+def test_a_hidden_state_there_is_none_of_is_an_error(number: int, packed: Packed) -> None:
+    with pytest.raises(ConfigError, match=r"0\.\.3"):
+        make().hidden_states(packed, only=(1, number))
+
+
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_windows_cut_attention_by_frames(window: int) -> None:
     encoder = make(window=window)

@@ -96,6 +96,56 @@ def test_an_output_the_project_does_not_give_fails(tmp_path: Path):
     assert result.line == "FAIL pack_no_head  output pooler_output is not one the project gives"
 
 
+def test_another_property_of_a_tower_fails(tmp_path: Path):
+    path = changed(tmp_path, "tower_packing")
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    meta["extra"]["properties"]["slicefour_patch@-2"]["hidden_size"] = 32
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    assert "properties of slicefour_patch@-2: hidden_size is 128, expected 32" in run_case(path).line
+    meta["extra"]["properties"] = {"mlp2x_gelu": {"num_patches": 16}}
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    assert "num_patches" in run_case(path).line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output__patch@-2__hw": torch.tensor([6, 4])},  # h and w swapped
+        {"output__patch@-2__list_hw": torch.tensor([2, 3])},  # of the second image
+        {"output__patch@-2__list1": torch.zeros(1, 6, 32)},  # the standard tower's shape
+        {"input__list0": torch.zeros(3, 16, 24)},
+        {"output__patch@-2__list3": torch.zeros(6, 32)},  # an image there is none of
+        {"output__patch@-3__batch": torch.zeros(3, 24, 32)},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_another_tower_fails(tmp_path: Path, change: dict[str, Tensor]):
+    assert not run_case(changed(tmp_path, "tower_packing", **change)).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "change"),
+    [
+        ("projector_spatial_merge", {}, {"input__hw0": torch.tensor([8, 6])}),
+        ("projector_spatial_merge", {}, {"output__inferred_hw1": torch.tensor([10, 2])}),
+        ("projector_spatial_merge", {}, {"output__infer_table": torch.tensor([[576, 18, 32]])}),
+        ("projector_spatial_merge", {}, {"output__grad__ln_q__weight": torch.zeros(32)}),
+        ("projector_spatial_merge", {}, {"output__grad__mystery": torch.zeros(32)}),
+        ("projector_spatial_merge", {}, {"output__mystery": torch.zeros(32)}),
+        ("projector_spatial_merge", {"spatial_merge_size": 3}, {}),
+        ("projector_spatial_merge", {"llm_dim": 41}, {}),
+        ("projector_others", {"image_size": 20}, {}),
+        ("projector_others", {"hidden_size": 41}, {}),
+        ("projector_others", {}, {"weight__mlp2x_gelu__4__bias": torch.zeros(40)}),
+        ("projector_others", {}, {"output__resampler": torch.zeros(2, 36, 40)}),
+        ("projector_others", {}, {"output__patch_merger": torch.zeros(2, 9, 40)}),
+    ],
+    ids=str,
+)
+def test_another_projector_fails(tmp_path: Path, name: str, config: dict[str, object], change: dict[str, Tensor]):
+    assert not run_case(changed(tmp_path, name, config=config, **change)).passed
+
+
 def test_an_unknown_weight_fails(tmp_path: Path):
     result = run_case(changed(tmp_path, "pack_eps", weight__head__gate=torch.zeros(2)))
     assert "head.gate" in result.line
@@ -110,13 +160,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     changed(tmp_path, "temporal_tables")
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed"
-    (tmp_path / "tower_new.json").write_text("{}", encoding="utf-8")
-    save_file({"output.x": torch.zeros(1)}, str(tmp_path / "tower_new.safetensors"))
+    (tmp_path / "unheard_of.json").write_text("{}", encoding="utf-8")
+    save_file({"output.x": torch.zeros(1)}, str(tmp_path / "unheard_of.safetensors"))
     (tmp_path / "pack_half.json").write_text("{}", encoding="utf-8")
     assert main([str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "1 passed, 2 failed"
-    assert "FAIL tower_new  no runner for tower_new" in lines
+    assert "FAIL unheard_of  no runner for unheard_of" in lines
     assert "FAIL pack_half  pack_half.safetensors is missing" in lines
 
 

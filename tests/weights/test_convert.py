@@ -51,6 +51,49 @@ def test_a_head_survives(to: ov.Format, tmp_path: Path):
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
+ROUND_TRIPS = [
+    (a, b, head)
+    for head in (True, False)
+    for a in ov.FORMATS
+    for b in ov.FORMATS
+    if a != b and (head or "source" not in (a, b))
+]  # the training model always has its final norm, which a model without a head has no place for
+
+
+@pytest.mark.parametrize(("there", "other", "head"), ROUND_TRIPS, ids=str)
+def test_there_and_back_is_the_same_file(there: ov.Format, other: ov.Format, head: bool, tmp_path: Path):
+    fields = {"has_merger": False, "frame_windows_size": 0, "spatial_merge_size": 1} if there == "ov2" else {}
+    first = random_encoder(tiny_config(there, use_head=head, **fields))
+    source = save_encoder(first, tmp_path / "from", there)
+    for start, end, to in ((source, "other", other), (tmp_path / "other", "back", there)):
+        report = convert(start, tmp_path / end, to)
+        assert (report.bit_equal, report.max_abs_diff, report.max_abs_diff_pooled or 0.0) == (True, 0.0, 0.0)
+        assert (report.eps, report.head_eps) == (first.config.eps, first.config.head_eps or first.config.eps)
+    before, after = read_state(source), read_state(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    configs = [(folder / "config.json").read_text(encoding="utf-8") for folder in (source, tmp_path / "back")]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize("model_type", ["llava_vit", "onevision_encoder"], ids=["history", "released"])
+def test_both_kinds_of_standard_checkpoint(model_type: str, tmp_path: Path):
+    first = random_encoder(tiny_config("standard"))
+    source = save_encoder(first, tmp_path / "from", "standard")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    (source / "config.json").write_text(json.dumps({**config, "model_type": model_type}), encoding="utf-8")
+    report = convert(source, tmp_path / "to", "packing")
+    assert (report.from_format, report.bit_equal, report.max_abs_diff) == ("standard", True, 0.0)
+    assert load_encoder(tmp_path / "to").config == first.config
+
+
+def test_the_released_ov2_tower_has_no_head(tmp_path: Path):
+    source = save_encoder(random_encoder(tiny_config("standard")), tmp_path / "from", "standard")
+    report = convert(source, tmp_path / "to", "ov2", drop=["pool"])
+    assert (report.bit_equal, report.max_abs_diff_pooled, report.dropped) == (True, None, ("pool",))
+    assert report.max_abs_diff > 0  # the final norm goes with the head
+
+
 def test_training_eps_is_kept_unless_upstreams_is_asked_for(tmp_path: Path):
     source = save_encoder(random_encoder(tiny_config("source")), tmp_path / "from", "source")
     kept = convert(source, tmp_path / "kept", "packing")
@@ -93,6 +136,21 @@ def test_the_standard_huge_is_not_made_a_packing_huge():
         _check_network(ov.VARIANTS[f"llava_vit_{size}"], "standard", "packing", None)
     _check_network(ov.SOURCES["llava_vit_huge_ln"], "source", "packing", None)
     _check_network(ov.VARIANTS["ov_encoder_base"], "standard", "packing", None)
+
+
+def test_a_file_of_the_standard_huge_is_refused_and_nothing_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The whole way, with small networks in the place of the two that are called huge."""
+    tall, wide = (tiny_config(f, num_hidden_layers=n) for f, n in (("standard", 3), ("packing", 1)))
+    monkeypatch.setitem(ov.VARIANTS, "llava_vit_huge", tall)
+    monkeypatch.setitem(ov.VARIANTS, "llava_vit_packing_huge", wide)
+    source = save_encoder(random_encoder(tall), tmp_path / "from", "standard")
+    with pytest.raises(ConfigError, match=r"3 layers x 64.*llava_vit_packing_huge is 1 layers x 64") as caught:
+        convert(source, tmp_path / "to", "packing")
+    assert "3 layers" in caught.value.got
+    assert "1 layers" in caught.value.expected
+    assert [p.name for p in tmp_path.iterdir()] == ["from"]
+    assert convert(source, tmp_path / "to", "packing", variant="custom").bit_equal
+    assert convert(tmp_path / "to", tmp_path / "back", "standard").variant == "llava_vit_huge"
 
 
 def test_a_named_variant_must_be_that_network(packing: Path, tmp_path: Path):

@@ -19,6 +19,8 @@ from tubelet.weights.load import initial_state, load_encoder, report_of, untrain
 from tubelet.weights.locate import CONFIG, SINGLE
 from tubelet.weights.save import save_encoder
 
+IN_LLAVA = "model.vision_tower.vision_tower."  # where checkpoints of LLaVA forks keep the tower
+
 
 def rewrite(folder: Path, change: dict[str, Tensor | None], rename: dict[str, str] | None = None) -> None:
     """Replace (or with None remove) tensors of a saved model, then rename some."""
@@ -59,13 +61,13 @@ def test_the_format_is_found_without_a_configuration(encoder: Encoder, folder: P
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "module._orig_mod.", "_orig_mod.", "model.visual.", "module.model.visual."]
+    "prefix", ["module.", "module._orig_mod.", "_orig_mod.", "model.visual.", "module.model.visual.", IN_LLAVA]
 )
 def test_wrapped_checkpoints(prefix: str, encoder: Encoder, folder: Path):
     state = load_file(str(folder / SINGLE))
     wrapped = {prefix + k: v for k, v in state.items()}
     wrapped[prefix + "video_rope.inv_freq_t"] = torch.full((4,), torch.nan)
-    if "visual" in prefix:
+    if "visual" in prefix or prefix == IN_LLAVA:
         wrapped["model.language_model.embed_tokens.weight"] = torch.zeros(3, dtype=torch.int64)
     save_file(wrapped, str(folder / SINGLE))
     again = load_encoder(folder)

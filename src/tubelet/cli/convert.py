@@ -6,25 +6,29 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from tubelet.cli.options import Debug, Json, Quiet, option
-from tubelet.cli.terminal import OK, Terminal, file_name, megabytes, visible
+from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, megabytes, visible
 from tubelet.errors import ConfigError
 
-Format = Literal["packing", "standard", "source", "ov2"]
+Format = Literal["packing", "standard", "source", "ov2", "projector"]
 
 
 @dataclass(frozen=True)
 class Convert:
     """Write a checkpoint in another format, read it back and report the largest difference of its outputs.
 
-    OUT becomes a folder with config.json, model.safetensors and conversion.json; it appears whole or not at all.
+    OUT becomes a folder with config.json, model.safetensors and conversion.json; it appears whole or not at all. With
+    --to projector SOURCE is LLaVA's mm_projector.bin or a checkpoint with one, and OUT gets mm_projector.safetensors.
 
     Example: tubelet convert weights/ov-large ov-large-packing --to packing
+    Example: tubelet convert llava/mm_projector.bin out --to projector --config spatial_merge --unsafe-pickle
     """
 
     source: Positional[Annotated[str, option("a folder, a safetensors file or a hub id", "SOURCE")]]
     out: Positional[Annotated[str, option("the folder to write", "OUT")]]
     to: Annotated[Format, option("the format to write")]
-    config: Annotated[str | None, option("the variant it is, where no config.json says so", "VARIANT")] = None
+    config: Annotated[
+        str | None, option("the variant (of a projector the kind) it is, where no config.json says so", "NAME")
+    ] = None
     variant: Annotated[
         str | None, option("the variant the result must be; custom allows any shape (default: its counterpart)", "NAME")
     ] = None
@@ -42,6 +46,8 @@ class Convert:
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
+        if self.to == "projector":
+            return self._projector(terminal)
         from tubelet.weights.convert import convert
 
         try:
@@ -75,4 +81,28 @@ class Convert:
                 lines["skipped"] = f"{len(report.skipped)} entries without tensors: {', '.join(report.skipped[:5])}"
             for name, text in lines.items():
                 terminal.line(f"{name:<8}{visible(text)}")
+        return OK
+
+    def _projector(self, terminal: Terminal) -> int:
+        from tubelet.projector_files import FILE, convert_projector
+
+        if self.variant is not None or self.drop or self.eps != "source":
+            raise UsageError("--variant, --drop and --eps have no meaning for a projector")
+        report = convert_projector(
+            self.source, self.out, kind=self.config, unsafe_pickle=self.unsafe_pickle, overwrite=self.overwrite
+        )
+        terminal.document({"command": "convert", **report.as_dict()})
+        if not terminal.json and not terminal.quiet:
+            merge = f", merge {report.merge}" if report.merge > 1 else ""
+            lines = {
+                "wrote": f"{visible(report.out)}: {FILE}",
+                "kind": f"{report.kind}, {report.in_dim} -> {report.out_dim}{merge}",
+                "tensors": f"{report.tensors:,}, {megabytes(report.bytes)}, bit for bit the same",
+            }
+            if report.ignored:
+                lines["left out"] = f"{len(report.ignored)} other tensors: {', '.join(report.ignored[:5])}"
+            if report.skipped:
+                lines["skipped"] = f"{len(report.skipped)} entries without tensors: {', '.join(report.skipped[:5])}"
+            for name, text in lines.items():
+                terminal.line(f"{name:<9}{visible(text)}")
         return OK

@@ -1,6 +1,6 @@
 """One packed vision transformer for every family: Packed of patches in, Packed of features out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Grid, Packed, all_positions
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Float
+
+States = dict[int, Tensor]  # hidden states by number; the keys are those wanted
 
 
 class Encoder(nn.Module):
@@ -67,12 +69,25 @@ class Encoder(nn.Module):
         return p.with_x(self.norm_post(x))
 
     def hidden_states(
-        self, p: Packed, *, positions: Tensor | None = None, segments: Segments | None = None
+        self,
+        p: Packed,
+        *,
+        only: Sequence[int] | None = None,
+        positions: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> list[Packed]:
-        """L + 1 packs: [0] after norm_pre, [i] after layer i. The last is before norm_post. Memory: (L + 1) T D."""
-        states: list[Tensor] = []
+        """L + 1 packs: [0] after norm_pre, [i] after layer i. The last is before norm_post. Memory: (L + 1) T D.
+
+        only: the packs of these numbers, in this order; layers after the deepest of them do not run, and no other
+        pack is kept. Raises ConfigError for a number outside 0..L.
+        """
+        wanted = range(len(self.layers) + 1) if only is None else tuple(only)
+        for i in wanted:
+            if not 0 <= i <= len(self.layers):
+                raise ConfigError(f"hidden states count 0..{len(self.layers)}, got {i}", limit=len(self.layers), got=i)
+        states: States = dict.fromkeys(wanted, p.x)
         self._run(p, positions, segments, states)
-        return [p.with_x(x) for x in states]
+        return [p.with_x(states[i]) for i in wanted]
 
     def pooled(self, tokens: Packed) -> Float[Tensor, "N D"]:
         """One vector per item from `forward`'s tokens, by the pooling head. Raises ConfigError where there is none."""
@@ -90,9 +105,7 @@ class Encoder(nn.Module):
 
     # ---- how they run
 
-    def _run(
-        self, p: Packed, positions: Tensor | None, segments: Segments | None, states: list[Tensor] | None
-    ) -> Tensor:
+    def _run(self, p: Packed, positions: Tensor | None, segments: Segments | None, states: States | None) -> Tensor:
         if p.x.shape[1] != self.pixels.width:
             raise ShapeError(
                 f"rows hold {p.x.shape[1]} values, this encoder reads {self.pixels.width}",
@@ -126,16 +139,18 @@ class Encoder(nn.Module):
             return self._compiled(x, plan._replace(segments=None))
         return self._stack(x, plan, states)
 
-    def _stack(self, x: Tensor, plan: Plan, states: list[Tensor] | None = None) -> Tensor:
-        if states is not None:
-            states.append(x)
-        for layer in self.layers:
+    def _stack(self, x: Tensor, plan: Plan, states: States | None = None) -> Tensor:
+        if states is not None and 0 in states:
+            states[0] = x
+        for i, layer in enumerate(self.layers, 1):
+            if states is not None and i > max(states, default=0):
+                break
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, plan, use_reentrant=False)
             else:
                 x = layer(x, plan)
-            if states is not None:
-                states.append(x)
+            if states is not None and i in states:
+                states[i] = x
         return x
 
     def _in_place(self, x: Tensor) -> bool:
@@ -150,20 +165,22 @@ class Encoder(nn.Module):
         )
 
     def _run_in_place(
-        self, rows: Tensor, turn: Tensor, flip: Tensor | None, segments: Segments, states: list[Tensor] | None
+        self, rows: Tensor, turn: Tensor, flip: Tensor | None, segments: Segments, states: States | None
     ) -> Tensor:
         dtype = self.patch.weight.dtype
         x = cpu.embed(self.patch, rows)
         if not isinstance(self.norm_pre, nn.Identity):
             x = cpu.norm(self.norm_pre, x)
         space = cpu.Workspace(x.shape[0], x.shape[1], self.config.mlp, self.config.heads, x.dtype)
-        if states is not None:
-            states.append(x.to(dtype, copy=True))
-        for layer in self.layers:
+        if states is not None and 0 in states:
+            states[0] = x.to(dtype, copy=True)
+        for i, layer in enumerate(self.layers, 1):
+            if states is not None and i > max(states, default=0):
+                break
             assert isinstance(layer, Layer)  # `_in_place` has checked it
             cpu.layer_(layer, x, turn, flip, segments, space)
-            if states is not None:
-                states.append(x.to(dtype, copy=True))
+            if states is not None and i in states:
+                states[i] = x.to(dtype, copy=True)
         return x.to(dtype)
 
 

@@ -83,7 +83,8 @@ _NAMES: dict[Format, dict[str, str]] = {
     },
 }
 
-_TOWER = "model.visual."  # where a whole LLaVA-OneVision-2 checkpoint keeps the vision tower
+# Where whole checkpoints keep the vision tower: LLaVA-OneVision-2, and LLaVA forks, whose tower is itself a wrapper
+_TOWERS = ("model.visual.", "model.vision_tower.vision_tower.")
 _ROPE_BUFFER = re.compile(r"(^|\.)(video_rope|rotary_emb)\.|(^|\.)inv_freq(_[thw])?$")
 _LAYER = re.compile(r"(?<=\blayers\.)\d+(?=\.)")
 
@@ -142,8 +143,8 @@ def bare_names(keys: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """({name in the format: key in the file}, keys ignored by rule) of a checkpoint's keys.
 
     A leading `module.` (data parallel) and any `_orig_mod` (torch.compile) are taken off. Where keys start with
-    `model.visual.` the file is a whole vision-language model: the tower is read and the rest ignored. Buffers of the
-    rotary tables are ignored: angles are always computed from the configuration.
+    `model.visual.` or `model.vision_tower.vision_tower.` the file is a whole vision-language model: the tower is read
+    and the rest ignored. Buffers of the rotary tables are ignored: angles are always computed from the configuration.
     Raises KeyMismatch when two keys mean the same tensor.
     """
     unwrapped: list[tuple[str, str]] = []
@@ -152,15 +153,15 @@ def bare_names(keys: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
         while len(parts) > 1 and parts[0] == "module":
             parts = parts[1:]
         unwrapped.append((".".join(parts), key))
-    tower = any(name.startswith(_TOWER) for name, _ in unwrapped)
+    tower = next((t for t in _TOWERS if any(name.startswith(t) for name, _ in unwrapped)), "")
     named: dict[str, str] = {}
     ignored: list[str] = []
     twice: list[str] = []
     for name, key in unwrapped:
-        if (tower and not name.startswith(_TOWER)) or _ROPE_BUFFER.search(name):
+        if not name.startswith(tower) or _ROPE_BUFFER.search(name):
             ignored.append(key)
             continue
-        name = name.removeprefix(_TOWER)
+        name = name.removeprefix(tower)
         if name in named:
             twice += [named[name], key]
         named[name] = key

@@ -80,11 +80,11 @@ def load_encoder(
     entries = {name: checkpoint.entries[key] for name, key in named.items()}
     settled = _settle(config, raw, fmt, entries, checkpoint.name)
     encoder, expected = _skeleton(settled, fmt)
-    initialised = _compare(expected, entries, allow_missing, checkpoint.name)
-    kind = dtype or _stored_type([entries[name] for name in expected if name in entries])
+    initialised = compare_names(expected, entries, allow_missing, checkpoint.name)
+    kind = dtype or stored_type([entries[name] for name in expected if name in entries])
     fresh = ov.to_upstream(initial_state(settled), fmt, settled.pixels.patch) if initialised else {}
     shapes = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
-    with _Reader(checkpoint) as reader:
+    with TensorReader(checkpoint) as reader:
 
         def read(name: str) -> Tensor:
             tensor = (fresh[name] if name in initialised else reader(named[name])).to(device, kind, copy=True)
@@ -146,7 +146,7 @@ def _mark(encoder: Encoder, report: LoadReport) -> Encoder:
 def read_state(source: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Tensor]:
     """All tensors of a checkpoint under the names they have there, headers checked first. Cost: a copy of the file."""
     checkpoint = find_checkpoint(source, revision)
-    with _Reader(checkpoint) as reader:
+    with TensorReader(checkpoint) as reader:
         return {key: reader(key).clone() for key in checkpoint.entries}
 
 
@@ -189,7 +189,7 @@ def _skeleton(config: EncoderConfig, fmt: ov.Format) -> tuple[Encoder, dict[str,
     return encoder, {name: tuple(t.shape) for name, t in theirs.items()}
 
 
-def _compare(
+def compare_names(
     expected: Mapping[str, tuple[int, ...]], entries: Mapping[str, Entry], allowed: Sequence[str], source: str
 ) -> tuple[str, ...]:
     """Every name and shape, before any value is read; returns the allowed misses. Raises KeyMismatch."""
@@ -221,7 +221,7 @@ def _compare(
     return tuple(name for name in expected if name not in entries)
 
 
-def _stored_type(entries: Sequence[Entry]) -> torch.dtype:
+def stored_type(entries: Sequence[Entry]) -> torch.dtype:
     """The one type all tensors are kept in: the stored one, or the narrowest that holds all stored ones."""
     kinds = [_FLOATS[entry.dtype] for entry in entries]
     out = kinds[0] if kinds else torch.float32
@@ -230,7 +230,7 @@ def _stored_type(entries: Sequence[Entry]) -> torch.dtype:
     return out
 
 
-class _Reader:
+class TensorReader:
     """Tensors by their key in the files, each file opened once. A context manager."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -238,7 +238,7 @@ class _Reader:
         self.files: dict[Path, Any] = {}
         self.stack = ExitStack()
 
-    def __enter__(self) -> "_Reader":
+    def __enter__(self) -> "TensorReader":
         return self
 
     def __exit__(self, *error: object) -> None:

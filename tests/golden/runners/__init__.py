@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from ..cases import Case
+from .llava_projector import run_projector
+from .llava_tower import run_tower
 from .onevision_convert import run_convert
 from .onevision_model import run_model
 from .onevision_pixels import run_preprocess
@@ -23,5 +25,7 @@ def runner_for(case: Case) -> Runner | None:
         "convert": run_convert,
         "temporal": run_temporal_tables,
         "preprocess": run_preprocess,
+        "projector": run_projector,
+        "tower": run_tower,
     }
     return table.get(kind)

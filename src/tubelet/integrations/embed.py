@@ -1,0 +1,114 @@
+"""`encode` as sentence-transformers has it, for pictures and clips: inputs in, one vector each out, order kept."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from tubelet.encoder.model import Encoder
+from tubelet.encoder.pool import segment_sum
+from tubelet.errors import ConfigError, InputError, TubeletError
+from tubelet.integrations.pictures import is_one, listed, rows_of
+from tubelet.limits import Limits
+from tubelet.packed import Packed
+from tubelet.weights.load import load_encoder
+
+
+class ImageEmbedder:
+    """An encoder that turns each picture or clip into one vector.
+
+    encoder: an `Encoder`, or what `load_encoder` takes. pooling: "head" is the encoder's own pooling head, "mean" the
+    mean of an item's tokens. Batches are packed: sizes may differ, nothing is padded, and a vector does not depend on
+    its neighbours. Raises ConfigError for "head" without a pooling head.
+
+        >>> embedder = ImageEmbedder(tubelet.untrained("llava_vit_packing_small"))
+        >>> embedder.encode(["receipt.png", np.zeros((64, 96, 3), np.uint8)], normalize_embeddings=True).shape
+        (2, 384)
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | str | os.PathLike[str],
+        *,
+        pooling: Literal["head", "mean"] = "head",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if not isinstance(encoder, Encoder):
+            encoder = load_encoder(encoder, device=device or "cpu", dtype=dtype)
+        elif device is not None or dtype is not None:
+            encoder = encoder.to(device, dtype)
+        if pooling not in ("head", "mean"):
+            raise ConfigError("pooling is head or mean", expected=("head", "mean"), got=pooling)
+        if pooling == "head" and encoder.pool is None:
+            raise ConfigError(
+                "this encoder has no pooling head; pooling='mean' takes the mean", expected="mean", got="head"
+            )
+        self.encoder, self.pooling = encoder, pooling
+
+    @property
+    def dimension(self) -> int:
+        """Channels of a vector."""
+        return self.encoder.config.hidden if self.pooling == "head" else self.encoder.config.out
+
+    def encode(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
+        *,
+        fps: float | None = None,
+        num_frames: int | None = None,
+        limits: Limits | None = None,
+    ) -> Any:
+        """(N, D) float32 array of the vectors of N inputs, in their order; (D,) for one input that is not in a list.
+
+        images: paths, bytes, file objects, Pillow pictures, uint8 arrays and tensors, `Clip`s, in any mixture; a 4-D
+        array is one clip. convert_to_tensor: a tensor on the encoder's device, in its type, instead; with
+        convert_to_numpy=False and no convert_to_tensor, a list of N tensors. normalize_embeddings: length 1 each (a
+        zero vector stays zero). fps, num_frames: which frames of video files. batch_size: inputs in memory at a time.
+        The bar is drawn on standard error. No gradients; training or eval mode of the encoder does not matter.
+        Raises what reading and resizing raise, naming the item by its place in `images`.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}", limit=1, got=batch_size)
+        items = listed(images)
+        vectors: list[Tensor] = []
+        with Progress(console=Console(stderr=True), disable=not show_progress_bar) as bar, torch.inference_mode():
+            task = bar.add_task("encode", total=len(items))
+            for start in range(0, len(items), batch_size):
+                some = items[start : start + batch_size]
+                vectors.append(self._vectors(some, start, fps, num_frames, limits))
+                bar.advance(task, len(some))
+        weight = self.encoder.patch.weight
+        whole = torch.cat(vectors) if vectors else weight.new_empty(0, self.dimension)
+        whole = F.normalize(whole.float(), dim=1).to(whole.dtype) if normalize_embeddings else whole.clone()
+        out: Tensor | np.ndarray | list[Tensor] = whole
+        if not convert_to_tensor:
+            out = whole.float().cpu().numpy() if convert_to_numpy else list(whole)
+        return out[0] if is_one(images) else out
+
+    def _vectors(
+        self, images: Sequence[Any], start: int, fps: float | None, num_frames: int | None, limits: Limits | None
+    ) -> Tensor:
+        try:
+            rows = rows_of(images, self.encoder.pixels, fps=fps, num_frames=num_frames, limits=limits)
+        except TubeletError as e:
+            raise e.placed(item=None if e.item is None else e.item + start) from e.__cause__
+        tokens = self.encoder(rows.to(self.encoder.patch.weight.device))
+        return self.encoder.pooled(tokens) if self.pooling == "head" else mean_of_items(tokens)
+
+
+def mean_of_items(p: Packed) -> Tensor:
+    """(N, D) means of each item's rows, summed in float32; zero for an item without rows."""
+    lengths = p.cu_seqlens.diff().long()
+    return (segment_sum(p.x.float(), lengths) / lengths.clamp(min=1).unsqueeze(1)).to(p.dtype)

@@ -1,0 +1,55 @@
+"""`tubelet convert --to projector`: LLaVA's stage-one file and whole checkpoints."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tubelet.cli import main
+from tubelet.project import Projector, build_projector
+from tubelet.projector_files import load_projector, save_projector
+
+
+def run(*args: object) -> int:
+    return main([str(a) for a in args])
+
+
+@pytest.fixture
+def stage_one(tmp_path: Path) -> tuple[Path, Projector]:
+    projector = build_projector("spatial_merge", 4, 6)
+    path = tmp_path / "mm_projector.bin"
+    torch.save({f"model.mm_projector.{k}": v for k, v in projector.state_dict().items()}, path)
+    return path, projector
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the door for pickles exists on POSIX only")
+def test_a_stage_one_file(stage_one: tuple[Path, Projector], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path, projector = stage_one
+    args = ("convert", path, tmp_path / "out", "--to", "projector")
+    assert run(*args) == 1
+    assert "--unsafe-pickle" in capsys.readouterr().err
+    assert run(*args, "--unsafe-pickle") == 1
+    assert "say which" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(*args, "--unsafe-pickle", "--config", "spatial_merge", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["command"], told["kind"], told["merge"], told["tensors"], told["bit_equal"]) == (
+        "convert", "spatial_merge", 2, 6, True,
+    )  # fmt: skip
+    loaded = load_projector(tmp_path / "out").state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in projector.state_dict().items())
+
+
+def test_what_is_said_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source = save_projector(build_projector("mlp2x_gelu", 4, 6), tmp_path)
+    assert run("convert", source, tmp_path / "out", "--to", "projector") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1:] == ["kind     mlp2x_gelu, 4 -> 6", "tensors  4, 0.00 MiB, bit for bit the same"]
+    assert run("convert", source, tmp_path / "out", "--to", "projector") == 1
+    assert "exists" in capsys.readouterr().err
+    for useless in (("--variant", "custom"), ("--drop", "pool"), ("--eps", "upstream")):
+        assert run("convert", source, tmp_path / "o", "--to", "projector", *useless) == 2
+        assert "no meaning" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
