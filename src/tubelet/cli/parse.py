@@ -8,10 +8,17 @@ import tyro
 from tubelet.cli.convert import Convert
 from tubelet.cli.encode import Encode
 from tubelet.cli.models import Models
+from tubelet.cli.plan import Plan
 from tubelet.cli.show import Show
 
-Command = Encode | Show | Convert | Models
-COMMANDS: dict[str, type[Command]] = {"encode": Encode, "show": Show, "convert": Convert, "models": Models}
+Command = Encode | Show | Plan | Convert | Models
+COMMANDS: dict[str, type[Command]] = {
+    "encode": Encode,
+    "show": Show,
+    "plan": Plan,
+    "convert": Convert,
+    "models": Models,
+}
 
 _ABOUT = """Images and videos in, the visual tokens a language model reads out.
 
@@ -29,6 +36,7 @@ def _named(name: str, about: str) -> Any:
 _UNION = (
     Annotated[Encode, _named("encode", "pictures and videos to packed tokens in a safetensors file")]
     | Annotated[Show, _named("show", "a picture with its patch grid, or the frames of a clip with their times, as PNG")]
+    | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]
     | Annotated[Models, _named("models", "what can be loaded")]
 )

@@ -190,9 +190,7 @@ def _allocate(tasks: Sequence[Task], options: Options) -> np.ndarray:
     total = sum(t.item.grid.rows for t in tasks if t.item is not None)
     limit = min(options.job.limits.max_tokens, MAX_ROWS)
     if total > limit:
-        raise LimitError(
-            f"{len(tasks)} inputs make {total:,} rows, above max_tokens = {limit:,}", limit=limit, got=total
-        )
+        raise _refusal(tasks, total, limit)
     buffer = empty_rows(total, options.recipe)
     start = 0
     for task in tasks:
@@ -202,6 +200,35 @@ def _allocate(tasks: Sequence[Task], options: Options) -> np.ndarray:
         task.rows = rows
         start += len(rows)
     return buffer
+
+
+def _refusal(tasks: Sequence[Task], total: int, limit: int) -> LimitError:
+    """What would have been read and how many rows it makes: the largest in the message, all in the error's `plan`."""
+    plan = [
+        {
+            "name": t.report.name,
+            "width": t.report.width,
+            "height": t.report.height,
+            "frames": t.report.frames,
+            "grid": list(t.item.grid),
+            "patches": t.item.grid.rows,
+        }
+        for t in tasks
+        if t.item is not None
+    ]
+    largest = sorted(plan, key=lambda p: -p["patches"])[:3]
+    told = [
+        f"{p['name']}: {p['frames']} x {p['width']} x {p['height']} -> "
+        f"{' x '.join(map(str, p['grid']))} = {p['patches']:,} rows"
+        for p in largest
+    ]
+    more = f"; and {len(plan) - len(largest):,} more" if len(plan) > len(largest) else ""
+    count = "1 input makes" if len(plan) == 1 else f"{len(plan):,} inputs make"
+    error = LimitError(
+        f"{count} {total:,} rows, above max_tokens = {limit:,} ({'; '.join(told)}{more})", limit=limit, got=total
+    )
+    error.plan = plan
+    return error
 
 
 # ---- pixels

@@ -1,0 +1,190 @@
+"""`tubelet plan`: what an input costs before a pixel of it is read, and what would fit."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tubelet.cli.options import (
+    DEFAULT_MODEL,
+    Animation,
+    Debug,
+    Files,
+    Fps,
+    Json,
+    MaxPixels,
+    NumFrames,
+    Quiet,
+    Times,
+    option,
+    sampling_of,
+    with_budget,
+)
+from tubelet.cli.output import output_file, save_png
+from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
+
+if TYPE_CHECKING:
+    from tubelet.budget import After, Input
+    from tubelet.encoder.config import EncoderConfig
+    from tubelet.pixels.recipe import PixelRecipe
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tell what pictures and clips cost before reading them: grids, tokens, FLOPs, memory, KV cache; or what fits.
+
+    Sizes are given as WIDTHxHEIGHT, of clips WIDTHxHEIGHTxFRAMES; of files only headers are read. With --fit-tokens or
+    --fit-memory it also answers the largest size, the most frames and the highest rate inside that budget.
+
+    Example: tubelet plan --size 644x476x16 --patch 14 --temporal 2 --merge 2 --geometry vggt
+    """
+
+    files: Files
+    size: Annotated[str | None, option("sizes instead of files, such as 1920x1080,640x360x16", "WxH[xF],...")] = None
+    model: Annotated[
+        str, option(f"whose encoder: a variant, folder, file or hub id (default: {DEFAULT_MODEL})", "MODEL")
+    ] = DEFAULT_MODEL
+    patch: Annotated[int | None, option("or: no encoder, patches of so many pixels", "N")] = None
+    temporal: Annotated[int, option("with --patch: frames in a tubelet (default: 1)", "N")] = 1
+    merge: Annotated[int, option("join so many by so many tokens into one (default: 1)", "N")] = 1
+    select: Annotated[int | None, option("keep so many tokens of each item at most", "N")] = None
+    llm: Annotated[str | None, option("a language model's shape, for width and KV cache", "NAME")] = None
+    llm_width: Annotated[int | None, option("or its width alone", "N")] = None
+    projector: Annotated[str, option("identity, linear or mlpNx_gelu (default: mlp2x_gelu)", "KIND")] = "mlp2x_gelu"
+    step: Annotated[float, option("M-RoPE positions from one row of time to the next (default: 1)", "F")] = 1.0
+    geometry: Annotated[Literal["none", "vggt"], option("a geometry network beside the encoder")] = "none"
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], option("for --fit-memory, --plot and --measure")] = (
+        "float32"
+    )
+    device: Annotated[Literal["cpu", "cuda"], option("whose memory (default: cpu)")] = "cpu"
+    fit_tokens: Annotated[int | None, option("what fits into so many tokens", "N")] = None
+    fit_memory: Annotated[str | None, option("what fits into so much memory for inference, such as 24GiB", "SIZE")] = (
+        None
+    )
+    measure: Annotated[bool, option("measure this machine's matrix products for an estimate of time")] = False
+    plot: Annotated[str | None, option("draw tokens and memory against side length and frames", "PNG")] = None
+    fps: Fps = None
+    num_frames: NumFrames = None
+    times: Times = None
+    max_pixels: MaxPixels = None
+    animation: Animation = False
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def run(self, terminal: Terminal) -> int:
+        """Do it; the exit code."""
+        sampling = sampling_of(self.fps, self.num_frames, self.times)
+        if bool(self.files) == bool(self.size):
+            raise UsageError("name files, or sizes with --size")
+        sizes = parse_sizes(self.size) if self.size else []
+        most_bytes = None if self.fit_memory is None else parse_bytes(self.fit_memory)
+        self._checked(most_bytes)
+        out = None if self.plot is None else output_file(self.plot, self.files)
+        from tubelet import budget
+        from tubelet.budget_fit import fit_budget
+        from tubelet.cli.plan_report import extras, plan_table
+
+        what, after = self._what()
+        inputs: list[Input] = [budget.Input(w, h, f) for w, h, f in sizes] or budget.inputs_of(
+            self.files,
+            fps=sampling.fps,
+            num_frames=sampling.num_frames,
+            times_s=sampling.times_s,
+            animation=self.animation,
+        )
+        found = budget.plan(inputs, what, after)
+        how: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
+        fitted = []
+        if self.fit_tokens is not None or most_bytes is not None:
+            limits = {"max_tokens": self.fit_tokens, "max_memory_bytes": most_bytes}
+            fitted = [fit_budget(one, what, after, **limits, **how) for one in inputs]
+        rate = self._rate(found.config)
+        more = extras(found, fitted, rate, self.device)
+        if out is not None:
+            from tubelet.cli.plan_plot import plan_chart
+
+            save_png(plan_chart(found, how, self.fit_tokens, most_bytes), out)
+            more["plot"] = file_name(str(self.plot))
+        terminal.show(plan_table(found, more))
+        if self.plot is not None and not self.json and not self.quiet:
+            terminal.line(f"plot    {visible(self.plot)}")
+        terminal.document({"command": "plan", **found.as_dict(), **more})
+        return OK
+
+    def _checked(self, most_bytes: int | None) -> None:
+        for flag in ("patch", "temporal", "merge", "select", "llm_width", "fit_tokens"):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise UsageError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
+        if self.patch is None and self.temporal != 1:
+            raise UsageError("--temporal belongs to --patch; a model has its own")
+        if self.patch is not None and (most_bytes is not None or self.measure):
+            raise UsageError("--fit-memory and --measure need a --model, not --patch")
+
+    def _rate(self, config: "EncoderConfig | None") -> float | None:
+        if not self.measure or config is None:
+            return None
+        from tubelet.budget_rate import gemm_rate
+        from tubelet.cli.model import device_of
+
+        return gemm_rate(config.hidden, dtype=self.dtype, device=device_of(self.device))
+
+    def _what(self) -> "tuple[EncoderConfig | PixelRecipe, After]":
+        """The encoder or recipe, whose sizes --merge divides, and what follows it."""
+        from tubelet.budget import LANGUAGE, VGGT, After
+        from tubelet.families.onevision import VARIANTS
+        from tubelet.pixels.recipe import PixelRecipe
+
+        if self.llm is not None and self.llm not in LANGUAGE:
+            raise UsageError(f"--llm is one of {', '.join(LANGUAGE)}; for others give --llm-width")
+        after = After(
+            space=self.merge,
+            select=self.select,
+            llm=None if self.llm is None else LANGUAGE[self.llm],
+            llm_width=self.llm_width,
+            projector=self.projector,
+            step=self.step,
+            aggregator=VGGT if self.geometry == "vggt" else None,
+        )
+        if self.patch is not None:
+            order = "block" if self.merge > 1 else "raster"
+            recipe = PixelRecipe(self.patch, temporal=self.temporal, merge=self.merge, order=order)
+            return with_budget(recipe, self.max_pixels), after
+        if self.model in VARIANTS:
+            config = VARIANTS[self.model]
+        else:
+            from tubelet.cli.model import load_model
+
+            config = load_model(self.model, None, "cpu", pool=False).encoder.config
+        if config.merger is None and self.merge > 1:
+            config = replace(config, pixels=replace(config.pixels, merge=self.merge, order="block"))
+        return replace(config, pixels=with_budget(config.pixels, self.max_pixels)), after
+
+
+def parse_sizes(text: str) -> list[tuple[int, int, int]]:
+    """(width, height, frames) of each size. Raises UsageError.
+
+    >>> parse_sizes("1920x1080,640x360x16")
+    [(1920, 1080, 1), (640, 360, 16)]
+    """
+    found: list[tuple[int, int, int]] = []
+    for part in text.split(","):
+        if not re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}(x[0-9]{1,9})?", part.strip()):
+            raise UsageError(f"--size takes WIDTHxHEIGHT or WIDTHxHEIGHTxFRAMES, got {part!r}")
+        width, height, *frames = (int(n) for n in part.strip().split("x"))
+        found.append((width, height, frames[0] if frames else 1))
+    return found
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of "24GiB", "500MB" or "1000000". Raises UsageError.
+
+    >>> parse_bytes("24GiB")
+    25769803776
+    """
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([KMG]I?)?B?", text.strip().upper())
+    if found is None or not float(found[1]) > 0:
+        raise UsageError(f"--fit-memory takes bytes such as 24GiB, got {text!r}")
+    return int(float(found[1]) * UNITS[found[2] or ""])

@@ -1,0 +1,123 @@
+"""What `tubelet plan` says: tables for people, further fields for programs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tubelet.budget import Plan, projector_bytes
+from tubelet.budget_fit import Fitted
+from tubelet.budget_memory import Dtype
+from tubelet.cli.terminal import megabytes, seconds, visible
+
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
+MODES = ("inference", "training", "checkpointed")
+MOST_ROWS = 40
+
+
+def extras(found: Plan, fitted: Sequence[Fitted], rate: float | None, device: Literal["cpu", "cuda"]) -> dict[str, Any]:
+    """Memory in every type and mode, KV cache, what fits, and the time at the measured rate, as plain values."""
+    more: dict[str, Any] = {"device": device, "memory_bytes": {}}
+    if found.config is not None:
+        for dtype in DTYPES:
+            of = {mode: found.memory(dtype=dtype, mode=mode, device=device) for mode in MODES}
+            more["memory_bytes"][dtype] = {
+                "weights": of["inference"].weights_bytes,
+                "projector": projector_bytes(found, dtype),
+                **{mode: m.total_bytes for mode, m in of.items()},
+                "peak_at": of["inference"].where,
+            }
+    if found.after.llm is not None:
+        more["llm"] = found.after.llm.name
+        more["kv_cache_bytes"] = {dtype: found.kv_bytes(dtype) for dtype in ("bfloat16", "float32")}
+    if rate is not None:
+        more["gemm_flop_per_s"] = rate
+        more["seconds_at_gemm_rate"] = found.flop / rate
+    if fitted:
+        more["fits"] = [asdict(f) for f in fitted]
+    return more
+
+
+def plan_table(found: Plan, more: dict[str, Any]) -> Group:
+    """Inputs, stages, memory, and a line for each further answer."""
+    parts: list[Any] = [_inputs(found), _stages(found)]
+    if more["memory_bytes"]:
+        parts.append(_memory(more["memory_bytes"], more["device"]))
+    return Group(*parts, *_lines(found, more))
+
+
+def _columns(table: Table, *names: str) -> Table:
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _grid(grid: Sequence[int]) -> str:
+    return " x ".join(f"{n:,}" for n in grid)
+
+
+def _inputs(found: Plan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    count = len(found.items)
+    table.add_column("input", f"{count:,} inputs" if count != 1 else "1 input", overflow="fold")
+    _columns(table, "size", "resized", "frames", "grid")
+    table.add_column("patches", f"{found.patches:,}", justify="right", no_wrap=True)
+    table.add_column("tokens", f"{found.tokens:,}", justify="right", no_wrap=True)
+    table.add_column("M-RoPE", f"{found.extent:,}", justify="right", no_wrap=True)
+    for i, item in enumerate(found.items[:MOST_ROWS]):
+        one = item.input
+        name = visible(one.name) or f"input {i}"
+        numbers = (f"{one.width} x {one.height}", f"{item.width} x {item.height}", f"{one.frames:,}", _grid(item.grid))
+        table.add_row(Text(name), *numbers, f"{item.grid.rows:,}", f"{item.tokens:,}", f"{item.extent:,}")
+    if count > MOST_ROWS:
+        table.add_row(Text(f"... and {count - MOST_ROWS:,} more (--json lists all)", style="dim"))
+    return table
+
+
+def _stages(found: Plan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table.add_column("stage", "all")
+    _columns(table, "shape")
+    table.add_column("GFLOP", f"{found.flop / 1e9:,.2f}" if found.flop else "", justify="right", no_wrap=True)
+    _columns(table, "of which attention")
+    for s in found.stages:
+        flop = f"{s.flop / 1e9:,.2f}" if s.flop else ""
+        table.add_row(s.name, s.shape_text, flop, f"{s.attention_flop / 1e9:,.2f}" if s.attention_flop else "")
+    return table
+
+
+def _memory(memory: dict[str, dict[str, Any]], device: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"memory ({device})")
+    _columns(table, "weights", "inference", "training", "training, checkpointed")
+    for dtype, of in memory.items():
+        table.add_row(dtype, *(megabytes(of[k]) for k in ("weights", "inference", "training", "checkpointed")))
+    return table
+
+
+def _lines(found: Plan, more: dict[str, Any]) -> list[Text]:
+    recipe = found.recipe
+    budget = "" if recipe.max_pixels is None else f", at most {recipe.max_pixels:,} pixels"
+    kept = "all tokens" if found.after.select is None else f"at most {found.after.select:,} tokens of each item"
+    lines = [Text(f"rule    sizes by {recipe.rule}{budget}; one view of each input; {kept}")]
+    if "kv_cache_bytes" in more:
+        lines.append(Text(f"cache   {megabytes(more['kv_cache_bytes']['bfloat16'])} in {more['llm']}, bfloat16"))
+    if "seconds_at_gemm_rate" in more:
+        rate, spent = more["gemm_flop_per_s"] / 1e9, seconds(more["seconds_at_gemm_rate"])
+        lines.append(Text(f"time    {spent} or more, at {rate:,.0f} GFLOP/s as measured for matrix products"))
+    for i, f in enumerate(more.get("fits", [])):
+        lines.append(Text(f"fits    {visible(f['input']['name']) or f'input {i}'}: {_fit_text(f)}"))
+    if more["memory_bytes"]:
+        lines.append(Text("memory is of tensors, training with AdamW; leave room for the runtime and the allocator"))
+    return lines
+
+
+def _fit_text(f: dict[str, Any]) -> str:
+    size = "no size" if f["size"] is None else f"up to {f['size'][0]} x {f['size'][1]} at {f['input']['frames']} frames"
+    frames = "no number of frames" if f["frames"] is None else f"or {f['frames']:,} frames at its size"
+    rate = "" if f["fps"] is None else f" ({f['fps']:.3g} a second)"
+    return f"{size}, {frames}{rate}"

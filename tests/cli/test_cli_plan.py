@@ -1,0 +1,110 @@
+"""`tubelet plan`: the numbers for programs, the tables for people, what fits, the drawing, and wrong command lines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from conftest import Run
+from tubelet.chart import ticks
+from tubelet.cli.plan import parse_bytes
+from tubelet.cli.terminal import UsageError
+
+
+def planned(tubelet: Run, *args: object) -> dict[str, Any]:
+    done = tubelet("plan", *args, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_known_run(tubelet: Run):
+    known = ("--size", "644x476x16", "--patch", 14, "--temporal", 2, "--merge", 2, "--geometry", "vggt")
+    found = planned(tubelet, *known, "--llm", "qwen2.5-3b")
+    shapes = {s["name"]: s["shape"] for s in found["stages"]}
+    assert shapes["patches"] == [12512, 1176]
+    assert shapes["merged"] == [3128, None]
+    assert shapes["aggregator"] == [16, 1569, 2048]
+    assert shapes["connector input"] == [3128, 16384]
+    assert found["tokens"] == 3128
+    assert found["kv_cache_bytes"]["bfloat16"] == 2 * 36 * 2 * 128 * 3128 * 2
+
+
+def test_files_cost_what_encoding_them_gives(tubelet: Run, files: dict[str, Path], model: Path):
+    inputs = (files["wide"], files["clip"], "--model", model, "--num-frames", 3)
+    found = planned(tubelet, *inputs)
+    done = tubelet("encode", *inputs, "--out", "tokens.safetensors", "--json")
+    real = json.loads(done.stdout)
+    assert [i["grid"] for i in found["items"]] == [f["grid"] for f in real["files"]]
+    assert (found["tokens"], found["stages"][-1]["shape"][1]) == (real["tokens"], real["width"])
+    assert set(found["memory_bytes"]) == {"float32", "bfloat16", "float16"}
+    assert found["flop"] == sum(s["flop"] for s in found["stages"]) > 0
+
+
+def test_the_tables_say_it(tubelet: Run):
+    done = tubelet("plan", "--size", "1920x1080,640x360x16", "--llm", "qwen3-8b", "--measure", "--fit-tokens", 1000)
+    assert done.returncode == 0, done.stderr
+    for words in ("grid", "22,120", "of which attention", "training, checkpointed", "qwen3-8b", "GFLOP/s", "fits"):
+        assert words in done.stdout, words
+
+
+def test_what_fits_is_told(tubelet: Run):
+    found = planned(tubelet, "--size", "640x480", "--fit-tokens", 1200, "--fit-memory", "1GiB")
+    width, height = found["fits"][0]["size"]
+    again = planned(tubelet, "--size", f"{width}x{height}")
+    assert again["tokens"] <= 1200
+    assert again["memory_bytes"]["float32"]["inference"] <= 2**30
+    assert found["fits"][0]["frames"] == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--patch", 16)])
+def test_the_drawing_is_a_picture(tubelet: Run, tmp_path: Path, more: tuple[object, ...]):
+    done = tubelet("plan", "--size", "320x240x4", "--fit-tokens", 2000, "--plot", "plan.png", *more)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "plan.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 900
+        assert picture.height > (300 if more else 600)
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or []}
+    assert (0, 82, 190) in colours  # the curve
+    assert (190, 38, 38) in colours  # the input and the limit
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("--size", "640"),
+        ("--size", "640x480", "a.png"),
+        ("--size", "640x480", "--llm", "nobody"),
+        ("--size", "640x480", "--temporal", "2"),
+        ("--size", "640x480", "--fit-memory", "much"),
+        ("--size", "640x480", "--patch", "14", "--fit-memory", "1GiB"),
+        ("--size", "640x480", "--merge", "0"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(tubelet: Run, args: tuple[str, ...]):
+    done = tubelet("plan", *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("tubelet: ") and done.stderr.count("\n") == 1
+
+
+def test_a_missing_file_is_an_error(tubelet: Run):
+    done = tubelet("plan", "nowhere.png")
+    assert done.returncode == 1
+    assert "nowhere.png" in done.stderr
+
+
+def test_sizes_in_words():
+    assert [parse_bytes(t) for t in ("24GiB", "1.5 KiB", "2MB", "7")] == [24 * 2**30, 1536, 2_000_000, 7]
+    for wrong in ("", "0", "-1GiB", "1TiB", "GiB"):
+        with pytest.raises(UsageError):
+            parse_bytes(wrong)
+
+
+def test_ticks_reach_the_highest_value():
+    for highest in (0.3, 1.0, 7.0, 999.0, 12512.0):
+        marks = ticks(highest)
+        assert marks[0] == 0 and marks[-1] >= highest > marks[-2]
+        assert 3 <= len(marks) <= 6
