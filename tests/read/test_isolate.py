@@ -337,6 +337,7 @@ def gone(pid: int) -> bool:
 def test_a_keyboard_interrupt_ends_the_work_and_leaves_a_usable_pool():
     done = script("""
         import signal, threading
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
         from PIL import Image
         Image.new("RGB", (7900, 7900)).save(out := io.BytesIO(), "PNG", compress_level=1)
         read(DATA, isolate="always")
