@@ -161,7 +161,25 @@ def in_place_moments(config: EncoderConfig, load: Load, block: int, cached: int)
         "attention": buffers + attention_bytes(load, config),
         "result in the weights' type": buffers + back if back else 0,
     }  # fmt: skip
-    return moments | _end_moments(config, load, tables)
+    return moments | _end_moments(config, load, tables) | _merging_in_place(config, load, block)
+
+
+def _merging_in_place(config: EncoderConfig, load: Load, block: int) -> dict[str, int]:
+    """The merger as tubelet.encoder.cpu runs it: in the type of the work, its weights widened to it."""
+    if config.merger is None:
+        return {}
+    t, a = load.rows, load.work
+    wide = config.merger.merge**2 * config.hidden
+    out = t // config.merger.merge**2
+    kept = t * config.hidden * load.item + t * 2 * POS_BYTES
+    x, widened = t * config.hidden * a, a != load.item
+    weights = (wide * wide + wide + wide * config.merger.out + config.merger.out) * a if widened else 0
+    part = -(-out // max(1, -(-out // block)))
+    last = out * config.merger.out * load.item if widened else 0
+    return {
+        "norm of the merger": kept + x * (1 + widened) + _stats(config, t, a),
+        "merger": kept + x + weights + out * config.merger.out * a + part * wide * a + last,
+    }
 
 
 def _end_moments(config: EncoderConfig, load: Load, tables: int) -> dict[str, int]:
