@@ -24,7 +24,7 @@ from tubelet.packed import Packed
 from tubelet.pixels.fill import Laps, LoadedSource, Options, Task, cut_whole, decode_into, describe
 from tubelet.pixels.patchify import empty_rows, packed_of
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.read import _is_one
+from tubelet.read import is_one
 from tubelet.read.image import probe_image
 from tubelet.read.isolate import SUPPORTED, isolated_read
 from tubelet.read.one import Job, decode_source
@@ -94,7 +94,7 @@ def load_patches(
     sampling = Sampling(fps=fps, num_frames=num_frames, times_s=None if times_s is None else tuple(times_s))
     job = Job(Limits() if limits is None else limits, sampling, background, animation)
     options = Options(recipe, job, isolate, on_error == "skip", workers or _cores())
-    several = not _is_one(sources)
+    several = not is_one(sources)
     listed = list(sources) if several else [sources]
     tasks = [Task(i, s, LoadedSource(_name(s, i)), named=several) for i, s in enumerate(listed)]
     tell = _Counter(len(tasks), progress)

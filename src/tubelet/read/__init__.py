@@ -92,7 +92,7 @@ def read(
         raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}", got=workers)
-    several = not _is_one(sources)
+    several = not is_one(sources)
     items = list(sources) if several else [sources]
     threads = min(workers or os.cpu_count() or 1, len(items))
     times = None if times_s is None else tuple(float(t) for t in times_s)
@@ -127,7 +127,7 @@ def probe(source: Any, *, limits: Limits = Limits()) -> Any:  # noqa: B008
         return probe_video(src, limits)
 
 
-def _is_one(sources: Any) -> bool:
+def is_one(sources: Any) -> bool:
     """A path, bytes or file object stands for itself; anything else that can be iterated holds several."""
     if isinstance(sources, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(sources, "read"):
         return True
