@@ -1,0 +1,161 @@
+"""What a family is: which checkpoints are its own, and its configuration, key table and pixel recipe as data.
+
+A key table says, line by line, which of our tensors are which of theirs:
+
+    Line("layers.#.qkv.weight", ("layers.#.attn.q.weight", "layers.#.attn.k.weight", "layers.#.attn.v.weight"))
+    Line("patch.weight", "patch_embedding.weight", conv2d)
+    Line(("table.prefix", "table.weight"), "position_embedding.weight")
+
+`#` counts our layers (or our deepstack mergers). Several names on a side are one tensor cut along its first axis: theirs
+on the right into equal parts unless `rows` says how many each has, ours on the left into their own numbers of rows.
+None stands for rows that no file stores: they are zero. A line whose tensors the configured encoder lacks is not used.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tubelet.encoder.config import EncoderConfig
+from tubelet.errors import ConfigError
+
+View = Callable[[Tensor, EncoderConfig], Tensor]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a key table (see the module). view: our rows in the shape their file has; back: the inverse, None
+    where a reshape is. rows: rows of each of `theirs`; a part of 0 rows is not stored."""
+
+    ours: str | tuple[str, ...]
+    theirs: str | tuple[str | None, ...]
+    view: View | None = None
+    back: View | None = None
+    rows: Callable[[EncoderConfig], Sequence[int]] | None = None
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Our names."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+    @property
+    def right(self) -> tuple[str | None, ...]:
+        """Their names."""
+        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+
+    def numbered(self, i: int) -> "Line":
+        """The line for layer i."""
+        left = tuple(n.replace("#", str(i)) for n in self.left)
+        right = tuple(n if n is None else n.replace("#", str(i)) for n in self.right)
+        return Line(left, right, self.view, self.back, self.rows)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One upstream. name: ours. model_types: of the vision part's own configuration; the first is written. holders:
+    model types of whole models that keep it under `vision_config`. prefixes: what its keys may begin with, in its own
+    checkpoint and in whole models. architecture: the class name that is written.
+
+    formats: key tables by name, the first is written by default (several where upstream has renamed its tensors).
+    config_from: a configuration of the vision part to ours, every field checked; config_to: the inverse, as upstream's
+    class reads it. ignored: regular expressions of bare names that may be stored and mean nothing (position numbers).
+    unused: tensors upstream keeps and inference never reads (mask tokens), with their shapes: optional when loading,
+    written as zeros. variants: published networks by name. source: repo:path@version this was written from.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    architecture: str
+    formats: Mapping[str, tuple[Line, ...]]
+    config_from: Callable[[Mapping[str, Any]], EncoderConfig]
+    config_to: Callable[[EncoderConfig], dict[str, Any]]
+    holders: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ("",)
+    ignored: tuple[str, ...] = ()
+    unused: Mapping[str, Callable[[EncoderConfig], tuple[int, ...]]] = field(default_factory=dict)
+    variants: Mapping[str, EncoderConfig] = field(default_factory=dict)
+    source: str = ""
+
+
+def expand(lines: Sequence[Line], config: EncoderConfig, names: Mapping[str, Any]) -> Iterator[Line]:
+    """The lines of one configured encoder, numbers filled in; `names`: of the tensors it has. Raises ConfigError when
+    a tensor is in no line."""
+    unsaid = set(names)
+    for line in lines:
+        count = 1
+        if "#" in line.left[0]:
+            count = config.layers if line.left[0].startswith("layers.") else len(config.deepstack)
+        for i in range(count):
+            one = line.numbered(i)
+            if all(name in names for name in one.left):
+                unsaid.difference_update(one.left)
+                yield one
+    if unsaid:
+        raise ConfigError(f"the key table has no line for {', '.join(sorted(unsaid)[:4])}", got=tuple(sorted(unsaid)))
+
+
+def to_theirs(state: Mapping[str, Tensor], lines: Sequence[Line], config: EncoderConfig) -> dict[str, Tensor]:
+    """Our state_dict (or gradients, or meta tensors) under their names and in their shapes; views where possible."""
+    out: dict[str, Tensor] = {}
+    for line in expand(lines, config, state):
+        parts = [state[name] for name in line.left]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        for name, part in zip(line.right, whole.split(_rows(line, config, len(whole))), strict=True):
+            if name is not None and len(part):
+                out[name] = part if line.view is None else line.view(part, config)
+    return out
+
+
+def from_theirs(
+    shapes: Mapping[str, Sequence[int]],
+    lines: Sequence[Line],
+    config: EncoderConfig,
+    read: Callable[[str], Tensor],
+) -> dict[str, Tensor]:
+    """Our state_dict, each tensor read by its name in the file; `shapes` are those of our tensors."""
+    out: dict[str, Tensor] = {}
+    for line in expand(lines, config, shapes):
+        wide = [tuple(shapes[name]) for name in line.left]
+        total = sum(shape[0] for shape in wide)
+        parts: list[Tensor | int] = []
+        for name, rows in zip(line.right, _rows(line, config, total), strict=True):
+            if name is None or not rows:
+                parts.append(rows)
+                continue
+            tensor = read(name)
+            tensor = tensor if line.back is None else line.back(tensor, config)
+            parts.append(tensor.reshape(rows, *wide[0][1:]))
+        like = next(p for p in parts if isinstance(p, Tensor))
+        filled = [like.new_zeros(p, *like.shape[1:]) if isinstance(p, int) else p for p in parts if not isinstance(p, int) or p]
+        whole = filled[0] if len(filled) == 1 else torch.cat(filled)
+        for name, shape, part in zip(line.left, wide, whole.split([shape[0] for shape in wide]), strict=True):
+            out[name] = part.reshape(shape)
+    return out
+
+
+def _rows(line: Line, config: EncoderConfig, total: int) -> list[int]:
+    if line.rows is not None:
+        return list(line.rows(config))
+    return [total // len(line.right)] * len(line.right)
+
+
+# ---- shapes of theirs
+
+
+def conv2d(x: Tensor, config: EncoderConfig) -> Tensor:
+    """(D, 3 p p) as the kernel (D, 3, p, p) of a convolution."""
+    patch = config.pixels.patch
+    return x.unflatten(1, (3, patch, patch))
+
+
+def conv3d(x: Tensor, config: EncoderConfig) -> Tensor:
+    """(D, 3 t p p) as the kernel (D, 3, t, p, p) of a convolution."""
+    patch = config.pixels.patch
+    return x.unflatten(1, (3, config.pixels.temporal, patch, patch))
+
+
+def batched(x: Tensor, config: EncoderConfig) -> Tensor:
+    """(R, D) as (1, R, D)."""
+    return x[None]
