@@ -148,6 +148,10 @@ class EncoderConfig:
             raise ConfigError("the pooling head reads post-normed tokens: pool needs post_norm")
         if self.pool and self.head.kind == "first" and not self.prefix:
             raise ConfigError("pooling the first prefix token needs one", expected="prefix >= 1", got=0)
+        if self.post_norm == "pooled" and not (self.pool and self.head.kind == "first"):
+            raise ConfigError("only a pooled prefix token can have the final norm to itself", expected="first")
+        if self.prefix_angles and not (self.prefix and self.rope):
+            raise ConfigError("angles of prefix tokens need prefix tokens and a rope")
         if self.prefix and self.local:
             raise ConfigError("prefix tokens would stand in every window: prefix and local exclude each other")
         if self.local is not None and (self.local.side < 1 or self.local.side % self.pixels.merge):

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tubelet.encoder.attention import Segments, sdpa_into
-from tubelet.encoder.config import Act
-from tubelet.encoder.layers import CENTRE, Layer, MergerMLP, PatchEmbed
+from tubelet.encoder.config import Act, EncoderConfig
+from tubelet.encoder.layers import CENTRE, Layer, MergerMLP, PatchEmbed, without_key
 from tubelet.encoder.rope import apply_rope_
-from tubelet.shapes import Float, Num, Shaped
+from tubelet.shapes import Float, Int64, Num, Shaped
 
 BLOCK = 8192  # rows of one matrix product: more is faster, and the buffer for the MLP grows with it
 CACHED = 256  # rows that small operations work on at a time
@@ -60,11 +60,11 @@ def blocks(rows: int, most: int = BLOCK) -> Iterator[slice]:
 class Workspace:
     """Buffers for T rows that all layers of one call share: what every layer writes anew is never allocated again."""
 
-    def __init__(self, rows: int, width: int, mlp: int, heads: int, dtype: torch.dtype) -> None:
-        self.heads = heads
-        self.qkv = torch.empty(rows, 3 * width, dtype=dtype)
-        self.out = torch.empty(rows, width, dtype=dtype)
-        self.up = torch.empty(min(rows, BLOCK), mlp, dtype=dtype)
+    def __init__(self, rows: int, config: EncoderConfig, dtype: torch.dtype) -> None:
+        self.heads = config.heads
+        self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype)
+        self.out = torch.empty(rows, config.hidden, dtype=dtype)
+        self.up = torch.empty(min(rows, BLOCK), config.mlp * (2 if config.gated else 1), dtype=dtype)
 
 
 def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
@@ -97,59 +97,96 @@ def norm(module: nn.Module, x: Tensor) -> Tensor:
 def layer_(
     layer: Layer,
     x: Float[Tensor, "T D"],
-    turn: Float[Tensor, "T half 2"],
+    turn: Float[Tensor, "T half 2"] | None,
     flip: Float[Tensor, "T half 2"] | None,
     segments: Segments,
     space: Workspace,
 ) -> None:
     """One layer, in place on x. Equals `layer(x, plan)` up to rounding; records no gradient."""
     dtype, rows = x.dtype, x.shape[0]
-    (w_qkv, b_qkv), (w_proj, b_proj), (w_up, b_up), (w_down, b_down) = (
-        (m.weight.to(dtype), m.bias.to(dtype)) for m in (layer.qkv, layer.proj, layer.fc1, layer.fc2)
-    )
+    w_qkv, b_qkv = _weights(layer.qkv, dtype)
+    w_proj, b_proj = _weights(layer.proj, dtype, layer.scale1)
+    w_up, b_up = _weights(layer.fc1, dtype)
+    w_down, b_down = _weights(layer.fc2, dtype, layer.scale2)
+    if b_qkv is not None and not layer.key_bias:
+        b_qkv = without_key(b_qkv)
     qkv = space.qkv.view(rows, 3, space.heads, -1)
     for part in blocks(rows):
         torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
     for part in blocks(rows, CACHED):
-        space.qkv[part].add_(b_qkv)
-        _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part])
+        if b_qkv is not None:
+            space.qkv[part].add_(b_qkv)
+        if turn is not None:
+            _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves)
     q, k, v = qkv.unbind(1)
     sdpa_into(space.out.view(rows, space.heads, -1), q, k, v, segments)
     for part in blocks(rows):
         block = x[part]
         up = space.up[: len(block)]
-        block.addmm_(space.out[part], w_proj.t()).add_(b_proj)
+        _add_product(block, space.out[part], w_proj, b_proj)
         torch.mm(norm(layer.norm2, block), w_up.t(), out=up)
         for small in blocks(len(block), CACHED):
-            gelu_(up[small].add_(b_up), layer.act)
-        block.addmm_(up, w_down.t()).add_(b_down)
+            if b_up is not None:
+                up[small].add_(b_up)
+            if layer.gated:
+                gate, value = up[small].chunk(2, dim=-1)
+                value.mul_(activate_(gate, layer.act))
+            else:
+                activate_(up[small], layer.act)
+        _add_product(block, up.chunk(2, dim=-1)[1] if layer.gated else up, w_down, b_down)
+
+
+def _weights(linear: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias in the type of the work, each output channel multiplied by its scale."""
+    weight, bias = linear.weight.to(dtype), None if linear.bias is None else linear.bias.to(dtype)
+    if scale is None:
+        return weight, bias
+    scale = scale.to(dtype)
+    return weight * scale[:, None], None if bias is None else bias * scale
+
+
+def _add_product(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    x.addmm_(rows, weight.t())
+    if bias is not None:
+        x.add_(bias)
 
 
 def merged(merger: MergerMLP, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:
     """`MergerMLP.forward` for inference, in the type this CPU multiplies."""
-    dtype = work_dtype(x.dtype)
-    wide = norm(merger.norm, x.to(dtype)).reshape(-1, merger.fc1.in_features)
+    dtype, width = work_dtype(x.dtype), merger.fc1.in_features
+    if merger.joined:
+        wide = norm(merger.norm, x.reshape(-1, width).to(dtype))
+    else:
+        wide = norm(merger.norm, x.to(dtype)).reshape(-1, width)
     out = torch.empty(len(wide), merger.fc2.out_features, dtype=dtype)
     (w_up, b_up), (w_down, b_down) = ((m.weight.to(dtype), m.bias.to(dtype)) for m in (merger.fc1, merger.fc2))
     for part in blocks(len(wide)):
         up = torch.mm(wide[part], w_up.t()).add_(b_up)
-        gelu_(up, "gelu")
+        activate_(up, "gelu")
         torch.addmm(b_down, up, w_down.t(), out=out[part])
     return out.to(x.dtype)
 
 
-def gelu_(x: Tensor, act: Act) -> None:
-    """`layers.gelu` in place."""
+def add_table(x: Float[Tensor, "T D"], values: Float[Tensor, "P D"], index: Int64[Tensor, " T"]) -> None:
+    """x += values[index], a block of rows at a time."""
+    values = values.to(x.dtype)
+    for part in blocks(len(x), CACHED):
+        x[part].add_(values[index[part]])
+
+
+def activate_(x: Tensor, act: Act) -> Tensor:
+    """`layers.activate` in place."""
+    if act == "silu":
+        return torch.ops.aten.silu_(x)
     if act == "quick_gelu":
-        x.mul_((x * 1.702).sigmoid_())
-        return
-    torch.ops.aten.gelu_(x, approximate="tanh" if act == "gelu_tanh" else "none")
+        return x.mul_((x * 1.702).sigmoid_())
+    return torch.ops.aten.gelu_(x, approximate="tanh" if act == "gelu_tanh" else "none")
 
 
-def _rotate(qk: Tensor, turn: Tensor, flip: Tensor | None) -> None:
+def _rotate(qk: Tensor, turn: Tensor, flip: Tensor | None, halves: bool) -> None:
     if qk.dtype == torch.float32:
-        apply_rope_(qk, turn, flip)
+        apply_rope_(qk, turn, flip, halves)
         return
     wide = qk.float()
-    apply_rope_(wide, turn, flip)
+    apply_rope_(wide, turn, flip, halves)
     qk.copy_(wide)

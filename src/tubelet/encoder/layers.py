@@ -15,16 +15,22 @@ from tubelet.shapes import Float, Int32, Num, Shaped
 CENTRE = 128  # uint8 values are shifted by it, which makes them exact in bfloat16
 
 
-class Plan(NamedTuple):
-    """What all layers of one call share, prepared once: rotary tables and segments (as tensors, and for eager code on
-    the host)."""
+class Span(NamedTuple):
+    """What attends to what, as tensors and for eager code on the host."""
 
-    turn: Float[Tensor, "T half 2"]
-    flip: Float[Tensor, "T half 2"] | None
     cu: Int32[Tensor, " n"]  # cu_seqlens where the backend reads them: on the host for sdpa, on the device for kernels
     longest: int
-    backend: Backend
     segments: Segments | None  # for eager sdpa, which goes by host sizes; None under torch.compile
+
+
+class Plan(NamedTuple):
+    """What all layers of one call share, prepared once: rotary tables and the spans attention may go over."""
+
+    turn: Float[Tensor, "T half 2"] | None
+    flip: Float[Tensor, "T half 2"] | None
+    backend: Backend
+    full: Span
+    local: Span | None = None
 
 
 def norm_layer(kind: str, width: int, eps: float) -> nn.Module:
@@ -32,8 +38,10 @@ def norm_layer(kind: str, width: int, eps: float) -> nn.Module:
     return nn.LayerNorm(width, eps=eps) if kind == "layer" else nn.RMSNorm(width, eps=eps)
 
 
-def gelu(x: Tensor, act: Act) -> Tensor:
+def activate(x: Tensor, act: Act) -> Tensor:
     """The activation called `act` (tubelet.encoder.config)."""
+    if act == "silu":
+        return F.silu(x)
     if act == "quick_gelu":
         return x * torch.sigmoid(1.702 * x)
     return F.gelu(x, approximate="tanh" if act == "gelu_tanh" else "none")
@@ -74,39 +82,69 @@ class PatchEmbed(nn.Linear):
 
 
 class Layer(nn.Module):
-    """Pre-norm transformer layer: x += proj(attention(norm1 x)); x += fc2(gelu(fc1(norm2 x)))."""
+    """Pre-norm transformer layer: x += s1 proj(attention(norm1 x)); x += s2 fc2(act(fc1(norm2 x))).
 
-    def __init__(self, config: EncoderConfig) -> None:
+    gated: fc1 gives a gate and a value side by side (gate first), and fc2 reads act(gate) * value. s1 and s2 are
+    learned factors of each channel, or 1. local: attention goes over the plan's local span.
+    """
+
+    def __init__(self, config: EncoderConfig, local: bool = False) -> None:
         super().__init__()
         d = config.hidden
         self.heads = config.heads
         self.act: Act = config.act
+        self.gated = config.gated
+        self.local = local
+        self.halves = config.rope is not None and config.rope.layout == "halves"
+        self.key_bias = config.key_bias
         self.norm1 = norm_layer(config.norm, d, config.eps)
-        self.qkv = nn.Linear(d, 3 * d)
-        self.proj = nn.Linear(d, d)
+        self.qkv = nn.Linear(d, 3 * d, bias=config.qkv_bias)
+        self.proj = nn.Linear(d, d, bias=config.proj_bias)
         self.norm2 = norm_layer(config.norm, d, config.eps)
-        self.fc1 = nn.Linear(d, config.mlp)
-        self.fc2 = nn.Linear(config.mlp, d)
+        self.fc1 = nn.Linear(d, config.mlp * (2 if config.gated else 1), bias=config.mlp_bias)
+        self.fc2 = nn.Linear(config.mlp, d, bias=config.mlp_bias)
+        self.scale1 = nn.Parameter(torch.ones(d)) if config.scale else None
+        self.scale2 = nn.Parameter(torch.ones(d)) if config.scale else None
 
     def forward(self, x: Float[Tensor, "T D"], plan: Plan) -> Float[Tensor, "T D"]:
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        q, k = apply_rope(q, plan.turn, plan.flip), apply_rope(k, plan.turn, plan.flip)
-        out = attend(q, k, v, plan)
-        x = x + self.proj(out.flatten(1))
-        return x + self.fc2(gelu(self.fc1(self.norm2(x)), self.act))
+        q, k, v = self.project(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        if plan.turn is not None:
+            q, k = (apply_rope(each, plan.turn, plan.flip, self.halves) for each in (q, k))
+        out = self.proj(attend(q, k, v, plan, plan.full if plan.local is None or not self.local else plan.local).flatten(1))
+        x = x + (out if self.scale1 is None else out * self.scale1)
+        up = self.fc1(self.norm2(x))
+        if self.gated:
+            gate, up = up.chunk(2, dim=-1)
+            up = activate(gate, self.act) * up
+        else:
+            up = activate(up, self.act)
+        out = self.fc2(up)
+        return x + (out if self.scale2 is None else out * self.scale2)
+
+    def project(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T E"]:
+        """q, k and v side by side. Where keys have no bias, that part of the stored one counts as 0 and stays so."""
+        if self.key_bias or self.qkv.bias is None:
+            return self.qkv(x)
+        return F.linear(x, self.qkv.weight, without_key(self.qkv.bias))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> Shaped[Tensor, "T H K"]:
+def without_key(bias: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
+    """The bias of q, k and v with k's third 0."""
+    q, k, v = bias.chunk(3)
+    return torch.cat([q, torch.zeros_like(k), v])
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, span: Span) -> Shaped[Tensor, "T H K"]:
     """Attention as the plan says: a CUDA kernel, eager sdpa by host sizes, or sdpa as one opaque operator."""
     if plan.backend != "sdpa":
-        return kernel_attention(q, k, v, plan.cu, plan.longest, plan.backend)
-    if plan.segments is None:
-        return attention_op(q, k, v, plan.cu)
-    return varlen_attention(q, k, v, plan.segments, backend="sdpa")
+        return kernel_attention(q, k, v, span.cu, span.longest, plan.backend)
+    if span.segments is None:
+        return attention_op(q, k, v, span.cu)
+    return varlen_attention(q, k, v, span.segments, backend="sdpa")
 
 
 class MergerMLP(nn.Module):
-    """LayerNorm, then merge^2 consecutive rows side by side through a two-layer MLP: (T, D) -> (T / merge^2, out).
+    """A norm, then merge^2 consecutive rows side by side through a two-layer MLP: (T, D) -> (T / merge^2, out).
 
     Right only for rows in block order; `tubelet.encoder.model` checks that before it calls this.
     """
@@ -114,9 +152,13 @@ class MergerMLP(nn.Module):
     def __init__(self, config: Merger, width: int) -> None:
         super().__init__()
         self.group = config.merge**2
-        self.norm = nn.LayerNorm(width, eps=config.eps)
-        self.fc1 = nn.Linear(width * self.group, width * self.group)
-        self.fc2 = nn.Linear(width * self.group, config.out)
+        wide = width * self.group
+        self.norm = norm_layer(config.norm, wide if config.joined else width, config.eps)
+        self.joined = config.joined
+        self.fc1 = nn.Linear(wide, wide)
+        self.fc2 = nn.Linear(wide, config.out)
 
     def forward(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:
-        return self.fc2(F.gelu(self.fc1(self.norm(x).reshape(-1, self.fc1.in_features))))
+        wide = (-1, self.fc1.in_features)
+        x = self.norm(x.reshape(wide)) if self.joined else self.norm(x).reshape(wide)
+        return self.fc2(F.gelu(self.fc1(x)))

@@ -1,29 +1,57 @@
 """One packed vision transformer for every family: Packed of patches in, Packed of features out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tubelet.encoder import cpu
-from tubelet.encoder.attention import Backend, Segments, frame_segments, item_segments, resolve
+from tubelet.encoder.attention import Backend, Segments, resolve
 from tubelet.encoder.config import EncoderConfig
-from tubelet.encoder.layers import Layer, MergerMLP, PatchEmbed, Plan, norm_layer
-from tubelet.encoder.pool import AttentionPool
-from tubelet.encoder.rope import rope_tables
+from tubelet.encoder.layers import Layer, MergerMLP, PatchEmbed, Plan, Span, norm_layer
+from tubelet.encoder.layout import Layout, check_order, layout_of
+from tubelet.encoder.pool import first_prefix, pool_of
+from tubelet.encoder.rope import places, rope_tables
+from tubelet.encoder.table import PositionTable
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.packed import Grid, Packed, all_positions
+from tubelet.packed import Grid, Packed
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Float
 
 States = dict[int, Tensor]  # hidden states by number; the keys are those wanted
 
 
+class Ran(NamedTuple):
+    """What the layers gave, in the places inside (tubelet.encoder.layout), before the final norm."""
+
+    x: Tensor
+    layout: Layout
+    states: States
+
+
+@dataclass(frozen=True)
+class Features:
+    """Everything one run gives. tokens: what `encoder(p)` gives; trunk: the same before the merger.
+
+    prefix: (S, P, D), the prefix tokens of each segment after the final norm, None where the encoder has none. pooled:
+    (N, D), None where it cannot pool. hidden, hidden_prefix: the hidden states asked for, patches and prefix tokens.
+    deepstack: what the mergers of chosen layers gave, as wide as tokens.
+    """
+
+    tokens: Packed
+    trunk: Packed
+    prefix: Tensor | None
+    pooled: Tensor | None
+    hidden: tuple[Packed, ...]
+    hidden_prefix: tuple[Tensor | None, ...]
+    deepstack: tuple[Packed, ...]
+
+
 class Encoder(nn.Module):
-    """patch embedding -> norm -> layers -> norm (-> merger), over rows of any mix of items.
+    """patch embedding (+ positions, prefix tokens) -> norm -> layers -> norm (-> merger), over rows of any mix of items.
 
     Order of rows is kept; each item sees only itself, so results do not depend on its neighbours in the pack. On a CPU
     without gradients the layers run in place in blocks (tubelet.encoder.cpu); everywhere else the plain modules do.
@@ -37,12 +65,22 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch = PatchEmbed(config.hidden, config.pixels, config.patch_bias)
-        self.norm_pre = norm_layer(config.norm, config.hidden, config.eps) if config.pre_norm else nn.Identity()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.norm_post = norm_layer(config.norm, config.hidden, config.eps) if config.post_norm else nn.Identity()
-        self.pool = AttentionPool(config) if config.pool else None
-        self.merger = MergerMLP(config.merger, config.hidden) if config.merger else None
+        d, local = config.hidden, config.local
+        self.patch = PatchEmbed(d, config.pixels, config.patch_bias)
+        self.norm_embed = norm_layer(config.norm, d, config.eps) if config.embed_norm else nn.Identity()
+        self.table = PositionTable(config.table, d) if config.table else None
+        self.prefix = nn.Parameter(torch.empty(config.prefix, d)) if config.prefix else None
+        angles = config.prefix if config.prefix_angles else 0
+        self.prefix_angles = nn.Parameter(torch.empty(angles, config.head_dim // 2)) if angles else None
+        self.norm_pre = norm_layer(config.norm, d, config.eps) if config.pre_norm else nn.Identity()
+        self.layers = nn.ModuleList(
+            Layer(config, local is not None and i not in local.full) for i in range(config.layers)
+        )
+        self.norm_post = norm_layer(config.norm, d, config.eps) if config.post_norm else nn.Identity()
+        self.pool = pool_of(config)
+        self.merger = MergerMLP(config.merger, d) if config.merger else None
+        deeper = config.deepstack_merger
+        self.deepstack = nn.ModuleList(MergerMLP(deeper, d) for _ in config.deepstack) if deeper else None
         self.gradient_checkpointing = False
         self.backend: Backend = "auto"
         self._compiled = None
@@ -51,6 +89,11 @@ class Encoder(nn.Module):
     def pixels(self) -> PixelRecipe:
         """How pictures become the rows this encoder reads."""
         return self.config.pixels
+
+    @property
+    def can_pool(self) -> bool:
+        """Whether `features` gives one vector per item."""
+        return self.pool is not None or (self.config.pool and self.config.head.kind == "first")
 
     # ---- the calls
 
@@ -65,8 +108,41 @@ class Encoder(nn.Module):
 
     def trunk(self, p: Packed, *, positions: Tensor | None = None, segments: Segments | None = None) -> Packed:
         """`forward` without the merger: one feature row per patch row."""
-        x = self._run(p, positions, segments, None)
-        return p.with_x(self.norm_post(x))
+        ran = self._run(p, positions, segments, ())
+        return p.with_x(ran.layout.outside(self._normed(ran.x)))
+
+    def features(
+        self,
+        p: Packed,
+        *,
+        only: Sequence[int] = (),
+        pool: bool = True,
+        positions: Tensor | None = None,
+        segments: Segments | None = None,
+    ) -> Features:
+        """`forward` with all else one run gives: prefix tokens, pooled vectors, hidden states, deepstack features.
+
+        only: numbers of the hidden states to keep, as in `hidden_states`. pool=False leaves the pooled vectors out.
+        Raises ConfigError for a number outside 0..L, ShapeError naming what does not fit.
+        """
+        ran = self._run(p, positions, segments, (*only, *(i + 1 for i in self.config.deepstack)))
+        layout, normed = ran.layout, self._normed(ran.x)
+        trunk, prefix = p.with_x(layout.outside(normed)), layout.prefixes(normed)
+        in_place = self._in_place(p.x)
+        pooled = None
+        if pool and self.can_pool:
+            pooled = self._first(p, ran) if self.pool is None else self.pool(trunk)
+        deep = [p.with_x(layout.outside(ran.states[i + 1])) for i in self.config.deepstack]
+        mergers = [m for m in self.deepstack or () if isinstance(m, MergerMLP)]
+        return Features(
+            trunk if self.merger is None else tokens_merged(trunk, self.merger, in_place=in_place),
+            trunk,
+            prefix,
+            pooled,
+            tuple(p.with_x(layout.outside(ran.states[i])) for i in only),
+            tuple(layout.prefixes(ran.states[i]) for i in only),
+            tuple(tokens_merged(x, merger, in_place=in_place) for x, merger in zip(deep, mergers, strict=True)),
+        )
 
     def hidden_states(
         self,
@@ -79,20 +155,17 @@ class Encoder(nn.Module):
         """L + 1 packs: [0] after norm_pre, [i] after layer i. The last is before norm_post. Memory: (L + 1) T D.
 
         only: the packs of these numbers, in this order; layers after the deepest of them do not run, and no other
-        pack is kept. Raises ConfigError for a number outside 0..L.
+        pack is kept. Prefix tokens are left out. Raises ConfigError for a number outside 0..L.
         """
-        wanted = range(len(self.layers) + 1) if only is None else tuple(only)
-        for i in wanted:
-            if not 0 <= i <= len(self.layers):
-                raise ConfigError(f"hidden states count 0..{len(self.layers)}, got {i}", limit=len(self.layers), got=i)
-        states: States = dict.fromkeys(wanted, p.x)
-        self._run(p, positions, segments, states)
-        return [p.with_x(states[i]) for i in wanted]
+        wanted = tuple(range(len(self.layers) + 1)) if only is None else tuple(only)
+        ran = self._run(p, positions, segments, wanted, until=max(wanted, default=0))
+        return [p.with_x(ran.layout.outside(ran.states[i])) for i in wanted]
 
     def pooled(self, tokens: Packed) -> Float[Tensor, "N D"]:
-        """One vector per item from `forward`'s tokens, by the pooling head. Raises ConfigError where there is none."""
+        """One vector per item from `forward`'s tokens, by the pooling head. Raises ConfigError where there is none;
+        an encoder that pools its first prefix token gives that in `features` only."""
         if self.pool is None:
-            raise ConfigError("this encoder has no pooling head", expected="pool=True", got=False)
+            raise ConfigError("this encoder has no pooling head that reads tokens", expected="pool=True", got=False)
         return self.pool(tokens)
 
     def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> "Encoder":
@@ -105,7 +178,43 @@ class Encoder(nn.Module):
 
     # ---- how they run
 
-    def _run(self, p: Packed, positions: Tensor | None, segments: Segments | None, states: States | None) -> Tensor:
+    def _run(
+        self,
+        p: Packed,
+        positions: Tensor | None,
+        segments: Segments | None,
+        wanted: Sequence[int],
+        until: int | None = None,
+    ) -> Ran:
+        where = self._checked(p, positions)
+        for i in wanted:
+            if not 0 <= i <= len(self.layers):
+                raise ConfigError(f"hidden states count 0..{len(self.layers)}, got {i}", limit=len(self.layers), got=i)
+        layout = layout_of(p, self.config, segments)
+        turn, flip = self._turns(p, where, layout)
+        states: States = dict.fromkeys(wanted, p.x)
+        until = len(self.layers) if until is None else until
+        if self._in_place(p.x):
+            return Ran(self._run_in_place(p, turn, flip, layout, states, until), layout, states)
+        backend = resolve(self.backend, p.device, self.patch.weight.dtype)
+        plan = Plan(
+            turn,
+            flip,
+            backend,
+            _span(layout.segments, backend, p.device),
+            None if layout.local is None else _span(layout.local, backend, p.device),
+        )
+        x = self.norm_embed(self.patch(p.x))
+        if self.table is not None:
+            values, index = self.table(p)
+            x = x + values.to(x.dtype)[index]
+        x = self.norm_pre(layout.inside(x, self._prefix()))
+        if self._compiled is not None and not states:
+            return Ran(self._compiled(x, _as_data(plan)), layout, states)
+        return Ran(self._stack(x, plan, states, until), layout, states)
+
+    def _checked(self, p: Packed, positions: Tensor | None) -> Tensor:
+        """The positions rotary tables are made for, after all shapes have been compared."""
         if p.x.shape[1] != self.pixels.width:
             raise ShapeError(
                 f"rows hold {p.x.shape[1]} values, this encoder reads {self.pixels.width}",
@@ -119,32 +228,43 @@ class Encoder(nn.Module):
                 expected=tuple(p.pos.shape),
                 got=tuple(where.shape),
             )
-        if segments is None:
-            window = self.config.window
-            segments = item_segments(p) if window is None else frame_segments(p, window)
-        if segments.total != p.x.shape[0]:
-            raise ShapeError(
-                f"segments sum to {segments.total}, the pack has {p.x.shape[0]} rows",
-                expected=p.x.shape[0],
-                got=segments.total,
-            )
-        turn, flip = rope_tables(where.to(p.device), self.config.head_dim, self.config.rope)
-        if self._in_place(p.x):
-            return self._run_in_place(p.x, turn, flip, segments, states)
-        backend = resolve(self.backend, p.device, self.patch.weight.dtype)
-        cu = segments.host if backend == "sdpa" else segments.on(p.device)
-        plan = Plan(turn, flip, cu, segments.longest, backend, segments)
-        x = self.norm_pre(self.patch(p.x))
-        if self._compiled is not None and states is None:
-            return self._compiled(x, plan._replace(segments=None))
-        return self._stack(x, plan, states)
+        return where.to(p.device)
 
-    def _stack(self, x: Tensor, plan: Plan, states: States | None = None) -> Tensor:
+    def _turns(self, p: Packed, where: Tensor, layout: Layout) -> tuple[Tensor | None, Tensor | None]:
+        """Rotary tables of the rows in their places inside."""
+        rope = self.config.rope
+        if rope is None:
+            return None, None
+        turn, flip = rope_tables(places(p, where, rope), self.config.head_dim, rope)
+        if layout.where is None:
+            return turn, flip
+        still = turn.new_zeros(max(1, self.config.prefix), *turn.shape[1:])
+        if self.prefix_angles is None:
+            own = still.index_fill(2, torch.zeros(1, dtype=torch.int64, device=turn.device), 1.0)
+        else:
+            angles = self.prefix_angles.float()
+            own = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        return layout.inside(turn, own), None if flip is None else layout.inside(flip, still)
+
+    def _prefix(self) -> Tensor | None:
+        """The (P, D) prefix tokens, the first with its place added."""
+        if self.prefix is None or self.table is None or self.table.prefix is None:
+            return self.prefix
+        return torch.cat([self.prefix[:1] + self.table.prefix, self.prefix[1:]])
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return x if self.config.post_norm == "pooled" else self.norm_post(x)
+
+    def _first(self, p: Packed, ran: Ran) -> Tensor:
+        """The first prefix token of every item, normed."""
+        prefix = ran.layout.prefixes(ran.x)
+        assert prefix is not None
+        return first_prefix(self.norm_post(prefix[:, :1]), ran.layout.segments_of(p), p.device)
+
+    def _stack(self, x: Tensor, plan: Plan, states: States | None = None, until: int | None = None) -> Tensor:
         if states is not None and 0 in states:
             states[0] = x
-        for i, layer in enumerate(self.layers, 1):
-            if states is not None and i > max(states, default=0):
-                break
+        for i, layer in enumerate(self.layers[:until], 1):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, plan, use_reentrant=False)
             else:
@@ -165,23 +285,37 @@ class Encoder(nn.Module):
         )
 
     def _run_in_place(
-        self, rows: Tensor, turn: Tensor, flip: Tensor | None, segments: Segments, states: States | None
+        self, p: Packed, turn: Tensor | None, flip: Tensor | None, layout: Layout, states: States, until: int
     ) -> Tensor:
         dtype = self.patch.weight.dtype
-        x = cpu.embed(self.patch, rows)
-        if not isinstance(self.norm_pre, nn.Identity):
+        x = cpu.embed(self.patch, p.x)
+        if self.config.embed_norm:
+            x = cpu.norm(self.norm_embed, x)
+        if self.table is not None:
+            cpu.add_table(x, *self.table(p))
+        x = layout.inside(x, self._prefix())
+        if self.config.pre_norm:
             x = cpu.norm(self.norm_pre, x)
-        space = cpu.Workspace(x.shape[0], x.shape[1], self.config.mlp, self.config.heads, x.dtype)
-        if states is not None and 0 in states:
+        space = cpu.Workspace(x.shape[0], self.config, x.dtype)
+        if 0 in states:
             states[0] = x.to(dtype, copy=True)
-        for i, layer in enumerate(self.layers, 1):
-            if states is not None and i > max(states, default=0):
-                break
+        for i, layer in enumerate(self.layers[:until], 1):
             assert isinstance(layer, Layer)  # `_in_place` has checked it
-            cpu.layer_(layer, x, turn, flip, segments, space)
-            if states is not None and i in states:
+            local = layout.local if layer.local else None
+            cpu.layer_(layer, x, turn, flip, layout.segments if local is None else local, space)
+            if i in states:
                 states[i] = x.to(dtype, copy=True)
         return x.to(dtype)
+
+
+def _span(segments: Segments, backend: Backend, device: torch.device) -> Span:
+    return Span(segments.host if backend == "sdpa" else segments.on(device), segments.longest, segments)
+
+
+def _as_data(plan: Plan) -> Plan:
+    """The plan without host sizes: what a compiled graph takes, so that new lengths are new data."""
+    local = None if plan.local is None else plan.local._replace(segments=None)
+    return plan._replace(full=plan.full._replace(segments=None), local=local)
 
 
 def tokens_merged(tokens: Packed, merger: MergerMLP, *, in_place: bool = False) -> Packed:
@@ -201,12 +335,7 @@ def tokens_merged(tokens: Packed, merger: MergerMLP, *, in_place: bool = False) 
                 expected=merge,
                 got=tuple(item.grid),
             )
-    expected = all_positions(tokens.items, merge=merge).to(tokens.device)
-    in_order = (tokens.pos == expected).all()
-    if tokens.device.type == "cuda":
-        torch._assert_async(in_order)
-    elif tokens.device.type != "meta" and not bool(in_order):
-        raise ShapeError(f"rows are not in block order of {merge}: patchify with order='block'", expected="block")
+    check_order(tokens, merge)
     group = merger.group
     pos = tokens.pos[::group].clone()
     pos[:, 1:] //= merge

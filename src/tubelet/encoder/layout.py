@@ -1,0 +1,158 @@
+"""Where the rows of a pack stand inside the encoder: window after window, and prefix tokens before every segment.
+
+    pack      a0 a1 a2 a3 | b0 b1              two items
+    inside    p a0 a1 a2 a3 | p b0 b1          with one prefix token p for each segment
+    inside    a0 a2 | a1 a3 | b0 | b1          with windows: rows of a window together
+
+Most encoders change nothing; then every function here gives back what it was given. Sizes come from the host; nothing
+syncs while no row has been dropped.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from tubelet.encoder.attention import Segments, frame_segments, item_segments
+from tubelet.encoder.config import EncoderConfig
+from tubelet.errors import ConfigError, ShapeError
+from tubelet.grid import Grid, all_positions, positions
+from tubelet.packed import Packed
+from tubelet.shapes import Int64, Shaped
+
+
+@dataclass(frozen=True)
+class Layout:
+    """segments: of layers that see whole segments, prefix tokens counted in; local: of the other layers, None where
+    there are none. where: the place inside of each row of the pack, None when that is its own; heads: that of each
+    segment's first prefix token. prefix: tokens before every segment."""
+
+    segments: Segments
+    local: Segments | None = None
+    where: Int64[Tensor, " T"] | None = None
+    starts: Int64[Tensor, " S"] | None = None
+    prefix: int = 0
+
+    @property
+    def total(self) -> int:
+        """Rows inside."""
+        return self.segments.total
+
+    def inside(self, x: Shaped[Tensor, "T D"], prefix: Tensor | None = None) -> Shaped[Tensor, "R D"]:
+        """Rows of the pack in their places inside, with copies of the (P, D) `prefix` rows in theirs. One copy."""
+        if self.where is None:
+            return x
+        if self.starts is None or prefix is None:
+            return torch.empty_like(x).index_copy(0, self.where, x)
+        out = x.new_empty(self.total, *x.shape[1:]).index_copy(0, self.where, x)
+        return out.index_copy(0, self._heads(), prefix.to(x.dtype).repeat(len(self.starts), *[1] * (x.ndim - 1)))
+
+    def outside(self, x: Shaped[Tensor, "R D"]) -> Shaped[Tensor, "T D"]:
+        """The pack's rows, in its order. One copy."""
+        return x if self.where is None else x.index_select(0, self.where)
+
+    def prefixes(self, x: Shaped[Tensor, "R D"]) -> Shaped[Tensor, "S P D"] | None:
+        """The prefix tokens of every segment."""
+        return None if self.starts is None else x.index_select(0, self._heads()).unflatten(0, (-1, self.prefix))
+
+    def segments_of(self, p: Packed) -> tuple[int, ...]:
+        """How many segments each item of the pack has. Host sizes only."""
+        begins = list(accumulate((n - self.prefix for n in self.segments.lengths), initial=0))[:-1]
+        return tuple(bisect_left(begins, b) - bisect_left(begins, a) for a, b in pairwise(p.starts))
+
+    def _heads(self) -> Tensor:
+        assert self.starts is not None
+        return (self.starts[:, None] + torch.arange(self.prefix, device=self.starts.device)).flatten()
+
+
+def layout_of(p: Packed, config: EncoderConfig, segments: Segments | None = None) -> Layout:
+    """The layout of a pack in an encoder of this configuration; `segments`: instead of the configuration's.
+
+    Raises ShapeError when segments do not sum to the rows, or rows stand in no order of time that windows need.
+    """
+    chosen = segments
+    if chosen is None:
+        chosen = item_segments(p) if config.window is None else frame_segments(p, config.window)
+    if chosen.total != p.x.shape[0]:
+        raise ShapeError(
+            f"segments sum to {chosen.total}, the pack has {p.x.shape[0]} rows",
+            expected=p.x.shape[0],
+            got=chosen.total,
+        )
+    if config.prefix:
+        return _with_prefix(chosen, config.prefix, p.device)
+    if config.local is not None:
+        if segments is not None:
+            raise ConfigError("an encoder with windows makes its segments itself", got="segments")
+        order, lengths = _windows(p, config)
+        where = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))
+        return Layout(chosen, Segments(lengths), where.to(p.device))
+    return Layout(chosen)
+
+
+def _with_prefix(segments: Segments, prefix: int, device: torch.device) -> Layout:
+    lengths = torch.tensor(segments.lengths, dtype=torch.int64).to(device)
+    number = torch.arange(len(segments.lengths), device=device)
+    owner = number.repeat_interleave(lengths, output_size=segments.total)
+    where = torch.arange(segments.total, device=device) + prefix * (owner + 1)
+    starts = lengths.cumsum(0) - lengths + prefix * number
+    return Layout(Segments(tuple(n + prefix for n in segments.lengths)), None, where, starts, prefix)
+
+
+def _windows(p: Packed, config: EncoderConfig) -> tuple[Int64[Tensor, " T"], tuple[int, ...]]:
+    """Rows of the pack in the order of their windows, on the host, and how many rows each window has.
+
+    Frames stay together and in order, so that layers which see whole frames need no second order. Inside a frame,
+    windows of equal length are neighbours: their attention runs as one batch.
+    """
+    assert config.local is not None
+    side, merge = config.local.side, config.pixels.merge if config.pixels.order == "block" else 1
+    if p.whole:
+        check_order(p, merge)
+    orders: list[Tensor] = []
+    lengths: list[int] = []
+    for i, (item, count) in enumerate(zip(p.items, p.lengths, strict=True)):
+        start = p.starts[i]
+        if count == item.grid.rows:
+            order, own = _frame_windows(item.grid.h, item.grid.w, side, merge)
+            area = item.grid.h * item.grid.w
+            orders += [order + (start + t * area) for t in range(item.grid.t)]
+            lengths += own * item.grid.t
+        else:
+            order, own = windows_of(p.pos[start : start + count].cpu(), side)
+            orders.append(order + start)
+            lengths += own
+    return (torch.cat(orders) if orders else torch.zeros(0, dtype=torch.int64)), tuple(lengths)
+
+
+def windows_of(pos: Tensor, side: int) -> tuple[Int64[Tensor, " T"], tuple[int, ...]]:
+    """Row numbers of the (T, 3) places, window after window (by time, then by rows, then raster), and rows of each."""
+    cell = pos.long().clone()
+    cell[:, 1:] //= side
+    _, window, counts = torch.unique(cell, dim=0, return_inverse=True, return_counts=True)
+    width = int(counts.max()) + 1 if len(counts) else 1
+    rank = (cell[:, 0] * width + counts[window]) * max(1, len(counts)) + window
+    order = rank.argsort(stable=True)
+    return order, tuple(torch.unique_consecutive(window[order], return_counts=True)[1].tolist())
+
+
+@lru_cache(maxsize=256)
+def _frame_windows(h: int, w: int, side: int, merge: int) -> tuple[Tensor, tuple[int, ...]]:
+    return windows_of(positions(Grid(1, h, w), merge=merge), side)
+
+
+def check_order(p: Packed, merge: int) -> None:
+    """Raise ShapeError unless the rows of whole items stand in block order of `merge` (1: in raster order).
+
+    On CUDA a device assertion does it, so that nothing waits.
+    """
+    expected = all_positions(p.items, merge=merge).to(p.device)
+    in_order = (p.pos == expected).all()
+    if p.device.type == "cuda":
+        torch._assert_async(in_order)
+    elif p.device.type != "meta" and not bool(in_order):
+        order = f"block order of {merge}: patchify with order='block'" if merge > 1 else "raster order"
+        raise ShapeError(f"rows are not in {order}", expected="block" if merge > 1 else "raster")
