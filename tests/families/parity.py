@@ -25,10 +25,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from tubelet import Encoder, Item, Packed, concat, load_encoder, pack, save_encoder, unpatchify
+from tubelet import Item, Packed, concat, load_encoder, pack
 from tubelet.encoder.config import EncoderConfig
+from tubelet.encoder.model import Encoder
 from tubelet.families.family import Family, to_theirs
-from tubelet.pixels.patchify import normalise
+from tubelet.pixels.patchify import normalise, unpatchify
+from tubelet.weights.save import save_encoder
 
 FP32_ATOL = 1e-4  # at outputs of order 10; smaller outputs are held to it as they are
 GRAD_RTOL = 1e-4  # of the largest entry of each gradient
@@ -231,12 +233,12 @@ def run_ours(encoder: Encoder, p: Packed) -> Outputs:
         f.tokens.x if encoder.config.merger else None,
         tuple(d.x for d in f.deepstack),
         tuple(h.x for h in f.hidden),
-        tuple(f.hidden_prefix) if f.prefix is not None else (),
+        tuple(h for h in f.hidden_prefix if h is not None),
     )
 
 
 def run_peer(pair: Pair, p: Packed, model: PreTrainedModel | None = None) -> Outputs:
-    """The peer's outputs for uint8 or normalised rows, without the pooled vectors of frames where items have several."""
+    """The peer's outputs for uint8 or normalised rows; pooled vectors only where each item has one frame."""
     rows = normalise(p, pair.config.pixels) if p.dtype == torch.uint8 else p
     out = pair.case.run(pair.peer if model is None else model, rows, pair.config, pair.case.layers)
     if out.pooled is not None and len(out.pooled) != len(p.items):
