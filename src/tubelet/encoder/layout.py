@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from tubelet.encoder.attention import Segments, frame_segments, item_segments
+from tubelet.encoder.attention import Segments, frame_segments, item_segments, sent
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.grid import Grid, all_positions, positions
@@ -41,7 +41,7 @@ class Layout:
         """Rows inside."""
         return self.segments.total
 
-    def inside(self, x: Shaped[Tensor, "T D"], prefix: Tensor | None = None) -> Shaped[Tensor, "R D"]:
+    def inside(self, x: Shaped[Tensor, "T ..."], prefix: Tensor | None = None) -> Shaped[Tensor, "R ..."]:
         """Rows of the pack in their places inside, with copies of the (P, D) `prefix` rows in theirs. One copy."""
         if self.where is None:
             return x
@@ -89,12 +89,12 @@ def layout_of(p: Packed, config: EncoderConfig, segments: Segments | None = None
             raise ConfigError("an encoder with windows makes its segments itself", got="segments")
         order, lengths = _windows(p, config)
         where = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))
-        return Layout(chosen, Segments(lengths), where.to(p.device))
+        return Layout(chosen, Segments(lengths), sent(where, p.device))
     return Layout(chosen)
 
 
 def _with_prefix(segments: Segments, prefix: int, device: torch.device) -> Layout:
-    lengths = torch.tensor(segments.lengths, dtype=torch.int64).to(device)
+    lengths = sent(torch.tensor(segments.lengths, dtype=torch.int64), device)
     number = torch.arange(len(segments.lengths), device=device)
     owner = number.repeat_interleave(lengths, output_size=segments.total)
     where = torch.arange(segments.total, device=device) + prefix * (owner + 1)

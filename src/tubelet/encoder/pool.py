@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tubelet.encoder.attention import sent
 from tubelet.encoder.config import Act, EncoderConfig
 from tubelet.encoder.layers import activate, norm_layer
 from tubelet.packed import Packed
@@ -96,7 +97,7 @@ def first_prefix(prefix: Float[Tensor, "S P D"], segments: tuple[int, ...], devi
     first = prefix[:, 0]
     if all(n == 1 for n in segments):
         return first
-    counts = torch.tensor(segments, dtype=torch.int64).to(device)
+    counts = sent(torch.tensor(segments, dtype=torch.int64), device)
     total = segment_sum(first.float(), counts)
     return (total / counts.clamp(min=1).unsqueeze(1)).to(first.dtype)
 

@@ -29,6 +29,7 @@ import math
 import torch
 from torch import Tensor
 
+from tubelet.encoder.attention import sent
 from tubelet.encoder.config import Rope
 from tubelet.errors import ShapeError
 from tubelet.packed import Packed
@@ -63,8 +64,8 @@ def places(p: Packed, positions: Tensor, rope: Rope) -> Tensor:
     """What the rows of `p` turn by: the positions themselves, or 2 pi times the centres of their patches. No sync."""
     if rope.places == "index":
         return positions
-    sides = torch.tensor([tuple(i.grid) for i in p.items], dtype=torch.float32).view(-1, 3).to(positions.device)
-    lengths = torch.tensor(p.lengths, dtype=torch.int64).to(positions.device)
+    sides = sent(torch.tensor([tuple(i.grid) for i in p.items], dtype=torch.float32).view(-1, 3), positions.device)
+    lengths = sent(torch.tensor(p.lengths, dtype=torch.int64), positions.device)
     sides = sides.repeat_interleave(lengths, dim=0, output_size=len(positions))
     return (2.0 * ((positions.float() + 0.5) / sides) - 1.0) * (2.0 * math.pi)
 
