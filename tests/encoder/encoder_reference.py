@@ -127,7 +127,10 @@ def segment(encoder: Encoder, rows: Tensor, places: Tensor, grid: tuple[int, int
             y[:, c.hidden : 2 * c.hidden] -= layer.qkv.bias.double()[c.hidden : 2 * c.hidden]
         q, k, v = (t.view(len(x), c.heads, -1) for t in y.chunk(3, dim=1))
         if c.rope is not None:
-            q, k = (torch.cat([_prefix_turned(t[: c.prefix], encoder), _turn(t[c.prefix :], turned, encoder)]) for t in (q, k))
+            q, k = (
+                torch.cat([_prefix_turned(t[: c.prefix], encoder), _turn(t[c.prefix :], turned, encoder)])
+                for t in (q, k)
+            )
         scores = torch.einsum("qhk,jhk->hqj", q, k) / c.head_dim**0.5
         if c.local is not None and number not in c.local.full:
             scores = scores.masked_fill(~sees, -torch.inf)

@@ -11,12 +11,14 @@ PROGRAM = """
 import torch, torch._dynamo
 from torch._dynamo.testing import CompileCounterWithBackend
 from encoder_cases import make, make_merging, make_pack
+from test_options import build
 
 mixes = [((1, 5, 7), (3, 2, 4)), ((1, 4, 4),), ((2, 3, 3), (1, 9, 2), (1, 1, 1), (4, 2, 2)), ((1, 6, 6), (1, 6, 6))]
-for build, merge in ((make, 1), (make_merging, 2)):
+builds = [(make, 1), (make_merging, 2), (lambda: build('dinov3'), 1), (lambda: build('windows'), 2)]
+for one, merge in builds:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
-    plain, compiled = build(), build().compile_layers(counter)
+    plain, compiled = one(), one().compile_layers(counter)
     frames = None
     for grids in mixes:
         p = make_pack(tuple((t, h * merge, w * merge) for t, h, w in grids), merge=merge)

@@ -7,6 +7,7 @@ device, waits for nothing, and hands the kernel what it asks for.
 import pytest
 import torch
 from encoder_cases import make, make_merging, make_pack
+from test_options import OPTIONS, build, pack_for
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
@@ -55,3 +56,30 @@ def test_forward_stays_on_the_device(
             tokens.x.sum().item()
     rows, longest = len(host.x), max(host.lengths)
     assert set(asked) == {((rows, 2, 32), (3,), torch.int32, longest, longest)}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("grad", [False, True])
+def test_every_option_stays_on_the_device(name: str, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest: list[int] = []
+
+    def kernel(q, k, v, cu_q, cu_k, longest_q, longest_k):
+        assert {x.device for x in (q, k, v, cu_q, cu_k)} == {CUDA}
+        longest.append(longest_q)
+        return torch.empty_like(q)
+
+    monkeypatch.setattr(attention, "_torch_varlen", lambda: kernel)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    built = build(name)
+    host = pack_for(built)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.set_grad_enabled(grad):
+        encoder = on_fake_cuda(built, torch.bfloat16)
+        x = torch.empty(host.x.shape, dtype=torch.uint8, device=CUDA)
+        p = Packed(x, torch.empty(host.pos.shape, dtype=torch.int32, device=CUDA), host.items, host.lengths)
+        got = encoder.features(p, only=(1,))
+        parts = [got.tokens.x, got.trunk.x, got.hidden[0].x, *(d.x for d in got.deepstack)]
+        parts += [t for t in (got.prefix, got.pooled) if t is not None]
+        assert {(t.device, t.dtype) for t in parts} == {(CUDA, torch.bfloat16)}
+    frame = max(i.grid.h * i.grid.w for i in host.items)
+    windowed = built.config.local is not None
+    assert longest == [16, frame, 16] if windowed else longest == [frame + built.config.prefix] * 3

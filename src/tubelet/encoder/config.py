@@ -19,7 +19,7 @@ class Rope:
     theta: the base of the frequencies; each axis spans the whole range by itself. split: shares of (t, h, w) in the
     angles, here 4 : 6 : 6. shift: how far along its range each axis starts, in frequencies (Pixtral's w: 0.5).
     layout: which two channels of a head are a pair, neighbours or the same place in both halves. places: what is
-    turned by, the row's index on the axis, or for "centred" 2 pi times its patch's centre with the picture from -1 to 1.
+    turned by, the row's index on the axis, or for "centred" 2 pi times its patch's centre, the picture being -1 .. 1.
     """
 
     mode: Literal["onevision", "rotation"] = "onevision"
@@ -57,8 +57,9 @@ class Local:
 class Head:
     """How one vector per item is made, where `EncoderConfig.pool` asks for it.
 
-    "probe": a learned query attends to the rows, then a norm and an MLP with a residual sum (OneVision, SigLIP). "query":
-    a learned query attends to the rows, then one matrix (AIMv2); bias: of its k and v. "first": the first prefix token.
+    "probe": a learned query attends to the rows, then a norm and an MLP with a residual sum (OneVision, SigLIP).
+    "query": a learned query attends to the rows, then one matrix (AIMv2); bias: of its k and v. "first": the first
+    prefix token.
     """
 
     kind: Literal["probe", "query", "first"] = "probe"
@@ -156,7 +157,7 @@ class EncoderConfig:
             raise ConfigError("prefix tokens would stand in every window: prefix and local exclude each other")
         if self.local is not None and (self.local.side < 1 or self.local.side % self.pixels.merge):
             raise ConfigError(
-                f"windows of {self.local.side} patches do not hold whole {self.pixels.merge} x {self.pixels.merge} blocks",
+                f"windows of {self.local.side} patches do not hold whole blocks of {self.pixels.merge}",
                 expected=self.pixels.merge,
                 got=self.local.side,
             )

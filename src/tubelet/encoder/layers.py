@@ -110,7 +110,9 @@ class Layer(nn.Module):
         q, k, v = self.project(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
         if plan.turn is not None:
             q, k = (apply_rope(each, plan.turn, plan.flip, self.halves) for each in (q, k))
-        out = self.proj(attend(q, k, v, plan, plan.full if plan.local is None or not self.local else plan.local).flatten(1))
+        out = self.proj(
+            attend(q, k, v, plan, plan.full if plan.local is None or not self.local else plan.local).flatten(1)
+        )
         x = x + (out if self.scale1 is None else out * self.scale1)
         up = self.fc1(self.norm2(x))
         if self.gated:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tubelet.encoder.attention import Segments, frame_segments, item_segments, sent
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.grid import Grid, all_positions, positions
+from tubelet.grid import all_positions
 from tubelet.packed import Packed
 from tubelet.shapes import Int64, Shaped
 
@@ -88,8 +89,9 @@ def layout_of(p: Packed, config: EncoderConfig, segments: Segments | None = None
         if segments is not None:
             raise ConfigError("an encoder with windows makes its segments itself", got="segments")
         order, lengths = _windows(p, config)
-        where = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))
-        return Layout(chosen, Segments(lengths), sent(where, p.device))
+        where = np.empty_like(order)
+        where[order] = np.arange(len(order))
+        return Layout(chosen, Segments(lengths), sent(torch.from_numpy(where), p.device))
     return Layout(chosen)
 
 
@@ -102,7 +104,7 @@ def _with_prefix(segments: Segments, prefix: int, device: torch.device) -> Layou
     return Layout(Segments(tuple(n + prefix for n in segments.lengths)), None, where, starts, prefix)
 
 
-def _windows(p: Packed, config: EncoderConfig) -> tuple[Int64[Tensor, " T"], tuple[int, ...]]:
+def _windows(p: Packed, config: EncoderConfig) -> tuple[np.ndarray, tuple[int, ...]]:
     """Rows of the pack in the order of their windows, on the host, and how many rows each window has.
 
     Frames stay together and in order, so that layers which see whole frames need no second order. Inside a frame,
@@ -112,7 +114,7 @@ def _windows(p: Packed, config: EncoderConfig) -> tuple[Int64[Tensor, " T"], tup
     side, merge = config.local.side, config.pixels.merge if config.pixels.order == "block" else 1
     if p.whole:
         check_order(p, merge)
-    orders: list[Tensor] = []
+    orders: list[np.ndarray] = []
     lengths: list[int] = []
     for i, (item, count) in enumerate(zip(p.items, p.lengths, strict=True)):
         start = p.starts[i]
@@ -122,26 +124,27 @@ def _windows(p: Packed, config: EncoderConfig) -> tuple[Int64[Tensor, " T"], tup
             orders += [order + (start + t * area) for t in range(item.grid.t)]
             lengths += own * item.grid.t
         else:
-            order, own = windows_of(p.pos[start : start + count].cpu(), side)
+            order, own = windows_of(p.pos[start : start + count].cpu().numpy(), side)
             orders.append(order + start)
             lengths += own
-    return (torch.cat(orders) if orders else torch.zeros(0, dtype=torch.int64)), tuple(lengths)
+    return np.concatenate([np.zeros(0, dtype=np.int64), *orders]), tuple(lengths)
 
 
-def windows_of(pos: Tensor, side: int) -> tuple[Int64[Tensor, " T"], tuple[int, ...]]:
+def windows_of(places: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, ...]]:
     """Row numbers of the (T, 3) places, window after window (by time, then by rows, then raster), and rows of each."""
-    cell = pos.long().clone()
-    cell[:, 1:] //= side
-    _, window, counts = torch.unique(cell, dim=0, return_inverse=True, return_counts=True)
-    width = int(counts.max()) + 1 if len(counts) else 1
-    rank = (cell[:, 0] * width + counts[window]) * max(1, len(counts)) + window
-    order = rank.argsort(stable=True)
-    return order, tuple(torch.unique_consecutive(window[order], return_counts=True)[1].tolist())
+    cell = places // np.array([1, side, side])
+    _, window, counts = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
+    window = window.reshape(-1)
+    order = np.lexsort((window, counts[window], cell[:, 0]))
+    begins = np.flatnonzero(np.diff(window[order], prepend=-1))
+    return order, tuple(np.diff(begins, append=len(order)).tolist())
 
 
 @lru_cache(maxsize=256)
-def _frame_windows(h: int, w: int, side: int, merge: int) -> tuple[Tensor, tuple[int, ...]]:
-    return windows_of(positions(Grid(1, h, w), merge=merge), side)
+def _frame_windows(h: int, w: int, side: int, merge: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    rows = np.stack([np.zeros((h, w), dtype=np.int64), *np.indices((h, w))], axis=-1)
+    rows = rows.reshape(h // merge, merge, w // merge, merge, 3).transpose(0, 2, 1, 3, 4)
+    return windows_of(rows.reshape(-1, 3), side)
 
 
 def check_order(p: Packed, merge: int) -> None:

@@ -51,7 +51,7 @@ class Features:
 
 
 class Encoder(nn.Module):
-    """patch embedding (+ positions, prefix tokens) -> norm -> layers -> norm (-> merger), over rows of any mix of items.
+    """patch embedding (+ places, prefix tokens) -> norm -> layers -> norm (-> merger), over rows of any mix of items.
 
     Order of rows is kept; each item sees only itself, so results do not depend on its neighbours in the pack. On a CPU
     without gradients the layers run in place in blocks (tubelet.encoder.cpu); everywhere else the plain modules do.

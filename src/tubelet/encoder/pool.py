@@ -1,4 +1,4 @@
-"""One vector per item: a learned query over that item's rows, all items in one call, or the item's first prefix token."""
+"""One vector per item: a learned query over its rows, all items in one call, or its first prefix token."""
 
 import torch
 import torch.nn.functional as F
@@ -40,8 +40,8 @@ class AttentionPool(nn.Module):
     """o = attention(probe, rows, rows); out = o + fc2(act(fc1(norm(o)))): (T, D) -> (N, D).
 
     Attention in float32 (`attended`). An item without rows pools to zeros.
-    Source: EvolvingLMMs-Lab/OneVision-Encoder:model_factory/vit_preview_v0_packing_hf.py@28efa3a, which loops and has an
-    RMSNorm; huggingface/transformers:src/transformers/models/siglip2/modeling_siglip2.py@v5.23.0, with a LayerNorm.
+    Source: EvolvingLMMs-Lab/OneVision-Encoder:model_factory/vit_preview_v0_packing_hf.py@28efa3a, which loops and has
+    an RMSNorm; huggingface/transformers:src/transformers/models/siglip2/modeling_siglip2.py@v5.23.0, with a LayerNorm.
     """
 
     def __init__(self, config: EncoderConfig) -> None:

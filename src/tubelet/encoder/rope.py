@@ -14,8 +14,9 @@ repeated as halves, E = [a | a], and applied to neighbours,
 so the two members of a pair use different angles (E[2i] != E[2i+1]). That is not a rotation: lengths change by -13 % to
 +10 % and scores are not shift invariant. The weights know it, so it is kept under its own name.
 
-A pair is two neighbours, or with layout "halves" channels i and i + K/2. Both maps are linear in a pair. Seen as a complex number z = x[2i] + i x[2i+1], every such map is A z + B conj(z), and B = 0
-exactly for a rotation. That is the form stored and applied here: two complex products, no shuffling of channels.
+A pair is two neighbours, or with layout "halves" channels i and i + K/2. Both maps are linear in a pair. Seen as a
+complex number z = x[2i] + i x[2i+1], every such map is A z + B conj(z), and B = 0 exactly for a rotation. That is the
+form stored and applied here: two complex products, no shuffling of channels.
 
 With places "centred" a row turns by 2 pi c instead of its index, c the centre of its patch when the picture spans
 -1 .. 1 on each axis: c = (2 i + 1) / n - 1. Prefix tokens turn by nothing (A = 1) or by learned angles.

@@ -67,7 +67,8 @@ class PositionTable(nn.Module):
 def sincos(h: int, w: int, width: int, device: torch.device) -> Float[Tensor, "P D"]:
     """[sin w f | cos w f | sin h f | cos h f] with f_k = 10000^(-k / n), n = width / 4, in raster order.
 
-    float64 inside. Source: apple/ml-aim:aim-v2 as huggingface/transformers:src/transformers/models/aimv2@v5.23.0 keeps it.
+    float64 inside. Source: huggingface/transformers:src/transformers/models/aimv2/modeling_aimv2.py@v5.23.0
+    Aimv2VisionEmbeddings.
     """
     if width % 4:
         raise ShapeError(f"four parts of equal width do not make {width}", expected=4, got=width)

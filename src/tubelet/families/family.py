@@ -6,9 +6,10 @@ A key table says, line by line, which of our tensors are which of theirs:
     Line("patch.weight", "patch_embedding.weight", conv2d)
     Line(("table.prefix", "table.weight"), "position_embedding.weight")
 
-`#` counts our layers (or our deepstack mergers). Several names on a side are one tensor cut along its first axis: theirs
-on the right into equal parts unless `rows` says how many each has, ours on the left into their own numbers of rows.
-None stands for rows that no file stores: they are zero. A line whose tensors the configured encoder lacks is not used.
+`#` counts our layers (or our deepstack mergers). Several names on a side are one tensor cut along its first axis:
+theirs on the right into equal parts unless `rows` says how many each has, ours on the left into their own numbers of
+rows. None stands for rows that no file stores: they are zero. A line whose tensors the configured encoder lacks is
+not used.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,7 +129,11 @@ def from_theirs(
             tensor = tensor if line.back is None else line.back(tensor, config)
             parts.append(tensor.reshape(rows, *wide[0][1:]))
         like = next(p for p in parts if isinstance(p, Tensor))
-        filled = [like.new_zeros(p, *like.shape[1:]) if isinstance(p, int) else p for p in parts if not isinstance(p, int) or p]
+        filled = [
+            like.new_zeros(p, *like.shape[1:]) if isinstance(p, int) else p
+            for p in parts
+            if not isinstance(p, int) or p
+        ]
         whole = filled[0] if len(filled) == 1 else torch.cat(filled)
         for name, shape, part in zip(line.left, wide, whole.split([shape[0] for shape in wide]), strict=True):
             out[name] = part.reshape(shape)
