@@ -132,8 +132,10 @@ def _object(name: str, value: Any, field: Field) -> dict[str, Any] | None:
 def _checked(name: str, value: Any, field: Field) -> Any:
     """`value` with its type, range and choice checked; whole numbers for a float become one, lists tuples."""
     kind: Any = field.kind or type(field.default)
-    if value is None and (field.none or field.default is None):
-        return None
+    if value is None:
+        if field.none or field.default is None:
+            return None
+        raise ConfigError(f"{name} has a value of the wrong type: null", expected=name)
     if not _is_kind(value, kind):
         raise ConfigError(f"{name} has a value of the wrong type: {type(value).__name__}", expected=name, got=value)
     if kind in (list, tuple):
