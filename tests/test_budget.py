@@ -19,7 +19,7 @@ from tubelet.errors import ConfigError, InputError, LimitError, ShapeError
 from tubelet.families.onevision import VARIANTS
 from tubelet.grid import Grid
 from tubelet.limits import Limits
-from tubelet.pixels.recipe import PixelRecipe, Rule
+from tubelet.pixels.recipe import RULES, SIZED, PixelRecipe, Rule
 from tubelet.read.clip import Clip
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -63,10 +63,10 @@ def test_features_of_single_frames_merge_to_eight_times_their_width(width: int |
 
 @st.composite
 def recipes(draw: st.DrawFn) -> PixelRecipe:
-    rule: Rule = draw(st.sampled_from(("native_floor", "smart", "smart_compat", "shortest_crop", "square")))
+    rule: Rule = draw(st.sampled_from(RULES))
     patch, merge = draw(st.sampled_from((4, 7, 8))), draw(st.sampled_from((1, 2)))
     low, high = draw(st.sampled_from(((None, None), (500, 4000), (None, 2500))))
-    if rule == "smart_compat":
+    if rule in ("smart_compat", "naflex"):
         low, high = 500, 4000
     return PixelRecipe(
         patch,
@@ -74,7 +74,7 @@ def recipes(draw: st.DrawFn) -> PixelRecipe:
         temporal=draw(st.sampled_from((1, 2, 3))),
         merge=merge,
         order=draw(st.sampled_from(("raster", "block"))),
-        size=draw(st.sampled_from((32, 45))) if rule in ("shortest_crop", "square") else None,
+        size=draw(st.sampled_from((32, 45))) if rule in SIZED else None,
         min_pixels=low,
         max_pixels=high,
         max_video_pixels=draw(st.sampled_from((None, 9000))),

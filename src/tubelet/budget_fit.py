@@ -10,7 +10,7 @@ from typing import Any
 from tubelet.budget import After, Input, Plan, plan
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, LimitError
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import FILLING, PixelRecipe
 
 MOST_UNITS = 4096  # units on the longer side at which the search for a size stops
 MOST_FRAMES = 65_536
@@ -56,7 +56,7 @@ fps=None)
         except LimitError:
             return None
 
-    fixed = recipe.rule in ("shortest_crop", "square")
+    fixed = recipe.rule in FILLING
     units = 0 if fixed else largest(lambda n: fits(scaled(one, recipe, after, n)) is not None, MOST_UNITS)
     step = recipe.temporal * after.time
     rows = largest(lambda n: fits(replace(one, frames=n * step)) is not None, MOST_FRAMES // step)

@@ -25,35 +25,41 @@ SIZES = [
 
 @pytest.mark.parametrize(("before", "after"), SIZES)
 @pytest.mark.parametrize("frames", [1, 3])
-def test_torch_equals_torchvision(before: tuple[int, int], after: tuple[int, int], frames: int) -> None:
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_torch_equals_torchvision(
+    before: tuple[int, int], after: tuple[int, int], frames: int, interpolation: str
+) -> None:
     transforms = pytest.importorskip("torchvision.transforms.v2.functional")
     pixels = noise(frames, *before, 3)
-    bicubic = pytest.importorskip("torchvision.transforms").InterpolationMode.BICUBIC
+    kind = pytest.importorskip("torchvision.transforms").InterpolationMode(interpolation)
     expected = transforms.resize(
-        pixels.permute(0, 3, 1, 2).contiguous(), list(after), interpolation=bicubic, antialias=True
+        pixels.permute(0, 3, 1, 2).contiguous(), list(after), interpolation=kind, antialias=True
     )
-    got = resize_frames(pixels, Pad(*after, 0, 0, *after))
+    got = resize_frames(pixels, Pad(*after, 0, 0, *after), interpolation=interpolation)
     assert torch.equal(got, expected.permute(0, 2, 3, 1))
 
 
-def test_memory_used_again_changes_nothing() -> None:
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_memory_used_again_changes_nothing(interpolation: str) -> None:
     room = Room()
     for _ in range(2):
         for before, after in [*SIZES, ((60, 40), (60, 28)), ((40, 60), (28, 60)), ((28, 28), (28, 28))]:
             for channels in (3, 4):
                 pixels, size = noise(2, *before, channels), Pad(*after, 0, 0, *after)
-                assert torch.equal(resize_frames(pixels, size, room=room), resize_frames(pixels, size))
+                fresh = resize_frames(pixels, size, interpolation=interpolation)
+                assert torch.equal(resize_frames(pixels, size, interpolation=interpolation, room=room), fresh)
     first = resize_frames(noise(1, 90, 80, 3), Pad(28, 28, 0, 0, 28, 28), room=room)
     second = resize_frames(noise(1, 80, 90, 3), Pad(28, 28, 0, 0, 28, 28), room=room)
     assert first.data_ptr() == second.data_ptr()
 
 
 @pytest.mark.parametrize(("before", "after"), SIZES)
-def test_pillow_equals_pillow(before: tuple[int, int], after: tuple[int, int]) -> None:
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pillow_equals_pillow(before: tuple[int, int], after: tuple[int, int], interpolation: str) -> None:
     pixels = noise(2, *before, 3)
-    got = resize_frames(pixels, Pad(*after, 0, 0, *after), resampler="pillow")
+    got = resize_frames(pixels, Pad(*after, 0, 0, *after), resampler="pillow", interpolation=interpolation)
     for frame, result in zip(pixels, got, strict=True):
-        expected = Image.fromarray(frame.numpy()).resize(after[::-1], Image.Resampling.BICUBIC)
+        expected = Image.fromarray(frame.numpy()).resize(after[::-1], Image.Resampling[interpolation.upper()])
         assert np.array_equal(result.numpy(), np.asarray(expected))
 
 
@@ -110,6 +116,8 @@ def test_other_shapes_and_types_are_refused(pixels: torch.Tensor) -> None:
         resize_frames(pixels, Pad(14, 14, 0, 0, 14, 14))
 
 
-def test_an_unknown_resampler_is_refused() -> None:
-    with pytest.raises(ShapeError):
-        resize_frames(noise(1, 4, 4, 3), Pad(14, 14, 0, 0, 14, 14), resampler="lanczos")
+def test_an_unknown_resampler_or_filter_is_refused() -> None:
+    with pytest.raises(ShapeError, match="torch or pillow"):
+        resize_frames(noise(1, 4, 4, 3), Pad(14, 14, 0, 0, 14, 14), resampler="opencv")
+    with pytest.raises(ShapeError, match="bicubic or bilinear"):
+        resize_frames(noise(1, 4, 4, 3), Pad(14, 14, 0, 0, 14, 14), interpolation="lanczos")

@@ -21,6 +21,8 @@ from tubelet.pixels.resize import (
     fit,
     frame_budget_compat,
     grid_of,
+    longest_side,
+    naflex,
     native_floor,
     native_round,
     ov2_smart_resize,
@@ -226,6 +228,57 @@ def test_shortest_side_equals_transformers() -> None:
         picture = np.broadcast_to(np.uint8(0), (height, width, 3))  # no memory behind it
         expected = upstream(picture, size, default_to_square=False, input_data_format="channels_last")
         assert shortest_side(height, width, size) == expected
+
+
+def test_a_crop_may_be_cut_from_a_larger_side() -> None:
+    recipe = PixelRecipe(patch=14, rule="shortest_crop", size=224, shortest=256)
+    assert fit(480, 640, recipe) == Fit(256, 341, (58, 16, 282, 240), 224, 224)
+    assert fit(300, 300, recipe) == Fit(256, 256, (16, 16, 240, 240), 224, 224)
+    with pytest.raises(ConfigError, match="shortest"):
+        PixelRecipe(patch=14, rule="shortest_crop", size=224, shortest=223)
+    with pytest.raises(ConfigError, match="shortest"):
+        PixelRecipe(patch=14, rule="square", size=224, shortest=256)
+
+
+def test_longest_side_equals_transformers_on_thousands_of_sizes() -> None:
+    module = pytest.importorskip("transformers.models.pixtral.image_processing_pixtral")
+    rng = random.Random(13)
+    vanished = 0
+    for _ in range(3000):
+        height, width = random_sides(rng)
+        size, unit = rng.choice([1024, 1540, 100, 64]), rng.choice([14, 16, 28, 32])
+        picture = np.broadcast_to(np.uint8(0), (height, width, 3))
+        expected = module.get_resize_output_image_size(picture, size, unit, input_data_format="channels_last")
+        got = longest_side(height, width, unit, size)
+        assert max(got) <= math.ceil(size / unit) * unit
+        if 0 in expected:  # upstream's resize fails there
+            expected = (max(unit, expected[0]), max(unit, expected[1]))
+            vanished += 1
+        assert got == expected, (height, width, size, unit)
+    assert vanished > 5
+    assert fit(33, 40, PixelRecipe(patch=16, rule="longest_side", size=1024)) == Fit(48, 48, None, 48, 48)
+
+
+def test_naflex_equals_transformers_on_thousands_of_sizes() -> None:
+    module = pytest.importorskip("transformers.models.siglip2.image_processing_siglip2")
+    rng = random.Random(17)
+    for _ in range(3000):
+        height, width = random_sides(rng)
+        patch, most = rng.choice([14, 16, 32]), rng.choice([1, 2, 64, 256, 576, 1024])
+        expected = module.get_image_size_for_max_num_patches(height, width, patch, most)
+        assert naflex(height, width, patch, most * patch * patch) == expected, (height, width, patch, most)
+        assert expected[0] * expected[1] <= most * patch * patch
+
+
+def test_naflex_fills_its_budget_and_needs_one() -> None:
+    recipe = PixelRecipe(patch=16, rule="naflex", max_pixels=256 * 16 * 16 + 255)
+    assert grid_of(480, 640, 3, recipe) == Grid(3, 14, 18)
+    assert grid_of(30, 40, 1, recipe) == Grid(1, 14, 18)  # small pictures grow
+    assert grid_of(1, 1, 1, recipe) == Grid(1, 7, 7)  # but not more than a hundred times
+    with pytest.raises(ConfigError, match="max_pixels"):
+        PixelRecipe(patch=16, rule="naflex")
+    with pytest.raises(LimitError):
+        naflex(10, 10, 16, 255)
 
 
 # ---- the recorded tables of other rules

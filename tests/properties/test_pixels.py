@@ -62,10 +62,10 @@ def test_a_shrunk_size_is_next_to_the_exact_one(height: int, width: int, unit: i
             assert abs(math.log(h / w) - wanted) <= abs(math.log(old_h / old_w) - wanted) + 1e-9
 
 
-recipes = st.builds(
+sized = st.builds(
     PixelRecipe,
     patch=st.sampled_from([2, 3, 7]),
-    rule=st.sampled_from(["native_floor", "smart", "smart_compat", "square", "shortest_crop"]),
+    rule=st.sampled_from(["native_floor", "smart", "smart_compat", "square", "shortest_crop", "longest_side"]),
     temporal=st.integers(1, 4),
     merge=st.integers(1, 3),
     order=st.sampled_from(["raster", "block"]),
@@ -73,7 +73,19 @@ recipes = st.builds(
     min_pixels=st.sampled_from([None, 600]),
     max_pixels=st.sampled_from([None, 5000]),
     resampler=st.sampled_from(["torch", "pillow"]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
 )
+
+
+filling = st.builds(
+    PixelRecipe,
+    patch=st.sampled_from([2, 3, 7]),
+    rule=st.just("naflex"),
+    merge=st.integers(1, 2),
+    max_pixels=st.integers(196, 5000),
+    mean=st.just((0.5, 0.5, 0.5)),
+)
+recipes = st.one_of(sized, filling)
 
 
 @st.composite

@@ -14,7 +14,7 @@ from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
 from tubelet.families.onevision_config import CODE_FIELDS, HARMLESS_FIELDS
-from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, PixelRecipe
+from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, INTERPOLATIONS, RESAMPLERS, RULES, PixelRecipe
 
 BACKENDS = {"tubelet": "auto", "sdpa": "sdpa", "flash_attention_2": "flash"}  # attn_implementation -> ours
 _ACTS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -25,7 +25,8 @@ _REFUSED = CODE_FIELDS - {"attn_implementation", "_attn_implementation"}
 
 @dataclass
 class PixelFields:
-    """A `PixelRecipe` under Hugging Face's names. resampler, patch_order and size_rule are `PixelRecipe`'s words."""
+    """A `PixelRecipe` under Hugging Face's names. resampler, interpolation, patch_order and size_rule are its own
+    words."""
 
     patch_size: int = 16
     temporal_patch_size: int = 1
@@ -33,10 +34,12 @@ class PixelFields:
     patch_order: str = "raster"
     size_rule: str = "native_floor"
     image_size: int | None = None
+    shortest_edge: int | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
     max_video_pixels: int | None = None
     resampler: str = "torch"
+    interpolation: str = "bicubic"
     image_mean: tuple[float, ...] = CLIP_MEAN
     image_std: tuple[float, ...] = CLIP_STD
 
@@ -101,10 +104,12 @@ def recipe_of(holder: Any) -> PixelRecipe:
         merge=f.merge_size,
         order=_one_of("patch_order", f.patch_order),
         size=f.image_size,
+        shortest=f.shortest_edge,
         min_pixels=f.min_pixels,
         max_pixels=f.max_pixels,
         max_video_pixels=f.max_video_pixels,
         resampler=_one_of("resampler", f.resampler),
+        interpolation=_one_of("interpolation", f.interpolation),
         mean=(f.image_mean[0], f.image_mean[1], f.image_mean[2]),
         std=(f.image_std[0], f.image_std[1], f.image_std[2]),
     )
@@ -119,19 +124,22 @@ def pixel_fields(recipe: PixelRecipe) -> dict[str, Any]:
         "patch_order": recipe.order,
         "size_rule": recipe.rule,
         "image_size": recipe.size,
+        "shortest_edge": recipe.shortest,
         "min_pixels": recipe.min_pixels,
         "max_pixels": recipe.max_pixels,
         "max_video_pixels": recipe.max_video_pixels,
         "resampler": recipe.resampler,
+        "interpolation": recipe.interpolation,
         "image_mean": recipe.mean,
         "image_std": recipe.std,
     }
 
 
 _WORDS: dict[str, dict[str, Any]] = {
-    "size_rule": {w: w for w in ("native_floor", "smart", "smart_compat", "shortest_crop", "square")},
+    "size_rule": {w: w for w in RULES},
     "patch_order": {w: w for w in ("raster", "block")},
-    "resampler": {w: w for w in ("torch", "pillow")},
+    "resampler": {w: w for w in RESAMPLERS},
+    "interpolation": {w: w for w in INTERPOLATIONS},
     "rope_mode": {w: w for w in ("onevision", "rotation")},
     "hidden_act": _ACTS,
     "layer_norm_type": _NORMS,

@@ -15,7 +15,7 @@ import numpy as np
 from tubelet.errors import DecodeError, TubeletError
 from tubelet.grid import Grid, Item
 from tubelet.pixels.patchify import as_tensor, empty_rows, item_of, slots, write_frame, write_frames
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import FILLING, PixelRecipe
 from tubelet.pixels.resize import Fit, Room, fit, resize_frames
 from tubelet.read.canvas import Canvas
 from tubelet.read.clip import Clip
@@ -118,7 +118,7 @@ def describe(task: Task, width: int, height: int, times_s: Sequence[float], opti
     task.item = item_of(height, width, times_s, task.index, recipe)
     r = task.report
     r.width, r.height, r.frames, r.grid = width, height, len(times_s), task.item.grid
-    if min(width, height) < recipe.unit and recipe.size is None:
+    if min(width, height) < recipe.unit and recipe.rule not in FILLING:
         r.notes = (f"{width} x {height} was enlarged: a side is below one unit of {recipe.unit} pixels",)
     return task.size, task.item
 
@@ -126,10 +126,12 @@ def describe(task: Task, width: int, height: int, times_s: Sequence[float], opti
 def cut_whole(task: Task, clip: Clip, options: Options, laps: Laps) -> None:
     """Resize a clip that was decoded as a whole and cut it into rows of the task's own."""
     size, item = describe(task, clip.width, clip.height, clip.times_s, options)
-    task.rows = empty_rows(item.grid.rows, options.recipe)
-    small = resize_frames(as_tensor(clip.frames), size, resampler=options.recipe.resampler).numpy()
+    recipe = options.recipe
+    task.rows = empty_rows(item.grid.rows, recipe)
+    whole = as_tensor(clip.frames)
+    small = resize_frames(whole, size, resampler=recipe.resampler, interpolation=recipe.interpolation).numpy()
     laps("resize")
-    write_frames(task.rows, item.grid, small, options.recipe)
+    write_frames(task.rows, item.grid, small, recipe)
     laps("pack")
     _finish(task, clip.complete, clip.notes)
 
@@ -166,10 +168,12 @@ def _write(task: Task, index: int, pixels: np.ndarray, options: Options, laps: L
             got=(pixels.shape[1], pixels.shape[0]),
         )
     whole = as_tensor(np.ascontiguousarray(pixels)[None])
-    room = options.desk().room
-    small = resize_frames(whole, size, resampler=options.recipe.resampler, room=room)[0].numpy()
+    room, recipe = options.desk().room, options.recipe
+    small = resize_frames(whole, size, resampler=recipe.resampler, interpolation=recipe.interpolation, room=room)[
+        0
+    ].numpy()
     laps("resize")
-    write_frame(rows, item.grid, index, small, options.recipe)
+    write_frame(rows, item.grid, index, small, recipe)
     laps("pack")
 
 

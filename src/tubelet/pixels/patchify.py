@@ -54,8 +54,10 @@ def patchify(clips: Sequence[Clip], recipe: PixelRecipe) -> Packed:
     start = 0
     for clip, item, size in zip(clips, items, sizes, strict=True):
         rows = out[start : start + item.grid.rows]
-        frames = resize_frames(as_tensor(clip.frames), size, resampler=recipe.resampler).numpy()
-        write_frames(rows, item.grid, frames, recipe)
+        frames = resize_frames(
+            as_tensor(clip.frames), size, resampler=recipe.resampler, interpolation=recipe.interpolation
+        )
+        write_frames(rows, item.grid, frames.numpy(), recipe)
         start += item.grid.rows
     return packed_of(out, items, recipe)
 

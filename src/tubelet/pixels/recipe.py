@@ -1,15 +1,24 @@
 """What a family does to pixels before its first layer, as data."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tubelet.errors import ConfigError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)  # as mean and std: pixels from -1 to 1
 
-Rule = Literal["native_floor", "smart", "smart_compat", "shortest_crop", "square"]
-RULES: tuple[Rule, ...] = ("native_floor", "smart", "smart_compat", "shortest_crop", "square")
+Rule = Literal["native_floor", "smart", "smart_compat", "shortest_crop", "square", "naflex", "longest_side"]
+Resampler = Literal["torch", "pillow"]
+Interpolation = Literal["bicubic", "bilinear"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+RESAMPLERS: tuple[Resampler, ...] = get_args(Resampler)
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+SIZED = frozenset({"shortest_crop", "square", "longest_side"})  # rules with a side length; max_pixels is not theirs
+FILLING = frozenset({"shortest_crop", "square", "naflex"})  # rules that enlarge every small picture as far as they go
 
 
 @dataclass(frozen=True)
@@ -21,9 +30,10 @@ class PixelRecipe:
     its pixels as (channel, frame, row, column).
 
     rule: how the size is chosen (tubelet.pixels.resize describes each); size: its side length where it has one;
-    min_pixels and max_pixels: its budget for one picture or frame where it has one, max_video_pixels: the budget for
-    all temporal rows of a clip together. resampler: whose antialiased bicubic, torch's fast one or Pillow's, from which
-    it differs by at most a few grey levels. mean and std: of the family, for pixels in 0..1.
+    shortest: the shorter side before a crop, None = size; min_pixels and max_pixels: its budget for one picture or
+    frame where it has one, max_video_pixels: the budget for all temporal rows of a clip together. interpolation: the
+    filter, antialiased; resampler: whose, torch's fast one or Pillow's, from which it differs by at most a few grey
+    levels. mean and std: of the family, for pixels in 0..1.
 
         >>> recipe = PixelRecipe(patch=14, merge=2, order="block", rule="smart", max_pixels=500_000)
         >>> recipe.unit, recipe.width
@@ -36,10 +46,12 @@ class PixelRecipe:
     merge: int = 1
     order: Literal["raster", "block"] = "raster"
     size: int | None = None
+    shortest: int | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
     max_video_pixels: int | None = None
-    resampler: Literal["torch", "pillow"] = "torch"
+    resampler: Resampler = "torch"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
@@ -48,12 +60,22 @@ class PixelRecipe:
             raise ConfigError(f"patch, temporal and merge start at 1: {self.patch}, {self.temporal}, {self.merge}")
         if self.rule not in RULES:
             raise ConfigError(f"rule is one of {', '.join(RULES)}", expected=RULES, got=self.rule)
-        if self.rule in ("shortest_crop", "square") and self.size is None:
+        if self.rule in SIZED and self.size is None:
             raise ConfigError(f"the rule {self.rule} needs a size", expected="size", got=None)
-        if self.resampler not in ("torch", "pillow"):
-            raise ConfigError("resampler is torch or pillow", expected=("torch", "pillow"), got=self.resampler)
+        if self.rule == "naflex" and self.max_pixels is None:
+            raise ConfigError("the rule naflex fills a budget: it needs max_pixels", expected="max_pixels", got=None)
+        if self.resampler not in RESAMPLERS:
+            raise ConfigError("resampler is torch or pillow", expected=RESAMPLERS, got=self.resampler)
+        if self.interpolation not in INTERPOLATIONS:
+            raise ConfigError("interpolation is bicubic or bilinear", expected=INTERPOLATIONS, got=self.interpolation)
         if self.size is not None and self.size < self.unit:
             raise ConfigError(f"a side of {self.size} is below one unit of {self.unit} pixels", got=self.size)
+        if self.shortest is not None and (self.rule != "shortest_crop" or self.shortest < (self.size or 0)):
+            raise ConfigError(
+                f"shortest is the side a crop of {self.size} is cut from, got {self.shortest} under {self.rule}",
+                limit=self.size,
+                got=self.shortest,
+            )
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
 

@@ -3,11 +3,13 @@
     native_floor    each side floored to a unit                                       OneVision's packing models
     smart           each side rounded to a unit, inside min_pixels .. max_pixels      the corrected rule
     smart_compat    the same as transformers' Qwen2-VL computes it, lapses included   weights trained with it
-    shortest_crop   shorter side to `size`, centre crop of `size` x `size`            CLIP, OneVision's fixed size
-    square          stretched to `size` x `size`                                      OneVision's video frames
+    shortest_crop   shorter side to `shortest`, centre crop of `size` x `size`        CLIP, DINOv2, OneVision
+    square          stretched to `size` x `size`                                      SigLIP, DINOv3, OneVision (frames)
+    naflex          the largest of its ratio inside max_pixels, sides rounded up      SigLIP2 NaFlex
+    longest_side    longer side at most `size`, each side rounded up to a unit        Pixtral
 
-A unit is patch x merge pixels. Resampling is antialiased bicubic on uint8, bit-equal to torchvision's (resampler
-"torch") or to Pillow's (resampler "pillow"); the two differ from each other by a few grey levels where pictures grow.
+A unit is patch x merge pixels. Resampling is antialiased, bicubic or bilinear, on uint8, bit-equal to torchvision's
+(resampler "torch") or to Pillow's (resampler "pillow"); the two differ by a few grey levels where pictures grow.
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from tubelet.errors import LimitError, ShapeError
 from tubelet.packed import Grid
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import INTERPOLATIONS, RESAMPLERS, PixelRecipe
 from tubelet.pixels.sizes import (
     QWEN_MAX_PIXELS,
     QWEN_MIN_PIXELS,
@@ -29,6 +31,8 @@ from tubelet.pixels.sizes import (
     best_pinpoint,
     check_sides,
     frame_budget_compat,
+    longest_side,
+    naflex,
     native_floor,
     native_round,
     ov2_smart_resize,
@@ -47,6 +51,8 @@ __all__ = [
     "fit",
     "frame_budget_compat",
     "grid_of",
+    "longest_side",
+    "naflex",
     "native_floor",
     "native_round",
     "ov2_smart_resize",
@@ -99,10 +105,14 @@ def fit(height: int, width: int, recipe: PixelRecipe, frames: int = 1) -> Fit:
     if frames < 1:
         raise ShapeError("a clip needs at least one frame", limit=1, got=frames)
     if recipe.rule == "shortest_crop":
-        return _crop(*shortest_side(height, width, recipe.size or 0), recipe, centre=True)
+        return _crop(*shortest_side(height, width, recipe.shortest or recipe.size or 0), recipe, centre=True)
     if recipe.rule == "square":
         return _crop(recipe.size or 0, recipe.size or 0, recipe, centre=False)
-    if recipe.rule == "smart_compat":
+    if recipe.rule == "naflex":
+        h, w = naflex(height, width, recipe.unit, recipe.max_pixels or 0)
+    elif recipe.rule == "longest_side":
+        h, w = longest_side(height, width, recipe.unit, recipe.size or 0)
+    elif recipe.rule == "smart_compat":
         h, w = _compat(height, width, recipe, frames)
     else:
         rule = smart_resize if recipe.rule == "smart" else native_floor
@@ -161,7 +171,14 @@ def box_of(height: int, width: int, size: Fit) -> tuple[float, float, float, flo
     return left * x, top * y, right * x, bottom * y
 
 
-def resize_frames(frames: Tensor, size: Fit | Pad, *, resampler: str = "torch", room: Room | None = None) -> Tensor:
+def resize_frames(
+    frames: Tensor,
+    size: Fit | Pad,
+    *,
+    resampler: str = "torch",
+    interpolation: str = "bicubic",
+    room: Room | None = None,
+) -> Tensor:
     """(F, H, W, C) uint8 frames, resized and cropped as `size` says: (F, height, width, C) uint8, C = 3 or 4.
 
     A view of the resized frames where a crop is taken; the input itself where nothing has to change. "torch" runs on
@@ -170,40 +187,41 @@ def resize_frames(frames: Tensor, size: Fit | Pad, *, resampler: str = "torch", 
     """
     if frames.ndim != 4 or frames.shape[3] not in (3, 4) or frames.dtype != torch.uint8:
         raise ShapeError(f"frames must be (F, H, W, 3) uint8, got {frames.dtype} {tuple(frames.shape)}")
-    if resampler not in ("torch", "pillow"):
-        raise ShapeError("resampler is torch or pillow", expected=("torch", "pillow"), got=resampler)
+    if resampler not in RESAMPLERS:
+        raise ShapeError("resampler is torch or pillow", expected=RESAMPLERS, got=resampler)
+    if interpolation not in INTERPOLATIONS:
+        raise ShapeError("interpolation is bicubic or bilinear", expected=INTERPOLATIONS, got=interpolation)
     out = frames
     if tuple(frames.shape[1:3]) != (size.resize_h, size.resize_w):
         if resampler == "pillow":
-            out = _pillow_bicubic(frames, size.resize_h, size.resize_w)
+            out = _by_pillow(frames, size.resize_h, size.resize_w, interpolation)
         else:
-            out = _torch_bicubic(frames, size.resize_h, size.resize_w, room)
+            out = _by_torch(frames, size.resize_h, size.resize_w, interpolation, room)
     if isinstance(size, Fit) and size.crop is not None:
         left, top, right, bottom = size.crop
         out = out[:, top:bottom, left:right]
     return out
 
 
-def _torch_bicubic(frames: Tensor, height: int, width: int, room: Room | None) -> Tensor:
+def _by_torch(frames: Tensor, height: int, width: int, interpolation: str, room: Room | None) -> Tensor:
     # An F = 1 batch must keep channels-last strides: index a batch axis first and permute after, never the reverse.
     planes = frames.contiguous().permute(0, 3, 1, 2)
     if room is None:
-        return F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True).permute(0, 2, 3, 1)
+        return F.interpolate(planes, size=(height, width), mode=interpolation, antialias=True).permute(0, 2, 3, 1)
     # The same two passes, rows first, as the one call makes; but what lies between them is memory used before.
     count, high, _, channels = frames.shape
     between = room.take("between", count, high, width, channels)
     after = room.take("after", count, height, width, channels)
-    bicubic = torch.ops.aten._upsample_bicubic2d_aa.out
-    bicubic(planes, [high, width], False, None, None, out=between.permute(0, 3, 1, 2))
-    bicubic(between.permute(0, 3, 1, 2), [height, width], False, None, None, out=after.permute(0, 3, 1, 2))
+    aten = torch.ops.aten
+    resample = aten._upsample_bicubic2d_aa.out if interpolation == "bicubic" else aten._upsample_bilinear2d_aa.out
+    resample(planes, [high, width], False, None, None, out=between.permute(0, 3, 1, 2))
+    resample(between.permute(0, 3, 1, 2), [height, width], False, None, None, out=after.permute(0, 3, 1, 2))
     return after
 
 
-def _pillow_bicubic(frames: Tensor, height: int, width: int) -> Tensor:
-    resized = [
-        np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.BICUBIC))
-        for f in frames[..., :3].numpy()
-    ]
+def _by_pillow(frames: Tensor, height: int, width: int, interpolation: str) -> Tensor:
+    kind = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+    resized = [np.asarray(Image.fromarray(f).resize((width, height), kind)) for f in frames[..., :3].numpy()]
     return torch.from_numpy(np.stack(resized))
 
 

@@ -13,6 +13,7 @@ from tubelet.errors import LimitError, ShapeError
 QWEN_RATIO = 200  # the longest side ratio that Qwen2-VL's rule takes
 QWEN_MIN_PIXELS = 56 * 56
 QWEN_MAX_PIXELS = 14 * 14 * 4 * 1280
+NAFLEX_STEP = 1e-5  # where the search for SigLIP2's scale ends
 
 
 class Pad(NamedTuple):
@@ -146,6 +147,47 @@ def shortest_side(height: int, width: int, size: int) -> tuple[int, int]:
     check_sides(height, width)
     long = int(size * max(height, width) / min(height, width))
     return (size, long) if height <= width else (long, size)
+
+
+def longest_side(height: int, width: int, unit: int, size: int) -> tuple[int, int]:
+    """The longer side at most `size`, the ratio kept, then each side rounded up to a multiple of `unit`: Pixtral's.
+
+    A smaller picture keeps its own size up to that rounding. A side that shrinking floors away is one unit, where
+    upstream fails. Source: huggingface/transformers:src/transformers/models/pixtral/image_processing_pixtral.py@v5.23.0
+    get_resize_output_image_size.
+    """
+    check_sides(height, width)
+    ratio = max(height / size, width / size)
+    if ratio > 1:
+        height, width = max(1, math.floor(height / ratio)), max(1, math.floor(width / ratio))
+    return math.ceil(height / unit) * unit, math.ceil(width / unit) * unit
+
+
+def naflex(height: int, width: int, unit: int, max_pixels: int) -> tuple[int, int]:
+    """The largest sides at the picture's ratio, each rounded up to a multiple of `unit`, of at most `max_pixels`.
+
+    Small pictures grow as well, up to 100 times. The scale is bisected between 1e-6 and 100 to 1e-5 as upstream does,
+    because its rounding decides some grids. Raises LimitError when `max_pixels` is below one unit.
+    Source: huggingface/transformers:src/transformers/models/siglip2/image_processing_siglip2.py@v5.23.0
+    get_image_size_for_max_num_patches, whose max_num_patches is max_pixels // unit^2.
+    """
+    check_sides(height, width)
+    room = max_pixels // (unit * unit)
+    if room < 1:
+        raise LimitError(
+            f"max_pixels = {max_pixels} is below one unit of {unit} x {unit}", limit=max_pixels, got=unit * unit
+        )
+
+    def units(scale: float) -> tuple[int, int]:
+        return max(1, math.ceil(height * scale / unit)), max(1, math.ceil(width * scale / unit))
+
+    low, high = NAFLEX_STEP / 10, 100.0
+    while high - low >= NAFLEX_STEP:
+        middle = (low + high) / 2
+        rows, cols = units(middle)
+        low, high = (middle, high) if rows * cols <= room else (low, middle)
+    rows, cols = units(low)
+    return rows * unit, cols * unit
 
 
 def native_round(
