@@ -8,7 +8,7 @@ over whole segments: 4 D n^2 for a segment of n rows.
 import re
 from collections.abc import Sequence
 
-from tubelet.encoder.config import EncoderConfig
+from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.errors import ConfigError
 from tubelet.grid import Grid
 
@@ -38,34 +38,75 @@ def attention_flop(width: int, lengths: Sequence[int]) -> int:
     return 4 * width * sum(n * n for n in lengths)
 
 
+def inner_lengths(config: EncoderConfig, grids: Sequence[Grid]) -> tuple[int, ...]:
+    """`segment_lengths` with the prefix tokens that stand before each segment inside the encoder."""
+    return tuple(n + config.prefix for n in segment_lengths(config, grids))
+
+
+def window_lengths(config: EncoderConfig, grids: Sequence[Grid]) -> tuple[int, ...]:
+    """Rows of each window of the layers that attend inside windows; empty where there are none.
+
+    >>> from dataclasses import replace
+    >>> from tubelet.encoder.config import Local
+    >>> from tubelet.families.onevision import VARIANTS
+    >>> sorted(window_lengths(replace(VARIANTS["llava_onevision2"], local=Local(6, full=(5,))), [Grid(1, 9, 6)]))
+    [18, 36]
+    """
+    if config.local is None:
+        return ()
+    side = config.local.side
+    return tuple(
+        y * x
+        for g in grids
+        for _ in range(g.t)
+        for y in (min(side, g.h - a) for a in range(0, g.h, side))
+        for x in (min(side, g.w - a) for a in range(0, g.w, side))
+    )
+
+
+def attention_sum_flop(config: EncoderConfig, grids: Sequence[Grid]) -> int:
+    """Attention of all layers together: some see windows, the others whole segments."""
+    whole = attention_flop(config.hidden, inner_lengths(config, grids))
+    if config.local is None:
+        return config.layers * whole
+    few = len(set(config.local.full))
+    return few * whole + (config.layers - few) * attention_flop(config.hidden, window_lengths(config, grids))
+
+
 def encoder_flop(config: EncoderConfig, grids: Sequence[Grid], *, pool: bool = False) -> dict[str, int]:
     """FLOPs of one call of the encoder for whole items of these grids, by stage.
 
-    linear: qkv, proj and MLP of all layers. pool: of `Encoder.pooled`, which `forward` does not call; 0 unless asked.
+    linear: qkv, proj and MLP of all layers. merger: with those of deepstack, which `Encoder.features` calls and
+    `forward` does not. pool: of the pooling head, which `forward` does not call; 0 unless asked.
     """
-    rows, d, m = sum(g.rows for g in grids), config.hidden, config.mlp
-    layer = product_flop(rows, d, 3 * d) + product_flop(rows, d, d) + 2 * product_flop(rows, d, m)
+    rows, d, m = sum(inner_lengths(config, grids)), config.hidden, config.mlp
+    up = m * (2 if config.gated else 1)
+    layer = sum(product_flop(rows, a, b) for a, b in ((d, 3 * d), (d, d), (d, up), (m, d)))
+    patches = sum(g.rows for g in grids)
     return {
-        "patch": product_flop(rows, config.pixels.width, d),
+        "patch": product_flop(patches, config.pixels.width, d),
         "linear": config.layers * layer,
-        "attention": config.layers * attention_flop(d, segment_lengths(config, grids)),
-        "merger": _merger_flop(config, rows),
-        "pool": _pool_flop(config, rows, len(grids)) if pool else 0,
+        "attention": attention_sum_flop(config, grids),
+        "merger": _merger_flop(config, config.merger, patches)
+        + len(config.deepstack) * _merger_flop(config, config.deepstack_merger, patches),
+        "pool": _pool_flop(config, patches, len(grids)) if pool else 0,
     }
 
 
-def _merger_flop(config: EncoderConfig, rows: int) -> int:
-    if config.merger is None:
+def _merger_flop(config: EncoderConfig, merger: Merger | None, rows: int) -> int:
+    if merger is None:
         return 0
-    group = config.merger.merge**2
+    group = merger.merge**2
     wide = group * config.hidden
-    return product_flop(rows // group, wide, wide) + product_flop(rows // group, wide, config.merger.out)
+    return product_flop(rows // group, wide, wide) + product_flop(rows // group, wide, merger.out)
 
 
 def _pool_flop(config: EncoderConfig, rows: int, items: int) -> int:
-    d, m = config.hidden, config.mlp
-    query = 2 * product_flop(1, d, d)  # of the probe, then folded into the keys' weight
-    head = product_flop(items, d, d) + 2 * product_flop(items, d, m)
+    d, m, kind = config.hidden, config.mlp, config.head.kind
+    if kind == "first":
+        return 0
+    query = product_flop(1, d, d) * (2 if kind == "probe" else 1)  # of the probe, then folded into the keys' weight
+    head = product_flop(items, d, d) + (2 * product_flop(items, d, m) if kind == "probe" else 0)
     return query + product_flop(rows, d, config.heads) + product_flop(rows, d, d) + head
 
 
@@ -80,7 +121,8 @@ def training_flop(
     once = encoder_flop(config, grids, pool=pool)
     again = 0
     if checkpointing:
-        again = once["linear"] - config.layers * product_flop(sum(g.rows for g in grids), config.mlp, config.hidden)
+        rows = sum(inner_lengths(config, grids))
+        again = once["linear"] - config.layers * product_flop(rows, config.mlp, config.hidden)
     attention = 7 * once["attention"] // 2 + (once["attention"] if checkpointing else 0)
     return {
         "patch": 2 * once["patch"],
