@@ -270,6 +270,15 @@ def test_naflex_equals_transformers_on_thousands_of_sizes() -> None:
         assert expected[0] * expected[1] <= most * patch * patch
 
 
+def test_native_crop_leaves_pixels_as_they_are() -> None:
+    recipe = PixelRecipe(patch=14, rule="native_crop")
+    assert fit(50, 75, recipe) == Fit(50, 75, (0, 0, 70, 42), 42, 70)
+    assert fit(42, 70, recipe) == Fit(42, 70, None, 42, 70)
+    assert box_of(50, 75, fit(50, 75, recipe)) == (0.0, 0.0, 70.0, 42.0)
+    with pytest.raises(ShapeError, match="does not fill one unit"):
+        fit(13, 500, recipe)
+
+
 def test_naflex_fills_its_budget_and_needs_one() -> None:
     recipe = PixelRecipe(patch=16, rule="naflex", max_pixels=256 * 16 * 16 + 255)
     assert grid_of(480, 640, 3, recipe) == Grid(3, 14, 18)

@@ -85,7 +85,8 @@ filling = st.builds(
     max_pixels=st.integers(196, 5000),
     mean=st.just((0.5, 0.5, 0.5)),
 )
-recipes = st.one_of(sized, filling)
+uncut = st.builds(PixelRecipe, patch=st.just(1), rule=st.just("native_crop"), temporal=st.integers(1, 3))
+recipes = st.one_of(sized, filling, uncut)
 
 
 @st.composite

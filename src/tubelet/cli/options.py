@@ -81,11 +81,11 @@ def with_budget(recipe: "PixelRecipe", max_pixels: int | None) -> "PixelRecipe":
     """The recipe with another ceiling on the pixels of a picture or frame. Raises UsageError where it has none."""
     from dataclasses import replace
 
-    from tubelet.pixels.recipe import SIZED
+    from tubelet.pixels.recipe import UNBUDGETED
 
     if max_pixels is None:
         return recipe
-    if recipe.rule in SIZED:
+    if recipe.rule in UNBUDGETED:
         raise UsageError(f"--max-pixels has no meaning for the size rule {recipe.rule} of this model")
     if max_pixels < recipe.unit**2:
         raise UsageError(f"--max-pixels {max_pixels} is below one patch of {recipe.unit} x {recipe.unit}")

@@ -11,13 +11,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # as mean and std: pixels from -1 to 1
 
-Rule = Literal["native_floor", "smart", "smart_compat", "shortest_crop", "square", "naflex", "longest_side"]
+Rule = Literal[
+    "native_floor", "native_crop", "smart", "smart_compat", "shortest_crop", "square", "naflex", "longest_side"
+]
 Resampler = Literal["torch", "pillow"]
 Interpolation = Literal["bicubic", "bilinear"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 RESAMPLERS: tuple[Resampler, ...] = get_args(Resampler)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
-SIZED = frozenset({"shortest_crop", "square", "longest_side"})  # rules with a side length; max_pixels is not theirs
+SIZED = frozenset({"shortest_crop", "square", "longest_side"})  # rules with a side length
+UNBUDGETED = SIZED | {"native_crop"}  # rules that take no max_pixels
 FILLING = frozenset({"shortest_crop", "square", "naflex"})  # rules that enlarge every small picture as far as they go
 
 

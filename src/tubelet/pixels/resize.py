@@ -1,6 +1,7 @@
 """The size of what is cut into patches, and the resampling to it.
 
     native_floor    each side floored to a unit                                       OneVision's packing models
+    native_crop     not resized: what fills no unit at the right and bottom is left   AIMv2 native
     smart           each side rounded to a unit, inside min_pixels .. max_pixels      the corrected rule
     smart_compat    the same as transformers' Qwen2-VL computes it, lapses included   weights trained with it
     shortest_crop   shorter side to `shortest`, centre crop of `size` x `size`        CLIP, DINOv2, OneVision
@@ -94,9 +95,10 @@ def fit(height: int, width: int, recipe: PixelRecipe, frames: int = 1) -> Fit:
     """The size that `recipe` gives an upright picture or clip of `frames` frames. No pixel is touched.
 
     max_video_pixels, where the recipe has one, is shared out over the clip's temporal rows: under `smart` and
-    `native_floor` the clip as a whole never passes it, under `smart_compat` as transformers shares it. A picture
-    smaller than a unit is enlarged to one. Raises ShapeError for an empty picture or a size of zero (smart_compat
-    without min_pixels can ask for that), LimitError where a budget is below one unit or a ratio above 200.
+    `native_floor` the clip as a whole never passes it, under `smart_compat` as transformers shares it; other rules do
+    not read it. A picture smaller than a unit is enlarged to one, except under `native_crop`. Raises ShapeError for an
+    empty picture, one that native_crop leaves nothing of, or a size of zero (smart_compat without min_pixels can ask
+    for that), LimitError where a budget is below one unit or a ratio above 200.
 
         >>> fit(480, 640, PixelRecipe(patch=14, rule="smart", merge=2))
         Fit(resize_h=476, resize_w=644, crop=None, height=476, width=644)
@@ -106,6 +108,8 @@ def fit(height: int, width: int, recipe: PixelRecipe, frames: int = 1) -> Fit:
         raise ShapeError("a clip needs at least one frame", limit=1, got=frames)
     if recipe.rule == "shortest_crop":
         return _crop(*shortest_side(height, width, recipe.shortest or recipe.size or 0), recipe, centre=True)
+    if recipe.rule == "native_crop":
+        return _cut(height, width, recipe)
     if recipe.rule == "square":
         return _crop(recipe.size or 0, recipe.size or 0, recipe, centre=False)
     if recipe.rule == "naflex":
@@ -154,6 +158,18 @@ def _crop(resize_h: int, resize_w: int, recipe: PixelRecipe, *, centre: bool) ->
     top, left = ((resize_h - size) // 2, (resize_w - size) // 2) if centre else (0, 0)
     whole = (top, left, side, side) == (0, 0, resize_h, resize_w)
     return Fit(resize_h, resize_w, None if whole else (left, top, left + side, top + side), side, side)
+
+
+def _cut(height: int, width: int, recipe: PixelRecipe) -> Fit:
+    """The picture itself, less what does not fill a unit at its right and bottom."""
+    h, w = height // recipe.unit * recipe.unit, width // recipe.unit * recipe.unit
+    if h < 1 or w < 1:
+        raise ShapeError(
+            f"{width} x {height} does not fill one unit of {recipe.unit} x {recipe.unit}; native_crop enlarges nothing",
+            limit=recipe.unit,
+            got=min(height, width),
+        )
+    return Fit(height, width, None if (h, w) == (height, width) else (0, 0, w, h), h, w)
 
 
 def grid_of(height: int, width: int, frames: int, recipe: PixelRecipe) -> Grid:
