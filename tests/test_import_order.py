@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tubelet"
 ORDER = (
     "errors", "limits", "shapes", "grid", "packed", "read", "pixels", "encoder", "families", "weights", "reduce",
     "geometry", "project", "projector_files", "language", "budget_flops", "budget_memory", "budget", "budget_fit",
-    "budget_rate", "metrics", "lettering", "chart", "draw", "train", "integrations", "web", "cli",
+    "budget_rate", "metrics", "lettering", "chart", "draw", "bench", "train", "integrations", "web", "cli",
 )  # fmt: skip
 LEAVES = {"train", "integrations", "web", "cli"}  # side by side; nothing imports them
 CORE = {"torch", "numpy", "PIL", "av", "safetensors", "huggingface_hub", "tyro", "rich"}

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,6 +27,7 @@ from tubelet.cli.options import (
     with_budget,
 )
 from tubelet.cli.output import output_file
+from tubelet.cli.progress import Tick, progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name
 from tubelet.errors import InputError, TubeletError
 
@@ -264,33 +264,3 @@ def expected_rows(file: str, recipe: "PixelRecipe", sampling: "Sampling", animat
         return grid_of(info.height, info.width, max(frames, 1), recipe).rows
     except TubeletError:
         return 0
-
-
-# ---- while it runs
-
-
-class Tick:
-    """Tells the person how far it is: `tick(stage, files)`."""
-
-    def __call__(self, stage: str, files: int) -> None:
-        """Nobody is watching."""
-
-
-@contextmanager
-def progress(terminal: Terminal, total: int) -> Iterator[Tick]:
-    """A progress bar on stderr while the block runs, when someone can see it."""
-    if not terminal.lively:
-        yield Tick()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=total)
-
-        class Bar(Tick):
-            def __call__(self, stage: str, files: int) -> None:
-                bar.update(task, description=stage, completed=files)
-
-        yield Bar()

@@ -5,19 +5,21 @@ from typing import Annotated, Any
 
 import tyro
 
+from tubelet.cli.bench import Bench
 from tubelet.cli.convert import Convert
 from tubelet.cli.encode import Encode
 from tubelet.cli.models import Models
 from tubelet.cli.plan import Plan
 from tubelet.cli.show import Show
 
-Command = Encode | Show | Plan | Convert | Models
+Command = Encode | Show | Plan | Convert | Models | Bench
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
     "plan": Plan,
     "convert": Convert,
     "models": Models,
+    "bench": Bench,
 }
 
 _ABOUT = """Images and videos in, the visual tokens a language model reads out.
@@ -39,6 +41,7 @@ _UNION = (
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]
     | Annotated[Models, _named("models", "what can be loaded")]
+    | Annotated[Bench, _named("bench", "the encoders against where they came from, timed on this machine")]
 )
 
 
