@@ -1,0 +1,39 @@
+"""The FLOPs of every option, by formula, against torch's counter."""
+
+import pytest
+from test_options import OPTIONS, build, pack_for
+from torch.utils.flop_counter import FlopCounterMode
+
+from tubelet.budget_flops import encoder_flop, training_flop, window_lengths
+from tubelet.encoder.layout import layout_of
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_equal_torchs_counter(name: str) -> None:
+    encoder = build(name)
+    p = pack_for(encoder)
+    grids = [i.grid for i in p.items]
+    with FlopCounterMode(display=False) as counter:  # with gradients: products into given memory are not counted
+        encoder.features(p)
+    planned = encoder_flop(encoder.config, grids, pool=encoder.pool is not None)
+    assert sum(planned.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_training_equals_torchs_counter(name: str) -> None:
+    encoder = build(name)
+    p = pack_for(encoder)
+    with FlopCounterMode(display=False) as counter:
+        f = encoder.features(p)
+        loss = f.tokens.x.sum() + sum(d.x.sum() for d in f.deepstack)
+        (loss if f.pooled is None else loss + f.pooled.sum()).backward()
+    planned = training_flop(encoder.config, [i.grid for i in p.items], pool=encoder.pool is not None)
+    assert sum(planned.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_windows_are_those_of_the_encoder() -> None:
+    encoder = build("windows")
+    p = pack_for(encoder)
+    local = layout_of(p, encoder.config).local
+    assert local is not None
+    assert sorted(local.lengths) == sorted(window_lengths(encoder.config, [i.grid for i in p.items]))
