@@ -1,0 +1,104 @@
+"""SigLIP, and SigLIP2 of a fixed size: no class token, a learned table of positions, a probe that pools.
+
+SigLIP2's checkpoints of a fixed size have this configuration and these tensors. Their pictures are resized by bilinear
+filters, which only preprocessor_config.json says: patchify(clips, replace(encoder.pixels, interpolation="bilinear")).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tubelet.encoder.config import EncoderConfig, Head, Table
+from tubelet.families.family import Family, Line, affine, conv2d, single
+from tubelet.families.fields import ACTS, Field, read_fields
+from tubelet.families.towers import (
+    BASE,
+    COLOURS,
+    INERT,
+    LARGE,
+    LAYER_LINES,
+    POSITION_IDS,
+    PREFIXES,
+    SO400M,
+    image_size_of,
+    processor_to,
+    widths_from,
+    widths_to,
+)
+from tubelet.pixels.recipe import HALF, PixelRecipe
+
+SHARED = {
+    **BASE,
+    "num_channels": COLOURS,
+    "patch_size": 16,
+    "hidden_act": Field("gelu_pytorch_tanh", choices=ACTS),
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": True,
+}
+FIELDS = {**SHARED, "image_size": 224}
+LINES = (
+    Line("patch.bias", "embeddings.patch_embedding.bias"),
+    Line("table.weight", "embeddings.position_embedding.weight"),
+    *LAYER_LINES,
+    Line("pool.probe", "head.probe", single),
+    Line("pool.in_proj.weight", "head.attention.in_proj_weight"),
+    Line("pool.in_proj.bias", "head.attention.in_proj_bias"),
+    *affine("pool.out_proj", "head.attention.out_proj"),
+    *affine("pool.norm", "head.layernorm"),
+    *affine("pool.fc1", "head.mlp.fc1"),
+    *affine("pool.fc2", "head.mlp.fc2"),
+)
+
+
+def tower(f: Mapping[str, Any], pixels: PixelRecipe, table: Table) -> EncoderConfig:
+    """Checked fields of SigLIP or SigLIP2 as an encoder."""
+    return EncoderConfig(
+        **widths_from(f),
+        pixels=pixels,
+        rope=None,
+        patch_bias=True,
+        pre_norm=False,
+        pool=f["vision_use_head"],
+        head=Head("probe", norm="layer"),
+        window=1,
+        table=table,
+    )
+
+
+def config_from(config: Mapping[str, Any]) -> EncoderConfig:
+    """SigLIP's vision part; a field that is absent has upstream's default."""
+    f = read_fields(config, FIELDS, INERT)
+    patch, size = f["patch_size"], f["image_size"]
+    pixels = PixelRecipe(patch, "square", size=size, mean=HALF, std=HALF)
+    return tower(f, pixels, Table(size // patch, size // patch, "bicubic"))
+
+
+def config_to(config: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `config_from`."""
+    return {**widths_to(config), "vision_use_head": config.pool, "image_size": image_size_of(config)}
+
+
+_PUBLISHED = {
+    "base_patch16": (BASE, (224, 256, 384, 512)),
+    "large_patch16": (LARGE, (256, 384)),
+    "so400m_patch14": (SO400M, (224, 384)),
+}
+
+SIGLIP = Family(
+    name="siglip",
+    model_types=("siglip_vision_model",),
+    architecture="SiglipVisionModel",
+    formats={"siglip": (Line("patch.weight", "embeddings.patch_embedding.weight", conv2d), *LINES)},
+    config_from=config_from,
+    config_to=config_to,
+    holders=("siglip", "llava_onevision", "paligemma", "gemma3", "aya_vision", "cohere2_vision", "llava", "llava_next"),
+    prefixes=PREFIXES,
+    ignored=(POSITION_IDS,),
+    processor_to=lambda config: processor_to(config, "SiglipImageProcessor"),
+    variants={
+        f"siglip_{name}_{size}": config_from({**widths, "patch_size": int(name[-2:]), "image_size": size})
+        for name, (widths, sizes) in _PUBLISHED.items()
+        for size in sizes
+    },
+    verified=("outputs", "gradients", "bf16", "pixels", "save_back"),
+    source="huggingface/transformers:src/transformers/models/siglip@v5.23.0",
+)
