@@ -106,7 +106,10 @@ def test_save_back(pair: Pair, tmp_path: Path) -> None:
 def test_variants_say_themselves(family: Any) -> None:
     assert family.variants
     for name, config in family.variants.items():
-        assert family.config_from(family.config_to(config)) == config, name
+        again = family.config_from(family.config_to(config))
+        interpolation = "bilinear" if name.startswith("siglip2") else "bicubic"  # of the two, no configuration says it
+        assert config.pixels.interpolation == interpolation, name
+        assert replace(again, pixels=replace(again.pixels, interpolation=interpolation)) == config, name
 
 
 def test_defaults_are_upstreams() -> None:
@@ -124,6 +127,20 @@ def test_published_sizes_are_those_of_the_names() -> None:
     assert so400m.table is not None
     assert (so400m.table.height, so400m.pixels.size) == (27, 384)
     assert SIGLIP2.variants["siglip2_so400m_patch16_naflex"].pixels.max_pixels == 256 * 16 * 16
+    giant = SIGLIP.variants["siglip2_giant_opt_patch16_384"]
+    assert (giant.hidden, giant.layers, giant.heads, giant.mlp, giant.pixels.size) == (1536, 40, 16, 6144, 384)
+
+
+PALIGEMMA = {
+    "hidden_size": 1152, "intermediate_size": 4304, "model_type": "siglip_vision_model", "num_attention_heads": 16,
+    "num_hidden_layers": 27, "num_image_tokens": 256, "patch_size": 14, "projection_dim": 2048,
+    "projector_hidden_act": "gelu_fast", "vision_use_head": False,
+}  # fmt: skip
+
+
+def test_what_released_configurations_say_besides_is_known() -> None:
+    config = siglip.config_from(PALIGEMMA)
+    assert (config.hidden, config.pool, config.pixels.size) == (1152, False, 224)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ from tubelet.limits import Limits
 from tubelet.pixels.fill import STAGES
 from tubelet.pixels.load import load_patches
 from tubelet.pixels.patchify import normalise, patchify
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import PixelRecipe, Resampler
 from tubelet.read.canvas import Canvas
 from tubelet.read.image import decode_image, decode_pixels
 from tubelet.read.source import open_source
@@ -72,6 +73,21 @@ def same(sources: list, recipe: PixelRecipe = RECIPE, **options) -> tubelet.Pack
 def test_equals_reading_and_patchifying(files: list[Path], workers: int, rule: str) -> None:
     recipe = PixelRecipe(patch=14, rule=rule, temporal=2, merge=2, order="block", size=84)
     same(files, recipe, workers=workers, num_frames=5)
+
+
+@pytest.mark.parametrize("resampler", ["torch", "pillow"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        PixelRecipe(patch=14, rule="shortest_crop", size=84, shortest=96, interpolation="bilinear"),
+        PixelRecipe(patch=7, rule="naflex", max_pixels=9000, interpolation="bilinear"),
+        PixelRecipe(patch=8, rule="longest_side", size=64, merge=2, order="block"),
+        PixelRecipe(patch=3, rule="native_crop", temporal=2),
+    ],
+    ids=lambda recipe: recipe.rule,
+)
+def test_equals_under_every_other_rule(files: list[Path], recipe: PixelRecipe, resampler: Resampler) -> None:
+    same(files, replace(recipe, resampler=resampler), num_frames=4)
 
 
 @pytest.mark.parametrize("temporal", [1, 2, 3, 4])

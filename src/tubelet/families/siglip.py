@@ -1,10 +1,11 @@
 """SigLIP, and SigLIP2 of a fixed size: no class token, a learned table of positions, a probe that pools.
 
-SigLIP2's checkpoints of a fixed size have this configuration and these tensors. Their pictures are resized by bilinear
-filters, which only preprocessor_config.json says: patchify(clips, replace(encoder.pixels, interpolation="bilinear")).
+SigLIP2's checkpoints of a fixed size have this configuration and these tensors. Their pictures are resized by a
+bilinear filter, which the variants say and of a checkpoint's files only preprocessor_config.json.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tubelet.encoder.config import EncoderConfig, Head, Table
@@ -13,6 +14,7 @@ from tubelet.families.fields import ACTS, Field, read_fields
 from tubelet.families.towers import (
     BASE,
     COLOURS,
+    GIANT,
     INERT,
     LARGE,
     LAYER_LINES,
@@ -24,7 +26,7 @@ from tubelet.families.towers import (
     widths_from,
     widths_to,
 )
-from tubelet.pixels.recipe import HALF, PixelRecipe
+from tubelet.pixels.recipe import HALF, Interpolation, PixelRecipe
 
 SHARED = {
     **BASE,
@@ -77,11 +79,18 @@ def config_to(config: EncoderConfig) -> dict[str, Any]:
     return {**widths_to(config), "vision_use_head": config.pool, "image_size": image_size_of(config)}
 
 
-_PUBLISHED = {
-    "base_patch16": (BASE, (224, 256, 384, 512)),
-    "large_patch16": (LARGE, (256, 384)),
-    "so400m_patch14": (SO400M, (224, 384)),
-}
+def _networks(
+    name: str, interpolation: Interpolation, *rows: tuple[str, dict[str, int], int, tuple[int, ...]]
+) -> dict[str, EncoderConfig]:
+    """Variants by name, from rows of (size of network, its widths, patch, sizes of picture)."""
+    out: dict[str, EncoderConfig] = {}
+    for network, widths, patch, sizes in rows:
+        for size in sizes:
+            config = config_from({**widths, "patch_size": patch, "image_size": size})
+            pixels = replace(config.pixels, interpolation=interpolation)
+            out[f"{name}_{network}_patch{patch}_{size}"] = replace(config, pixels=pixels)
+    return out
+
 
 SIGLIP = Family(
     name="siglip",
@@ -95,9 +104,23 @@ SIGLIP = Family(
     ignored=(POSITION_IDS,),
     processor_to=lambda config: processor_to(config, "SiglipImageProcessor"),
     variants={
-        f"siglip_{name}_{size}": config_from({**widths, "patch_size": int(name[-2:]), "image_size": size})
-        for name, (widths, sizes) in _PUBLISHED.items()
-        for size in sizes
+        **_networks(
+            "siglip",
+            "bicubic",
+            ("base", BASE, 16, (224, 256, 384, 512)),
+            ("large", LARGE, 16, (256, 384)),
+            ("so400m", SO400M, 14, (224, 384)),
+        ),
+        **_networks(
+            "siglip2",
+            "bilinear",
+            ("base", BASE, 32, (256,)),
+            ("base", BASE, 16, (224, 256, 384, 512)),
+            ("large", LARGE, 16, (256, 384, 512)),
+            ("so400m", SO400M, 14, (224, 384)),
+            ("so400m", SO400M, 16, (256, 384, 512)),
+            ("giant_opt", GIANT, 16, (256, 384)),
+        ),
     },
     verified=("outputs", "gradients", "bf16", "pixels", "save_back"),
     source="huggingface/transformers:src/transformers/models/siglip@v5.23.0",
