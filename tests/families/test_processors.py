@@ -1,0 +1,81 @@
+"""preprocessor_config.json of live processors as recipes: the same grids and pixels."""
+
+from typing import Any
+
+import pytest
+import transformers as hf
+from tests.families.pictures import check_pictures, pixel_values
+
+from tubelet.errors import ConfigError
+from tubelet.families.processors import recipe_from
+from tubelet.pixels.recipe import IMAGENET_MEAN, IMAGENET_STD, PixelRecipe
+
+ANY = PixelRecipe(14, "smart")
+IMAGENET: dict[str, Any] = {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
+
+
+@pytest.mark.parametrize(
+    ("processor", "rule", "levels"),
+    [
+        (hf.CLIPImageProcessor(), "shortest_crop", 0.0),
+        (hf.SiglipImageProcessor(size={"height": 384, "width": 384}, resample=2), "square", 0.0),
+        (hf.BitImageProcessor(size={"shortest_edge": 256}, crop_size=224, **IMAGENET), "shortest_crop", 0.0),
+        (hf.DINOv3ViTImageProcessor(), "square", 1.0),
+        (hf.PixtralImageProcessor(patch_size=14, size={"longest_edge": 140}), "longest_side", 0.0),
+        (hf.CLIPImageProcessor(do_resize=False, do_center_crop=False), "native_crop", 0.0),
+    ],
+    ids=lambda v: type(v).__name__ if not isinstance(v, (str, float)) else str(v),
+)
+def test_live_processors(processor: Any, rule: str, levels: float) -> None:
+    recipe = recipe_from(processor.to_dict(), ANY)
+    assert recipe.rule == rule
+    check_pictures(pixel_values(processor), recipe, 10, levels)
+
+
+def test_budgets() -> None:
+    naflex = recipe_from(hf.Siglip2ImageProcessor(max_num_patches=64).to_dict(), PixelRecipe(16))
+    assert (naflex.rule, naflex.max_pixels, naflex.interpolation, naflex.std) == (
+        "naflex",
+        64 * 256,
+        "bilinear",
+        (0.5,) * 3,
+    )
+    qwen = PixelRecipe(14, "smart_compat", temporal=2, merge=2, order="block")
+    said = recipe_from(hf.Qwen2VLImageProcessor(min_pixels=784, max_pixels=78400).to_dict(), qwen)
+    assert (said.rule, said.min_pixels, said.max_pixels, said.merge) == ("smart_compat", 784, 78400, 2)
+
+
+def test_files_of_the_first_versions() -> None:
+    """openai/clip-vit-large-patch14 as it is published."""
+    old = {
+        "crop_size": 224, "do_center_crop": True, "do_normalize": True, "do_resize": True, "resample": 3, "size": 224,
+        "feature_extractor_type": "CLIPFeatureExtractor", "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    }  # fmt: skip
+    assert recipe_from(old, ANY) == PixelRecipe(14, "shortest_crop", size=224)
+
+
+def test_processors_that_cut_views_change_nothing() -> None:
+    assert recipe_from(hf.LlavaOnevisionImageProcessor().to_dict(), ANY) is ANY
+    assert recipe_from({}, ANY) is ANY
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ({"size": {"height": 224, "width": 336}}, "224 x 336"),
+        ({"size": {"height": "224", "width": 224}}, "size.height"),
+        ({"size": True}, "size"),
+        ({"resample": 1}, "resample"),
+        ({"resample": [3]}, "resample"),
+        ({"do_rescale": False}, "do_rescale"),
+        ({"image_mean": [0.5]}, "image_mean"),
+        ({"image_std": [0.5, 0, 0.5]}, "above zero"),
+        ({"do_resize": False, "do_center_crop": True}, "crop"),
+        ({"size": {"height": 8, "width": 8}}, "below one unit"),
+        ({"auto_map": {"AutoImageProcessor": "code.Mine"}}, "auto_map"),
+    ],
+)
+def test_what_no_recipe_can_say_is_refused(said: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        recipe_from({"image_processor_type": "SiglipImageProcessor", **said}, ANY)
