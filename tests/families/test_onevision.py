@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError
-from tubelet.families import find
+from tubelet.families import find, read_config, variant_of, write_config
 from tubelet.families import onevision as ov
-from tubelet.families.onevision_config import CODE_FIELDS, HARMLESS_FIELDS
-from tubelet.families.onevision_keys import upstream_names
+from tubelet.families.family import from_theirs, to_theirs
+from tubelet.families.fields import CODE_FIELDS, HARMLESS_FIELDS
+from tubelet.families.match import matches
 from tubelet.packed import Grid
 
 TINY = {
@@ -64,10 +66,10 @@ def test_variant_names():
 def test_every_variant_survives_its_own_configuration(name: str):
     config = {**ov.VARIANTS, **ov.SOURCES}[name]
     fmt = ov.FORMAT_OF[name]
-    written = json.loads(json.dumps(ov.config_to(config, fmt)))
+    written = json.loads(json.dumps(write_config(config, ov.FAMILY, fmt)))
     assert ov.config_from(written) == config
     assert ov.format_of(written) == fmt
-    found = ov.variant_of(config, fmt)
+    found = variant_of(config, ov.FAMILY, fmt)
     assert found is not None
     assert {**ov.VARIANTS, **ov.SOURCES}[found].layers == config.layers
 
@@ -76,19 +78,13 @@ def test_standard_huge_is_not_packing_huge():
     a, b = ov.VARIANTS["llava_vit_huge"], ov.VARIANTS["llava_vit_packing_huge"]
     assert (a.layers, a.hidden, a.head_dim) == (27, 1536, 96)
     assert (b.layers, b.hidden, b.head_dim) == (32, 1280, 64)
-    assert ov.variant_of(a, "packing") is None
+    assert variant_of(a, ov.FAMILY, "packing") is None
 
 
 def test_training_models_have_their_own_eps():
     config = ov.SOURCES["llava_vit_large_ln"]
     assert config.eps == 1e-5
     assert config.head_eps == torch.finfo(torch.float32).eps
-
-
-def test_an_unknown_variant_lists_the_known():
-    with pytest.raises(ConfigError, match="llava_vit_packing_small") as caught:
-        ov.require_variant("vit_b")
-    assert caught.value.got == "vit_b"
 
 
 # ---- names of tensors
@@ -99,60 +95,72 @@ def test_an_unknown_variant_lists_the_known():
 def test_there_and_back_is_exact(fmt: ov.Format, norm: str):
     config = ov.config_from({**TINY, "layer_norm_type": norm, "use_head": True}, fmt)
     state = {k: torch.randn(t.shape) for k, t in meta(config).state_dict().items()}
-    theirs = ov.to_upstream(state, fmt, 4)
-    assert ov.detect(theirs) == (fmt,)
-    back = ov.from_upstream({k: tuple(t.shape) for k, t in state.items()}, fmt, theirs.__getitem__)
+    lines = ov.FAMILY.formats[fmt]
+    theirs = to_theirs(state, lines, config)
+    assert formats(theirs) == [fmt]
+    back = from_theirs({k: tuple(t.shape) for k, t in state.items()}, lines, config, theirs.__getitem__)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], state[k]) for k in state)
 
 
 def test_names_in_the_four_formats():
-    assert upstream_names("layers.11.qkv.weight", "standard") == tuple(
-        f"encoder.layers.11.self_attn.{c}_proj.weight" for c in "qkv"
-    )
-    assert upstream_names("layers.0.fc2.bias", "source") == ("transformer.layers.0.mlp.2.bias",)
-    assert upstream_names("pool.in_proj.weight", "packing") == ("head.attention.in_proj_weight",)
-    assert upstream_names("patch.weight", "ov2") == ("embeddings.patch_embedding.weight",)
-    assert upstream_names("merger.fc1.weight", "ov2") == ("merger.mlp.0.weight",)
+    config = ov.config_from({**TINY, "use_head": True, "num_hidden_layers": 1}, "source")
+    state = meta(config).state_dict()
+    there = {ours: {*to_theirs(state, ov.FAMILY.formats[ours], config)} for ours in ("source", "standard", "packing")}
+    assert {f"encoder.layers.0.self_attn.{c}_proj.weight" for c in "qkv"} <= there["standard"]
+    assert "encoder.layers.0.self_attn.qkv.weight" in there["packing"]
+    assert {"transformer.layers.0.mlp.2.bias", "conv1.weight"} <= there["source"]
+    assert all("head.attention.in_proj_weight" in names for names in there.values())
+    config = ov.config_from(TINY, "ov2")
+    names = to_theirs(meta(config).state_dict(), ov.FAMILY.formats["ov2"], config)
+    assert {"merger.mlp.0.weight", "embeddings.patch_embedding.weight"} <= names.keys()
     with pytest.raises(ConfigError, match="merger"):
-        upstream_names("merger.fc1.weight", "packing")
+        to_theirs(meta(config).state_dict(), ov.FAMILY.formats["packing"], config)
 
 
 def test_convolution_columns_are_channel_row_column():
-    weight = torch.arange(2 * 3 * 4 * 4.0).view(2, 48)
-    kernel = ov.to_upstream({"patch.weight": weight}, "packing", 4)["patch_embed.proj.weight"]
-    assert kernel.shape == (2, 3, 4, 4)
+    config = ov.config_from(TINY, "packing")
+    weight = torch.arange(64 * 48.0).view(64, 48)
+    kernel = to_theirs({"patch.weight": weight}, ov.FAMILY.formats["packing"], config)["patch_embed.proj.weight"]
+    assert kernel.shape == (64, 3, 4, 4)
     assert kernel[1, 2, 3, 0] == weight[1, 2 * 16 + 3 * 4 + 0]
 
 
+def formats(names: Iterable[str]) -> list[str]:
+    return [match.format for match in matches((ov.FAMILY,), list(names))]
+
+
 def test_wrappers_towers_and_rope_buffers_are_taken_by_rule():
-    named, ignored = ov.bare_names(
+    (match, *_) = matches(
+        (ov.FAMILY,),
         [
             "module.model.visual.encoder._orig_mod.layers.0.layer_norm1.weight",
             "module.model.visual.video_rope.inv_freq_t",
             "module.model.language_model.layers.0.self_attn.q_proj.weight",
             "module.lm_head.weight",
-        ]
+        ],
     )
-    assert list(named) == ["encoder.layers.0.layer_norm1.weight"]
-    assert len(ignored) == 3
-    named, ignored = ov.bare_names(["_orig_mod.module.conv1.weight", "rotary_emb.inv_freq_h", "video_rope.inv_freq_w"])
-    assert list(named) == ["conv1.weight"]
-    assert len(ignored) == 2
+    assert match.prefix == "model.visual."
+    assert list(match.named) == ["encoder.layers.0.layer_norm1.weight"]
+    assert len(match.ignored) == 3
+    keys = ["_orig_mod.module.conv1.weight", "rotary_emb.inv_freq_h", "video_rope.inv_freq_w"]
+    (match,) = matches((ov.FAMILY,), keys)
+    assert list(match.named) == ["conv1.weight"]
+    assert len(match.ignored) == 2
 
 
 def test_two_keys_for_one_tensor_are_refused():
     with pytest.raises(KeyMismatch) as caught:
-        ov.bare_names(["conv1.weight", "module.conv1.weight"])
+        matches((ov.FAMILY,), ["conv1.weight", "module.conv1.weight"])
     assert set(caught.value.unexpected) == {"conv1.weight", "module.conv1.weight"}
 
 
 @pytest.mark.parametrize("fmt", ov.FORMATS)
 def test_the_format_is_found_with_any_one_tensor_missing(fmt: ov.Format):
     config = ov.config_from({**TINY, "use_head": True}, fmt)
-    names = list(ov.to_upstream(meta(config).state_dict(), fmt, 4))
+    names = list(to_theirs(meta(config).state_dict(), ov.FAMILY.formats[fmt], config))
     for missing in names:
-        assert ov.detect(n for n in names if n != missing)[0] == fmt
+        assert formats(n for n in names if n != missing)[0] == fmt
 
 
 def test_foreign_tensors_belong_to_no_family():
@@ -162,9 +170,11 @@ def test_foreign_tensors_belong_to_no_family():
 
 def test_the_configuration_decides_between_equal_names():
     names = ["encoder.layers.0.self_attn.qkv.weight", "encoder.layers.0.layer_norm1.weight"]
-    assert set(ov.detect(names)) == {"packing", "ov2"}
-    assert find({"model_type": "llava_vit_packing"}, names) == ("onevision", "packing")
-    assert find({"model_type": "onevision_encoder", "out_hidden_size": 8}, names) == ("onevision", "ov2")
+    assert set(formats(names)) == {"packing", "ov2"}
+    assert find({"model_type": "llava_vit_packing"}, names)[0].format == "packing"
+    assert find({"model_type": "onevision_encoder", "out_hidden_size": 8}, names)[0].format == "ov2"
+    whole = {"model_type": "llava_onevision2", "vision_config": {"model_type": "onevision_encoder"}}
+    assert find(whole, names)[0].format == "ov2"
 
 
 # ---- configurations
@@ -175,7 +185,8 @@ def test_absent_fields_have_upstreams_defaults():
     assert packing == ov.VARIANTS["llava_vit_packing_base"]
     head = ov.config_from({"model_type": "onevision_encoder"})
     assert (head.layers, head.hidden, head.pixels.patch) == (24, 1024, 14)
-    ov2 = ov.config_from({"model_type": "llava_onevision2", "vision_config": {}, "text_config": {"hidden_size": 7}})
+    whole = {"model_type": "llava_onevision2", "vision_config": {}, "text_config": {"hidden_size": 7}}
+    ov2 = read_config(whole, ov.FAMILY, "ov2")
     assert ov2 == ov.VARIANTS["llava_onevision2"]
     assert ov.config_from({}, "source").eps == 1e-5
     assert ov.config_from({"layer_norm_type": "rms_norm"}, "source") == ov.SOURCES["llava_vit_base_rms"]
@@ -194,7 +205,7 @@ def test_fields_that_name_code_are_refused_by_name(name: str, depth: int):
         config = {"text_config": [config]}
     base = {"model_type": "llava_onevision2", "vision_config": {}, **config}
     with pytest.raises(ConfigError, match=name):
-        ov.config_from(base)
+        read_config(base, ov.FAMILY, "ov2")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +259,7 @@ def test_a_configuration_for_other_tensors_is_refused():
     with pytest.raises(ConfigError, match="packing"):
         ov.config_from({"model_type": "llava_vit_packing", **TINY}, "standard")
     with pytest.raises(ConfigError, match="vision_config"):
-        ov.config_from({"model_type": "llava_onevision2"})
+        read_config({"model_type": "llava_onevision2", "vision_config": 3}, ov.FAMILY, "ov2")
     with pytest.raises(ConfigError, match="model_type"):
         ov.config_from(TINY)
 
@@ -284,7 +295,7 @@ def test_any_flat_dict_is_read_or_refused(extra: dict[str, object], fmt: ov.Form
 def test_what_a_format_cannot_say_is_not_written(change: dict[str, object], word: str):
     config = replace(ov.config_from(TINY, "packing"), **change)
     with pytest.raises(ConfigError, match=word):
-        ov.config_to(config, "packing")
+        write_config(config, ov.FAMILY, "packing")
 
 
 def test_a_written_configuration_keeps_the_sources_eps():

@@ -16,6 +16,7 @@ import tubelet
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, ShapeError
 from tubelet.families import onevision as ov
+from tubelet.families.family import to_theirs
 from tubelet.integrations.timm import NAMES, SEED_NAMES
 from tubelet.integrations.timm_model import TimmEncoder
 from tubelet.pixels.patchify import from_pixels
@@ -271,7 +272,7 @@ def test_checkpoints_keep_their_eps(tmp_path: Path):
     path.write_text(path.read_text().replace('"layer_norm_eps": 1e-06', '"layer_norm_eps": 1e-05'))
     model = timm.create_model("hf_llava_vit_base_ln", **SHAPE, pretrained=str(folder))
     assert model.encoder.config.eps == 1e-5
-    theirs = ov.to_upstream(source.state_dict(), "source", 4)
+    theirs = to_theirs(source.state_dict(), ov.FAMILY.formats["source"], source.config)
     save_file({k: v.contiguous() for k, v in theirs.items()}, str(tmp_path / "train.safetensors"))
     for way in ("pretrained", "checkpoint_path"):
         with pytest.raises(ConfigError, match="llava_vit_base_ln"):

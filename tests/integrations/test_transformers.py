@@ -20,6 +20,8 @@ import tubelet.encoder.model as encoder_model
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, KeyMismatch, LimitError, ShapeError, UnsafeFile
 from tubelet.families import onevision as ov
+from tubelet.families.family import from_theirs
+from tubelet.families.match import matches
 from tubelet.integrations.transformers import TubeletConfig, TubeletImageProcessor, TubeletModel
 from tubelet.packed import Item, Packed, all_positions
 from tubelet.pixels.patchify import normalise, patchify
@@ -169,10 +171,12 @@ def test_golden_cases_of_upstream_through_this_door(case: str, tmp_path: Path):
     tensors = load_file(str(GOLDEN / f"{case}.safetensors"))
     config = ov.config_from({"model_type": "llava_vit_packing", **said["config"]})
     weights = {k.removeprefix("weight."): v for k, v in tensors.items() if k.startswith("weight.")}
-    named, _ = ov.bare_names(weights)
+    named = matches((ov.FAMILY,), weights)[0].named
     encoder = random_encoder(config)
     shapes = {k: tuple(t.shape) for k, t in encoder.state_dict().items()}
-    encoder.load_state_dict(ov.from_upstream(shapes, "packing", lambda name: weights[named[name]]))
+    encoder.load_state_dict(
+        from_theirs(shapes, ov.FAMILY.formats["packing"], config, lambda name: weights[named[name]])
+    )
     TubeletModel.from_encoder(encoder).save_pretrained(tmp_path)
     model = AutoModel.from_pretrained(tmp_path)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from tubelet.errors import ConfigError, WeightsError
 from tubelet.families import onevision as ov
 from tubelet.packed import Item, pack
 from tubelet.weights import save
-from tubelet.weights.convert import _check_network, convert
+from tubelet.weights.convert import check_network, convert
 from tubelet.weights.load import load_encoder, read_state, report_of, untrained
 from tubelet.weights.locate import SINGLE
 from tubelet.weights.save import save_encoder
@@ -111,7 +111,7 @@ def test_the_report_is_written_beside_the_weights(packing: Path, tmp_path: Path)
     assert written == json.loads(json.dumps(report.as_dict()))
     inner = hashlib.sha256((packing / SINGLE).read_bytes()).digest()
     assert written["source_sha256"] == hashlib.sha256(inner).hexdigest()
-    assert written["table"] == ov.TABLE_ID
+    assert written["table"] == ov.FAMILY.table_id
     assert load_encoder(tmp_path / "out").config.layers == 2
 
 
@@ -126,23 +126,23 @@ def test_untrained_stays_untrained(tmp_path: Path):
 def test_the_standard_huge_is_not_made_a_packing_huge():
     standard = ov.VARIANTS["llava_vit_huge"]
     with pytest.raises(ConfigError, match=r"27 layers x 1536.*32 layers x 1280") as caught:
-        _check_network(standard, "standard", "packing", None)
+        check_network(standard, ov.FAMILY, "standard", "packing", None)
     assert "27 layers x 1536" in caught.value.got
     assert "32 layers x 1280" in caught.value.expected
     with pytest.raises(ConfigError):
-        _check_network(standard, "standard", "packing", "llava_vit_packing_huge")
-    _check_network(standard, "standard", "packing", "custom")
+        check_network(standard, ov.FAMILY, "standard", "packing", "llava_vit_packing_huge")
+    check_network(standard, ov.FAMILY, "standard", "packing", "custom")
     for size in ("small", "base", "large", "giant"):
-        _check_network(ov.VARIANTS[f"llava_vit_{size}"], "standard", "packing", None)
-    _check_network(ov.SOURCES["llava_vit_huge_ln"], "source", "packing", None)
-    _check_network(ov.VARIANTS["ov_encoder_base"], "standard", "packing", None)
+        check_network(ov.VARIANTS[f"llava_vit_{size}"], ov.FAMILY, "standard", "packing", None)
+    check_network(ov.SOURCES["llava_vit_huge_ln"], ov.FAMILY, "source", "packing", None)
+    check_network(ov.VARIANTS["ov_encoder_base"], ov.FAMILY, "standard", "packing", None)
 
 
 def test_a_file_of_the_standard_huge_is_refused_and_nothing_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The whole way, with small networks in the place of the two that are called huge."""
-    tall, wide = (tiny_config(f, num_hidden_layers=n) for f, n in (("standard", 3), ("packing", 1)))
-    monkeypatch.setitem(ov.VARIANTS, "llava_vit_huge", tall)
-    monkeypatch.setitem(ov.VARIANTS, "llava_vit_packing_huge", wide)
+    tall, wide = tiny_config("standard", num_hidden_layers=3), tiny_config("packing", num_hidden_layers=1)
+    monkeypatch.setitem(ov.FAMILY.variants, "llava_vit_huge", tall)
+    monkeypatch.setitem(ov.FAMILY.variants, "llava_vit_packing_huge", wide)
     source = save_encoder(random_encoder(tall), tmp_path / "from", "standard")
     with pytest.raises(ConfigError, match=r"3 layers x 64.*llava_vit_packing_huge is 1 layers x 64") as caught:
         convert(source, tmp_path / "to", "packing")

@@ -14,6 +14,7 @@ import tubelet
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite
 from tubelet.families import onevision as ov
+from tubelet.families.family import to_theirs
 from tubelet.packed import Item, pack
 from tubelet.weights.load import initial_state, load_encoder, report_of, untrained
 from tubelet.weights.locate import CONFIG, SINGLE
@@ -200,7 +201,7 @@ def test_no_configuration_and_no_variant_of_these_shapes(packing: Path):
 def small_file(folder: Path, fmt: ov.Format, config_name: str) -> Path:
     """A file with the shapes of a real variant and zeros for values."""
     config = {**ov.VARIANTS, **ov.SOURCES}[config_name]
-    theirs = ov.to_upstream({k: t * 0 for k, t in initial_state(config).items()}, fmt, config.pixels.patch)
+    theirs = to_theirs({k: t * 0 for k, t in initial_state(config).items()}, ov.FAMILY.formats[fmt], config)
     folder.mkdir()
     save_file({k: v.contiguous().clone() for k, v in theirs.items()}, str(folder / SINGLE))
     return folder

@@ -16,6 +16,7 @@ from tiny_models import random_encoder, tiny_config
 
 from tubelet.errors import TubeletError, UnsafeFile, UnsafePath, WeightsError, WorkerDied
 from tubelet.families import onevision as ov
+from tubelet.families.family import to_theirs
 from tubelet.weights import unpickle as door
 from tubelet.weights.convert import convert
 from tubelet.weights.load import load_encoder, read_state
@@ -30,7 +31,8 @@ CONFIG = tiny_config("source")
 
 def upstream_state(seed: int = 0) -> dict[str, torch.Tensor]:
     return {
-        k: v.contiguous() for k, v in ov.to_upstream(random_encoder(CONFIG, seed).state_dict(), "source", 2).items()
+        k: v.contiguous()
+        for k, v in to_theirs(random_encoder(CONFIG, seed).state_dict(), ov.FAMILY.formats["source"], CONFIG).items()
     }
 
 

@@ -12,9 +12,10 @@ rows. None stands for rows that no file stores: they are zero. A line whose tens
 not used.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -53,31 +54,72 @@ class Line:
         return Line(left, right, self.view, self.back, self.rows)
 
 
+def affine(
+    ours: str, *theirs: str | None, rows: Callable[[EncoderConfig], Sequence[int]] | None = None
+) -> tuple[Line, Line]:
+    """The two lines of a matrix or norm and of its bias: `ours` and each of `theirs` with .weight, then with .bias."""
+
+    def line(leaf: str) -> Line:
+        return Line(f"{ours}.{leaf}", tuple(name and f"{name}.{leaf}" for name in theirs), rows=rows)
+
+    return line("weight"), line("bias")
+
+
+Proof = Literal["outputs", "gradients", "bf16", "pixels", "save_back"]
+
+
+@dataclass(frozen=True)
+class Dialects:
+    """How a family tells formats apart whose configurations differ; its config_from and config_to then take the format
+    as a second argument.
+
+    format_of: the format a file's configuration (a whole model's, as it stands) is written for, None where it does not
+    say. variants: the format each variant is published in. counterpart: (variant, format) -> the variant of the same
+    name in that format, None where there is none.
+    """
+
+    format_of: Callable[[Mapping[str, Any]], str | None]
+    variants: Mapping[str, str]
+    counterpart: Callable[[str, str], str | None]
+
+
 @dataclass(frozen=True)
 class Family:
     """One upstream. name: ours. model_types: of the vision part's own configuration; the first is written. holders:
-    model types of whole models that keep it under `vision_config`. prefixes: what its keys may begin with, in its own
-    checkpoint and in whole models. architecture: the class name that is written.
+    model types of whole models that keep it under `vision_config`. prefixes: what its keys may begin with; the first is
+    written. Those of whole models (`model.visual.`, `vision_tower.` ...) need not be said, see tubelet.families.match.
+    architecture: the class name that is written.
 
     formats: key tables by name, the first is written by default (several where upstream has renamed its tensors).
     config_from: a configuration of the vision part to ours, every field checked; config_to: the inverse, as upstream's
-    class reads it. ignored: regular expressions of bare names that may be stored and mean nothing (position numbers).
-    unused: tensors upstream keeps and inference never reads (mask tokens), with their shapes: optional when loading,
-    written as zeros. variants: published networks by name. source: repo:path@version this was written from.
+    class reads it. ignored: regular expressions of whole bare names that may be stored and mean nothing (position
+    numbers). unused: tensors upstream keeps and inference never reads (mask tokens), with their shapes: optional when
+    loading, written as zeros, unless the key table uses them. processor_to: the preprocessor_config.json upstream's
+    processor reads, where there is one. variants: published networks by name. verified: what tests/families proves
+    against upstream's own code. source: repo:path@version this was written from.
     """
 
     name: str
     model_types: tuple[str, ...]
     architecture: str
     formats: Mapping[str, tuple[Line, ...]]
-    config_from: Callable[[Mapping[str, Any]], EncoderConfig]
-    config_to: Callable[[EncoderConfig], dict[str, Any]]
+    config_from: Callable[..., EncoderConfig]
+    config_to: Callable[..., dict[str, Any]]
     holders: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("",)
     ignored: tuple[str, ...] = ()
     unused: Mapping[str, Callable[[EncoderConfig], tuple[int, ...]]] = field(default_factory=dict)
+    processor_to: Callable[[EncoderConfig], dict[str, Any]] | None = None
     variants: Mapping[str, EncoderConfig] = field(default_factory=dict)
+    verified: tuple[Proof, ...] = ()
+    dialects: Dialects | None = None
     source: str = ""
+
+    @property
+    def table_id(self) -> str:
+        """A name for the key tables as they are, written into saved files; another when any name in them changes."""
+        said = repr([(name, [(line.left, line.right) for line in lines]) for name, lines in self.formats.items()])
+        return f"{self.name}-keys-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 
 def expand(lines: Sequence[Line], config: EncoderConfig, names: Mapping[str, Any]) -> Iterator[Line]:
@@ -164,3 +206,8 @@ def conv3d(x: Tensor, config: EncoderConfig) -> Tensor:
 def batched(x: Tensor, config: EncoderConfig) -> Tensor:
     """(R, D) as (1, R, D)."""
     return x[None]
+
+
+def single(x: Tensor, config: EncoderConfig) -> Tensor:
+    """(D) as (1, 1, D)."""
+    return x[None, None]

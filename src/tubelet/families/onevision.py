@@ -19,44 +19,29 @@ import torch
 from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig, Merger
-from tubelet.errors import ConfigError, ShapeError
-from tubelet.families.onevision_config import FLOAT32_EPS, config_from, config_to, format_of
-from tubelet.families.onevision_keys import (
-    FORMATS,
-    TABLE_ID,
-    Format,
-    bare_names,
-    detect,
-    from_upstream,
-    known_format,
-    to_upstream,
-)
+from tubelet.errors import ShapeError
+from tubelet.families.family import Dialects, Family
+from tubelet.families.onevision_config import FLOAT32_EPS, MODEL_TYPES, config_from, config_to, format_of
+from tubelet.families.onevision_keys import FORMATS, IGNORED, TABLES, Format
 from tubelet.packed import Grid
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Bool, Int64
 
 __all__ = [
+    "FAMILY",
     "FORMATS",
     "FORMAT_OF",
     "SOURCES",
-    "TABLE_ID",
     "VARIANTS",
     "Format",
     "Visible",
-    "bare_names",
     "clip_processor",
     "config_from",
     "config_to",
-    "detect",
     "format_of",
-    "from_upstream",
     "head_visible",
-    "known_format",
     "mask_by_residual_topk",
-    "require_variant",
     "standard_visible",
-    "to_upstream",
-    "variant_of",
 ]
 
 
@@ -108,17 +93,33 @@ FORMAT_OF: dict[str, Format] = {
 }
 
 
-def variant_of(config: EncoderConfig, fmt: Format) -> str | None:
-    """The first variant of `fmt` that is this network, whatever its eps and image size; None when there is none."""
+def counterpart(variant: str, to: str) -> str | None:
+    """The variant of format `to` with the same size word, as upstream's converters pair them; None outside LlavaViT.
 
-    def shape(c: EncoderConfig) -> EncoderConfig:
-        return replace(c, eps=1.0, head_eps=None, pixels=PixelRecipe(c.pixels.patch, order="block"), merger=None)
+    >>> counterpart("llava_vit_packing_huge", "standard")
+    'llava_vit_huge'
+    """
+    if not variant.startswith("llava_vit_"):
+        return None
+    size = variant.removeprefix("llava_vit_").removeprefix("packing_").removesuffix("_ln")
+    pattern = {"packing": "llava_vit_packing_{}", "standard": "llava_vit_{}", "source": "llava_vit_{}_ln"}.get(to)
+    found = pattern.format(size) if pattern else None
+    return found if found in FORMAT_OF else None
 
-    for name, known in {**VARIANTS, **SOURCES}.items():
-        merged = (config.merger and config.merger.merge, known.merger and known.merger.merge)
-        if FORMAT_OF[name] == fmt and shape(known) == shape(config) and merged[0] == merged[1]:
-            return name
-    return None
+
+FAMILY = Family(
+    name="onevision",
+    model_types=tuple(MODEL_TYPES),
+    architecture="LlavaViTPackingModel",
+    formats=TABLES,
+    config_from=config_from,
+    config_to=config_to,
+    holders=("llava_onevision2",),
+    ignored=IGNORED,
+    variants={**VARIANTS, **SOURCES},
+    dialects=Dialects(format_of, FORMAT_OF, counterpart),
+    source="EvolvingLMMs-Lab/OneVision-Encoder@28efa3a",
+)
 
 
 def clip_processor(config: EncoderConfig, size: int | None = None) -> PixelRecipe:
@@ -204,13 +205,3 @@ def mask_by_residual_topk(
     mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, indices, True)
     first, second = mask.cumsum(1) - 1, keep + (~mask).cumsum(1) - 1
     return indices, mask, torch.where(mask, first, second)
-
-
-def require_variant(name: str) -> EncoderConfig:
-    """VARIANTS or SOURCES by name. Raises ConfigError listing what there is."""
-    known = {**VARIANTS, **SOURCES}
-    if name not in known:
-        raise ConfigError(
-            f"no variant called {name!r:.60}; there are {', '.join(known)}", expected=tuple(known), got=name
-        )
-    return known[name]

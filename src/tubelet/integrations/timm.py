@@ -18,6 +18,7 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
 from tubelet.families import onevision as ov
+from tubelet.families.match import matches
 from tubelet.integrations.timm_model import POOLS, TimmEncoder, refuse_other_eps
 from tubelet.weights.load import load_encoder, untrained
 from tubelet.weights.locate import find_checkpoint
@@ -195,8 +196,8 @@ def _loaded(source: str | os.PathLike[str], config: EncoderConfig, a: Arguments)
     checkpoint = find_checkpoint(source)
     own = checkpoint.config() is not None
     if not own:
-        formats = ov.detect(ov.bare_names(checkpoint.entries)[0])
-        refuse_other_eps(formats[0] if formats else "packing", config)
+        found = matches((ov.FAMILY,), checkpoint.entries)
+        refuse_other_eps(found[0].format if found else "packing", config)
     encoder = load_encoder(source, config=None if own else config, device=a.device, dtype=a.dtype)
     shape = [f.name for f in fields(EncoderConfig) if f.name not in ("pixels", "eps", "head_eps", "merger")]
     other = [n for n in shape if getattr(encoder.config, n) != getattr(config, n)]

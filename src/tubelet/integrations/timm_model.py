@@ -11,6 +11,8 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError
 from tubelet.families import onevision as ov
+from tubelet.families.family import from_theirs, to_theirs
+from tubelet.families.match import matches
 from tubelet.packed import Grid, Item, Packed, all_positions, positions
 from tubelet.pixels.patchify import from_pixels
 
@@ -202,13 +204,13 @@ class TimmEncoder(nn.Module):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _converted(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        named, _ = ov.bare_names(theirs)
-        formats = ov.detect(named)
-        if not formats:
+        found = matches((ov.FAMILY,), theirs)
+        if not found:
             raise KeyMismatch("no format knows these names", unexpected=sorted(theirs))
-        refuse_other_eps(formats[0], self.encoder.config)
+        fmt, named, lines = found[0].format, found[0].named, ov.FAMILY.formats[found[0].format]
+        refuse_other_eps(fmt, self.encoder.config)
         ours = self.encoder.state_dict()
-        expected = ov.to_upstream(ours, formats[0], self.encoder.pixels.patch)
+        expected = to_theirs(ours, lines, self.encoder.config)
         shaped = [
             (k, tuple(t.shape), tuple(theirs[named[k]].shape))
             for k, t in expected.items()
@@ -218,14 +220,14 @@ class TimmEncoder(nn.Module):
         unexpected = [k for k in named if k not in expected]
         if missing or unexpected or shaped:
             raise KeyMismatch(
-                f"as {formats[0]}: {len(missing)} missing, {len(unexpected)} unexpected, {len(shaped)} mis-shaped "
+                f"as {fmt}: {len(missing)} missing, {len(unexpected)} unexpected, {len(shaped)} mis-shaped "
                 f"({', '.join([*missing, *unexpected, *(s[0] for s in shaped)][:3])} ...)",
                 missing=missing,
                 unexpected=unexpected,
                 misshaped=shaped,
             )
         shapes = {k: tuple(t.shape) for k, t in ours.items()}
-        state = ov.from_upstream(shapes, formats[0], lambda name: theirs[named[name]])
+        state = from_theirs(shapes, lines, self.encoder.config, lambda name: theirs[named[name]])
         kept = {f"head.{k}": v for k, v in self.head.state_dict().items()}
         return {**{f"encoder.{k}": v for k, v in state.items()}, **kept}
 
@@ -252,7 +254,7 @@ class TimmEncoder(nn.Module):
         return self.encoder.pooled(Packed(x.flatten(0, 1), all_positions(items).to(x.device), items, (count,) * batch))
 
 
-def refuse_other_eps(fmt: ov.Format, config: EncoderConfig) -> None:
+def refuse_other_eps(fmt: str, config: EncoderConfig) -> None:
     """Raise ConfigError where a training checkpoint, which names no eps, would run with another than its own."""
     trained = {name: c.eps for name, c in ov.SOURCES.items() if c.norm == config.norm}
     if fmt == "source" and config.eps not in trained.values():

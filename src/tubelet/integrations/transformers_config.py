@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
-from tubelet.families.onevision_config import CODE_FIELDS, HARMLESS_FIELDS
+from tubelet.families.fields import CODE_FIELDS, HARMLESS_FIELDS
 from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, INTERPOLATIONS, RESAMPLERS, RULES, PixelRecipe
 
 BACKENDS = {"tubelet": "auto", "sdpa": "sdpa", "flash_attention_2": "flash"}  # attn_implementation -> ours

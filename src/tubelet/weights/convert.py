@@ -15,11 +15,12 @@ import torch
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, WeightsError
-from tubelet.families import onevision as ov
+from tubelet.families import families, require_variant, variant_of
+from tubelet.families.family import Family
 from tubelet.packed import Item, Packed, all_positions
-from tubelet.weights.load import load_encoder, report_of
-from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, find_checkpoint, inside, root_of
-from tubelet.weights.save import save_encoder
+from tubelet.weights.load import load_encoder, open_weights, report_of
+from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, inside, root_of
+from tubelet.weights.save import known_format, save_encoder
 
 PARTS = ("pool", "merger", "window")
 EPS = ("source", "upstream")
@@ -36,8 +37,9 @@ class ConvertReport:
 
     source: str
     out: str
-    from_format: ov.Format
-    to_format: ov.Format
+    family: str
+    from_format: str
+    to_format: str
     variant: str | None
     tensors: int
     bytes: int
@@ -69,16 +71,16 @@ def convert(
     revision: str | None = None,
     overwrite: bool = False,
 ) -> ConvertReport:
-    """Write the encoder at `source` to the folder `out` in format `to`, check it, and report.
+    """Write the encoder at `source` to the folder `out` in format `to` of its family, check it, and report.
 
-    config: as in load_encoder. drop: parts the new format has no place for, given up knowingly. variant: the network
-    the result must be; None expects the counterpart of the same name and refuses a mismatch (the standard huge is not
-    the packing huge); "custom" writes any shape. eps: "source" keeps what the weights were trained with; "upstream"
-    repeats upstream's converters, which write 1e-6 and so change the outputs. unsafe_pickle: read a pickle file, in a
-    confined process. Cost: three copies of the weights and a small forward.
+    Of a whole vision-language model the vision encoder is taken. config: as in load_encoder. drop: parts the new format
+    has no place for, given up knowingly. variant: the network the result must be; None expects the counterpart of the
+    same name and refuses a mismatch (the standard huge is not the packing huge); "custom" writes any shape. eps:
+    "source" keeps what the weights were trained with; "upstream" repeats upstream's converters, which write 1e-6 and so
+    change the outputs. unsafe_pickle: read a pickle file, in a confined process. Cost: three copies of the weights and
+    a small forward.
     Raises what load_encoder and save_encoder raise, and ConfigError for a refused network.
     """
-    target = ov.known_format(to)
     for what, given, known in (("drop", drop, PARTS), ("eps", (eps,), EPS)):
         if not set(given) <= set(known):
             raise ConfigError(f"{what} is one of {', '.join(known)}", expected=known, got=tuple(given))
@@ -94,11 +96,15 @@ def convert(
             digest = _digest([weights])
             weights, skipped = made.path, tuple(made.skipped)
         else:
-            digest = _digest([header.path for header in find_checkpoint(weights, revision).files])
+            opened = open_weights(weights, config=config, revision=revision)
+            digest = _digest([header.path for header in opened.checkpoint.files])
         first = load_encoder(weights, config=config, revision=revision)
         report = report_of(first)
         assert report is not None
-        _check_network(first.config, report.format, target, variant)
+        assert report.format is not None
+        family = next(f for f in families() if f.name == report.family)
+        target = known_format(family, to)
+        check_network(first.config, family, report.format, target, variant)
         second = _without(first, drop, eps)
         notes = {"converted_from": report.format, "source_sha256": digest}
         save_encoder(second, out, target, overwrite=overwrite, notes=notes)
@@ -110,6 +116,7 @@ def convert(
     result = ConvertReport(
         source=Path(source).name,
         out=str(out),
+        family=family.name,
         from_format=report.format,
         to_format=target,
         variant=after.variant,
@@ -122,7 +129,7 @@ def convert(
         head_eps=written.config.eps if written.config.head_eps is None else written.config.head_eps,
         dropped=tuple(drop),
         skipped=skipped,
-        table=ov.TABLE_ID,
+        table=family.table_id,
         source_sha256=digest,
     )
     (Path(out) / REPORT).write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -131,16 +138,16 @@ def convert(
     return result
 
 
-def _check_network(config: EncoderConfig, fmt: ov.Format, to: ov.Format, variant: str | None) -> None:
+def check_network(config: EncoderConfig, family: Family, fmt: str, to: str, variant: str | None) -> None:
     """Refuse a network that is not the one `variant` names, or not the counterpart of its own name in `to`."""
     if variant == CUSTOM:
         return
     if variant is None:
-        name = ov.variant_of(config, fmt)
-        variant = _counterpart(name, to) if name else None
-        if variant is None or ov.variant_of(config, to) is not None:
+        name = variant_of(config, family, fmt)
+        variant = family.dialects.counterpart(name, to) if name and family.dialects else None
+        if variant is None or variant_of(config, family, to) is not None:
             return
-    wanted = ov.require_variant(variant)
+    wanted = require_variant(variant)[1]
     if _network(wanted) != _network(config):
         raise ConfigError(
             f"this network is {_network(config)}, {variant} is {_network(wanted)}; variant='custom' writes any",
@@ -154,16 +161,6 @@ def _network(config: EncoderConfig) -> str:
         f"{config.layers} layers x {config.hidden}, {config.heads} heads, MLP {config.mlp}, "
         f"patch {config.pixels.patch}, {config.norm} norm"
     )
-
-
-def _counterpart(name: str, to: ov.Format) -> str | None:
-    """The variant of format `to` with the same size word, as upstream's converters pair them; None outside LlavaViT."""
-    if not name.startswith("llava_vit_"):
-        return None
-    size = name.removeprefix("llava_vit_").removeprefix("packing_").removesuffix("_ln")
-    pattern = {"packing": "llava_vit_packing_{}", "standard": "llava_vit_{}", "source": "llava_vit_{}_ln"}.get(to)
-    found = pattern.format(size) if pattern else None
-    return found if found in ov.VARIANTS or found in ov.SOURCES else None
 
 
 def _without(encoder: Encoder, drop: Sequence[str], eps: str) -> Encoder:
@@ -182,7 +179,7 @@ def _without(encoder: Encoder, drop: Sequence[str], eps: str) -> Encoder:
         out = Encoder(config)
     state = encoder.state_dict()
     out.load_state_dict({name: state[name] for name in out.state_dict()}, assign=True)
-    out.__dict__.update(untrained=getattr(encoder, "untrained", False))
+    out.__dict__.update(untrained=getattr(encoder, "untrained", False), report=report_of(encoder))
     return out.eval()
 
 
@@ -213,8 +210,9 @@ def _compare_outputs(first: Encoder, second: Encoder, seed: int = 0) -> tuple[fl
     lengths = tuple(i.grid.rows for i in items)
     order = merge if first.pixels.order == "block" else 1
     p = Packed(rows, all_positions(items, merge=order), items, lengths)
-    tokens = [encoder.float().trunk(p) for encoder in (first, second)]
-    difference = float((tokens[0].x - tokens[1].x).abs().max())
-    if first.pool is None or second.pool is None:
+    runs = [encoder.float().features(p) for encoder in (first, second)]
+    difference = float((runs[0].trunk.x - runs[1].trunk.x).abs().max())
+    pooled = [run.pooled for run in runs]
+    if pooled[0] is None or pooled[1] is None:
         return difference, None
-    return difference, float((first.pooled(tokens[0]) - second.pooled(tokens[1])).abs().max())
+    return difference, float((pooled[0] - pooled[1]).abs().max())

@@ -1,18 +1,20 @@
 """Weights into an encoder: strict, from safetensors only, and whole or not at all.
 
-    find files -> check headers -> read config -> compare every name and shape -> read tensors -> a new Encoder
+    find files -> read config and names -> which family -> check headers of the shards it needs
+               -> compare every name and shape -> read its tensors, no others -> a new Encoder
 
 Nothing is allocated before names and shapes agree, and the encoder is built without values first, so an error at any
-point leaves nothing behind.
+point leaves nothing behind. Of a whole vision-language model only the vision part's tensors are read, and only the
+shards they stand in are opened (of a hub's: fetched).
 """
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,27 +23,33 @@ from torch import Tensor
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, UnsafeFile
-from tubelet.families import find
-from tubelet.families import onevision as ov
+from tubelet.families import families, find, format_of, home_of, read_config, require_variant, variant_of, write_config
+from tubelet.families.family import Family, from_theirs, to_theirs
+from tubelet.families.match import Match, matches
 from tubelet.weights.header import Entry
-from tubelet.weights.locate import Checkpoint, find_checkpoint
+from tubelet.weights.locate import Checkpoint, find_checkpoint, find_place
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INIT_STD = 0.02
 
 
+Shapes = dict[str, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class LoadReport:
-    """What was loaded. bytes: of the tensors read. ignored: keys that are not part of the encoder by rule (rotary
-    buffers, the language model of a whole checkpoint). initialised: upstream names that were allowed to be missing."""
+    """What was loaded. family, format, variant: None for an encoder that is of none. prefix: what its keys begin with
+    in the file. bytes: of the tensors read. ignored: keys that are not part of the encoder by rule (rotary buffers, the
+    language model of a whole checkpoint). initialised: upstream names that were allowed to be missing."""
 
     source: str
-    family: str
-    format: ov.Format
+    family: str | None
+    format: str | None
     variant: str | None
     tensors: int
     bytes: int
     dtype: str
+    prefix: str = ""
     ignored: tuple[str, ...] = ()
     initialised: tuple[str, ...] = ()
     untrained: bool = False
@@ -49,6 +57,19 @@ class LoadReport:
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values, for JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class Opened(NamedTuple):
+    """A checkpoint whose family is known: its files, its names, and the encoder it describes."""
+
+    checkpoint: Checkpoint
+    match: Match
+    config: EncoderConfig
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """The encoder's tensors by their bare names."""
+        return {name: self.checkpoint.entries[key] for name, key in self.match.named.items()}
 
 
 def load_encoder(
@@ -61,33 +82,32 @@ def load_encoder(
     allow_missing: Sequence[str] = (),
     allow_nonfinite: bool = False,
 ) -> Encoder:
-    """An encoder with the weights of a folder, a .safetensors file or a hub id, in any of the family's four formats.
+    """An encoder with the weights of a folder, a .safetensors file or a hub id, in any format of any family.
 
-    config: a configuration or the name of a variant instead of the file's config.json, which is then not read. Without
-    either, the shapes must fit exactly one variant. dtype: None keeps the stored type (the widest, where files mix).
-    allow_missing: upstream names that may be absent and are then initialised. `report_of` says what was done.
-    Raises KeyMismatch (with all missing, unexpected and mis-shaped names), ConfigError, UnsafeFile, UnsafePath,
-    NotFinite, or WeightsError when nothing is there.
+    The file may hold a vision encoder alone or a whole vision-language model, whose other tensors are not read; of its
+    config.json the part under vision_config counts. config: a configuration or the name of a variant instead of the
+    file's config.json, which is then not read. Without either, the shapes must fit exactly one variant. dtype: None
+    keeps the stored type (the widest, where files mix). allow_missing: upstream names that may be absent and are then
+    initialised. `report_of` says what was done. Raises KeyMismatch (with all missing, unexpected and mis-shaped names),
+    ConfigError, UnsafeFile, UnsafePath, NotFinite, or WeightsError when nothing is there.
 
         >>> encoder = load_encoder("weights/ov-large", dtype=torch.bfloat16)  # doctest: +SKIP
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ConfigError(f"weights are floating point numbers, not {dtype}", got=str(dtype))
-    checkpoint = find_checkpoint(source, revision)
-    named, ignored = ov.bare_names(checkpoint.entries)
-    raw = checkpoint.config() if config is None else None
-    family, fmt = find(raw, named)
-    entries = {name: checkpoint.entries[key] for name, key in named.items()}
-    settled = _settle(config, raw, fmt, entries, checkpoint.name)
-    encoder, expected = _skeleton(settled, fmt)
-    initialised = compare_names(expected, entries, allow_missing, checkpoint.name)
+    opened = open_weights(source, config=config, revision=revision)
+    checkpoint, match, settled = opened
+    entries, lines = opened.entries, match.family.formats[match.format]
+    encoder, expected = skeleton(settled, match.family, match.format)
+    unused = {name: shape(settled) for name, shape in match.family.unused.items()}
+    initialised = compare_names(expected, entries, allow_missing, checkpoint.name, unused, lambda: _described(match))
     kind = dtype or stored_type([entries[name] for name in expected if name in entries])
-    fresh = ov.to_upstream(initial_state(settled), fmt, settled.pixels.patch) if initialised else {}
+    fresh = to_theirs(initial_state(settled), lines, settled) if initialised else {}
     shapes = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
     with TensorReader(checkpoint) as reader:
 
         def read(name: str) -> Tensor:
-            tensor = (fresh[name] if name in initialised else reader(named[name])).to(device, kind, copy=True)
+            tensor = (fresh[name] if name in initialised else reader(match.named[name])).to(device, kind, copy=True)
             if not allow_nonfinite and not bool(tensor.isfinite().all()):
                 raise NotFinite(
                     f"NaN or infinity in {name} as {kind}; allow_nonfinite=True loads it",
@@ -96,21 +116,44 @@ def load_encoder(
                 )
             return tensor
 
-        state = ov.from_upstream(shapes, fmt, read)
-    encoder.load_state_dict(state, assign=True)
+        state = from_theirs(shapes, lines, settled, read)
+    encoder.load_state_dict({name: _alone(tensor) for name, tensor in state.items()}, assign=True)
     report = LoadReport(
         source=checkpoint.name,
-        family=family,
-        format=fmt,
-        variant=ov.variant_of(settled, fmt),
+        family=match.family.name,
+        format=match.format,
+        variant=variant_of(settled, match.family, match.format),
         tensors=len(expected) - len(initialised),
         bytes=sum(entries[name].end - entries[name].start for name in expected if name in entries),
         dtype=str(kind).removeprefix("torch."),
-        ignored=ignored,
+        prefix=match.prefix,
+        ignored=match.ignored,
         initialised=initialised,
         untrained=checkpoint.metadata.get("untrained") == "true",
     )
     return _mark(encoder, report)
+
+
+def open_weights(
+    source: str | os.PathLike[str], *, config: EncoderConfig | str | None = None, revision: str | None = None
+) -> Opened:
+    """`load_encoder` up to where the family, the format and the configuration are known and no tensor is read."""
+    place = find_place(source, revision)
+    if isinstance(config, str):
+        raw, (family, settled) = None, require_variant(config)
+        found = matches((family,), place.home)
+        if not found:
+            raise ConfigError(f"no tensor has a name of {family.name}'s, which {config} is", source=place.name)
+    else:
+        raw, settled = (place.config(), None) if config is None else (None, config)
+        found = find(raw, place.home)
+    checkpoint = place.checkpoint({key for match in found for key in match.named.values()})
+    if raw is not None:
+        return Opened(checkpoint, found[0], read_config(raw, found[0].family, found[0].format))
+    tried = [Opened(checkpoint, match, settled) for match in found] if settled is not None else []
+    if tried:
+        return next((one for one in tried if _fits(one)), tried[0])
+    return _by_shapes(checkpoint, found)
 
 
 def untrained(variant: str | EncoderConfig, seed: int = 0) -> Encoder:
@@ -122,15 +165,18 @@ def untrained(variant: str | EncoderConfig, seed: int = 0) -> Encoder:
         >>> untrained("llava_vit_packing_small").untrained
         True
     """
-    config = ov.require_variant(variant) if isinstance(variant, str) else variant
+    if isinstance(variant, str):
+        family, config = require_variant(variant)
+        name, home = variant, (family, format_of(family, variant))
+    else:
+        name, config, home = None, variant, home_of(variant)
     with torch.device("meta"):
         encoder = Encoder(config)
     state = initial_state(config, seed)
     encoder.load_state_dict(state, assign=True)
-    name = variant if isinstance(variant, str) else None
-    fmt = ov.FORMAT_OF.get(name or "", "packing")
     size = sum(t.numel() * t.element_size() for t in state.values())
-    return _mark(encoder, LoadReport("untrained", "onevision", fmt, name, len(state), size, "float32", untrained=True))
+    family, fmt = (home[0].name, home[1]) if home else (None, None)
+    return _mark(encoder, LoadReport("untrained", family, fmt, name, len(state), size, "float32", untrained=True))
 
 
 def report_of(encoder: Encoder) -> LoadReport | None:
@@ -153,51 +199,78 @@ def read_state(source: str | os.PathLike[str], *, revision: str | None = None) -
 # ---- the steps
 
 
-def _settle(
-    config: EncoderConfig | str | None,
-    raw: dict[str, Any] | None,
-    fmt: ov.Format,
-    entries: Mapping[str, Entry],
-    source: str,
-) -> EncoderConfig:
-    """The configuration: the caller's, the file's, or the one variant that has exactly these shapes."""
-    if isinstance(config, str):
-        return ov.require_variant(config)
-    if config is not None:
-        return config
-    if raw is not None:
-        return ov.config_from(raw, fmt)
-    found = {name: entry.shape for name, entry in entries.items()}
-    known = {name: c for name, c in {**ov.VARIANTS, **ov.SOURCES}.items() if ov.FORMAT_OF[name] == fmt}
-    fits = [name for name, c in known.items() if _skeleton(c, fmt)[1] == found]
+def _by_shapes(checkpoint: Checkpoint, found: Sequence[Match]) -> Opened:
+    """The one published network that has exactly these tensors."""
+    fits: dict[str, Opened] = {}
+    tried: list[str] = []
+    for match in found:
+        for name, config in match.family.variants.items():
+            if match.family.dialects is None or format_of(match.family, name) == match.format:
+                opened = Opened(checkpoint, match, config)
+                tried.append(name)
+                if _fits(opened):
+                    fits[name] = opened
     if len(fits) != 1:
-        choice = f"shapes fit {' and '.join(fits)}" if fits else f"shapes fit none of {', '.join(known)}"
+        choice = f"shapes fit {' and '.join(fits)}" if fits else f"shapes fit none of {', '.join(tried)}"
         raise ConfigError(
             f"no config.json, and the {choice}: pass config=, a configuration or the name of a variant",
-            source=source,
+            source=checkpoint.name,
             expected="config.json",
             got=tuple(fits),
         )
-    return known[fits[0]]
+    return next(iter(fits.values()))
 
 
-def _skeleton(config: EncoderConfig, fmt: ov.Format) -> tuple[Encoder, dict[str, tuple[int, ...]]]:
-    """The encoder without values, and the shapes of all its tensors by their names in `fmt`."""
+def _fits(opened: Opened) -> bool:
+    """Whether the family can say what this encoder is, and the file has exactly its tensors."""
+    match = opened.match
+    try:
+        write_config(opened.config, match.family, match.format)
+        expected = skeleton(opened.config, match.family, match.format)[1]
+    except ConfigError:  # this family has no names for a part of it
+        return False
+    spare = match.family.unused.keys() - expected.keys()
+    return {n: e.shape for n, e in opened.entries.items() if n not in spare} == expected
+
+
+def skeleton(config: EncoderConfig, family: Family, fmt: str) -> tuple[Encoder, Shapes]:
+    """The encoder without values, and the shapes of all its tensors by their bare names in this format."""
     with torch.device("meta"):
         encoder = Encoder(config)
-    theirs = ov.to_upstream(encoder.state_dict(), fmt, config.pixels.patch)
+    theirs = to_theirs(encoder.state_dict(), family.formats[fmt], config)
     return encoder, {name: tuple(t.shape) for name, t in theirs.items()}
 
 
+def _described(match: Match) -> str:
+    """What the tensors were taken for, and what they look more like."""
+    under = f" under {match.prefix!r}" if match.prefix else ""
+    other = next(iter(matches(families(), match.named.values())), match)
+    better = f"; the names are rather {other.family.name}'s" if other.known > match.known else ""
+    return f", read as {match.family.name}{under}{better}"
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """`tensor` contiguous and with no neighbours in its memory."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
 def compare_names(
-    expected: Mapping[str, tuple[int, ...]], entries: Mapping[str, Entry], allowed: Sequence[str], source: str
+    expected: Mapping[str, tuple[int, ...]],
+    entries: Mapping[str, Entry],
+    allowed: Sequence[str],
+    source: str,
+    unused: Mapping[str, tuple[int, ...]] | None = None,
+    described: Callable[[], str] = str,
 ) -> tuple[str, ...]:
-    """Every name and shape, before any value is read; returns the allowed misses. Raises KeyMismatch."""
+    """Every name and shape, before any value is read; returns the allowed misses. unused: names that may be there and
+    are not read. described: how the message says what the tensors were taken for. Raises KeyMismatch."""
     missing = [name for name in expected if name not in entries and name not in allowed]
-    unexpected = [name for name in entries if name not in expected]
+    known = {**(unused or {}), **expected}
+    unexpected = [name for name in entries if name not in known]
     misshaped = [
         (name, shape, entries[name].shape)
-        for name, shape in expected.items()
+        for name, shape in known.items()
         if name in entries and (entries[name].shape != shape or entries[name].dtype not in _FLOATS)
     ]
     if missing or unexpected or misshaped:
@@ -212,7 +285,7 @@ def compare_names(
             kind = entries[name].dtype
             parts.append(f"{len(misshaped)} mis-shaped ({name} is {kind} {got}, expected {shape} of floats)")
         raise KeyMismatch(
-            f"the tensors do not fit: {'; '.join(parts)}",
+            f"the tensors do not fit: {'; '.join(parts)}{described()}",
             missing=missing,
             unexpected=unexpected,
             misshaped=misshaped,

@@ -6,7 +6,8 @@ the folder. Pickle files are refused by their names and never opened; `tubelet c
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MAX_SHARDS = 4096
 MAX_JSON_BYTES = 64 << 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-_HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Checked files of one checkpoint. entries: every tensor by its key in the files; home: the file it stands in;
-    root: the folder that nothing may lead out of."""
+    """Checked files of one checkpoint. entries: every tensor of the read files by its key in them; home: the file it
+    stands in; root: the folder that nothing may lead out of."""
 
     name: str
     files: tuple[Header, ...]
@@ -40,24 +41,64 @@ class Checkpoint:
 
     def config(self) -> dict[str, Any] | None:
         """config.json beside the weights, parsed strictly. Raises ConfigError when it is not a JSON object."""
-        path = self.folder / CONFIG
-        if not path.is_symlink() and not path.exists():
-            return None
-        data = strict_json(_read(inside(path, self.root), ConfigError), ConfigError, CONFIG)
-        if not isinstance(data, dict):
-            raise ConfigError("a configuration is a JSON object", source=CONFIG, got=type(data).__name__)
-        return data
+        return _config(self.folder, self.root)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a checkpoint is and which tensors it has, before any shard is opened. home: key -> the plain name of its
+    file; index: the index they were read from, None for a single file; fetch: brings files by name into the folder."""
+
+    name: str
+    folder: Path
+    root: Path
+    home: Mapping[str, str]
+    index: str | None = None
+    fetch: Callable[[Sequence[str]], None] | None = None
+    header: Header | None = None
+
+    def config(self) -> dict[str, Any] | None:
+        """config.json beside the weights, parsed strictly. Raises ConfigError when it is not a JSON object."""
+        return _config(self.folder, self.root)
+
+    def checkpoint(self, keys: Collection[str] | None = None) -> Checkpoint:
+        """The files that hold these tensors (None: all), headers checked; the others are neither fetched nor opened."""
+        if self.header is not None:
+            home = dict.fromkeys(self.header.tensors, self.header.path)
+            return Checkpoint(self.name, (self.header,), self.header.tensors, home, self.folder, self.root)
+        shards = sorted({self.home[key] for key in (self.home if keys is None else keys)})
+        if self.fetch is not None:
+            self.fetch(shards)
+        headers = {shard: read_header(inside(self.folder / shard, self.root)) for shard in shards}
+        entries: dict[str, Entry] = {}
+        home = {}
+        for shard, header in headers.items():
+            for key, entry in header.tensors.items():
+                if self.home.get(key) != shard:
+                    message = f"the index and the shard disagree about {key!r:.80}"
+                    raise UnsafeFile(message, source=shard, got=key[:200])
+                entries[key], home[key] = entry, header.path
+        absent = [key for key, shard in self.home.items() if shard in headers and key not in entries]
+        if absent:
+            message = f"{absent[0]!r:.80} is not in the shard the index names"
+            raise UnsafeFile(message, source=self.index, got=absent[:8])
+        return Checkpoint(self.name, tuple(headers.values()), entries, home, self.folder, self.root)
 
 
 def find_checkpoint(source: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
-    """The checkpoint at a folder, a .safetensors or index file, or a hub id; headers read and checked, no tensor yet.
+    """The whole checkpoint at a folder, a .safetensors or index file, or a hub id; headers checked, no tensor yet.
 
     Raises WeightsError when nothing is there, UnsafeFile and UnsafePath for what must not be read.
     """
+    return find_place(source, revision).checkpoint()
+
+
+def find_place(source: str | os.PathLike[str], revision: str | None = None) -> Place:
+    """The same before shards are opened: from a hub only its configuration and index, or its one file, are fetched."""
     path = Path(source)
     if not path.exists():
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
-            return _from_folder(_download(str(source), revision), str(source))
+            return _from_hub(str(source), revision)
         raise WeightsError("no such file or folder, and not a hub id of the form owner/name", source=str(source)[:200])
     if path.is_dir():
         return _from_folder(path, str(source))
@@ -80,7 +121,7 @@ def _pickle(name: str) -> UnsafeFile:
     )
 
 
-def _from_folder(folder: Path, name: str) -> Checkpoint:
+def _from_folder(folder: Path, name: str) -> Place:
     root = root_of(folder)
     if (folder / SINGLE).is_symlink() or (folder / SINGLE).exists():
         return _single(folder / SINGLE, root, name)
@@ -92,12 +133,25 @@ def _from_folder(folder: Path, name: str) -> Checkpoint:
     raise WeightsError(f"the folder has neither {SINGLE} nor {INDEX}", source=name, expected=(SINGLE, INDEX))
 
 
-def _single(path: Path, root: Path, name: str) -> Checkpoint:
+def _from_hub(repo: str, revision: str | None) -> Place:
+    folder = _download(repo, revision, (CONFIG, INDEX))
+    commit = folder.name if _COMMIT.fullmatch(folder.name) else revision  # the second call must not see a newer one
+    if not (folder / INDEX).exists():
+        return _from_folder(_download(repo, commit, (CONFIG, SINGLE)), repo)
+    place = _sharded(folder / INDEX, root_of(folder), repo)
+
+    def fetch(shards: Sequence[str]) -> None:
+        _download(repo, commit, (CONFIG, INDEX, *shards))
+
+    return replace(place, fetch=fetch)
+
+
+def _single(path: Path, root: Path, name: str) -> Place:
     header = read_header(inside(path, root))
-    return Checkpoint(name, (header,), header.tensors, dict.fromkeys(header.tensors, header.path), path.parent, root)
+    return Place(name, path.parent, root, dict.fromkeys(header.tensors, path.name), header=header)
 
 
-def _sharded(index: Path, root: Path, name: str) -> Checkpoint:
+def _sharded(index: Path, root: Path, name: str) -> Place:
     data = strict_json(_read(inside(index, root), UnsafeFile), UnsafeFile, index.name)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
@@ -112,18 +166,7 @@ def _sharded(index: Path, root: Path, name: str) -> Checkpoint:
             raise (
                 _pickle(shard) if Path(shard).suffix in PICKLES else UnsafeFile("not a safetensors shard", source=shard)
             )
-    headers = {shard: read_header(inside(index.parent / shard, root)) for shard in shards}
-    entries: dict[str, Entry] = {}
-    home: dict[str, Path] = {}
-    for shard, header in headers.items():
-        for key, entry in header.tensors.items():
-            if weight_map.get(key) != shard:
-                raise UnsafeFile(f"the index and the shard disagree about {key!r:.80}", source=shard, got=key[:200])
-            entries[key], home[key] = entry, header.path
-    absent = [key for key in weight_map if key not in entries]
-    if absent:
-        raise UnsafeFile(f"{absent[0]!r:.80} is not in the shard the index names", source=index.name, got=absent[:8])
-    return Checkpoint(name, tuple(headers.values()), entries, home, index.parent, root)
+    return Place(name, index.parent, root, weight_map, index=index.name)
 
 
 def root_of(folder: Path) -> Path:
@@ -144,6 +187,16 @@ def inside(path: Path, root: Path) -> Path:
     return resolved
 
 
+def _config(folder: Path, root: Path) -> dict[str, Any] | None:
+    path = folder / CONFIG
+    if not path.is_symlink() and not path.exists():
+        return None
+    data = strict_json(_read(inside(path, root), ConfigError), ConfigError, CONFIG)
+    if not isinstance(data, dict):
+        raise ConfigError("a configuration is a JSON object", source=CONFIG, got=type(data).__name__)
+    return data
+
+
 def _read(path: Path, error: type[WeightsError]) -> bytes:
     if not path.is_file():
         raise error("not a regular file", source=path.name)
@@ -153,12 +206,12 @@ def _read(path: Path, error: type[WeightsError]) -> bytes:
     return path.read_bytes()
 
 
-def _download(repo: str, revision: str | None) -> Path:
-    """The local snapshot of a hub repository, with nothing in it but configurations and safetensors."""
+def _download(repo: str, revision: str | None, files: Sequence[str]) -> Path:
+    """The local snapshot of a hub repository, with these files in it where it has them."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
     except (OSError, ValueError, HfHubHTTPError) as e:
         raise WeightsError("neither a local path nor a repository that could be fetched", source=repo) from e

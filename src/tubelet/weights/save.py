@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from tubelet.encoder.model import Encoder
-from tubelet.errors import WeightsError
-from tubelet.families import onevision as ov
+from tubelet.errors import ConfigError, WeightsError
+from tubelet.families import families, home_of, write_config
+from tubelet.families.family import Family, to_theirs
 from tubelet.weights.load import report_of
 from tubelet.weights.locate import CONFIG, SINGLE
+
+PROCESSOR = "preprocessor_config.json"
 
 
 def save_encoder(
@@ -28,25 +32,59 @@ def save_encoder(
     """Write the encoder in a format of its family (None: the one it came in) and return the folder.
 
     The folder appears whole or not at all: it is written beside its place, flushed and renamed. The configuration
-    carries the encoder's own eps. `notes` go into the safetensors metadata. Cost: one copy of the weights.
+    carries the encoder's own eps; tensors upstream keeps and never reads are zeros; a preprocessor configuration is
+    written where the family has one. `notes` go into the safetensors metadata. Cost: one copy of the weights.
     Raises ConfigError when the format cannot say what the encoder is, WeightsError when the folder is in use.
     """
-    report = report_of(encoder)
-    layout = ov.known_format(fmt or (report.format if report else "packing"))
-    config = ov.config_to(encoder.config, layout)
-    kind = str(encoder.patch.weight.dtype).removeprefix("torch.")
-    metadata = {"format": "pt", "layout": layout, "table": ov.TABLE_ID, **(notes or {})}
+    family, layout = _layout(encoder, fmt)
+    config = write_config(encoder.config, family, layout)
+    dtype = encoder.patch.weight.dtype
+    metadata = {"format": "pt", "layout": layout, "table": family.table_id, **(notes or {})}
     if getattr(encoder, "untrained", False):
         metadata["untrained"] = "true"
-    theirs = ov.to_upstream(encoder.state_dict(), layout, encoder.pixels.patch)
-    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in theirs.items()}
+    theirs = to_theirs(encoder.state_dict(), family.formats[layout], encoder.config)
+    unused = {name: torch.zeros(shape(encoder.config), dtype=dtype) for name, shape in family.unused.items()}
+    tensors = {
+        family.prefixes[0] + name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in {**unused, **theirs}.items()
+    }
+    files = {CONFIG: {**config, "dtype": str(dtype).removeprefix("torch.")}}
+    if family.processor_to is not None:
+        files[PROCESSOR] = family.processor_to(encoder.config)
     with staged(Path(folder), overwrite) as beside:
         (beside / SINGLE).touch()  # its mode is the one the user's umask gives; the writer would make it private
         mode = (beside / SINGLE).stat().st_mode
         save_file(tensors, str(beside / SINGLE), metadata=metadata)
         (beside / SINGLE).chmod(mode)
-        (beside / CONFIG).write_text(json.dumps({**config, "dtype": kind}, indent=2) + "\n", encoding="utf-8")
+        for name, said in files.items():
+            (beside / name).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     return Path(folder)
+
+
+def _layout(encoder: Encoder, fmt: str | None) -> tuple[Family, str]:
+    """The family and format to write: of the encoder's own family; of one built by hand, any that has the format."""
+    report = report_of(encoder)
+    if report is not None and report.family is not None and report.format is not None:
+        family = next(f for f in families() if f.name == report.family)
+        return family, known_format(family, fmt or report.format)
+    if fmt is None:
+        home = home_of(encoder.config)
+        if home is None:
+            raise ConfigError("no family can say what this encoder is", expected=tuple(f.name for f in families()))
+        return home
+    having = [family for family in families() if fmt in family.formats]
+    if not having:
+        known = tuple(name for family in families() for name in family.formats)
+        raise ConfigError(f"the formats are {', '.join(known)}", expected=known, got=fmt)
+    return having[0], fmt
+
+
+def known_format(family: Family, fmt: str) -> str:
+    """`fmt` where it is a format of the family. Raises ConfigError listing them."""
+    if fmt not in family.formats:
+        known = tuple(family.formats)
+        raise ConfigError(f"the formats of {family.name} are {', '.join(known)}", expected=known, got=fmt)
+    return fmt
 
 
 @contextmanager

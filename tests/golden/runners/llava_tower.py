@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tubelet.families import onevision as ov
+from tubelet.families.match import matches
 from tubelet.integrations.llava import MERGES, VisionTower, encode_images
 from tubelet.project import build_projector
 
@@ -35,7 +36,7 @@ class Towers:
 
     def __init__(self, case: Case) -> None:
         weights = {k: v for k, v in case.weights.items() if not k.startswith(PROJECTOR)}
-        self.format = ov.detect(ov.bare_names(weights)[0])[0]
+        self.format = matches((ov.FAMILY,), weights)[0].format
         self.encoder = build(source_config(case.config, self.format), weights, self.format)
 
     def tower(self, selection: str, projector: str = "spatial_merge") -> VisionTower:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.families import onevision as ov
+from tubelet.families.match import matches
 from tubelet.weights.convert import UPSTREAM_EPS, convert
 from tubelet.weights.load import load_encoder, read_state
 from tubelet.weights.save import save_encoder
@@ -29,10 +30,10 @@ RESULTS = {
     "pooled": "pooler_output",
     "pooler_output": "pooler_output",
 }
-MODELS: dict[str, ov.Format] = {f: f for f in ov.FORMATS} | {"packed": "packing", "head": "standard"}
+MODELS: dict[str, str] = {f: f for f in ov.FORMATS} | {"packed": "packing", "head": "standard"}
 
 
-def source_config(config: dict[str, Any], fmt: ov.Format) -> EncoderConfig:
+def source_config(config: dict[str, Any], fmt: str) -> EncoderConfig:
     """The configuration of the weights as they are, with the training model's own eps where the case says them."""
     fields = {k: v for k, v in config.items() if not k.startswith("source_")}
     if fmt != "source":
@@ -46,15 +47,14 @@ def source_config(config: dict[str, Any], fmt: ov.Format) -> EncoderConfig:
 
 
 def run_convert(case: Case) -> None:
-    named, _ = ov.bare_names(case.weights)
-    fmt = ov.detect(named)[0]
+    fmt = matches((ov.FAMILY,), case.weights)[0].format
     config = source_config(case.config, fmt)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save_file({k: v.contiguous() for k, v in case.weights.items()}, str(folder / "raw.safetensors"))
         origin = load_encoder(folder / "raw.safetensors", config=config)
         save_encoder(origin, folder / "origin", fmt)
-        asked: dict[ov.Format, Path] = {fmt: folder / "origin"}
+        asked: dict[str, Path] = {fmt: folder / "origin"}
         for name in case.outputs:
             target = MODELS.get(name.partition(".")[0].removeprefix("sd_"))
             if target is None:
@@ -71,7 +71,7 @@ def run_convert(case: Case) -> None:
                 case.check(name, entry(path, rest), exact=True)
 
 
-def convert_like_upstream(paths: dict[ov.Format, Path], fmt: ov.Format, to: ov.Format, config: dict[str, Any]) -> None:
+def convert_like_upstream(paths: dict[str, Path], fmt: str, to: str, config: dict[str, Any]) -> None:
     """As upstream's converters do, which give a training checkpoint 1e-6 for its eps; and once keeping the eps, which
     must not change a single bit of the outputs."""
     upstream = fmt == "source" and config.get("layer_norm_eps", UPSTREAM_EPS) == UPSTREAM_EPS
@@ -94,7 +94,7 @@ def result(folder: Path, case: Case, output: str) -> Tensor:
     encoder = load_encoder(folder)
     batched = re.search(r"packing|ov2", folder.name) is None and "pixel_values" in case.inputs
     if folder.name == "origin" and "pixel_values" in case.inputs:
-        batched = ov.detect(ov.bare_names(case.weights)[0])[0] in ("source", "standard")
+        batched = matches((ov.FAMILY,), case.weights)[0].format in ("source", "standard")
     call = batch_call(case.inputs, encoder.config, False) if batched else packed_call(case.inputs, encoder.config)
     outputs = outputs_of(encoder, call)
     if output not in outputs:

@@ -15,6 +15,8 @@ from tubelet.encoder.attention import frame_segments, item_segments
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder, tokens_merged
 from tubelet.families import onevision as ov
+from tubelet.families.family import from_theirs, to_theirs
+from tubelet.families.match import matches
 from tubelet.packed import Item, Packed, all_positions
 from tubelet.pixels.patchify import from_pixels
 
@@ -45,17 +47,17 @@ def encoder_config(config: Mapping[str, Any], kind: str) -> EncoderConfig:
     return ov.config_from({"model_type": model_type, **config}, fmt)
 
 
-def build(config: EncoderConfig, weights: Mapping[str, Tensor], fmt: ov.Format) -> Encoder:
+def build(config: EncoderConfig, weights: Mapping[str, Tensor], fmt: str) -> Encoder:
     """An encoder with the case's weights: every tensor used, none missing. Raises Mismatch."""
-    named, _ = ov.bare_names(weights)
+    named, lines = matches((ov.FAMILY,), weights)[0].named, ov.FAMILY.formats[fmt]
     with torch.device("meta"):
         encoder = Encoder(config)
-    expected = ov.to_upstream(encoder.state_dict(), fmt, config.pixels.patch)
+    expected = to_theirs(encoder.state_dict(), lines, config)
     if {k: t.shape for k, t in expected.items()} != {k: weights[named[k]].shape for k in named}:
         names = sorted(set(expected) ^ set(named))
         raise Mismatch(f"weights do not fit the configuration: {', '.join(names[:4]) or 'shapes differ'}")
     shapes = {k: tuple(t.shape) for k, t in encoder.state_dict().items()}
-    state = ov.from_upstream(shapes, fmt, lambda name: weights[named[name]].clone())
+    state = from_theirs(shapes, lines, config, lambda name: weights[named[name]].clone())
     encoder.load_state_dict(state, assign=True)
     return encoder.eval()
 
@@ -167,7 +169,7 @@ def run_gradients(case: Case, encoder: Encoder, kind: str) -> None:
                 loss = loss + (got[output] * case.inputs[cotangent]).mean()
         loss.backward()
         gradients = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in encoder.named_parameters()}
-        theirs = ov.to_upstream(gradients, MODELS[kind][1], encoder.pixels.patch)
+        theirs = to_theirs(gradients, ov.FAMILY.formats[MODELS[kind][1]], encoder.config)
         got |= {f"grad.{k}": v for k, v in theirs.items()}
         got["loss"] = loss
         if call.source.grad is not None:
