@@ -14,7 +14,7 @@ item at a time where its class takes pictures of one size; that is the slow twin
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,11 +311,16 @@ def _gradients(module: nn.Module) -> dict[str, Tensor]:
 
 
 def in_memory(pair: Pair) -> tuple[Sequence[Line], set[str]]:
-    """The key table of the names the peer's modules have, and those names. They are not always the stored ones: it is
-    the family's format that has most of them."""
+    """The key table of the names the peer's modules have, and those names."""
     names = {bare_name(name, pair.family) for name, _ in pair.peer.named_parameters()}
-    state = {name: p.detach() for name, p in pair.ours.named_parameters()}
-    tables = [(lines, set(to_theirs(state, lines, pair.config))) for lines in pair.family.formats.values()]
+    return in_memory_of(names, pair.ours, pair.family)
+
+
+def in_memory_of(names: Set[str], ours: Encoder, family: Family) -> tuple[Sequence[Line], set[str]]:
+    """The same for a module with parameters of these names. They are not always the stored ones: it is the family's
+    format that has most of them."""
+    state = {name: p.detach() for name, p in ours.named_parameters()}
+    tables = [(lines, set(to_theirs(state, lines, ours.config))) for lines in family.formats.values()]
     return max(tables, key=lambda table: len(names & table[1]))
 
 
@@ -368,6 +373,19 @@ def check_save_back(pair: Pair, folder: Path) -> None:
         if bare in used or bare not in pair.family.unused:
             assert torch.equal(state[name], tensor), name
     compare(run_peer(pair, pair.rows, model.eval()), run_peer(pair, pair.rows), atol=0.0)
+
+
+def check_variants(family: Family, peer: type[PreTrainedModel], config: type[PreTrainedConfig]) -> None:
+    """Every published network's configuration makes upstream's class with exactly our tensors; no value is made."""
+    for name, ours in family.variants.items():
+        with torch.device("meta"):
+            encoder, model = Encoder(ours), peer(config(**family.config_to(ours)))
+        expected = {bare_name(n, family): p.shape for n, p in model.named_parameters()}
+        lines, _ = in_memory_of(expected.keys(), encoder, family)
+        found = {n: t.shape for n, t in to_theirs(encoder.state_dict(), lines, ours).items()}
+        unused = {n: shape for n, shape in expected.items() if n not in found}
+        assert unused.keys() <= family.unused.keys(), (name, unused)
+        assert found | unused == expected, name
 
 
 def write_checkpoint(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], shards: int = 1) -> Path:

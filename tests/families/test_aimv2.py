@@ -145,6 +145,10 @@ def test_variants_say_themselves() -> None:
     assert not AIMV2.variants["aimv2_3b_patch14_448"].pool
 
 
+def test_variants_are_upstreams_sizes() -> None:
+    parity.check_variants(AIMV2, hf.Aimv2VisionModel, hf.Aimv2VisionConfig)
+
+
 def test_defaults_are_upstreams() -> None:
     said = hf.Aimv2VisionConfig().to_dict()
     fields = {n: f for n, f in FIELDS.items() if n != "use_bias"}

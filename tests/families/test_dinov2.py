@@ -113,6 +113,11 @@ def test_variants_say_themselves(family: Any) -> None:
     assert family.variants[f"{family.name}_giant"].mlp == 4096
 
 
+def test_variants_are_upstreams_sizes() -> None:
+    parity.check_variants(DINOV2, hf.Dinov2Model, PLAIN)
+    parity.check_variants(DINOV2_REGISTERS, hf.Dinov2WithRegistersModel, REGISTERS)
+
+
 def test_defaults_are_upstreams() -> None:
     for family, fields, config in ((DINOV2, FIELDS, PLAIN()), (DINOV2_REGISTERS, FIELDS_REGISTERS, REGISTERS())):
         said = config.to_dict()

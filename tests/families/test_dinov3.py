@@ -112,6 +112,10 @@ def test_variants_say_themselves() -> None:
     assert (largest.mlp, largest.head_dim, largest.qkv_bias) == (8192, 128, False)
 
 
+def test_variants_are_upstreams_sizes() -> None:
+    parity.check_variants(DINOV3, hf.DINOv3ViTModel, hf.DINOv3ViTConfig)
+
+
 def test_defaults_are_upstreams() -> None:
     said = hf.DINOv3ViTConfig().to_dict()
     assert {n: said[n] for n in FIELDS} == {n: getattr(f, "default", f) for n, f in FIELDS.items()}

@@ -118,6 +118,10 @@ def test_variants_say_themselves() -> None:
     assert PIXTRAL.variants["pixtral_large_vision"].head_dim == 88
 
 
+def test_variants_are_upstreams_sizes() -> None:
+    parity.check_variants(PIXTRAL, hf.PixtralVisionModel, hf.PixtralVisionConfig)
+
+
 def test_defaults_are_upstreams() -> None:
     said = hf.PixtralVisionConfig().to_dict()
     fields = {n: f for n, f in FIELDS.items() if n not in ("head_dim", "rope_theta", "rope_parameters")}
