@@ -27,6 +27,11 @@ _HOME = {
     "build_projector": "tubelet.project",
     "load_projector": "tubelet.projector_files",
     "save_projector": "tubelet.projector_files",
+    "TokenIds": "tubelet.language.align",
+    "PositionRule": "tubelet.language.mrope",
+    "rope_index": "tubelet.language.mrope",
+    "expand_placeholders": "tubelet.language.prompt",
+    "place": "tubelet.language.place",
     "plan": "tubelet.budget",
     "contact_sheet": "tubelet.draw",
     "draw_grid": "tubelet.draw",
@@ -38,6 +43,11 @@ if TYPE_CHECKING:
     from tubelet.budget import plan as plan
     from tubelet.draw import contact_sheet as contact_sheet
     from tubelet.draw import draw_grid as draw_grid
+    from tubelet.language.align import TokenIds as TokenIds
+    from tubelet.language.mrope import PositionRule as PositionRule
+    from tubelet.language.mrope import rope_index as rope_index
+    from tubelet.language.place import place as place
+    from tubelet.language.prompt import expand_placeholders as expand_placeholders
     from tubelet.limits import Limits as Limits
     from tubelet.packed import Grid as Grid
     from tubelet.packed import Item as Item

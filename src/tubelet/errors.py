@@ -96,7 +96,11 @@ class ShapeError(InputError):
 
 
 class AlignmentError(InputError):
-    """Rows and the places for them differ in number."""
+    """Rows and the places for them differ in number.
+
+    sample: the prompt of the batch in which they do, where one is known."""
+
+    sample: int | None = None
 
 
 class WeightsError(TubeletError, ValueError):

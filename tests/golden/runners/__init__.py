@@ -9,7 +9,13 @@ from .onevision_convert import run_convert
 from .onevision_model import run_model
 from .onevision_pixels import run_preprocess
 from .onevision_tables import run_ov2_tables, run_residual_topk, run_temporal_tables
+from .shirg import run_shirg
+from .spatial_mrope import run_mrope_apply, run_rope_index
 
+SHIRG = (
+    *("v1", "v1b", "v2", "v3", "x", "fixed", "fixed768", "fixed1152", "dist", "distmod", "fovea", "fovea2", "fovea5"),
+    *("rotary", "token", "infonce"),
+)
 Runner = Callable[[Case], None]
 
 
@@ -20,6 +26,9 @@ def runner_for(case: Case) -> Runner | None:
         return run_model
     if kind == "std" and "res" in case.inputs:
         return run_residual_topk
+    for prefix, run in (("rope_index_", run_rope_index), ("mrope_apply_", run_mrope_apply)):
+        if case.name.startswith(prefix):
+            return run
     table = {
         "ov2": run_ov2_tables,
         "convert": run_convert,
@@ -27,5 +36,6 @@ def runner_for(case: Case) -> Runner | None:
         "preprocess": run_preprocess,
         "projector": run_projector,
         "tower": run_tower,
+        **dict.fromkeys(SHIRG, run_shirg),
     }
     return table.get(kind)
