@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tubelet.cli import main
+from tubelet.cli.models import PROOFS
 from tubelet.cli.terminal import file_name, seconds, visible
-from tubelet.families.onevision import VARIANTS
+from tubelet.families import families, variants
 from tubelet.weights.load import load_encoder
 
 
@@ -163,13 +164,21 @@ def test_convert_reads_a_pickle_only_when_told_to(model: Path, tmp_path: Path, c
 
 def test_models_lists_every_variant_with_its_true_size(capsys: pytest.CaptureFixture[str]):
     assert run("models", "--json") == 0
-    told = {m["name"]: m for m in json.loads(capsys.readouterr().out)["models"]}
-    assert list(told) == list(VARIANTS)
+    document = json.loads(capsys.readouterr().out)
+    told = {m["name"]: m for m in document["models"]}
+    assert list(told) == list(variants())
+    assert [f["name"] for f in document["families"]] == [f.name for f in families()]
+    assert {name for f in document["families"] for name in f["variants"]} == told.keys()
+    assert all(
+        f["verified"][p] == (p in g.verified)
+        for f, g in zip(document["families"], families(), strict=True)
+        for p in PROOFS
+    )
     assert told["llava_vit_packing_small"]["parameters"] == 12_716_928
     assert told["llava_vit_huge"]["parameters"] == 662_025_216
     assert run("models") == 0
     said = capsys.readouterr().out
-    assert all(name in said for name in VARIANTS)
+    assert all(name in said for name in (*told, *(f.name for f in families())))
     assert "12.7 M" in said
     assert "UNTRAINED" in said
 

@@ -9,8 +9,6 @@ from tubelet.cli.options import Debug, Json, Quiet, option
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, megabytes, visible
 from tubelet.errors import ConfigError
 
-Format = Literal["packing", "standard", "source", "ov2", "projector"]
-
 
 @dataclass(frozen=True)
 class Convert:
@@ -25,7 +23,7 @@ class Convert:
 
     source: Positional[Annotated[str, option("a folder, a safetensors file or a hub id", "SOURCE")]]
     out: Positional[Annotated[str, option("the folder to write", "OUT")]]
-    to: Annotated[Format, option("the format to write")]
+    to: Annotated[str, option("the format to write (tubelet models lists them), or projector", "FORMAT")]
     config: Annotated[
         str | None, option("the variant (of a projector the kind) it is, where no config.json says so", "NAME")
     ] = None
@@ -48,8 +46,12 @@ class Convert:
         """Do it; the exit code."""
         if self.to == "projector":
             return self._projector(terminal)
+        from tubelet.families import families
         from tubelet.weights.convert import convert
 
+        known = [fmt for family in families() for fmt in family.formats]
+        if self.to not in known:
+            raise UsageError(f"--to is one of {', '.join(known)} or projector")
         try:
             report = convert(
                 self.source,

@@ -10,7 +10,7 @@ from tubelet.cli.options import SEED
 from tubelet.cli.terminal import UsageError, file_name
 from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError
-from tubelet.families.onevision import VARIANTS
+from tubelet.families import variants
 from tubelet.weights.load import load_encoder, report_of, untrained
 
 
@@ -31,7 +31,7 @@ class Model:
         return {
             "name": self.name,
             "untrained": self.untrained,
-            "seed": SEED if self.name in VARIANTS else None,
+            "seed": SEED if self.name in variants() else None,
             "variant": None if report is None else report.variant,
             "dtype": self.dtype,
             "device": self.device,
@@ -55,21 +55,19 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
     Raises UsageError for a name that can be none of these and for --pool without a pooling head, InputError for a
     device that is not there, WeightsError for what cannot be loaded.
     """
-    where, kind = device_of(device), None if dtype is None else getattr(torch, dtype)
-    if config is not None and config not in VARIANTS:
+    where, kind, known = device_of(device), None if dtype is None else getattr(torch, dtype), variants()
+    if config is not None and config not in known:
         raise UsageError(f"--config {config}: no such variant; tubelet models lists them")
-    if name in VARIANTS:
+    if name in known:
         if config is not None:
             raise UsageError(f"--config says what stored weights are; {name} is a variant itself")
-        if pool and not VARIANTS[name].pool:
-            raise UsageError(f"{name} has no pooling head for --pool")
         encoder = untrained(name, seed=SEED).to(where, kind)
     else:
         if "/" not in name and "\\" not in name and not Path(name).exists():
             raise UsageError(f"--model {name}: no such variant, folder or file; tubelet models lists the variants")
         encoder = load_encoder(name, config=config, dtype=kind, device=where)
-        if pool and encoder.pool is None:
-            raise UsageError(f"{name} has no pooling head for --pool")
+    if pool and encoder.pool is None:
+        raise UsageError(f"{name} has no pooling head for --pool")
     stored = str(encoder.patch.weight.dtype).removeprefix("torch.")
     return Model(file_name(name), encoder, bool(getattr(encoder, "untrained", False)), stored, where)
 

@@ -1,4 +1,4 @@
-"""`tubelet models`: what `--model` takes by name, and what else it takes."""
+"""`tubelet models`: what `--model` takes by name, what else it takes, and what is proven of each family."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from tubelet.encoder.config import EncoderConfig
+    from tubelet.families.family import Family
+
+PROOFS = ("outputs", "gradients", "bf16", "pixels", "save_back")
 
 
 @dataclass(frozen=True)
 class Models:
-    """List the variants that can be loaded, with their sizes.
+    """List the families whose checkpoints can be loaded, what is verified of each, and the networks known by name.
 
     Example: tubelet models --json
     """
@@ -24,15 +27,31 @@ class Models:
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        from tubelet.families.onevision import FORMAT_OF, VARIANTS
+        from tubelet.families import families, format_of, variants
 
-        rows = [describe(name, config, FORMAT_OF[name]) for name, config in VARIANTS.items()]
-        terminal.show(_table(rows))
-        terminal.document({"command": "models", "default": DEFAULT_MODEL, "models": rows})
+        told = [describe_family(family) for family in families()]
+        rows = [
+            describe(name, config, family.name, format_of(family, name))
+            for name, (family, config) in variants().items()
+        ]
+        terminal.show(_tables(told, rows))
+        terminal.document({"command": "models", "default": DEFAULT_MODEL, "families": told, "models": rows})
         return OK
 
 
-def describe(name: str, config: "EncoderConfig", fmt: str) -> dict[str, Any]:
+def describe_family(family: "Family") -> dict[str, Any]:
+    """One family as plain values. verified: what its tests compare with upstream's own code, live."""
+    return {
+        "name": family.name,
+        "formats": list(family.formats),
+        "model_types": list(family.model_types),
+        "variants": list(family.variants),
+        "verified": {proof: proof in family.verified for proof in PROOFS},
+        "source": family.source,
+    }
+
+
+def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[str, Any]:
     """One variant as plain values. parameters are counted on the meta device: nothing is allocated."""
     import torch
 
@@ -42,6 +61,7 @@ def describe(name: str, config: "EncoderConfig", fmt: str) -> dict[str, Any]:
         parameters = sum(p.numel() for p in Encoder(config).parameters())
     return {
         "name": name,
+        "family": family,
         "format": fmt,
         "layers": config.layers,
         "hidden": config.hidden,
@@ -57,12 +77,19 @@ def describe(name: str, config: "EncoderConfig", fmt: str) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> "Group":
+def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    proven = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    proven.add_column("family", no_wrap=True)
+    proven.add_column("formats")
+    proven.add_column("verified against upstream")
+    for family in told:
+        said = [proof.replace("_", " ") for proof, yes in family["verified"].items() if yes]
+        proven.add_row(family["name"], ", ".join(family["formats"]), ", ".join(said) or "by recorded cases only")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("format")
@@ -81,7 +108,7 @@ def _table(rows: list[dict[str, Any]]) -> "Group":
         table.add_row(row["name"], row["format"], *numbers, f"{row['parameters'] / 1e6:,.1f} M", ", ".join(extras))
     note = (
         "By name, a model has seeded random weights: UNTRAINED, for trying things out.\n"
-        "For trained weights give --model a folder, a .safetensors file or a hub id (owner/name), in any of the\n"
-        "four formats; tubelet convert translates between them."
+        "For trained weights give --model a folder, a .safetensors file or a hub id (owner/name) of any family above,\n"
+        "alone or inside a whole vision-language model; tubelet convert translates between the formats of a family."
     )
-    return Group(table, Text(note))
+    return Group(proven, table, Text(note))

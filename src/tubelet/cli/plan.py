@@ -134,7 +134,7 @@ class Plan:
     def _what(self) -> "tuple[EncoderConfig | PixelRecipe, After]":
         """The encoder or recipe, whose sizes --merge divides, and what follows it."""
         from tubelet.budget import LANGUAGE, VGGT, After
-        from tubelet.families.onevision import VARIANTS
+        from tubelet.families import variants
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.llm is not None and self.llm not in LANGUAGE:
@@ -152,8 +152,8 @@ class Plan:
             order = "block" if self.merge > 1 else "raster"
             recipe = PixelRecipe(self.patch, temporal=self.temporal, merge=self.merge, order=order)
             return with_budget(recipe, self.max_pixels), after
-        if self.model in VARIANTS:
-            config = VARIANTS[self.model]
+        if self.model in (known := variants()):
+            config = known[self.model][1]
         else:
             from tubelet.cli.model import load_model
 

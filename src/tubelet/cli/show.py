@@ -111,15 +111,15 @@ class Show:
             raise
 
     def _recipe(self) -> "PixelRecipe":
-        from tubelet.families.onevision import VARIANTS
+        from tubelet.families import variants
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.patch is not None:
             if self.patch < 1:
                 raise UsageError(f"--patch must be at least 1, got {self.patch}")
             recipe = PixelRecipe(self.patch)
-        elif self.model in VARIANTS:
-            recipe = VARIANTS[self.model].pixels
+        elif self.model in (known := variants()):
+            recipe = known[self.model][1].pixels
         else:
             from tubelet.cli.model import load_model
 
