@@ -38,7 +38,7 @@ def test_towers_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> 
     def changed(tower: Tower, shape: Shape) -> tuple:
         ours, peer = honest(tower, shape)
         with torch.no_grad():
-            ours.layers[0].fc2.bias.data = ours.layers[0].fc2.bias.data + 1  # pyright: ignore
+            ours.layers[0].fc2.weight.data = 2 * ours.layers[0].fc2.weight.data  # pyright: ignore
         return ours, peer
 
     monkeypatch.setattr(encoders, "pair", changed)

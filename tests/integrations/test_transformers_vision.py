@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from tubelet.errors import ConfigError
 from tubelet.integrations.transformers_vision import accelerate_vision
 
 IMAGE, VIDEO, START, END = 90, 91, 92, 93
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -74,8 +75,15 @@ def qwen_inputs(width: int) -> Callable[[], dict[str, Tensor]]:
     return inputs
 
 
-QWEN2 = {"depth": 2, "embed_dim": 64, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 4}
-QWEN25 = {
+QWEN2: dict[str, Any] = {
+    "depth": 2,
+    "embed_dim": 64,
+    "num_heads": 2,
+    "hidden_size": 32,
+    "mlp_ratio": 2,
+    "patch_size": 4,
+}
+QWEN25: dict[str, Any] = {
     "depth": 3,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -85,7 +93,7 @@ QWEN25 = {
     "window_size": 16,
     "fullatt_block_indexes": [1],
 }
-QWEN3 = {
+QWEN3: dict[str, Any] = {
     "depth": 3,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -96,7 +104,13 @@ QWEN3 = {
     "deepstack_visual_indexes": [0, 1],
 }
 MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
-SIGLIP = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "patch_size": 8}
+SIGLIP: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "patch_size": 8,
+}
 
 
 def onevision() -> PreTrainedModel:
@@ -129,7 +143,9 @@ def pictures() -> dict[str, Tensor]:
 
 CASES = {
     "qwen2_vl": Case(qwen(Qwen2VLForConditionalGeneration, Qwen2VLConfig, QWEN2, MROPE), qwen_inputs(96), True),
-    "qwen2_5_vl": Case(qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, QWEN25, MROPE), qwen_inputs(96), True),
+    "qwen2_5_vl": Case(
+        qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, QWEN25, MROPE), qwen_inputs(96), True
+    ),
     "qwen3_vl": Case(qwen(Qwen3VLForConditionalGeneration, Qwen3VLConfig, QWEN3, MROPE), qwen_inputs(96), True),
     "llava_onevision": Case(onevision, onevision_inputs, False),
     "siglip": Case(lambda: SiglipVisionModel(SiglipVisionConfig(image_size=32, **SIGLIP)), pictures, False),
@@ -245,7 +261,7 @@ def test_what_the_encoder_does_not_give_comes_from_the_tower() -> None:
     with torch.no_grad(), accelerate_vision(model):
         out = model(**pictures(), output_attentions=True)
         assert len(out.attentions) == 3
-        with pytest.raises(ValueError, match="doesn't match model"):
+        with pytest.raises(RuntimeError, match="must match the size"):
             model(pixel_values=big)
         got = model(pixel_values=big, interpolate_pos_encoding=True).last_hidden_state
     with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
-from tubelet.families import FAMILIES
+from tubelet.families import families
 from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.packed import Item, Packed, pack
 from tubelet.pixels.patchify import unpatchify
@@ -35,7 +35,7 @@ class Shape:
     image: int = 256
 
     @property
-    def common(self) -> dict[str, int]:
+    def common(self) -> dict[str, Any]:
         """Names most configurations of transformers have."""
         return {
             "hidden_size": self.hidden,
@@ -154,7 +154,7 @@ TOWERS: tuple[Tower, ...] = (
     Tower("clip", "transformers CLIP", "square", _square("CLIPVision")),
     Tower("mlcd", "transformers MLCD", "square", _square("MLCDVision")),
     Tower("dinov2", "transformers DINOv2", "square", _square("Dinov2", mlp_ratio=4)),
-    Tower("dinov3", "transformers DINOv3", "square", _square("DINOv3ViT")),
+    Tower("dinov3_vit", "transformers DINOv3", "square", _square("DINOv3ViT")),
     Tower("aimv2", "transformers AIMv2", "square", _square("Aimv2Vision")),
 )
 
@@ -193,7 +193,7 @@ def encoder_of(family: Family, peer: nn.Module) -> Encoder:
 
 def pair(tower: Tower, shape: Shape, *, attention: str = "sdpa") -> tuple[Encoder, nn.Module]:
     """Ours and the peer, random and equal (timm's has the shape of ours and other weights)."""
-    family = FAMILIES[tower.family]
+    family = next(f for f in families() if f.name == tower.family)
     peer = seeded(tower.build(shape))
     if tower.weights:
         peer.set_attn_implementation(attention)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]

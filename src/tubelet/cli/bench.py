@@ -20,7 +20,7 @@ FAMILIES = (
     "clip",
     "mlcd",
     "dinov2",
-    "dinov3",
+    "dinov3_vit",
     "aimv2",
 )
 

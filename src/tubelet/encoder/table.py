@@ -52,7 +52,8 @@ class PositionTable(nn.Module):
         weight, table = self.weight.float(), self.table
         if (h, w) == (table.height, table.width):
             return weight
-        picture = weight.unflatten(0, (table.height, table.width)).permute(2, 0, 1)[None]
+        picture = weight.unflatten(0, (table.height, table.width)).permute(2, 0, 1)[None].contiguous()
+        # contiguous: torch 2.15 resizes channels-last pictures to one column wrongly when it antialiases
         mode = "bilinear" if table.resize == "corners" else table.resize.removesuffix("_antialias")
         out = F.interpolate(
             picture,

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder, Features
 from tubelet.errors import ConfigError
-from tubelet.families.clip import FAMILY as CLIP
+from tubelet.families.clip import CLIP
 from tubelet.families.family import Family, Line, from_theirs, to_theirs
 from tubelet.families.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from tubelet.families.siglip import SIGLIP
@@ -201,8 +201,9 @@ class _Tower:
         state = from_theirs(self._shapes(), self.lines, self.config, lambda name: named[name].data)
         self.call.encoder.load_state_dict(state, assign=True)
         self.call.eval()
+        ours = {t.untyped_storage().data_ptr() for t in state.values()}
         for name, tensor in to_theirs(state, self.lines, self.config).items():
-            if named[name].data_ptr() != tensor.data_ptr():
+            if named[name].untyped_storage().data_ptr() not in ours:  # it was joined with others
                 named[name].data = tensor
         self.where = self._addresses()
 
