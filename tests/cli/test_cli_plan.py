@@ -31,6 +31,13 @@ def test_the_known_run(tubelet: Run):
     assert found["kv_cache_bytes"]["bfloat16"] == 2 * 36 * 2 * 128 * 3128 * 2
 
 
+def test_the_known_run_of_single_frames(tubelet: Run):
+    """Two frames and two by two patches side by side: eight widths of whatever tower made them."""
+    known = ("--size", "644x476x16", "--patch", 14, "--merge", 2, "--merge-time", 2)
+    assert [s["shape"] for s in planned(tubelet, *known)["stages"] if s["name"] == "merged"] == [[3128, None]]
+    assert "3,128 x 8 D" in tubelet("plan", *known).stdout
+
+
 def test_files_cost_what_encoding_them_gives(tubelet: Run, files: dict[str, Path], model: Path):
     inputs = (files["wide"], files["clip"], "--model", model, "--num-frames", 3)
     found = planned(tubelet, *inputs)

@@ -50,6 +50,7 @@ class Plan:
     patch: Annotated[int | None, option("or: no encoder, patches of so many pixels", "N")] = None
     temporal: Annotated[int, option("with --patch: frames in a tubelet (default: 1)", "N")] = 1
     merge: Annotated[int, option("join so many by so many tokens into one (default: 1)", "N")] = 1
+    merge_time: Annotated[int, option("and so many rows of time (default: 1)", "N")] = 1
     select: Annotated[int | None, option("keep so many tokens of each input at most", "N")] = None
     views: Annotated[
         str | None, option("cut pictures into a global view and tiles: lavida, or TILE:WxH,... canvases", "RULE")
@@ -132,7 +133,7 @@ class Plan:
         return OK
 
     def _checked(self, most_bytes: int | None) -> None:
-        for flag in ("patch", "temporal", "merge", "select", "llm_width", "fit_tokens"):
+        for flag in ("patch", "temporal", "merge", "merge_time", "select", "llm_width", "fit_tokens"):
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise UsageError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
@@ -160,6 +161,7 @@ class Plan:
             raise UsageError(f"--llm is one of {', '.join(LANGUAGE)}; for others give --llm-width")
         after = After(
             space=self.merge,
+            time=self.merge_time,
             select=self.select,
             llm=None if self.llm is None else LANGUAGE[self.llm],
             llm_width=self.llm_width,
