@@ -1,26 +1,34 @@
 """A plan's counts are those of the code that runs, and what fits is the last that fits."""
 
+import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from budget_cases import build, rows_of
-from tubelet import load_patches, patchify, plan
-from tubelet.budget import LANGUAGE, VGGT, After, Input, inputs_of, projector_bytes
+from tubelet import load_patches, patchify, plan, read
+from tubelet.budget import After
 from tubelet.budget_fit import Fitted, fit_budget, largest, scaled
 from tubelet.budget_flops import projector_flop, projector_layers, projector_parameters
+from tubelet.budget_inputs import Input, inputs_of
+from tubelet.budget_shapes import LANGUAGE, VGGT
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.errors import ConfigError, InputError, LimitError, ShapeError
 from tubelet.families.onevision import VARIANTS
 from tubelet.grid import Grid
 from tubelet.limits import Limits
+from tubelet.pixels import fill, load
 from tubelet.pixels.recipe import RULES, SIZED, PixelRecipe, Rule
+from tubelet.pixels.views_plan import LAVIDA
 from tubelet.read.clip import Clip
+from tubelet.read.isolate import DecodeChild
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QWEN = PixelRecipe(14, temporal=2, merge=2, order="block", rule="smart", min_pixels=293_216, max_pixels=324_576)
@@ -114,7 +122,8 @@ def test_predicted_tokens_are_those_of_the_encoder(space: int):
 def test_files_are_planned_by_their_headers_as_they_are_read():
     files = [EXAMPLES / "receipt.png", EXAMPLES / "walk.mp4"]
     recipe = VARIANTS["llava_vit_packing_small"].pixels
-    for rule in ({"fps": 2.0}, {"num_frames": 5}, {"times_s": (0.0, 1.5)}):
+    rules: tuple[dict[str, Any], ...] = ({"fps": 2.0}, {"num_frames": 5}, {"times_s": (0.0, 1.5)})
+    for rule in rules:
         p = plan(inputs_of(files, **rule), recipe)
         real = load_patches(files, recipe, **rule).packed
         assert p.grids == tuple(i.grid for i in real.items)
@@ -140,7 +149,7 @@ def test_selection_cache_and_positions():
     assert plan([(64, 64, 9)], PixelRecipe(16), After(step=2.5)).extent == 21  # trunc(8 x 2.5) + 1
     assert p.stages[-1].shape == (200, 3584)
     assert p.stages[-1].flop == projector_flop("mlp2x_gelu", 200, 384, 3584) == 2 * 200 * (384 + 3584) * 3584
-    assert projector_bytes(p) == 4 * projector_parameters("mlp2x_gelu", 384, 3584)
+    assert p.projector_bytes() == 4 * projector_parameters("mlp2x_gelu", 384, 3584)
 
 
 def test_a_projector_of_another_kind_is_refused():
@@ -188,6 +197,147 @@ def test_a_read_over_the_budget_is_refused_before_rows_exist(tmp_path: Path, mon
     assert "640 x 320 -> 1 x 20 x 40 = 800 rows" in e.value.message
     assert (e.value.plan[0]["grid"], e.value.plan[0]["patches"]) == ([1, 20, 40], 800)
     assert e.value.as_dict()["plan"] == e.value.plan
+
+
+def moving(file_format: str) -> bytes:
+    """Eight frames of 64 x 48: 12 rows of patch 16 each."""
+    made = [Image.fromarray(np.full((48, 64, 3), 30 * i, np.uint8)) for i in range(8)]
+    buffer = io.BytesIO()
+    made[0].save(buffer, file_format, save_all=True, append_images=made[1:], duration=100)
+    return buffer.getvalue()
+
+
+def inputs_of_every_kind() -> dict[str, tuple[object, int]]:
+    """An input and its rows at patch 16: paths, bytes, file objects that seek and that do not, pictures that move."""
+    receipt, walk = EXAMPLES / "receipt.png", EXAMPLES / "walk.mp4"
+    kinds: dict[str, tuple[object, int]] = {
+        "path": (receipt, 2072),
+        "clip": (walk, 9 * 480),
+        "bytes": (receipt.read_bytes(), 2072),
+        "bytes of a clip": (walk.read_bytes(), 9 * 480),
+        "file object": (io.BytesIO(walk.read_bytes()), 9 * 480),
+        "stream": (Stream(receipt.read_bytes()), 2072),
+    }
+    return kinds | {f: (moving(f), 8 * 12) for f in ("GIF", "WEBP", "PNG", "AVIF")}
+
+
+class Stream:
+    """A file object that cannot seek."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    def seekable(self) -> bool:
+        return False
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self.file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        raise io.UnsupportedOperation
+
+    def tell(self) -> int:
+        raise io.UnsupportedOperation
+
+
+@pytest.mark.parametrize("isolate", ["auto", "never"])
+@pytest.mark.parametrize("kind", inputs_of_every_kind())
+def test_every_kind_of_input_is_counted_before_a_pixel_is_decoded(
+    kind: str, isolate: str, monkeypatch: pytest.MonkeyPatch
+):
+    """No decoder of this process is called, and the child is asked for headers alone."""
+    source, rows = inputs_of_every_kind()[kind]
+    how: dict[str, Any] = {"animation": True, "isolate": isolate} | ({"fps": 2.0} if rows == 9 * 480 else {})
+    called: list[str] = []
+
+    def noting(name: str) -> object:
+        def call(*args: object, **options: object) -> None:
+            called.append(name)
+            raise AssertionError(name)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", noting("picture"))
+        patch.setattr(DecodeChild, "run", noting("child"))
+        patch.setattr(fill, "decode_video", noting("clip"))
+        patch.setattr(load, "empty_rows", noting("rows"))
+        with pytest.raises(LimitError) as e:
+            load_patches([source], PixelRecipe(16), limits=Limits(max_tokens=rows - 1), **how)
+    assert (called, e.value.got, e.value.limit) == ([], rows, rows - 1)
+    again = inputs_of_every_kind()[kind][0]
+    assert len(load_patches([again], PixelRecipe(16), limits=Limits(max_tokens=rows), **how).packed.x) == rows
+
+
+def test_an_avif_sampled_by_time_is_decoded_only_when_the_rest_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its frame count stands in its frames: it counts as one before, and is refused as soon as it is known."""
+    sources = [moving("AVIF"), EXAMPLES / "receipt.png"]
+    decoded: list[str] = []
+    real = load.decode_source
+    monkeypatch.setattr(load, "decode_source", lambda *args: decoded.append("once") or real(*args))
+    for most, count in ((2072 + 11, 0), (2072 + 12 + 11, 1)):
+        with pytest.raises(LimitError):
+            load_patches(
+                sources, PixelRecipe(16), fps=5.0, animation=True, isolate="never", limits=Limits(max_tokens=most)
+            )
+        assert len(decoded) == count
+    with pytest.raises(InputError, match="AVIF"):
+        path = tmp_path / "moving.avif"
+        path.write_bytes(moving("AVIF"))
+        inputs_of([path], fps=5.0, animation=True)
+
+
+def test_animations_are_planned_as_they_are_read(tmp_path: Path):
+    for file_format in ("GIF", "WEBP", "PNG"):
+        path = tmp_path / f"moving.{file_format}"
+        path.write_bytes(moving(file_format))
+        rules: tuple[dict[str, Any], ...] = ({}, {"fps": 3.0}, {"num_frames": 2})
+        for rule in rules:
+            [one] = inputs_of([path], animation=True, **rule)
+            assert one.frames == len(read(path, animation=True, **rule)[0])
+
+
+# ---- views
+
+
+def test_views_of_a_picture():
+    after = After(llm=LANGUAGE["llada-8b"])
+    p = plan([(1000, 600), (768, 768)], PixelRecipe(14), after, LAVIDA)
+    assert p.grids == (Grid(1, 27, 27),) * 10
+    assert [i.tokens for i in p.items] == [660, 1008]
+    assert p.items[0].views[1] == ("tile 0,0", 112)
+    assert shapes(p) == {
+        "frames": (10, 3, 378, 378),
+        "patches": (7290, 588),
+        "projected": (7290, 4096),
+        "joined": (1668, 4096),
+    }
+    assert p.extent == p.tokens == 1668
+    assert p.as_dict()["items"][0]["patches"] == 3645
+
+
+def test_all_tokens_of_five_views_and_a_selection_out_of_them():
+    whole = replace(LAVIDA, pool=None, join="flat")
+    assert plan((768, 768), PixelRecipe(14), views=whole).tokens == 5 * 729 == 3645
+    p = plan((768, 768), PixelRecipe(14), After(select=980, llm_width=4096), whole)
+    assert (p.tokens, p.patches, p.stages[-1].shape) == (980, 3645, (980, 4096))
+    for wrong in (After(select=980), After(aggregator=VGGT)):
+        with pytest.raises(ConfigError):
+            plan((768, 768), PixelRecipe(14), wrong, LAVIDA)
+
+
+def test_a_clip_has_the_global_view_of_its_frames():
+    p = plan((640, 360, 8), PixelRecipe(14), views=LAVIDA)
+    assert (p.patches, p.tokens, p.items[0].views) == (8 * 729, 8 * 196, (("global", 8 * 196),))
+
+
+def test_the_encoder_sees_views_as_items():
+    config = EncoderConfig(64, 1, 2, 96, PixelRecipe(14))
+    p = plan((1000, 600), config, After(llm_width=80), LAVIDA)
+    assert p.flop == plan([(384, 384)] * 5, config, After(llm_width=80)).flop
+    assert p.memory().total_bytes == plan([(384, 384)] * 5, config, After(llm_width=80)).memory().total_bytes
+    assert fit_budget(Input(1000, 600, 8), config, views=LAVIDA, max_tokens=1000).size is None
+    assert fit_budget(Input(1000, 600, 8), config, views=LAVIDA, max_tokens=1000).frames == 5
 
 
 # ---- the inverse

@@ -51,6 +51,20 @@ def test_training(seed: int, checkpointing: bool):
     within(ours, counted(lambda: encoder(p).x.square().mean().backward()))
 
 
+@pytest.mark.parametrize("act", ["gelu_tanh", "quick_gelu"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_with_other_activations(act: str, checkpointing: bool):
+    """What backward runs again and what it needs is the same for every activation."""
+    for seed in range(300, 306):
+        rng = random.Random(seed)
+        config = random_config(rng, pool=False, act=act)
+        grids = random_grids(rng, config.pixels.merge, 200)
+        encoder, p = build(config), rows_of(config, grids)
+        encoder.gradient_checkpointing = checkpointing
+        ours = total(training_flop(config, grids, checkpointing=checkpointing))
+        within(ours, counted(lambda: encoder(p).x.square().mean().backward()))  # noqa: B023
+
+
 @pytest.mark.parametrize("seed", CASES)
 def test_segments_are_those_of_the_encoder(seed: int):
     rng = random.Random(seed)

@@ -1,6 +1,7 @@
 """draw.py and lettering.py: what is drawn where, what is written, and that no name and no size breaks it."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tubelet import Clip
-from tubelet.draw import ALARM, MIN_PITCH, contact_sheet, draw_grid, draw_lines, item_pixels, line_step
+from tubelet.draw import ALARM, FRAME, MIN_PITCH, contact_sheet, draw_grid, draw_lines, item_pixels, line_step
 from tubelet.errors import ShapeError
 from tubelet.grid import Grid, Item
 from tubelet.lettering import INK, PAPER, Line, caption, drawable, length, shorten, time_text, words
+from tubelet.pixels.patchify import patchify
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.reduce.merge import Odd, merge
 
 
 def a_clip(frames: int = 1, height: int = 60, width: int = 90, value: int = 200, **fields: object) -> Clip:
@@ -73,6 +77,40 @@ def test_item_pixels_cuts_the_box_and_resizes_to_whole_patches():
     cut = item_pixels(frame, Item(Grid(1, 2, 3), (0.0,), 0, (20.0, 10.0, 40.0, 30.0)), patch=7)
     assert cut.shape == (14, 21, 3)
     assert cut.min() >= 240  # black beyond the box may only tint the edge
+
+
+@pytest.mark.parametrize(("box", "seen"), [
+    ((0.0, 0.0, 75.0, 50.0), (slice(0, 56), slice(0, 84))),  # right and bottom, as merge with odd="pad_edge" leaves it
+    ((-15.0, -10.0, 60.0, 40.0), (slice(14, 70), slice(21, 105))),
+])  # fmt: skip
+def test_item_pixels_are_grey_beyond_the_frame(box: tuple[float, ...], seen: tuple[slice, slice]):
+    frame = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    item = Item(Grid(1, 5, 5), (0.0,), 0, box)  # pyright: ignore[reportArgumentType]
+    # a box of 75 x 50 on 105 x 70 pixels: 1.4 pixels for one, so that the 60 x 40 of the frame are 84 x 56
+    cut = item_pixels(frame, replace(item, grid=Grid(1, 10, 15)), patch=7)
+    alone = item_pixels(frame, Item(Grid(1, 8, 12), (0.0,), 0, (0.0, 0.0, 60.0, 40.0)), patch=7)
+    assert cut.shape == (70, 105, 3)
+    assert np.array_equal(cut[seen], alone)
+    beyond = np.ones((70, 105), dtype=bool)
+    beyond[seen] = False
+    assert (cut[beyond] == FRAME).all()
+
+
+def test_a_sliver_of_the_frame_is_still_drawn():
+    frame = np.full((40, 60, 3), 255, dtype=np.uint8)
+    cut = item_pixels(frame, Item(Grid(1, 2, 2), (0.0,), 0, (59.9, 0.0, 1e6, 40.0)), patch=2)
+    assert (cut[:, 0] == 255).all()
+    assert (cut[:, 1:] == FRAME).all()
+
+
+@pytest.mark.parametrize("odd", ["pad_edge", "crop"])
+def test_merged_items_of_odd_sides_are_drawn(odd: Odd, monkeypatch: pytest.MonkeyPatch):
+    clip = a_clip(2, 70, 42)
+    p = patchify([clip], PixelRecipe(patch=14))
+    item = merge(p.with_x(p.x.float()), space=2, odd=odd).items[0]
+    texts = written(monkeypatch, functools.partial(draw_grid, clip, item, 28))
+    assert ("padded to 56 x 84" if odd == "pad_edge" else "cut to 28 x 56") in texts
+    assert contact_sheet(clip, item, 28).mode == "RGB"
 
 
 # ---- the two pictures
@@ -182,10 +220,10 @@ def test_a_sheet_says_when_its_grid_is_thinned(monkeypatch: pytest.MonkeyPatch):
 
 def test_what_does_not_fit_is_refused():
     clip = a_clip()
-    outside = Item(Grid(1, 2, 2), (0.0,), 0, (0.0, 0.0, 91.0, 60.0))
-    with pytest.raises(ShapeError, match="not inside 90 x 60"):
+    outside = Item(Grid(1, 2, 2), (0.0,), 0, (90.0, 0.0, 120.0, 60.0))
+    with pytest.raises(ShapeError, match="no part of 90 x 60"):
         draw_grid(clip, outside, 14)
-    with pytest.raises(ShapeError, match="not inside"):
+    with pytest.raises(ShapeError, match="no part of"):
         contact_sheet(clip, outside, 14)
     with pytest.raises(ShapeError, match="patch size"):
         contact_sheet(clip, whole(clip, 1, 2, 2))

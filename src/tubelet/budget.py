@@ -3,118 +3,40 @@
     plan([Input(640, 480, frames=16)], recipe or encoder configuration, ...)   ->   Plan
 
     stage       rows x width                                    one line of arithmetic each
-    frames      F x 3 x H x W      the recipe's size rule        tubelet.pixels.resize.fit
+    frames      F x 3 x H x W      views, the recipe's size rule tubelet.pixels.views_plan, tubelet.pixels.resize
     patches     t h w x 3 pt p p   what `patchify` gives
     encoder     t h w x D          what the encoder gives        tubelet.budget_flops, tubelet.budget_memory
     merged      / (time space^2)   neighbours become channels
-    selected    at most so many    of each item
-    projected   x LLM width
+    selected    at most so many    of each input
+    projected   x LLM width                                      tubelet.budget_projector
+    joined      pooled, unpadded   of a view rule
 
 All counts are those of the code that runs, from the same functions or checked against it; nothing is decoded.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from tubelet.budget_flops import encoder_flop, projector_flop, projector_parameters
-from tubelet.budget_memory import ITEM_BYTES, Dtype, Memory, memory
+from tubelet.budget_flops import encoder_flop, projector_flop
+from tubelet.budget_inputs import Input
+from tubelet.budget_memory import ITEM_BYTES, Dtype, Memory, Mode, memory
+from tubelet.budget_projector import Projection, with_projector
+from tubelet.budget_shapes import Aggregator, LanguageShape
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, LimitError, ShapeError, TubeletError
 from tubelet.grid import Grid
-from tubelet.limits import Limits
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import fit
-from tubelet.read.sampling import Sampling
-
-
-@dataclass(frozen=True)
-class Input:
-    """One picture or clip by its upright size in pixels and the frames taken out of it.
-
-    duration_s: of a clip, where known: then frames stand for frames a second.
-    """
-
-    width: int
-    height: int
-    frames: int = 1
-    name: str = ""
-    duration_s: float | None = None
-
-
-@dataclass(frozen=True)
-class LanguageShape:
-    """What a KV cache depends on, and the width its tokens need."""
-
-    name: str
-    width: int
-    layers: int
-    kv_heads: int
-    head_dim: int
-
-    def kv_bytes(self, tokens: int, dtype: Dtype = "bfloat16") -> int:
-        """Keys and values of `tokens` tokens in all layers.
-
-        >>> LANGUAGE["qwen2.5-7b"].kv_bytes(1000)
-        57344000
-        """
-        return 2 * self.layers * self.kv_heads * self.head_dim * tokens * ITEM_BYTES[dtype]
-
-
-LANGUAGE: dict[str, LanguageShape] = {
-    s.name: s
-    for s in (
-        LanguageShape("qwen2.5-3b", 2048, 36, 2, 128),
-        LanguageShape("qwen2.5-7b", 3584, 28, 4, 128),
-        LanguageShape("qwen3-4b", 2560, 36, 8, 128),
-        LanguageShape("qwen3-8b", 4096, 36, 8, 128),
-        LanguageShape("llama-3-8b", 4096, 32, 8, 128),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Aggregator:
-    """A per-frame geometry network whose features are joined with the merged tokens, by its shapes: VGGT.
-
-    special: camera and register tokens before the patches of a frame. width: of its features, where frame and global
-    attention stand side by side. Source: diankun-wu/Spatial-MLLM@9fc47382, whose run on 16 frames of 644 x 476 gives
-    (16, 1569, 2048) and a connector input of 16384 values.
-    """
-
-    patch: int = 14
-    special: int = 5
-    width: int = 2048
-
-    def shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(F, tokens of a frame, channels) of its last layer.
-
-        >>> Aggregator().shape(16, 476, 644)
-        (16, 1569, 2048)
-        """
-        if height % self.patch or width % self.patch:
-            raise ShapeError(f"{width} x {height} is not cut into patches of {self.patch}", got=(height, width))
-        return frames, self.special + (height // self.patch) * (width // self.patch), self.width
-
-    def connector_width(self, time: int, space: int) -> int:
-        """Channels after merging `time` frames and space x space patches.
-
-        >>> Aggregator().connector_width(2, 2)
-        16384
-        """
-        return self.width * time * space**2
-
-
-VGGT = Aggregator()
+from tubelet.pixels.views_plan import ViewRule
 
 
 @dataclass(frozen=True)
 class After:
-    """What follows the encoder. space, time: neighbours merged into channels; select: tokens kept of each item at most;
-    llm: whose tokens these become; llm_width: or its width alone; projector: its kind; step: M-RoPE steps of one
+    """What follows the encoder. space, time: neighbours merged into channels; select: tokens kept of each input at
+    most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind; step: M-RoPE steps of one
     temporal row; width: channels of a row where only a recipe is known; aggregator: a geometry network beside it."""
 
     space: int = 1
@@ -140,7 +62,9 @@ class After:
 
 @dataclass(frozen=True)
 class PlannedItem:
-    """One input: the size it is resized to, its grid, its merged grid, its tokens at the end, its M-RoPE extent."""
+    """One input: the size it (or each of its views) is resized to, that grid, its merged grid; tokens of all of it at
+    the end, and the positions they take. views: (name, tokens) of each, empty without a view rule; with `select` the
+    tokens before it, for which of them go is not known."""
 
     input: Input
     height: int
@@ -149,6 +73,12 @@ class PlannedItem:
     merged: Grid
     tokens: int
     extent: int
+    views: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Of every item that the encoder sees of this input."""
+        return (self.grid,) * max(1, len(self.views))
 
 
 @dataclass(frozen=True)
@@ -182,10 +112,12 @@ class Plan:
     recipe: PixelRecipe
     config: EncoderConfig | None
     after: After
+    views: ViewRule | None = None
 
     @property
     def grids(self) -> tuple[Grid, ...]:
-        return tuple(i.grid for i in self.items)
+        """Of every item that the encoder sees: of each input, or of each of its views."""
+        return tuple(g for i in self.items for g in i.grids)
 
     @property
     def patches(self) -> int:
@@ -199,7 +131,8 @@ class Plan:
 
     @property
     def extent(self) -> int:
-        """Positions that M-RoPE counts for all items, one after the other."""
+        """Positions that the language model counts for all inputs, one after the other: M-RoPE's, or with a view rule
+        one for each token."""
         return sum(i.extent for i in self.items)
 
     @cached_property
@@ -207,11 +140,29 @@ class Plan:
         """Of all stages, attention included."""
         return sum(s.flop for s in self.stages)
 
-    def memory(self, **how: Any) -> Memory:
-        """`tubelet.budget_memory.memory` of these items. Raises ConfigError where only a recipe is known."""
+    @property
+    def projection(self) -> Projection | None:
+        """The projector and what it makes of the encoder's tokens; None where its widths are not known."""
+        out = self.after.language_width
+        if self.config is None or out is None:
+            return None
+        stages = {s.name: s.shape for s in self.stages}
+        rows, wide = next(stages[n] for n in ("selected", "merged", "merger", "encoder layers") if n in stages)
+        tokens, width = stages["merger" if self.config.merger is not None else "encoder layers"]
+        copied = "selected" in stages or "merged" in stages
+        return Projection(self.after.projector, tokens or 0, width or 0, rows or 0, wide or 0, out, copied)
+
+    def memory(self, *, dtype: Dtype = "float32", mode: Mode = "inference", **how: Any) -> Memory:
+        """`tubelet.budget_memory.memory` of these items, and of the projector where there is one; `how` is its
+        device, threads and pixels. Raises ConfigError where only a recipe is known."""
         if self.config is None:
             raise ConfigError("memory needs an encoder, and this plan knows a recipe only")
-        return memory(self.config, self.grids, **how)
+        alone = memory(self.config, self.grids, dtype=dtype, mode=mode, **how)
+        return alone if self.projection is None else with_projector(alone, self.projection, dtype, mode)
+
+    def projector_bytes(self, dtype: Dtype = "float32") -> int:
+        """Weights of the projector, which are part of `memory`; 0 where there is none."""
+        return 0 if self.projection is None else self.projection.parameters * ITEM_BYTES[dtype]
 
     def kv_bytes(self, dtype: Dtype = "bfloat16") -> int | None:
         """Keys and values of the visual tokens; None without a language model."""
@@ -221,15 +172,17 @@ class Plan:
         """Plain values, for JSON and for errors. FLOPs are counts, memory is in bytes."""
         return {
             "items": [
-                {**asdict(i.input), "resized": [i.width, i.height], "grid": list(i.grid), "patches": i.grid.rows,
-                 "merged": list(i.merged), "tokens": i.tokens, "mrope_extent": i.extent}
+                {**asdict(i.input), "resized": [i.width, i.height], "grid": list(i.grid),
+                 "patches": sum(g.rows for g in i.grids), "merged": list(i.merged), "tokens": i.tokens,
+                 "mrope_extent": i.extent, "views": [{"name": name, "tokens": n} for name, n in i.views]}
                 for i in self.items
             ],
             "stages": [
                 {"name": s.name, "shape": list(s.shape), "flop": s.flop, "attention_flop": s.attention_flop}
                 for s in self.stages
             ],
-            "rule": self.recipe.rule, "patch": self.recipe.patch, "patch_width": self.recipe.width,
+            "rule": self.recipe.rule, "views": None if self.views is None else asdict(self.views),
+            "patch": self.recipe.patch, "patch_width": self.recipe.width,
             "patches": self.patches, "tokens": self.tokens, "llm_width": self.after.language_width,
             "mrope_extent": self.extent, "flop": self.flop,
         }  # fmt: skip
@@ -251,13 +204,19 @@ class Plan:
         return error
 
 
-def plan(sources: Any, what: EncoderConfig | PixelRecipe, after: After = After()) -> Plan:
+def plan(
+    sources: Any,
+    what: EncoderConfig | PixelRecipe,
+    after: After = After(),
+    views: ViewRule | None = None,
+) -> Plan:
     """What `sources` cost: Inputs, or (width, height) or (width, height, frames), one or a sequence of them.
 
-    what: an encoder's configuration, or a recipe alone (then nothing is known of FLOPs and memory). For files see
-    `inputs_of`. Nothing is read and nothing allocated.
+    what: an encoder's configuration, or a recipe alone (then nothing is known of FLOPs and memory). views: cuts every
+    picture into a global view and tiles, each an item of the encoder. For files see `tubelet.budget_inputs.inputs_of`.
+    Nothing is read and nothing allocated.
     Raises: ShapeError and LimitError of the size rule, naming the item; ShapeError where a merge does not divide a
-    grid; ConfigError.
+    grid; ConfigError, also for a selection beside a view rule that pools or unpads, and for an aggregator of views.
 
         >>> from tubelet.families.onevision import VARIANTS
         >>> p = plan([(1920, 1080), (640, 360, 16)], VARIANTS["llava_vit_packing_small"])
@@ -266,14 +225,15 @@ def plan(sources: Any, what: EncoderConfig | PixelRecipe, after: After = After()
     """
     config = what if isinstance(what, EncoderConfig) else None
     recipe = what if isinstance(what, PixelRecipe) else what.pixels
+    _agree(after, views)
     inputs = [_input(s) for s in _listed(sources)]
     items: list[PlannedItem] = []
     for i, one in enumerate(inputs):
         try:
-            items.append(_item(one, recipe, config, after))
+            items.append(_item(one, recipe, config, after, views))
         except TubeletError as e:
             raise e.placed(item=i, source=one.name or None) from None
-    return Plan(tuple(items), tuple(_stages(items, recipe, config, after)), recipe, config, after)
+    return Plan(tuple(items), tuple(_stages(items, recipe, config, after, views)), recipe, config, after, views)
 
 
 def _listed(sources: Any) -> Sequence[Any]:
@@ -289,8 +249,21 @@ def _input(source: Any) -> Input:
     return Input(width, height, *frames)
 
 
-def _item(one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: After) -> PlannedItem:
-    size = fit(one.height, one.width, recipe, one.frames)
+def _agree(after: After, views: ViewRule | None) -> None:
+    """A selection takes the place of pooling; an aggregator sees whole frames."""
+    if views is None:
+        return
+    if after.select is not None and (views.pool is not None or views.join != "flat"):
+        raise ConfigError("a selection takes the place of pool and unpad: give the views neither", got=after.select)
+    if after.aggregator is not None:
+        raise ConfigError("an aggregator sees whole frames, no views", got=after.aggregator)
+
+
+def _item(
+    one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: After, views: ViewRule | None
+) -> PlannedItem:
+    seen = (one.height, one.width) if views is None else (views.tile, views.tile)
+    size = fit(*seen, recipe, one.frames)
     grid = Grid(-(-one.frames // recipe.temporal), size.height // recipe.patch, size.width // recipe.patch)
     space = after.space * (config.merger.merge if config is not None and config.merger else 1)
     if grid.t % after.time or grid.h % space or grid.w % space:
@@ -300,19 +273,32 @@ def _item(one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: 
             got=tuple(grid),
         )
     merged = Grid(grid.t // after.time, grid.h // space, grid.w // space)
-    tokens = merged.rows if after.select is None else min(merged.rows, after.select)
-    extent = max(math.floor((merged.t - 1) * after.step) + 1, merged.h, merged.w)
-    return PlannedItem(one, size.height, size.width, grid, merged, tokens, extent)
+    named = () if views is None else _views(one, merged, views)
+    rows = merged.rows if views is None else sum(n for _, n in named)
+    tokens = rows if after.select is None else min(rows, after.select)
+    mrope = max(math.floor((merged.t - 1) * after.step) + 1, merged.h, merged.w)
+    return PlannedItem(one, size.height, size.width, grid, merged, tokens, mrope if views is None else tokens, named)
+
+
+def _views(one: Input, merged: Grid, views: ViewRule) -> tuple[tuple[str, int], ...]:
+    """(name, tokens at the end) of every view of an input; of a clip, the global one of all its frames."""
+    if one.frames > 1:
+        h, w = views.pooled((merged.h, merged.w))
+        return (("global", merged.t * h * w),)
+    tokens = views.tokens(one.height, one.width, (merged.h, merged.w))
+    return tuple(zip(views.tiling(one.height, one.width).names, tokens, strict=True))
 
 
 def _stages(
-    items: Sequence[PlannedItem], recipe: PixelRecipe, config: EncoderConfig | None, after: After
+    items: Sequence[PlannedItem],
+    recipe: PixelRecipe,
+    config: EncoderConfig | None,
+    after: After,
+    views: ViewRule | None,
 ) -> list[Stage]:
-    grids = [i.grid for i in items]
+    grids = [g for i in items for g in i.grids]
     rows = sum(g.rows for g in grids)
-    sizes = {(i.grid.t * recipe.temporal, 3, i.height, i.width) for i in items}
-    pixels = sum(i.grid.t * recipe.temporal * 3 * i.height * i.width for i in items)
-    stages = [Stage("frames", sizes.pop() if len(items) == 1 else (pixels,)), Stage("patches", (rows, recipe.width))]
+    stages = [Stage("frames", _frames(items, recipe)), Stage("patches", (rows, recipe.width))]
     width, times = after.width, 1
     if config is not None:
         flop = encoder_flop(config, grids)
@@ -324,7 +310,7 @@ def _stages(
             rows, width = rows // config.merger.merge**2, config.merger.out
             stages.append(Stage("merger", (rows, width), flop["merger"]))
     if after.space * after.time > 1:
-        rows = sum(i.merged.rows for i in items)
+        rows = sum(i.merged.rows * len(i.grids) for i in items)
         times = after.time * after.space**2
         width = None if width is None else width * times
         stages.append(Stage("merged", (rows, width), times=times))
@@ -335,7 +321,19 @@ def _stages(
     if target is not None:
         flop = 0 if width is None else projector_flop(after.projector, rows, width, target)
         stages.append(Stage("projected", (rows, target), flop))
+    if views is not None and (views.pool is not None or views.join == "unpad"):
+        width, times = (width, times) if target is None else (target, 1)
+        stages.append(Stage("joined", (sum(i.tokens for i in items), width), times=times))
     return stages + ([] if after.aggregator is None else _geometry(items, recipe, after.aggregator))
+
+
+def _frames(items: Sequence[PlannedItem], recipe: PixelRecipe) -> tuple[int, ...]:
+    """(frames, 3, H, W) where all have one size, else values in all."""
+    counts = [len(i.grids) * i.grid.t * recipe.temporal for i in items]
+    sizes = {(i.height, i.width) for i in items}
+    if len(sizes) == 1:
+        return (sum(counts), 3, *sizes.pop())
+    return (sum(n * 3 * i.height * i.width for n, i in zip(counts, items, strict=True)),)
 
 
 def _geometry(items: Sequence[PlannedItem], recipe: PixelRecipe, aggregator: Aggregator) -> list[Stage]:
@@ -347,51 +345,4 @@ def _geometry(items: Sequence[PlannedItem], recipe: PixelRecipe, aggregator: Agg
         time, space = frames // i.merged.t, i.height // aggregator.patch // i.merged.h
         found.append(Stage("aggregator", shape))
         found.append(Stage("connector input", (i.merged.rows, aggregator.connector_width(time, space))))
-    return found
-
-
-def projector_bytes(p: Plan, dtype: Dtype = "float32") -> int:
-    """Weights of the plan's projector; 0 where its widths are not known."""
-    target = p.after.language_width
-    before = [s for s in p.stages if s.name not in ("projected", "aggregator", "connector input")][-1].shape[-1]
-    if target is None or before is None or p.config is None:
-        return 0
-    return projector_parameters(p.after.projector, before, target) * ITEM_BYTES[dtype]
-
-
-def inputs_of(
-    files: Sequence[str | os.PathLike[str]],
-    *,
-    fps: float | None = None,
-    num_frames: int | None = None,
-    times_s: Sequence[float] | None = None,
-    animation: bool = False,
-    limits: Limits = Limits(),  # noqa: B008
-) -> list[Input]:
-    """Inputs of files, from headers and the list of a video's packets: the frames `read` would take, none decoded.
-
-    animation: animated pictures count as clips; how many frames of one are taken depends on their times, which stand
-    in its frames, so all of them are counted. Raises what `read` raises for a header, naming the item.
-
-        >>> inputs_of(["walk.mp4"], num_frames=8)
-        [Input(width=480, height=270, frames=8, name='walk.mp4', duration_s=4.5)]
-    """
-    from tubelet.read.image import probe_image
-    from tubelet.read.source import PICTURES, open_source
-    from tubelet.read.video import plan_video
-
-    sampling = Sampling(fps, num_frames, None if times_s is None else tuple(times_s))
-    found: list[Input] = []
-    for i, file in enumerate(files):
-        name = os.fsdecode(file)
-        try:
-            with open_source(file, limits) as src:
-                if src.format in PICTURES:
-                    info = probe_image(src, limits)
-                    found.append(Input(info.width, info.height, info.frames if animation else 1, name))
-                else:
-                    clip = plan_video(src, limits, sampling)
-                    found.append(Input(clip.width, clip.height, len(clip.times_s), name, clip.duration_s))
-        except TubeletError as e:
-            raise e.placed(item=i, source=name) from None
     return found

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tubelet.budget import After, Input, Plan, plan
+from tubelet.budget import After, Plan, plan
+from tubelet.budget_inputs import Input
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, LimitError
 from tubelet.pixels.recipe import FILLING, PixelRecipe
+from tubelet.pixels.views_plan import ViewRule
 
 MOST_UNITS = 4096  # units on the longer side at which the search for a size stops
 MOST_FRAMES = 65_536
@@ -20,7 +22,7 @@ MOST_FRAMES = 65_536
 class Fitted:
     """What fits in place of one input. size: (width, height) that the size rule keeps as they are, with its frames
     unchanged; frames: the most with its size unchanged; fps: that many over the clip's duration. None: not even the
-    smallest fits, or the recipe decides by itself (a fixed size)."""
+    smallest fits, or the recipe or the view rule decides by itself (a fixed size)."""
 
     input: Input
     size: tuple[int, int] | None
@@ -32,6 +34,7 @@ def fit_budget(
     one: Input,
     what: EncoderConfig | PixelRecipe,
     after: After = After(),  # noqa: B008
+    views: ViewRule | None = None,
     *,
     max_tokens: int | None = None,
     max_memory_bytes: int | None = None,
@@ -52,11 +55,13 @@ fps=None)
 
     def fits(candidate: Input) -> Plan | None:
         try:
-            return plan(candidate, what, after).check(max_tokens=max_tokens, max_memory_bytes=max_memory_bytes, **how)
+            return plan(candidate, what, after, views).check(
+                max_tokens=max_tokens, max_memory_bytes=max_memory_bytes, **how
+            )
         except LimitError:
             return None
 
-    fixed = recipe.rule in FILLING
+    fixed = views is not None or recipe.rule in FILLING
     units = 0 if fixed else largest(lambda n: fits(scaled(one, recipe, after, n)) is not None, MOST_UNITS)
     step = recipe.temporal * after.time
     rows = largest(lambda n: fits(replace(one, frames=n * step)) is not None, MOST_FRAMES // step)

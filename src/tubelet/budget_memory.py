@@ -3,8 +3,8 @@
     weights + input rows (with their places) + the largest of the moments    =    peak of `encoder(p)`
 
 A moment is a place in the code at which memory may be highest; its bytes are written down from what is alive there:
-`in_place_moments` follows tubelet.encoder.cpu (CPU inference), `plain_moments` tubelet.encoder.layers without
-gradients (CUDA inference), `training_moments` the same with what autograd saves. Not counted: the interpreter and
+`in_place_moments` follows tubelet.encoder.cpu (CPU inference); `plain_moments` (CUDA inference, and a CPU with hooks)
+and `training_moments` follow the plain modules through tubelet.budget_calls. Not counted: the interpreter and
 torch themselves, what a matrix library packs for itself, and what an allocator keeps or wastes; leave room for those.
 Letters: T rows, D width, M width of the MLP, H heads, K of one head, W values in an input row.
 """
@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tubelet.budget_calls import inference, making_tables, training
 from tubelet.budget_flops import segment_lengths
+from tubelet.budget_trace import FLOAT, POS_BYTES, Load, Trace, attention_scratch, tables_bytes
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError
 from tubelet.grid import Grid
@@ -21,10 +23,7 @@ from tubelet.grid import Grid
 Dtype = Literal["float32", "bfloat16", "float16"]
 Mode = Literal["inference", "training", "checkpointed"]
 ITEM_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-FLOAT = 4  # bytes of a float32
-MARGIN = 1.08  # on training: in which order autograd frees is not ours to say; measured without it: 0.96 to 1.18
 SMALL = 16_384  # bytes of cu_seqlens, biases and scalars, which no formula lists
-POS_BYTES = 12  # (t, h, w) of a row, int32
 
 
 @dataclass(frozen=True)
@@ -44,25 +43,6 @@ class Memory:
     @property
     def total_bytes(self) -> int:
         return self.weights_bytes + self.rows_bytes + self.work_bytes + self.optimizer_bytes
-
-
-@dataclass(frozen=True)
-class Load:
-    """What the formulas read: rows, the runs of segments (segments, rows of each), and bytes of a value.
-
-    item: of a weight; work: of an activation (float32 where a CPU has no arithmetic of the weights' type); threads:
-    of a CPU's attention, 0 on an accelerator. once: the attention of neighbours of equal length is one call.
-    """
-
-    rows: int
-    runs: tuple[tuple[int, int], ...]
-    item: int
-    work: int
-    threads: int
-
-    @property
-    def longest_run(self) -> int:
-        return max((n * m for n, m in self.runs), default=0)
 
 
 def runs_of(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -107,30 +87,17 @@ def layer_parameters(config: EncoderConfig) -> int:
 # ---- moments
 
 
-def tables_bytes(config: EncoderConfig, rows: int) -> int:
-    """The rotary tables that all layers share: one or two float32 pairs for each pair of channels of a head."""
-    return rows * config.head_dim * FLOAT * (2 if config.rope.mode == "onevision" else 1)
+def attention_bytes(load: Load, config: EncoderConfig, segments: int, rows: int) -> int:
+    """What one sdpa call over `segments` of `rows` rows makes: its result, a log-sum for each row and head, scratch."""
+    return segments * rows * (config.hidden * load.work + config.heads * FLOAT) + attention_scratch(load, config, rows)
 
 
-def _making_tables(config: EncoderConfig, rows: int) -> int:
-    floats = 7.5 if config.rope.mode == "onevision" else 2.5  # angles, cos, sin, their sums and stacks
-    return int(rows * config.head_dim * FLOAT * floats)
-
-
-def attention_bytes(load: Load, config: EncoderConfig) -> int:
-    """What one sdpa call makes: its result, a log-sum for each row and head, and blocks of scores of each thread."""
-    longest = max((m for _, m in load.runs), default=0)
-    q_block = min(longest, 256 if longest >= 768 else 64 if longest >= 192 else 32)
-    scores = q_block * min(longest, 512)
-    each = scores * (FLOAT + (load.work if load.work < FLOAT else 0)) + q_block * (2 + config.head_dim) * FLOAT
-    return load.longest_run * (config.hidden * load.work + config.heads * FLOAT) + load.threads * each
-
-
-def _stats(config: EncoderConfig, rows: int, item: int) -> int:
-    """What a norm makes beside its result: mean and deviation, or for RMSNorm two more tensors."""
+def _beside(config: EncoderConfig, rows: int, item: int) -> int:
+    """What a norm makes beside its result: mean and deviation; for RMSNorm x r, and of half types also x and x r w in
+    float32."""
     if config.norm == "layer":
         return 2 * FLOAT * rows
-    return rows * (config.hidden * max(item, FLOAT) + 2 * FLOAT)
+    return rows * (config.hidden * FLOAT * (3 if item < FLOAT else 1) + 2 * FLOAT)
 
 
 def _folded(config: EncoderConfig, load: Load) -> int:
@@ -148,20 +115,25 @@ def in_place_moments(config: EncoderConfig, load: Load, block: int, cached: int)
     x = t * d * a
     widened = 0 if a == load.item else (layer_parameters(config)) * a
     buffers = tables + x + t * 4 * d * a + min(t, block) * m * a + widened
-    few = min(cached, t) * 2 * d * FLOAT * (1 + (a < FLOAT))
+    few = min(cached, t)
+    turned = few * 2 * d * FLOAT * ((config.rope.mode == "onevision") + (a < FLOAT))  # mirrored q and k; widened ones
     back = t * d * load.item if a != load.item else 0
     moments = {
-        "rotary tables": _making_tables(config, t),
+        "rotary tables": making_tables(config, t),
         "folding the patch weight": tables + _folded(config, load),
         "patch embedding": tables + d * FLOAT + one * max(a, FLOAT) + one * (a if a != FLOAT else 0) + x
         + part * w * a * min(count, 2),
-        "norm before the layers": tables + 2 * x + _stats(config, t, a) if config.pre_norm else 0,
-        "norm inside a layer": buffers + part * d * a + _stats(config, part, a),
-        "rotary positions": buffers + few,
-        "attention": buffers + attention_bytes(load, config),
+        "norm before the layers": tables + 2 * x + _beside(config, t, a) if config.pre_norm else 0,
+        "norm inside a layer": buffers + part * d * a + _beside(config, part, a),
+        "rotary positions": buffers + turned,
+        "attention": buffers + max(attention_bytes(load, config, n, m) for n, m in load.runs),
+        "x sigmoid(1.702 x)": buffers + few * m * a if config.act == "quick_gelu" else 0,
         "result in the weights' type": buffers + back if back else 0,
+        "norm after the layers": tables + 2 * t * d * load.item + _beside(config, t, load.item)
+        if config.post_norm
+        else 0,
     }  # fmt: skip
-    return moments | _end_moments(config, load, tables) | _merging_in_place(config, load, block)
+    return moments | _merging_in_place(config, load, block)
 
 
 def _merging_in_place(config: EncoderConfig, load: Load, block: int) -> dict[str, int]:
@@ -177,104 +149,26 @@ def _merging_in_place(config: EncoderConfig, load: Load, block: int) -> dict[str
     part = -(-out // max(1, -(-out // block)))
     last = out * config.merger.out * load.item if widened else 0
     return {
-        "norm of the merger": kept + x * (1 + widened) + _stats(config, t, a),
+        "norm of the merger": kept + x * (1 + widened) + 2 * FLOAT * t,
         "merger": kept + x + weights + out * config.merger.out * a + part * wide * a + last,
     }
 
 
-def _end_moments(config: EncoderConfig, load: Load, tables: int) -> dict[str, int]:
-    """After the layers, without gradients: final norm and merger."""
-    t, x = load.rows, load.rows * config.hidden * load.item
-    moments = {"norm after the layers": tables + 2 * x + _stats(config, t, load.item) if config.post_norm else 0}
-    if config.merger is not None:
-        moments["merger"] = 3 * x + t * (POS_BYTES + 2 * FLOAT) + 3 * t
-    return moments
-
-
-def _rope_floats(config: EncoderConfig, half: bool) -> float:
-    """float32 values for each channel while one of q and k is turned: partial products, and a copy of half types."""
-    return (3.0 if config.rope.mode == "onevision" else 2.0) + half
-
-
 def plain_moments(config: EncoderConfig, load: Load) -> dict[str, int]:
-    """Inference by the plain modules: what CUDA runs, and a CPU with another backend."""
-    t, d, m, w, a = load.rows, config.hidden, config.mlp, config.pixels.width, load.item
-    tables, x, half = tables_bytes(config, t), t * d * a, a < FLOAT
-    joined = x if len(load.runs) > 1 else 0
-    first = x if config.layers > 1 else 0  # the call holds what went into the first layer
-    moments = {
-        "rotary tables": _making_tables(config, t),
-        "folding the patch weight": tables + _folded(config, load),
-        "patch embedding": tables
-        + d * FLOAT
-        + d * w * (FLOAT + (a if half else 0))
-        + max(2 * t * w * a, t * w * a + x),
-        "norm before the layers": tables + 2 * x + _stats(config, t, a) if config.pre_norm else 0,
-        "rotary positions": tables + first + 5 * x + int(t * d * FLOAT * _rope_floats(config, half)),
-        "attention": tables + first + 6 * x + joined + attention_bytes(load, config) + (t - load.longest_run) * d * a,
-        "MLP": tables + first + 8 * x + t * max((4 if _quick(config) else 2) * m, m + d) * a + _stats(config, t, a),
-        "sum after the MLP": tables + first + 10 * x,
-    }
-    return moments | _end_moments(config, load, tables)
-
-
-def _quick(config: EncoderConfig) -> bool:
-    """Whether the activation is x sigmoid(1.702 x), which keeps one tensor more than GELU."""
-    return str(config.act) == "quick_gelu"
+    """Inference by the plain modules: what CUDA runs, and a CPU with another backend or hooks."""
+    return inference(config, load).moments
 
 
 def saved_bytes(config: EncoderConfig, load: Load) -> int:
-    """What autograd keeps of one layer until its backward: for each row
-
-    norm1 D, qkv 3 D, turned q and k 2 D, attention D (twice where runs are joined), x D, norm2 D, fc1 M, gelu M,
-    x D, and float32 statistics of two norms and of attention.
-    """
-    t, d, m, a = load.rows, config.hidden, config.mlp, load.item
-    joined = d if len(load.runs) > 1 else 0
-    return (
-        t * a * (10 * d + joined + (3 if _quick(config) else 2) * m)
-        + 2 * _stats(config, t, a)
-        + t * config.heads * FLOAT
-    )
+    """What autograd keeps of one layer until its backward, counting one tensor of the residual stream."""
+    trace = Trace(config, load, saving=True)
+    trace.layer()
+    return trace.alive
 
 
 def training_moments(config: EncoderConfig, load: Load, *, checkpointing: bool) -> dict[str, int]:
     """Forward and backward, gradients of all weights included (they come one by one, while activations go)."""
-    t, d, m, w, a = load.rows, config.hidden, config.mlp, config.pixels.width, load.item
-    x, layer = t * d * a, saved_bytes(config, load)
-    before = tables_bytes(config, t) + t * w * a + (2 * x + _stats(config, t, a) if config.pre_norm else x)
-    kept = x if checkpointing else layer  # of a layer whose backward has not begun
-    tokens = x if config.merger is None else 0  # the caller has them
-    gelu, fc1 = x + t * m * a + d * m * a, 2 * x - t * m * a + 2 * d * m * a
-    back = tokens + layer - x + max(gelu, fc1, _attention_back(config, load))
-    grads = parameter_count(config, pool=False) * a
-    later = grads - (layer_parameters(config) + d * w) * a  # of what lies behind the first layer
-    moments = {
-        "backward of the last layer": before + (config.layers - 1) * kept + back,
-        "backward of the first layer": before + back + later,
-        "backward of the patch embedding": before + tokens + 2 * x + grads + 3 * d * w * FLOAT,
-        "backward of what follows the layers": before + config.layers * kept + _end_back(config, load),
-    }
-    return {name: int(MARGIN * n) for name, n in moments.items()}
-
-
-def _attention_back(config: EncoderConfig, load: Load) -> int:
-    """What backward of attention adds to what the layer saved, less what backward of the MLP has freed by then."""
-    t, d, m, a = load.rows, config.hidden, config.mlp, load.item
-    parts = 4 if len(load.runs) > 1 else 3  # gradients of q, k and v, and of a part of the rows
-    return t * (parts * d - 2 * m) * a + attention_bytes(load, config)
-
-
-def _end_back(config: EncoderConfig, load: Load) -> int:
-    """Backward of the final norm, or of the merger: what both saved, gradients, and a loss such as the mean square,
-    which makes four tensors like the tokens."""
-    x, a = load.rows * config.hidden * load.item, load.item
-    if config.merger is None:
-        return 5 * x + _stats(config, load.rows, a)
-    group = config.merger.merge**2
-    wide = group * config.hidden
-    loss = 4 * (load.rows // group) * config.merger.out * a
-    return 5 * x + 2 * _stats(config, load.rows, a) + loss + wide * (wide + config.merger.out) * a
+    return training(config, load, checkpointing=checkpointing).moments
 
 
 # ---- the whole
@@ -289,11 +183,13 @@ def memory(
     device: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
     pixels: Literal["uint8", "float"] = "uint8",
+    plain: bool = False,
 ) -> Memory:
     """Peak memory of one call of the encoder (training: forward and backward) for whole items of these grids.
 
     dtype: of the weights. device "cpu": in-place inference as on this machine's processor, with `threads` threads
-    (None: torch's). pixels: "float" rows are normalised ones. Raises ConfigError for an unknown dtype or mode.
+    (None: torch's). pixels: "float" rows are normalised ones. plain: inference on a CPU by the plain modules, which run
+    where layers have hooks or adapters. Raises ConfigError for an unknown dtype or mode.
 
         >>> from tubelet.families.onevision import VARIANTS
         >>> small = memory(VARIANTS["llava_vit_packing_small"], [Grid(1, 54, 38)], device="cuda", dtype="bfloat16")
@@ -303,15 +199,19 @@ def memory(
     if dtype not in ITEM_BYTES or mode not in ("inference", "training", "checkpointed"):
         raise ConfigError(f"no plan for {mode} in {dtype}", expected=(*ITEM_BYTES,), got=(mode, dtype))
     rows, item = sum(g.rows for g in grids), ITEM_BYTES[dtype]
-    work, torch_threads = _machine(dtype) if device == "cpu" else (item, 0)
+    cpu = device == "cpu"
+    work, sums, torch_threads = _machine(dtype)
     runs = runs_of(segment_lengths(config, grids))
-    plain = mode != "inference" or device == "cuda"
-    load = Load(rows, runs, item, item if plain else work, torch_threads if threads is None else threads)
+    if not cpu and item < FLOAT:
+        runs = ((1, rows),)  # one kernel for all segments
+    threads = torch_threads if threads is None else threads
+    in_place = mode == "inference" and cpu and not plain
+    load = Load(rows, runs, item, work if in_place else item, threads * cpu, cpu, sums and cpu, pixels == "float")
     if rows == 0:
         moments = {"nothing": 0}
     elif mode != "inference":
         moments = training_moments(config, load, checkpointing=mode == "checkpointed")
-    elif device == "cuda":
+    elif not in_place:
         moments = plain_moments(config, load)
     else:
         from tubelet.encoder.cpu import BLOCK, CACHED
@@ -324,10 +224,17 @@ def memory(
     return Memory(weights, input_bytes, moments[where] + SMALL, optimizer, where, moments)
 
 
-def _machine(dtype: Dtype) -> tuple[int, int]:
-    """Bytes of an activation on this CPU for weights of `dtype`, and torch's threads."""
+def _machine(dtype: Dtype) -> tuple[int, bool, int]:
+    """Of this CPU, for weights of `dtype`: bytes of an activation, whether a product keeps float32 sums of its own,
+    and torch's threads.
+
+    Without arithmetic of bfloat16, oneDNN adds a product up in a float32 tensor of its size and rounds that at the
+    end; products of float16 are then not oneDNN's, and round as they go.
+    """
     import torch
 
-    from tubelet.encoder.cpu import work_dtype
+    from tubelet.encoder.cpu import has_arithmetic, work_dtype
 
-    return work_dtype(getattr(torch, dtype)).itemsize, torch.get_num_threads()
+    kind = getattr(torch, dtype)
+    sums = kind == torch.bfloat16 and not has_arithmetic(kind)
+    return work_dtype(kind).itemsize, sums, torch.get_num_threads()

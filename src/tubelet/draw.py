@@ -42,10 +42,24 @@ STEPS = (1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 50, 64, 100)
 
 
 def item_pixels(frame: UInt8[np.ndarray, "H W 3"], item: Item, patch: int) -> UInt8[np.ndarray, "h w 3"]:
-    """One upright frame as its item is cut: the item's box, resized to grid.h * patch x grid.w * patch pixels."""
-    size = (item.grid.w * patch, item.grid.h * patch)
-    picture = Image.fromarray(frame)
-    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=item.box, reducing_gap=3.0))
+    """One upright frame as its item is cut: the item's box, resized to grid.h * patch x grid.w * patch pixels.
+
+    Where the box reaches beyond the frame, as after `merge` with odd="pad_edge", there is nothing to see but grey.
+    """
+    width, height = item.grid.w * patch, item.grid.h * patch
+    left, top, right, bottom = item.box
+    part = (max(left, 0.0), max(top, 0.0), min(right, float(frame.shape[1])), min(bottom, float(frame.shape[0])))
+    # where that part stands in the result; at least one pixel of it
+    x0, x1 = (round((x - left) / (right - left) * width) for x in (part[0], part[2]))
+    y0, y1 = (round((y - top) / (bottom - top) * height) for y in (part[1], part[3]))
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    size = (max(1, x1 - x0), max(1, y1 - y0))
+    cut = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, box=part, reducing_gap=3.0))
+    if size == (width, height):
+        return cut
+    out = np.full((height, width, 3), FRAME, dtype=np.uint8)
+    out[y0 : y0 + size[1], x0 : x0 + size[0]] = cut
+    return out
 
 
 def line_step(pitch: float) -> int:
@@ -105,8 +119,15 @@ def _size_text(clip: Clip, item: Item | None, patch: int | None) -> str:
         return f"{clip.width} x {clip.height}"
     left, top, right, bottom = item.box
     whole = (left, top, right, bottom) == (0.0, 0.0, float(clip.width), float(clip.height))
-    cut = "" if whole else f", cut to {right - left:g} x {bottom - top:g} at {left:g}, {top:g}"
+    how = "cut" if _inside(clip, item) else "padded"
+    numbers = [f"{round(v, 1):g}" for v in (right - left, bottom - top, left, top)]
+    cut = "" if whole else ", {} to {} x {} at {}, {}".format(how, *numbers)
     return f"{clip.width} x {clip.height}{cut}, resized to {item.grid.w * patch} x {item.grid.h * patch}"
+
+
+def _inside(clip: Clip, item: Item) -> bool:
+    left, top, right, bottom = item.box
+    return left >= 0 and top >= 0 and right <= clip.width and bottom <= clip.height
 
 
 def _grid_text(grid: Grid, patch: int | None) -> tuple[str, str]:
@@ -141,9 +162,9 @@ def _check(clip: Clip, item: Item | None, patch: int | None, max_side: int) -> N
     if item is None:
         return
     left, top, right, bottom = item.box
-    if not (0 <= left < right <= clip.width and 0 <= top < bottom <= clip.height):
+    if not (left < right and top < bottom and left < clip.width and top < clip.height and right > 0 and bottom > 0):
         raise ShapeError(
-            f"the box {item.box} is not inside {clip.width} x {clip.height}", source=clip.source, got=item.box
+            f"the box {item.box} has no part of {clip.width} x {clip.height}", source=clip.source, got=item.box
         )
 
 

@@ -20,9 +20,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from tubelet.encoder.config import Merger
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, RunError, WeightsError
 from tubelet.project import Compat, Projector, ProjectorConfig, from_config
 from tubelet.reduce.merge import Odd
+from tubelet.weights.convert import Fold
 from tubelet.weights.header import Entry, strict_json
 from tubelet.weights.load import TensorReader, compare_names, stored_type
 from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, Checkpoint, find_checkpoint, inside, root_of
@@ -30,6 +32,7 @@ from tubelet.weights.save import staged
 
 FILE = "mm_projector.safetensors"
 INSIDE = "mm_projector."  # what stands before a key, after whatever else
+MERGER = ".merger."  # the same in a LLaVA-OneVision-2
 PREFIX = "model.mm_projector."
 SETTINGS = "projector"  # the metadata entry with the configuration
 REPORT = "conversion.json"
@@ -191,13 +194,42 @@ def convert_projector(
     return report
 
 
+def fold_of(projector: Projector, select_layer: int = -1) -> Fold:
+    """The projector as the merger of LLaVA-OneVision-2's vision tower, for `tubelet convert`; weights are shared.
+
+    select_layer: the hidden state it was trained on (LLaVA's mm_vision_select_layer). Raises ConfigError for a kind
+    that is no merger over blocks.
+
+        >>> fold_of(tubelet.build_projector("spatial_merge", 64, 128)).config
+        Merger(merge=2, out=128, eps=1e-06)
+    """
+    config = projector.config
+    if config.kind not in ("spatial_merge", "patch_merger") or config.compat is not None:
+        raise ConfigError(
+            "the tower's merger joins blocks as spatial_merge does; it cannot be "
+            + (f"compat={config.compat!r}" if config.compat else config.kind),
+            expected="spatial_merge",
+            got=config.kind,
+        )
+    ours = {"ln_q": "norm", "mlp.0": "fc1", "mlp.2": "fc2"}
+    state = {}
+    for name, tensor in projector.state_dict().items():
+        module, _, leaf = name.rpartition(".")
+        state[f"{ours[module]}.{leaf}"] = tensor
+    return Fold(Merger(config.merge, config.out_dim, config.eps), state, select_layer)
+
+
 # ---- the steps
 
 
 def bare_names(keys: Mapping[str, Any]) -> dict[str, str]:
-    """The projector's own key -> the key in the file. Everything after "mm_projector." counts, whatever wrapped it; a
-    file in which no key has that holds a projector alone. Raises KeyMismatch when two keys mean the same tensor."""
-    inner = {key: key.rpartition(INSIDE)[2] for key in keys if INSIDE in key} or {key: key for key in keys}
+    """The projector's own key -> the key in the file. Everything after "mm_projector." counts, whatever wrapped it;
+    where no key has that, everything after "merger." (LLaVA-OneVision-2's tower); otherwise the file holds a projector
+    alone. Raises KeyMismatch when two keys mean the same tensor."""
+    inner: dict[str, str] = {}
+    for part in (INSIDE, MERGER):
+        inner = inner or {key: f".{key}".rpartition(part)[2] for key in keys if part in f".{key}"}
+    inner = inner or {key: key for key in keys}
     names: dict[str, str] = {}
     for key, name in inner.items():
         if name in names:

@@ -2,14 +2,18 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tubelet.cli import main
+from tubelet.families.onevision import require_variant
 from tubelet.project import Projector, build_projector
 from tubelet.projector_files import load_projector, save_projector
+from tubelet.weights.load import load_encoder, untrained
+from tubelet.weights.save import save_encoder
 
 
 def run(*args: object) -> int:
@@ -53,3 +57,19 @@ def test_what_is_said_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture
         assert run("convert", source, tmp_path / "o", "--to", "projector", *useless) == 2
         assert "no meaning" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_projector_is_folded_into_a_tower(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = replace(require_variant("llava_vit_packing_small"), hidden=64, layers=3, heads=2, mlp=32)
+    save_encoder(untrained(config), tmp_path / "tower", "packing")
+    save_projector(build_projector("spatial_merge", 64, 6), tmp_path)
+    args = ("convert", tmp_path / "tower", tmp_path / "ov2", "--to", "ov2", "--projector", tmp_path)
+    assert run(*args) == 2
+    assert "go together" in capsys.readouterr().err
+    assert run(*args[:-3], "packing", *args[-2:], "--select-layer", "-2") == 2
+    assert "--to ov2" in capsys.readouterr().err
+    assert run(*args, "--select-layer", "-2", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["to_format"], told["bit_equal"], told["max_abs_diff"], told["dropped"]) == ("ov2", True, 0.0, ["pool"])
+    tower = load_encoder(tmp_path / "ov2")
+    assert (tower.config.layers, tower.config.out, tower.pixels.merge) == (2, 6, 2)

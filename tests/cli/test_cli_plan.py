@@ -31,6 +31,13 @@ def test_the_known_run(tubelet: Run):
     assert found["kv_cache_bytes"]["bfloat16"] == 2 * 36 * 2 * 128 * 3128 * 2
 
 
+def test_the_known_run_of_single_frames(tubelet: Run):
+    """Two frames and two by two patches side by side: eight widths of whatever tower made them."""
+    known = ("--size", "644x476x16", "--patch", 14, "--merge", 2, "--merge-time", 2)
+    assert [s["shape"] for s in planned(tubelet, *known)["stages"] if s["name"] == "merged"] == [[3128, None]]
+    assert "3,128 x 8 D" in tubelet("plan", *known).stdout
+
+
 def test_files_cost_what_encoding_them_gives(tubelet: Run, files: dict[str, Path], model: Path):
     inputs = (files["wide"], files["clip"], "--model", model, "--num-frames", 3)
     found = planned(tubelet, *inputs)
@@ -58,14 +65,37 @@ def test_what_fits_is_told(tubelet: Run):
     assert found["fits"][0]["frames"] == 1
 
 
-@pytest.mark.parametrize("more", [(), ("--patch", 16)])
+def test_views(tubelet: Run):
+    lavida = ("--size", "1000x600", "--patch", 14, "--views", "lavida", "--llm", "llada-8b")
+    found = planned(tubelet, *lavida)
+    assert (found["tokens"], found["patches"]) == (660, 3645)
+    assert [v["tokens"] for v in found["items"][0]["views"]] == [196, 112, 120, 112, 120]
+    assert found["kv_cache_bytes"]["bfloat16"] == 2 * 32 * 32 * 128 * 660 * 2
+    kept = planned(tubelet, *lavida, "--pool", "none", "--join", "flat", "--select", 980)
+    assert (kept["tokens"], kept["patches"]) == (980, 3645)
+    own = planned(tubelet, "--size", "900x400", "--patch", 14, "--views", "336:672x336,336x672", "--pool", "average")
+    assert [v["tokens"] for v in own["items"][0]["views"]] == [144] * 3
+    done = tubelet("plan", *lavida)
+    assert "views" in done.stdout and "bilinear pool" in done.stdout
+
+
+def test_the_projector_is_part_of_the_memory(tubelet: Run):
+    alone, both = (planned(tubelet, "--size", "448x448", *more) for more in ((), ("--llm", "qwen2.5-7b")))
+    for dtype, of in both["memory_bytes"].items():
+        assert of["projector"] > 0
+        assert of["weights"] == alone["memory_bytes"][dtype]["weights"] + of["projector"]
+        assert of["inference"] > alone["memory_bytes"][dtype]["inference"] + of["projector"]
+
+
+@pytest.mark.parametrize("more", [(), ("--patch", 16), ("--views", "lavida"), ("--patch", 14, "--views", "lavida")])
 def test_the_drawing_is_a_picture(tubelet: Run, tmp_path: Path, more: tuple[object, ...]):
-    done = tubelet("plan", "--size", "320x240x4", "--fit-tokens", 2000, "--plot", "plan.png", *more)
+    size = "320x240" if "--views" in more else "320x240x4"
+    done = tubelet("plan", "--size", size, "--fit-tokens", 2000, "--plot", "plan.png", *more)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "plan.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 900
-        assert picture.height > (300 if more else 600)
+        assert picture.height > (300 if "--patch" in more else 600)
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or []}
     assert (0, 82, 190) in colours  # the curve
     assert (190, 38, 38) in colours  # the input and the limit
@@ -82,6 +112,11 @@ def test_the_drawing_is_a_picture(tubelet: Run, tmp_path: Path, more: tuple[obje
         ("--size", "640x480", "--fit-memory", "much"),
         ("--size", "640x480", "--patch", "14", "--fit-memory", "1GiB"),
         ("--size", "640x480", "--merge", "0"),
+        ("--size", "640x480", "--views", "somebody"),
+        ("--size", "640x480", "--views", "384:768x380"),
+        ("--size", "640x480", "--views", "lavida", "--select", "100"),
+        ("--size", "640x480", "--views", "lavida", "--geometry", "vggt"),
+        ("--size", "640x480", "--pool", "max"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(tubelet: Run, args: tuple[str, ...]):

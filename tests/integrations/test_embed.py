@@ -1,5 +1,6 @@
 """One vector for each input, in order, whatever the inputs are and however they are batched."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,17 @@ def test_errors_name_the_input_by_its_place(embedder: ImageEmbedder, tmp_path: P
         embedder.encode(3)
     with pytest.raises(InputError, match="batch_size"):
         embedder.encode([good], batch_size=0)
+
+
+def test_large_pictures_are_reduced_on_request():
+    encoder, picture = random_encoder(), noise(60, 90)
+    small = ImageEmbedder(encoder, max_pixels=400)
+    reduced = patchify([Clip(picture[None], (0.0,))], replace(PLAIN.pixels, max_pixels=400))
+    assert reduced.items[0].grid.rows * 4 * 4 <= 400 < 60 * 90
+    with torch.no_grad():
+        want = encoder.pooled(encoder(reduced))[0].numpy()
+    np.testing.assert_allclose(small.encode(picture), want, atol=2e-5)
+    assert not np.allclose(ImageEmbedder(encoder).encode(picture), want, atol=1e-2)
+    cropping = random_encoder(replace(PLAIN, pixels=replace(PLAIN.pixels, rule="shortest_crop")))
+    with pytest.raises(ConfigError, match="max_pixels"):
+        ImageEmbedder(cropping, max_pixels=400)

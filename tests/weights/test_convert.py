@@ -13,6 +13,9 @@ from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, WeightsError
 from tubelet.families import onevision as ov
 from tubelet.packed import Item, pack
+from tubelet.pixels.patchify import from_pixels
+from tubelet.project import Projector, build_projector
+from tubelet.projector_files import fold_of, load_projector
 from tubelet.weights import save
 from tubelet.weights.convert import check_network, convert
 from tubelet.weights.load import load_encoder, read_state, report_of, untrained
@@ -242,3 +245,79 @@ def test_converted_files_give_the_same_features(tmp_path: Path):
     p = pack([torch.randint(0, 256, (12, 12), dtype=torch.uint8)], [Item.of(2, 2, 3)])
     with torch.inference_mode():
         assert torch.equal(first(p).x, load_encoder(tmp_path / "p")(p).x)
+
+
+# ---- a LLaVA's projector as the merger of LLaVA-OneVision-2's tower
+
+
+def a_projector(width: int = 64, out: int = 24) -> Projector:
+    projector = build_projector("spatial_merge", width, out)
+    for i, p in enumerate(projector.parameters()):
+        p.data.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) * 0.3)
+    return projector
+
+
+@pytest.mark.parametrize("fmt", ["standard", "packing", "ov2"])
+@pytest.mark.parametrize("select_layer", [-1, -2])
+def test_a_folded_tower_gives_what_tower_and_projector_give(fmt: ov.Format, select_layer: int, tmp_path: Path):
+    config = tiny_config(fmt, num_hidden_layers=3, **({"has_merger": False} if fmt == "ov2" else {}))
+    first, projector = random_encoder(config), a_projector()
+    report = convert(
+        save_encoder(first, tmp_path / "from", fmt), tmp_path / "to", "ov2", fold=fold_of(projector, select_layer)
+    )
+    assert (report.bit_equal, report.max_abs_diff, report.max_abs_diff_pooled) == (True, 0.0, None)
+    assert report.dropped == ("pool",)
+    tower = load_encoder(tmp_path / "to")
+    assert tower.config.layers == 3 + 1 + select_layer
+    pictures = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(5))
+    clip = torch.randn(1, 3, 3, 8, 8, generator=torch.Generator().manual_seed(6))
+    for pixels in (pictures, clip):
+        # the slow way: rows in raster order, a hidden state, neighbours joined by their places
+        states = first.hidden_states(from_pixels(pixels, replace(first.pixels, merge=1, order="raster")))
+        want = projector(states[select_layer])
+        got = tower(from_pixels(pixels, tower.pixels))
+        assert [tuple(i.grid) for i in got.items] == [tuple(i.grid) for i in want.items]
+        torch.testing.assert_close(got.x, want.x, atol=1e-4, rtol=1e-4)
+
+
+def test_folded_and_taken_apart_again(tmp_path: Path):
+    first, projector = random_encoder(tiny_config("standard", use_head=False)), a_projector()
+    source = save_encoder(first, tmp_path / "from", "standard")
+    convert(source, tmp_path / "ov2", "ov2", fold=fold_of(projector))
+    assert convert(tmp_path / "ov2", tmp_path / "back", "standard", drop=["merger"]).bit_equal
+    before, after = read_state(source), read_state(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    again = load_projector(tmp_path / "ov2", kind="spatial_merge")
+    assert again.config == projector.config
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in projector.state_dict().items())
+
+
+def test_a_wider_projector_is_not_rounded(tmp_path: Path):
+    first = random_encoder(tiny_config("packing", use_head=False)).to(torch.bfloat16)
+    convert(save_encoder(first, tmp_path / "from", "packing"), tmp_path / "to", "ov2", fold=fold_of(a_projector()))
+    tower = load_encoder(tmp_path / "to")
+    assert tower.merger is not None
+    assert torch.equal(tower.merger.fc1.weight, a_projector().state_dict()["mlp.0.weight"])
+    assert torch.equal(tower.patch.weight, first.patch.weight.float())
+
+
+def test_what_cannot_be_folded_says_why(tmp_path: Path):
+    source = save_encoder(random_encoder(tiny_config("standard", use_head=False)), tmp_path / "from", "standard")
+    for fold, why in (
+        (fold_of(a_projector(32)), "rows of 32"),
+        (fold_of(a_projector(), -3), "counts from -1 to -2"),
+        (fold_of(a_projector(), 0), "counts from -1 to -2"),
+        (fold_of(build_projector("spatial_merge", 64, 24, eps=1e-3)), "merger"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            convert(source, tmp_path / "to", "ov2", fold=fold)
+    with pytest.raises(ConfigError, match="packing"):
+        convert(source, tmp_path / "to", "packing", fold=fold_of(a_projector()))
+    merged = save_encoder(random_encoder(tiny_config("ov2", use_head=False)), tmp_path / "merged", "ov2")
+    with pytest.raises(ConfigError, match="has a merger"):
+        convert(merged, tmp_path / "to", "ov2", fold=fold_of(a_projector()))
+    for kind, compat in (("mlp2x_gelu", None), ("patch_merger", "consecutive"), ("spatial_merge", "infer_hw")):
+        with pytest.raises(ConfigError, match=compat or kind):
+            fold_of(build_projector(kind, 64, 24, compat=compat))
+    assert not (tmp_path / "to").exists()

@@ -41,9 +41,9 @@ class Bench:
     )
     all: Annotated[bool, option("every family")] = False
     mix: Annotated[Literal["small16", "mix8", "mix32", "one"], option("the pictures (default: small16)")] = "small16"
-    dtype: Annotated[
-        str, option("float32, bfloat16, float16 or several, with commas (default: float32)", "T,...")
-    ] = "float32"
+    dtype: Annotated[str, option("float32, bfloat16, float16 or several, with commas (default: float32)", "T,...")] = (
+        "float32"
+    )
     threads: Annotated[str | None, option("threads of torch, such as 1,2 (default: as torch is)", "N,...")] = None
     layers: Annotated[int, option("depth of the towers (default: 2)", "N")] = 2
     hidden: Annotated[int, option("width; heads of 64, MLP of 4 times (default: 768)", "N")] = 768

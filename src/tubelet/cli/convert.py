@@ -17,6 +17,9 @@ class Convert:
     OUT becomes a folder with config.json, model.safetensors and conversion.json; it appears whole or not at all. With
     --to projector SOURCE is LLaVA's mm_projector.bin or a checkpoint with one, and OUT gets mm_projector.safetensors.
 
+    With --projector, the spatial_merge or patch_merger projector of a LLaVA becomes the merger of LLaVA-OneVision-2's
+    vision tower (--to ov2); say which hidden state it was trained on, LLaVA's mm_vision_select_layer.
+
     Example: tubelet convert weights/ov-large ov-large-packing --to packing
     Example: tubelet convert llava/mm_projector.bin out --to projector --config spatial_merge --unsafe-pickle
     """
@@ -33,6 +36,12 @@ class Convert:
     drop: Annotated[
         tuple[Literal["pool", "merger", "window"], ...], option("parts to give up that the format has no place for")
     ] = ()
+    projector: Annotated[
+        str | None, option("a projector to fold in as the tower's merger, with --to ov2", "PROJECTOR")
+    ] = None
+    select_layer: Annotated[
+        int | None, option("with --projector: the hidden state it was trained on, -1 is the last layer's", "N")
+    ] = None
     eps: Annotated[
         Literal["source", "upstream"], option("keep the eps, or write upstream's 1e-6 (default: source)")
     ] = "source"
@@ -47,11 +56,17 @@ class Convert:
         if self.to == "projector":
             return self._projector(terminal)
         from tubelet.families import families
+        from tubelet.projector_files import fold_of, load_projector
         from tubelet.weights.convert import convert
 
         known = [fmt for family in families() for fmt in family.formats]
         if self.to not in known:
             raise UsageError(f"--to is one of {', '.join(known)} or projector")
+        if (self.projector is None) != (self.select_layer is None) or (self.projector and self.to != "ov2"):
+            raise UsageError("--projector PROJECTOR and --select-layer N go together, with --to ov2")
+        fold = None
+        if self.projector is not None and self.select_layer is not None:
+            fold = fold_of(load_projector(self.projector, kind="spatial_merge"), self.select_layer)
         try:
             report = convert(
                 self.source,
@@ -60,6 +75,7 @@ class Convert:
                 config=self.config,
                 variant=self.variant,
                 drop=self.drop,
+                fold=fold,
                 eps=self.eps,
                 unsafe_pickle=self.unsafe_pickle,
                 overwrite=self.overwrite,
@@ -88,8 +104,8 @@ class Convert:
     def _projector(self, terminal: Terminal) -> int:
         from tubelet.projector_files import FILE, convert_projector
 
-        if self.variant is not None or self.drop or self.eps != "source":
-            raise UsageError("--variant, --drop and --eps have no meaning for a projector")
+        if self.variant is not None or self.drop or self.eps != "source" or self.projector or self.select_layer:
+            raise UsageError("--variant, --drop, --projector, --select-layer and --eps have no meaning for a projector")
         report = convert_projector(
             self.source, self.out, kind=self.config, unsafe_pickle=self.unsafe_pickle, overwrite=self.overwrite
         )

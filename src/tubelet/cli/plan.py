@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tubelet.cli.options import (
     DEFAULT_MODEL,
@@ -21,11 +21,13 @@ from tubelet.cli.options import (
 )
 from tubelet.cli.output import output_file, save_png
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
+from tubelet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tubelet.budget import After, Input
+    from tubelet.budget import After
     from tubelet.encoder.config import EncoderConfig
     from tubelet.pixels.recipe import PixelRecipe
+    from tubelet.pixels.views_plan import Joining, Pool, ViewRule
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
@@ -48,7 +50,18 @@ class Plan:
     patch: Annotated[int | None, option("or: no encoder, patches of so many pixels", "N")] = None
     temporal: Annotated[int, option("with --patch: frames in a tubelet (default: 1)", "N")] = 1
     merge: Annotated[int, option("join so many by so many tokens into one (default: 1)", "N")] = 1
-    select: Annotated[int | None, option("keep so many tokens of each item at most", "N")] = None
+    merge_time: Annotated[int, option("and so many rows of time (default: 1)", "N")] = 1
+    select: Annotated[int | None, option("keep so many tokens of each input at most", "N")] = None
+    views: Annotated[
+        str | None, option("cut pictures into a global view and tiles: lavida, or TILE:WxH,... canvases", "RULE")
+    ] = None
+    pool: Annotated[
+        Literal["none", "bilinear", "average", "max"] | None,
+        option("of the tokens of each view, 2 by 2 (default: none)"),
+    ] = None
+    join: Annotated[
+        Literal["flat", "unpad"] | None, option("views one by one, or tiles as one grid (default: flat)")
+    ] = None
     llm: Annotated[str | None, option("a language model's shape, for width and KV cache", "NAME")] = None
     llm_width: Annotated[int | None, option("or its width alone", "N")] = None
     projector: Annotated[str, option("identity, linear or mlpNx_gelu (default: mlp2x_gelu)", "KIND")] = "mlp2x_gelu"
@@ -82,24 +95,30 @@ class Plan:
         most_bytes = None if self.fit_memory is None else parse_bytes(self.fit_memory)
         self._checked(most_bytes)
         out = None if self.plot is None else output_file(self.plot, self.files)
-        from tubelet import budget
+        from tubelet.budget import plan
         from tubelet.budget_fit import fit_budget
+        from tubelet.budget_inputs import Input, inputs_of
         from tubelet.cli.plan_report import extras, plan_table
 
         what, after = self._what()
-        inputs: list[Input] = [budget.Input(w, h, f) for w, h, f in sizes] or budget.inputs_of(
+        views = view_rule(self.views, self.pool, self.join)
+        if views is not None and self.select is not None and (views.pool is not None or views.join != "flat"):
+            raise UsageError("--select takes the place of pooling: add --pool none --join flat")
+        if views is not None and self.geometry != "none":
+            raise UsageError("--geometry sees whole frames, so it does not go with --views")
+        inputs = [Input(w, h, f) for w, h, f in sizes] or inputs_of(
             self.files,
             fps=sampling.fps,
             num_frames=sampling.num_frames,
             times_s=sampling.times_s,
             animation=self.animation,
         )
-        found = budget.plan(inputs, what, after)
+        found = plan(inputs, what, after, views)
         how: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         fitted = []
         if self.fit_tokens is not None or most_bytes is not None:
             limits = {"max_tokens": self.fit_tokens, "max_memory_bytes": most_bytes}
-            fitted = [fit_budget(one, what, after, **limits, **how) for one in inputs]
+            fitted = [fit_budget(one, what, after, views, **limits, **how) for one in inputs]
         rate = self._rate(found.config)
         more = extras(found, fitted, rate, self.device)
         if out is not None:
@@ -114,7 +133,7 @@ class Plan:
         return OK
 
     def _checked(self, most_bytes: int | None) -> None:
-        for flag in ("patch", "temporal", "merge", "select", "llm_width", "fit_tokens"):
+        for flag in ("patch", "temporal", "merge", "merge_time", "select", "llm_width", "fit_tokens"):
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise UsageError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
@@ -133,7 +152,8 @@ class Plan:
 
     def _what(self) -> "tuple[EncoderConfig | PixelRecipe, After]":
         """The encoder or recipe, whose sizes --merge divides, and what follows it."""
-        from tubelet.budget import LANGUAGE, VGGT, After
+        from tubelet.budget import After
+        from tubelet.budget_shapes import LANGUAGE, VGGT
         from tubelet.families import variants
         from tubelet.pixels.recipe import PixelRecipe
 
@@ -141,6 +161,7 @@ class Plan:
             raise UsageError(f"--llm is one of {', '.join(LANGUAGE)}; for others give --llm-width")
         after = After(
             space=self.merge,
+            time=self.merge_time,
             select=self.select,
             llm=None if self.llm is None else LANGUAGE[self.llm],
             llm_width=self.llm_width,
@@ -161,6 +182,33 @@ class Plan:
         if config.merger is None and self.merge > 1:
             config = replace(config, pixels=replace(config.pixels, merge=self.merge, order="block"))
         return replace(config, pixels=with_budget(config.pixels, self.max_pixels)), after
+
+
+def view_rule(text: str | None, pool: str | None, join: str | None) -> "ViewRule | None":
+    """The rule that --views, --pool and --join give, canvases written (width, height) as sizes are. Raises UsageError.
+
+    >>> view_rule("384:768x384,384x768", "bilinear", None).pinpoints
+    ((384, 768), (768, 384))
+    """
+    from tubelet.pixels.views_plan import LAVIDA, ViewRule
+
+    if text is None:
+        if pool is not None or join is not None:
+            raise UsageError("--pool and --join belong to --views")
+        return None
+    if text == "lavida":
+        rule = LAVIDA
+    elif found := re.fullmatch(r"([0-9]{1,6}):((?:[0-9]{1,6}x[0-9]{1,6})(?:,[0-9]{1,6}x[0-9]{1,6})*)", text):
+        sides = [tuple(int(n) for n in canvas.split("x")) for canvas in found[2].split(",")]
+        try:
+            rule = ViewRule(int(found[1]), tuple((h, w) for w, h in sides))
+        except ConfigError as e:
+            raise UsageError(f"--views {text}: every canvas is made of whole tiles of the first number") from e
+    else:
+        raise UsageError(f"--views takes lavida or TILE:WxH,..., such as 384:768x384,384x768, got {text!r}")
+    if pool is not None:
+        rule = replace(rule, pool=None if pool == "none" else cast("Pool", pool))
+    return rule if join is None else replace(rule, join=cast("Joining", join))
 
 
 def parse_sizes(text: str) -> list[tuple[int, int, int]]:

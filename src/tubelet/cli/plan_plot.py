@@ -1,9 +1,11 @@
 """The picture of `tubelet plan --plot`: tokens and memory against side length and against frames."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tubelet.budget import Input, Plan, plan
+from tubelet.budget import Plan, plan
+from tubelet.budget_inputs import Input
 from tubelet.chart import Panel, chart
 from tubelet.cli.terminal import megabytes
 from tubelet.errors import InputError
@@ -24,18 +26,21 @@ def plan_chart(found: Plan, how: dict[str, Any], max_tokens: int | None, max_mem
     step = found.recipe.temporal * found.after.time
     longest, frames = 2 * max(one.width, one.height, unit), max(2 * one.frames, 16 * step)
     sides = _curve(found, [_scaled(one, longest * i / POINTS) for i in range(1, POINTS + 1)])
-    clips = _curve(found, [replace(one, frames=n) for n in _some(step, frames)])
-    here = plan(one, found.config or found.recipe, found.after)
+    counts = [n for n in _some(step, frames) if n > 1 or found.views is None]  # a rule of views cuts no clips
+    clips = _curve(found, [replace(one, frames=n) for n in counts])
+    here = plan(one, found.config or found.recipe, found.after, found.views)
     axes = [
         ("longer side in pixels", [(float(max(i.width, i.height)), p) for i, p in sides], max(one.width, one.height)),
-        ("frames", [(float(i.frames), p) for i, p in clips], one.frames),
+        ("frames", [(float(i.frames), p) for i, p in clips], one.frames if one.frames in counts else None),
     ]
     rows = [[_tokens(label, points, at, here, max_tokens) for label, points, at in axes]]
     if found.config is not None:
         rows.append([_memory(label, points, at, here, max_memory_bytes, how) for label, points, at in axes])
     clip = f"{one.width} x {one.height}" + (f", {one.frames} frames" if one.frames > 1 else "")
     kind = f"{how['dtype']} on {how['device']}" if found.config is not None else "tokens only"
-    title = [Line((one.name or "plan",), 19, INK), Line((clip, f"{here.tokens:,} tokens", f"inference, {kind}"))]
+    several = f"first of {len(found.items):,} inputs" if len(found.items) > 1 else ""
+    told = [t for t in (several, clip, f"{here.tokens:,} tokens", f"inference, {kind}") if t]
+    title = [Line((Path(one.name).name or "plan",), 19, INK), Line(tuple(told))]
     return chart(rows, title)
 
 
@@ -44,7 +49,7 @@ def _curve(found: Plan, inputs: list[Input]) -> list[tuple[Input, Plan]]:
     out: list[tuple[Input, Plan]] = []
     for one in inputs:
         try:
-            out.append((one, plan(one, found.config or found.recipe, found.after)))
+            out.append((one, plan(one, found.config or found.recipe, found.after, found.views)))
         except InputError:
             continue
     return out
@@ -61,17 +66,23 @@ def _some(step: int, most: int) -> list[int]:
     return [step * n for n in range(1, most // step + 1, stride)]
 
 
-def _tokens(label: str, points: list[tuple[float, Plan]], at: float, here: Plan, limit: int | None) -> Panel:
+def _tokens(label: str, points: list[tuple[float, Plan]], at: float | None, here: Plan, limit: int | None) -> Panel:
     x, y = tuple(x for x, _ in points), tuple(float(p.tokens) for _, p in points)
-    return Panel("tokens", label, x, y, "{:,.0f}".format, mark=(at, here.tokens), limit=_shown(limit, y))
+    mark = None if at is None else (at, here.tokens)
+    return Panel("tokens", label, x, y, "{:,.0f}".format, mark=mark, limit=_shown(limit, y))
 
 
 def _memory(
-    label: str, points: list[tuple[float, Plan]], at: float, here: Plan, limit: int | None, how: dict[str, Any]
+    label: str,
+    points: list[tuple[float, Plan]],
+    at: float | None,
+    here: Plan,
+    limit: int | None,
+    how: dict[str, Any],
 ) -> Panel:
     x, y = tuple(x for x, _ in points), tuple(p.memory(**how).total_bytes / MIB for _, p in points)
     level = _shown(None if limit is None else limit / MIB, y)
-    mark = (at, here.memory(**how).total_bytes / MIB)
+    mark = None if at is None else (at, here.memory(**how).total_bytes / MIB)
     return Panel("memory", label, x, y, _mebibytes, mark=mark, limit=level)
 
 

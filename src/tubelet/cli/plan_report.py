@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tubelet.budget import Plan, projector_bytes
+from tubelet.budget import Plan
 from tubelet.budget_fit import Fitted
 from tubelet.budget_memory import Dtype
 from tubelet.cli.terminal import megabytes, seconds, visible
@@ -27,7 +27,7 @@ def extras(found: Plan, fitted: Sequence[Fitted], rate: float | None, device: Li
             of = {mode: found.memory(dtype=dtype, mode=mode, device=device) for mode in MODES}
             more["memory_bytes"][dtype] = {
                 "weights": of["inference"].weights_bytes,
-                "projector": projector_bytes(found, dtype),
+                "projector": found.projector_bytes(dtype),
                 **{mode: m.total_bytes for mode, m in of.items()},
                 "peak_at": of["inference"].where,
             }
@@ -47,6 +47,8 @@ def plan_table(found: Plan, more: dict[str, Any]) -> Group:
     parts: list[Any] = [_inputs(found), _stages(found)]
     if more["memory_bytes"]:
         parts.append(_memory(more["memory_bytes"], more["device"]))
+    if more.get("fits"):
+        parts.append(_fits(more["fits"]))
     return Group(*parts, *_lines(found, more))
 
 
@@ -64,29 +66,35 @@ def _inputs(found: Plan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     count = len(found.items)
     table.add_column("input", f"{count:,} inputs" if count != 1 else "1 input", overflow="fold")
-    _columns(table, "size", "resized", "frames", "grid")
-    table.add_column("patches", f"{found.patches:,}", justify="right", no_wrap=True)
-    table.add_column("tokens", f"{found.tokens:,}", justify="right", no_wrap=True)
-    table.add_column("M-RoPE", f"{found.extent:,}", justify="right", no_wrap=True)
+    _columns(table, "size", "frames", *(("views",) if found.views else ()), "resized", "grid")
+    for name, total in (
+        ("patches", found.patches),
+        ("tokens", found.tokens),
+        ("positions" if found.views else "M-RoPE", found.extent),
+    ):
+        table.add_column(name, f"{total:,}", justify="right", no_wrap=True)
     for i, item in enumerate(found.items[:MOST_ROWS]):
         one = item.input
+        views = (str(len(item.views)),) if found.views else ()
+        sizes = (f"{one.width} x {one.height}", f"{one.frames:,}", *views, f"{item.width} x {item.height}")
+        counts = (sum(g.rows for g in item.grids), item.tokens, item.extent)
         name = visible(one.name) or f"input {i}"
-        numbers = (f"{one.width} x {one.height}", f"{item.width} x {item.height}", f"{one.frames:,}", _grid(item.grid))
-        table.add_row(Text(name), *numbers, f"{item.grid.rows:,}", f"{item.tokens:,}", f"{item.extent:,}")
+        table.add_row(Text(name), *sizes, _grid(item.grid), *(f"{n:,}" for n in counts))
     if count > MOST_ROWS:
         table.add_row(Text(f"... and {count - MOST_ROWS:,} more (--json lists all)", style="dim"))
     return table
 
 
 def _stages(found: Plan) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=found.flop > 0)
     table.add_column("stage", "all")
     _columns(table, "shape")
-    table.add_column("GFLOP", f"{found.flop / 1e9:,.2f}" if found.flop else "", justify="right", no_wrap=True)
-    _columns(table, "of which attention")
+    if found.flop:
+        table.add_column("GFLOP", f"{found.flop / 1e9:,.2f}", justify="right", no_wrap=True)
+        _columns(table, "of which attention")
     for s in found.stages:
-        flop = f"{s.flop / 1e9:,.2f}" if s.flop else ""
-        table.add_row(s.name, s.shape_text, flop, f"{s.attention_flop / 1e9:,.2f}" if s.attention_flop else "")
+        flops = [f"{n / 1e9:,.2f}" if n else "" for n in (s.flop, s.attention_flop)]
+        table.add_row(s.name, s.shape_text, *(flops if found.flop else ()))
     return table
 
 
@@ -99,25 +107,46 @@ def _memory(memory: dict[str, dict[str, Any]], device: str) -> Table:
     return table
 
 
+def _fits(fits: Sequence[dict[str, Any]]) -> Table:
+    """What goes into the budget in place of each input: nothing changed, another size, another number of frames."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("fits the budget", overflow="fold")
+    _columns(table, "as it is", "largest size", "or most frames", "a second")
+    for i, f in enumerate(fits[:MOST_ROWS]):
+        frames, size = f["frames"], f["size"]
+        table.add_row(
+            Text(visible(f["input"]["name"]) or f"input {i}"),
+            "yes" if (frames or 0) >= f["input"]["frames"] else "no",
+            "-" if size is None else f"{size[0]} x {size[1]}",
+            "none" if frames is None else f"{frames:,}",
+            "" if f["fps"] is None else f"{f['fps']:.3g}",
+        )
+    if len(fits) > MOST_ROWS:
+        table.add_row(Text(f"... and {len(fits) - MOST_ROWS:,} more (--json lists all)", style="dim"))
+    return table
+
+
 def _lines(found: Plan, more: dict[str, Any]) -> list[Text]:
     recipe = found.recipe
     budget = "" if recipe.max_pixels is None else f", at most {recipe.max_pixels:,} pixels"
-    kept = "all tokens" if found.after.select is None else f"at most {found.after.select:,} tokens of each item"
-    lines = [Text(f"rule    sizes by {recipe.rule}{budget}; one view of each input; {kept}")]
+    kept = "all tokens" if found.after.select is None else f"at most {found.after.select:,} tokens of each input"
+    lines = [Text(f"rule    sizes by {recipe.rule}{budget}; {_views(found)}; {kept}")]
     if "kv_cache_bytes" in more:
         lines.append(Text(f"cache   {megabytes(more['kv_cache_bytes']['bfloat16'])} in {more['llm']}, bfloat16"))
     if "seconds_at_gemm_rate" in more:
         rate, spent = more["gemm_flop_per_s"] / 1e9, seconds(more["seconds_at_gemm_rate"])
         lines.append(Text(f"time    {spent} or more, at {rate:,.0f} GFLOP/s as measured for matrix products"))
-    for i, f in enumerate(more.get("fits", [])):
-        lines.append(Text(f"fits    {visible(f['input']['name']) or f'input {i}'}: {_fit_text(f)}"))
     if more["memory_bytes"]:
-        lines.append(Text("memory is of tensors, training with AdamW; leave room for the runtime and the allocator"))
+        whose = "encoder" if found.projection is None else "encoder and projector"
+        lines.append(
+            Text(f"memory  tensors of the {whose}, training with AdamW; the runtime and the allocator need more")
+        )
     return lines
 
 
-def _fit_text(f: dict[str, Any]) -> str:
-    size = "no size" if f["size"] is None else f"up to {f['size'][0]} x {f['size'][1]} at {f['input']['frames']} frames"
-    frames = "no number of frames" if f["frames"] is None else f"or {f['frames']:,} frames at its size"
-    rate = "" if f["fps"] is None else f" ({f['fps']:.3g} a second)"
-    return f"{size}, {frames}{rate}"
+def _views(found: Plan) -> str:
+    if found.views is None:
+        return "one view of each input"
+    pool = "not pooled" if found.views.pool is None else f"{found.views.pool} pool"
+    join = "one after the other" if found.views.join == "flat" else "tiles joined and unpadded, newlines counted"
+    return f"a global view and tiles of {found.views.tile} pixels, {pool}, {join}"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,8 +25,11 @@ class ImageEmbedder:
     """An encoder that turns each picture or clip into one vector.
 
     encoder: an `Encoder`, or what `load_encoder` takes. pooling: "head" is the encoder's own pooling head, "mean" the
-    mean of an item's tokens. Batches are packed: sizes may differ, nothing is padded, and a vector does not depend on
-    its neighbours. Raises ConfigError for "head" without a pooling head.
+    mean of an item's tokens. max_pixels: of one picture or frame, larger ones are reduced; None is the encoder's own
+    rule, which for OneVision keeps files at their full size, and attention costs the square of that: a photo of 5
+    megapixels takes a CPU hundreds of times as long as one of 448 x 448. Batches are packed: sizes may differ, nothing
+    is padded, and a vector does not depend on its neighbours. Raises ConfigError for "head" without a pooling head and
+    for max_pixels where the encoder's rule fixes the size.
 
         >>> embedder = ImageEmbedder(tubelet.untrained("llava_vit_packing_small"))
         >>> embedder.encode(["receipt.png", np.zeros((64, 96, 3), np.uint8)], normalize_embeddings=True).shape
@@ -39,6 +43,7 @@ class ImageEmbedder:
         pooling: Literal["head", "mean"] = "head",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         if not isinstance(encoder, Encoder):
             encoder = load_encoder(encoder, device=device or "cpu", dtype=dtype)
@@ -50,7 +55,10 @@ class ImageEmbedder:
             raise ConfigError(
                 "this encoder has no pooling head; pooling='mean' takes the mean", expected="mean", got="head"
             )
+        if max_pixels is not None and encoder.pixels.rule in ("shortest_crop", "square"):
+            raise ConfigError(f"the rule {encoder.pixels.rule} makes one size; max_pixels means nothing to it")
         self.encoder, self.pooling = encoder, pooling
+        self.pixels = encoder.pixels if max_pixels is None else replace(encoder.pixels, max_pixels=max_pixels)
 
     @property
     def dimension(self) -> int:
@@ -101,7 +109,7 @@ class ImageEmbedder:
         self, images: Sequence[Any], start: int, fps: float | None, num_frames: int | None, limits: Limits | None
     ) -> Tensor:
         try:
-            rows = rows_of(images, self.encoder.pixels, fps=fps, num_frames=num_frames, limits=limits)
+            rows = rows_of(images, self.pixels, fps=fps, num_frames=num_frames, limits=limits)
         except TubeletError as e:
             raise e.placed(item=None if e.item is None else e.item + start) from e.__cause__
         tokens = self.encoder(rows.to(self.encoder.patch.weight.device))

@@ -244,7 +244,11 @@ def build_vision_tower(
     if not isinstance(path, str) or not path:
         raise ConfigError("mm_vision_tower names no checkpoint", expected="mm_vision_tower", got=path)
     if not isinstance(layer, int):
-        raise ConfigError("mm_vision_select_layer is an integer", expected="mm_vision_select_layer", got=layer)
+        raise ConfigError(
+            f"mm_vision_select_layer must be an integer (LLaVA's own is -2), got {layer!s:.40}",
+            expected="mm_vision_select_layer",
+            got=layer,
+        )
     if feature not in FEATURES:
         raise ConfigError(f"select_feature is one of {', '.join(FEATURES)}", expected=tuple(FEATURES), got=feature)
     return VisionTower(

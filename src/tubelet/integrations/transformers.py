@@ -4,7 +4,10 @@
     AutoModel.from_pretrained(folder)            pixel_values, image_grid_thw -> last_hidden_state, pooler_output
     AutoImageProcessor.from_pretrained(folder)   pictures, files, clips       -> pixel_values, image_grid_thw
 
+Folders may be those these classes save or upstream's own (`transformers_upstream` lists the model types).
+
 No remote code and no pickle: transformers finds these classes because they are registered, and weights are safetensors.
+A config.json that names code (`auto_map`) is a ConfigError, with and without trust_remote_code: nothing of it runs.
 There is no buffer in the model. Rotary angles are computed from the configuration in every call, so that building the
 model without memory first (which is how transformers 5 loads) or casting it cannot spoil them; upstream's model keeps
 them in buffers that this way of loading leaves uninitialised.
@@ -36,8 +39,9 @@ from tubelet.integrations.transformers_config import (
     pixel_fields,
     recipe_of,
 )
+from tubelet.integrations.transformers_upstream import HUB, register_upstream, upstream_encoder
 from tubelet.packed import Item, Packed, all_positions
-from tubelet.pixels.patchify import normalise
+from tubelet.pixels.patchify import from_pixels, normalise
 from tubelet.pixels.recipe import PixelRecipe
 
 __all__ = ["TubeletConfig", "TubeletImageProcessor", "TubeletModel", "tubelet_attention"]
@@ -80,14 +84,27 @@ class TubeletModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """transformers' own loading, strict and from safetensors alone.
+        """transformers' own loading, strict and from safetensors; upstream's folders as `load_encoder` reads them.
 
         Raises KeyMismatch where tensors are missing, unexpected or, unless ignore_mismatched_sizes=True, of another
-        shape; UnsafeFile when a pickle is asked for; what transformers raises for files that are not there.
+        shape; UnsafeFile when a pickle is asked for; ConfigError for a configuration that names code; what transformers
+        raises for files that are not there.
         """
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise UnsafeFile("weights are read from .safetensors files only", expected=".safetensors")
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        config = kwargs.get("config")
+        given = config if isinstance(config, TubeletConfig) else None
+        hub = {name: kwargs[name] for name in HUB if name in kwargs}
+        encoder = None if source is None else upstream_encoder(source, given, hub)
+        if encoder is None:
+            loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        else:
+            rest = {k: v for k, v in kwargs.items() if k not in (*HUB, "config", "pretrained_model_name_or_path")}
+            config = config_of(encoder) if given is None else given
+            config.untrained = getattr(encoder, "untrained", False)
+            state = {"encoder." + name: tensor for name, tensor in encoder.state_dict().items()}
+            loaded = super().from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **rest)
         model, info = loaded
         missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
         if missing or unexpected:
@@ -96,28 +113,38 @@ class TubeletModel(PreTrainedModel):
                 f"{len(missing)} tensors missing and {len(unexpected)} unexpected ({shown} ...)",
                 missing=missing,
                 unexpected=unexpected,
-                source=str(args[0])[:200] if args else None,
+                source=str(source)[:200],
             )
+        model.encoder.__dict__.update(untrained=model.config.untrained)
         return (model, info) if output_loading_info else model
 
     def forward(
         self,
         pixel_values: Tensor,
-        image_grid_thw: Tensor | Sequence[Sequence[int]],
+        image_grid_thw: Tensor | Sequence[Sequence[int]] | None = None,
         patch_positions: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
-        """Features of packed rows.
+        """Features of packed rows, or of a batch of pictures or clips of one size.
 
         pixel_values: (T, W) rows of all items end to end, uint8 pixels or floats already normalised, in the order of
         the configuration (raster, or blocks of merge_size). image_grid_thw: (N, 3) patch counts; on an accelerator it
-        is read once, which syncs: keep it on the host. patch_positions: (T, 3) places for the rotary angles instead.
+        is read once, which syncs: keep it on the host. Without image_grid_thw pixel_values is a batch (N, 3, H, W) or
+        (N, 3, F, H, W), as upstream's models and CLIP's processor have it; pixels that fill no patch are left out.
+        patch_positions: (T, 3) places for the rotary angles instead.
         Gives last_hidden_state (T, D), or (T / merge^2, out) after a merger; pooler_output (N, D), None without a
-        pooling head; hidden_states, on request, L + 1 of (T, D), the last before the final norm. Raises ShapeError.
+        pooling head; hidden_states, on request, L + 1 of (T, D), the last before the final norm. For a batch T is two
+        axes, (N, T / N). Raises ShapeError.
         """
         self.encoder.backend = backend_of(self.config._attn_implementation)
-        p = packed_rows(pixel_values, image_grid_thw, self.encoder.pixels)
+        batch = None if image_grid_thw is not None else len(pixel_values)
+        if image_grid_thw is not None:
+            p = packed_rows(pixel_values, image_grid_thw, self.encoder.pixels)
+        elif pixel_values.ndim in (4, 5):
+            p = from_pixels(pixel_values, self.encoder.pixels)
+        else:
+            raise ShapeError("rows need their image_grid_thw (N, 3)", expected="image_grid_thw", got=pixel_values.ndim)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states = self.encoder.hidden_states(p, positions=patch_positions) if wanted else None
         if states is None:
@@ -125,10 +152,14 @@ class TubeletModel(PreTrainedModel):
         else:
             tokens = p.with_x(self.encoder.norm_post(states[-1].x))
         last = tokens if self.encoder.merger is None else tokens_merged(tokens, self.encoder.merger)
+
+        def shaped(x: Tensor) -> Any:
+            return x if batch is None else x.unflatten(0, (batch, -1))
+
         out = BaseModelOutputWithPooling(
-            last_hidden_state=last.x,  # pyright: ignore[reportArgumentType]
+            last_hidden_state=shaped(last.x),
             pooler_output=None if self.encoder.pool is None else self.encoder.pooled(tokens),  # pyright: ignore
-            hidden_states=None if states is None else tuple(state.x for state in states),  # pyright: ignore
+            hidden_states=None if states is None else tuple(shaped(state.x) for state in states),
         )
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return out if as_dict else out.to_tuple()
@@ -260,3 +291,4 @@ AutoImageProcessor.register(
     exist_ok=True,
 )
 register()
+register_upstream()

@@ -14,6 +14,7 @@ from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
 from tubelet.families.fields import CODE_FIELDS, HARMLESS_FIELDS
+from tubelet.families.onevision_config import MODEL_TYPES, config_from
 from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, INTERPOLATIONS, RESAMPLERS, RULES, PixelRecipe
 
 BACKENDS = {"tubelet": "auto", "sdpa": "sdpa", "flash_attention_2": "flash"}  # attn_implementation -> ours
@@ -21,6 +22,7 @@ _ACTS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _NORMS = {"layer_norm": "layer", "rms_norm": "rms"}
 _THEIRS = HARMLESS_FIELDS | {"experts_implementation", "_experts_implementation", "num_labels", "per_layer_config"}
 _REFUSED = CODE_FIELDS - {"attn_implementation", "_attn_implementation"}
+_NAMES = {"architectures", "model_type", "transformers_version"}  # of what a file was written by and for
 
 
 @dataclass
@@ -159,9 +161,51 @@ def backend_of(attn_implementation: Any) -> Any:
     return _one_of("attn_implementation", attn_implementation)
 
 
+def encoder_fields(encoder: EncoderConfig) -> dict[str, Any]:
+    """A configuration under Hugging Face's names."""
+    return {
+        "hidden_size": encoder.hidden,
+        "num_hidden_layers": encoder.layers,
+        "num_attention_heads": encoder.heads,
+        "intermediate_size": encoder.mlp,
+        "hidden_act": next(k for k, v in _ACTS.items() if v == encoder.act),
+        "layer_norm_type": next(k for k, v in _NORMS.items() if v == encoder.norm),
+        "layer_norm_eps": encoder.eps,
+        "head_norm_eps": encoder.head_eps,
+        "rope_mode": encoder.rope.mode,
+        "rope_theta": encoder.rope.theta,
+        "rope_split": encoder.rope.split,
+        "patch_bias": encoder.patch_bias,
+        "use_pre_norm": encoder.pre_norm,
+        "use_post_norm": encoder.post_norm,
+        "use_head": encoder.pool,
+        "window_frames": encoder.window,
+        "out_hidden_size": None if encoder.merger is None else encoder.merger.out,
+        "merger_norm_eps": 1e-6 if encoder.merger is None else encoder.merger.eps,
+        **pixel_fields(encoder.pixels),
+    }
+
+
+def is_upstream(found: dict[str, Any]) -> bool:
+    """Whether the fields of a config.json are upstream's. A type nobody here knows is not, and is refused later."""
+    return isinstance(found.get("model_type"), str) and found["model_type"] in MODEL_TYPES
+
+
+def own_fields(found: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a config.json in upstream's form as those of a `TubeletConfig`; any others as they are.
+
+    Raises ConfigError for what upstream's form does not have, above all fields that could name code.
+    """
+    if not is_upstream(found):
+        return found
+    kept = {name: value for name, value in found.items() if name in HARMLESS_FIELDS - _NAMES}
+    return {**kept, **encoder_fields(config_from(found)), "model_type": TubeletConfig.model_type}
+
+
 class TubeletConfig(PreTrainedConfig):
     """config.json of a tubelet encoder: the fields of `EncoderFields` and `PixelFields`, checked one by one.
 
+    A file in upstream's form is read as what it means in these fields. `untrained` says that the weights are random.
     Raises ConfigError for a value of the wrong type or range, for unknown fields and for those that could name code.
 
     >>> config = TubeletConfig.of(tubelet.untrained("llava_vit_packing_small").config)
@@ -175,6 +219,9 @@ class TubeletConfig(PreTrainedConfig):
         named = sorted(_REFUSED & kwargs.keys())
         if named:
             raise ConfigError(f"{named[0]} can name code to run; it is refused", got=named[0])
+        untrained = kwargs.pop("untrained", False)
+        if not isinstance(untrained, bool):
+            raise ConfigError("untrained is true or false", got=untrained)
         for name in ("attn_implementation", "_attn_implementation"):
             if kwargs.get(name) is not None:
                 backend_of(kwargs[name])
@@ -185,32 +232,24 @@ class TubeletConfig(PreTrainedConfig):
         super().__init__(**kwargs)
         for name, value in ours.items():
             setattr(self, name, value)
+        self.untrained = untrained
         self.encoder_config()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """From the fields of a config.json, tubelet's or upstream's."""
+        return super().from_dict(own_fields(config_dict), **kwargs)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of a config.json, upstream's already as tubelet's, and the keywords that were not used."""
+        found, unused = super().get_config_dict(*args, **kwargs)
+        return own_fields(found), unused
 
     @classmethod
     def of(cls, encoder: EncoderConfig) -> "TubeletConfig":
         """The same configuration under Hugging Face's names. Raises ConfigError for one that they cannot say."""
-        config = cls(
-            hidden_size=encoder.hidden,
-            num_hidden_layers=encoder.layers,
-            num_attention_heads=encoder.heads,
-            intermediate_size=encoder.mlp,
-            hidden_act=next(k for k, v in _ACTS.items() if v == encoder.act),
-            layer_norm_type=next(k for k, v in _NORMS.items() if v == encoder.norm),
-            layer_norm_eps=encoder.eps,
-            head_norm_eps=encoder.head_eps,
-            rope_mode=encoder.rope.mode,
-            rope_theta=encoder.rope.theta,
-            rope_split=encoder.rope.split,
-            patch_bias=encoder.patch_bias,
-            use_pre_norm=encoder.pre_norm,
-            use_post_norm=encoder.post_norm,
-            use_head=encoder.pool,
-            window_frames=encoder.window,
-            out_hidden_size=None if encoder.merger is None else encoder.merger.out,
-            merger_norm_eps=1e-6 if encoder.merger is None else encoder.merger.eps,
-            **pixel_fields(encoder.pixels),
-        )
+        config = cls(**encoder_fields(encoder))
         if config.encoder_config() != encoder:
             raise ConfigError("these names cannot say this configuration", got=encoder)
         return config
@@ -244,7 +283,8 @@ class TubeletConfig(PreTrainedConfig):
 
 
 def config_of(encoder: Encoder) -> TubeletConfig:
-    """`TubeletConfig.of` its configuration, with the type of its weights."""
+    """`TubeletConfig.of` its configuration, with the type of its weights and whether they are random."""
     config = TubeletConfig.of(encoder.config)
     config.dtype = encoder.patch.weight.dtype
+    config.untrained = getattr(encoder, "untrained", False)
     return config

@@ -48,7 +48,8 @@ class LoadedSource:
 @dataclass(eq=False)
 class Task:
     """One input on its way. rows: its slice of the buffer; before there is a buffer, rows of its own for an input that
-    had to be decoded at once (`decoded`)."""
+    had to be decoded at once (`decoded`). whole: it is decoded as a whole clip, `isolated` in a child process.
+    counted: whether its header says how many frames it has; if not, `item` has at least as many rows as it."""
 
     index: int
     source: Any
@@ -58,12 +59,17 @@ class Task:
     plan: VideoPlan | None = None
     rows: np.ndarray | None = None
     decoded: bool = False
+    whole: bool = False
+    isolated: bool = False
+    counted: bool = True
     named: bool = True  # whether errors say which of several inputs this is
 
     @property
     def cost(self) -> int:
         """Pixels to decode, roughly: what comes first when threads choose work."""
-        frames = 1 if self.plan is None else 4 * self.report.frames  # frames between the wanted ones are decoded too
+        frames = (
+            4 * self.report.frames if self.plan is not None or self.whole else 1
+        )  # frames between the wanted ones are decoded too
         return self.report.width * self.report.height * frames
 
     @property
@@ -124,14 +130,29 @@ def describe(task: Task, width: int, height: int, times_s: Sequence[float], opti
 
 
 def cut_whole(task: Task, clip: Clip, options: Options, laps: Laps) -> None:
-    """Resize a clip that was decoded as a whole and cut it into rows of the task's own."""
-    size, item = describe(task, clip.width, clip.height, clip.times_s, options)
-    recipe = options.recipe
-    task.rows = empty_rows(item.grid.rows, recipe)
-    whole = as_tensor(clip.frames)
-    small = resize_frames(whole, size, resampler=recipe.resampler, interpolation=recipe.interpolation).numpy()
+    """Resize a clip that was decoded as a whole and cut it into its slice, or without one into rows of the task's own.
+
+    Raises DecodeError where the slice was planned for another size or fewer frames.
+    """
+    if task.rows is None:
+        _, item = describe(task, clip.width, clip.height, clip.times_s, options)
+        task.rows = empty_rows(item.grid.rows, options.recipe)
+    planned, item, rows = task.ready
+    r = task.report
+    if (clip.width, clip.height) != (r.width, r.height) or len(clip) > r.frames:
+        raise DecodeError(
+            "the content has another size than its header says",
+            expected=(r.frames, r.width, r.height),
+            got=(len(clip), clip.width, clip.height),
+        )
+    pt = options.recipe.temporal
+    grid = Grid(-(-len(clip) // pt), item.grid.h, item.grid.w)  # fewer rows where frames are missing
+    task.item, task.rows = Item(grid, clip.times_s[::pt], task.index, item.box), rows[: grid.rows]
+    r.grid, r.frames = grid, len(clip)
+    recipe, whole = options.recipe, as_tensor(clip.frames)
+    small = resize_frames(whole, planned, resampler=recipe.resampler, interpolation=recipe.interpolation).numpy()
     laps("resize")
-    write_frames(task.rows, item.grid, small, recipe)
+    write_frames(task.rows, grid, small, recipe)
     laps("pack")
     _finish(task, clip.complete, clip.notes)
 

@@ -1,6 +1,6 @@
 """Files to packed rows in one pass, with memory for the rows and hardly more.
 
-    headers -> sizes, grids, offsets        no pixel is decoded; a count above a limit ends here
+    headers -> sizes, grids, offsets        of every kind of input; no pixel is decoded; above a limit it ends here
             -> one uint8 buffer             every input has its slice before work starts
             -> threads, largest input first: decode -> resize -> write into the slice
 
@@ -8,10 +8,11 @@ The rows are bit for bit those of `patchify(read(...))`. A clip never exists as 
 written as it is decoded.
 """
 
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,11 +26,11 @@ from tubelet.pixels.fill import Laps, LoadedSource, Options, Task, cut_whole, de
 from tubelet.pixels.patchify import empty_rows, packed_of
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.read import is_one
-from tubelet.read.image import probe_image
-from tubelet.read.isolate import SUPPORTED, isolated_read
+from tubelet.read.isolate import SUPPORTED, isolated_outline, isolated_read
 from tubelet.read.one import Job, decode_source
+from tubelet.read.outline import outline_source
 from tubelet.read.sampling import Sampling
-from tubelet.read.source import PICTURES, VIDEOS, open_source
+from tubelet.read.source import VIDEOS, open_source
 from tubelet.read.video import plan_video
 
 Progress = Callable[[int, int, str], None]
@@ -70,7 +71,12 @@ def load_patches(
     sources, sampling, limits, background, animation and isolate mean what they mean in `read`. workers: threads, by
     default one for each core this process may use; torch's own threads are neither needed nor changed. Peak memory is
     the rows, one decoded picture for each thread and a few frames of each clip in work. What is decoded in a child
-    process, animations and file objects are the exception: there a whole clip is in memory for a moment.
+    process and animations are the exception: there a whole clip is in memory for a moment. A file object that cannot
+    seek is read into memory before anything is counted.
+
+    Rows are counted before anything is decoded, those of bytes and file objects in the same process that will decode
+    them. One kind of input has no such count: an animated AVIF from which frames are taken by time, for only its
+    decoded frames have durations. It counts as one frame then, and as what it is when it alone has been decoded.
 
     on_error="skip": an input that cannot be read has no rows, and its error stands in its report. "raise": the first
     error met is raised once the work under way has ended. A clip that breaks off has the rows of the frames that
@@ -99,8 +105,11 @@ def load_patches(
     tasks = [Task(i, s, LoadedSource(_name(s, i)), named=several) for i, s in enumerate(listed)]
     tell = _Counter(len(tasks), progress)
     with _threads(options.workers) as pool:
-        _each(pool, _plan, tasks, options, lambda task: tell(task) if task.decoded or task.report.error else None)
+        _each(pool, _plan, tasks, options, lambda task: tell(task) if task.report.error else None)
         kept = [t for t in tasks if t.report.error is None]
+        _check(kept, options)
+        _each(pool, _whole, [t for t in kept if not t.counted], options, tell)
+        kept = [t for t in kept if t.report.error is None]
         buffer = _allocate(kept, options)
         _decode_all(pool, [t for t in kept if not t.decoded], options, tell)
     return Loaded(_assemble(buffer, kept, options), [t.report for t in tasks])
@@ -162,36 +171,57 @@ def _name(source: Any, index: int) -> str:
     return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else f"<input {index}>"
 
 
+def _alone(task: Task, options: Options) -> AbstractContextManager[Any]:
+    """File objects are read one at a time: the same one may be listed twice."""
+    return (
+        nullcontext()
+        if isinstance(task.source, (str, os.PathLike, bytes, bytearray, memoryview))
+        else (options.file_objects)
+    )
+
+
 def _plan(task: Task, options: Options) -> None:
-    """Size, times and grid from the header. An input whose header may not be read in this process, says too little or
-    can be read only once is decoded right away, into rows of its own."""
-    once = not isinstance(task.source, (str, os.PathLike, bytes, bytearray, memoryview))
+    """Size, times and grid from the header, which is read in a child process where the content will be."""
     laps = Laps(task.report)
-    with options.file_objects if once else nullcontext(), open_source(task.source, options.job.limits) as src:
+    job = options.job
+    with _alone(task, options), open_source(task.source, job.limits) as src:
         task.report.name = src.name
-        isolated = options.isolate == "always" or (options.isolate == "auto" and src.foreign and SUPPORTED)
-        if isolated or once or (options.job.animation and src.format in PICTURES):
-            laps("open")
-            clip = isolated_read(src, options.job) if isolated else decode_source(src, options.job)
-            laps("decode")
-            cut_whole(task, clip, options, laps)
-            return
-        if src.format in VIDEOS:
-            task.plan = plan_video(src, options.job.limits, options.job.sampling)
+        if isinstance(src.file, io.BytesIO) and not isinstance(task.source, (bytes, bytearray, memoryview)):
+            task.source = src.file.getvalue()  # a stream can be read only once
+        task.isolated = options.isolate == "always" or (options.isolate == "auto" and src.foreign and SUPPORTED)
+        if not task.isolated and src.format in VIDEOS:
+            task.plan = plan_video(src, job.limits, job.sampling)
             describe(task, task.plan.width, task.plan.height, task.plan.times_s, options)
         else:
-            info = probe_image(src, options.job.limits)
-            describe(task, info.width, info.height, (0.0,), options)
+            seen = isolated_outline(src, job) if task.isolated else outline_source(src, job)
+            task.whole = task.isolated or seen.moves
+            task.counted = seen.exact
+            describe(task, seen.width, seen.height, seen.times_s, options)
     laps("open")
 
 
-def _allocate(tasks: Sequence[Task], options: Options) -> np.ndarray:
-    """One buffer for all rows, a slice of it for each task, and in there already what is decoded."""
+def _whole(task: Task, options: Options) -> None:
+    """Decode an input as one clip, in a child process if it has to be, and cut it into its rows."""
+    laps = Laps(task.report)
+    with _alone(task, options), open_source(task.source, options.job.limits, task.report.name) as src:
+        laps("open")
+        clip = isolated_read(src, options.job) if task.isolated else decode_source(src, options.job)
+        laps("decode")
+    cut_whole(task, clip, options, laps)
+
+
+def _check(tasks: Sequence[Task], options: Options) -> int:
+    """The rows of all inputs. Raises LimitError with the plan when they are too many."""
     total = sum(t.item.grid.rows for t in tasks if t.item is not None)
     limit = min(options.job.limits.max_tokens, MAX_ROWS)
     if total > limit:
         raise _refusal(tasks, total, limit)
-    buffer = empty_rows(total, options.recipe)
+    return total
+
+
+def _allocate(tasks: Sequence[Task], options: Options) -> np.ndarray:
+    """One buffer for all rows, a slice of it for each task, and in there already what is decoded."""
+    buffer = empty_rows(_check(tasks, options), options.recipe)
     start = 0
     for task in tasks:
         rows = buffer[start : start + (0 if task.item is None else task.item.grid.rows)]
@@ -239,10 +269,15 @@ def _decode_all(pool: ThreadPoolExecutor, tasks: Sequence[Task], options: Option
     the rest, each decoded by all threads."""
 
     def one_thread(task: Task, options: Options) -> None:
-        decode_into(task, options, 1)
+        if task.whole:
+            _whole(task, options)
+            return
+        with _alone(task, options):
+            decode_into(task, options, 1)
 
     def all_threads(task: Task, options: Options) -> None:
-        decode_into(task, options, options.workers)
+        with _alone(task, options):
+            decode_into(task, options, options.workers)
 
     clips = [t for t in tasks if t.plan is not None]
     if len(clips) < options.workers:

@@ -41,18 +41,10 @@ def decode_animation(
         if not is_animation(src.format, header):
             return decode_image(src, limits, background, allocate=allocate)
         notes = list(header.notes)
-        durations = _durations(src, limits, header)
-        if not all(durations):
+        starts, end, wanted, untimed = moving(src, limits, sampling, header)
+        if untimed:
             notes.append(f"frames without a duration are shown for {float(_UNTIMED_S)} s")
-        *ticks, last = accumulate((duration or _UNTIMED_S for duration in durations), initial=Fraction(0))
-        starts, end = [float(tick) for tick in ticks], float(last)
-        limits.check("max_seconds", end, "animation length in seconds")
-        if sampling == Sampling():
-            wanted = list(range(len(starts)))
-        else:
-            wanted = sampling.choose(starts, end, limits)
         width, height = header.upright
-        limits.check_clip(len(wanted), width, height)
         frames = allocate((len(wanted), height, width, 3))
         slots: dict[int, list[int]] = {}
         for slot, index in enumerate(wanted):
@@ -70,6 +62,20 @@ def decode_animation(
         duration_s=end,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def moving(
+    src: Source, limits: Limits, sampling: Sampling, header: Header
+) -> tuple[list[float], float, list[int], bool]:
+    """(start of each frame in seconds, end, the frames that are wanted, whether some state no duration); only an AVIF
+    is decoded for it. Raises: as `decode_animation`."""
+    durations = _durations(src, limits, header)
+    *ticks, last = accumulate((duration or _UNTIMED_S for duration in durations), initial=Fraction(0))
+    starts, end = [float(tick) for tick in ticks], float(last)
+    limits.check("max_seconds", end, "animation length in seconds")
+    wanted = list(range(len(starts))) if sampling == Sampling() else sampling.choose(starts, end, limits)
+    limits.check_clip(len(wanted), *header.upright)
+    return starts, end, wanted, not all(durations)
 
 
 def _upright(picture: Image.Image, header: Header) -> Image.Image:

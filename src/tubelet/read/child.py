@@ -23,6 +23,7 @@ from PIL import Image
 from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.limits import Limits
 from tubelet.read.one import Job, decode_source
+from tubelet.read.outline import outline_source
 from tubelet.read.source import BinaryFile, Source
 from tubelet.read.wire import FileAt, SharedFrames, clip_fields, error_fields, receive, send
 
@@ -63,6 +64,8 @@ def _answer(message: dict[str, Any], fd: int, frames: SharedFrames) -> dict[str,
         with _Bounded(job.limits):
             file = cast(BinaryFile, io.BufferedReader(FileAt(fd, message["size"])))
             src = Source(message["name"], file, message["size"], message["format"], foreign=True)
+            if message.get("outline"):
+                return {"outline": outline_source(src, job).as_dict()}
             clip = decode_source(src, job, frames.allocate)
             if frames.shape != clip.frames.shape or frames.fd is None:
                 frames.allocate(cast(Any, clip.frames.shape))[...] = clip.frames

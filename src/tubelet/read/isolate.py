@@ -20,13 +20,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tubelet.errors import DecodeError, RunError, TubeletError, WorkerDied
+from tubelet.errors import DecodeError, LimitError, RunError, TubeletError, WorkerDied
 from tubelet.limits import Limits
 from tubelet.read.clip import Clip
 from tubelet.read.one import Job
+from tubelet.read.outline import Outline
 from tubelet.read.source import BinaryFile, Source, file_errors, read_all
 from tubelet.read.wire import anonymous_file, clip_from, error_from, map_frames, receive, send
 
@@ -76,21 +78,40 @@ class DecodeChild:
 
     def run(self, src: Source, job: Job) -> Clip:
         """The Clip of one input. Whatever goes wrong with the child, it is dead and reaped when this raises for it."""
+        answer, frames_fd = self._ask(src, job, outline=False)
+        try:
+            return self._result(answer, frames_fd, src, job)
+        finally:
+            if frames_fd is not None:
+                os.close(frames_fd)
+
+    def outline(self, src: Source, job: Job) -> Outline:
+        """The Outline of one input, believed only within the limits. Raises as `run`."""
+        answer, frames_fd = self._ask(src, job, outline=True)
+        if frames_fd is not None:
+            os.close(frames_fd)
+        if "error" in answer and isinstance(answer["error"], dict):
+            raise error_from(answer["error"], src.name)
+        try:
+            return Outline.from_dict(answer["outline"], job.limits)
+        except LimitError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            self.kill()
+            raise WorkerDied("the decoding process gave an answer that makes no sense", source=src.name) from error
+
+    def _ask(self, src: Source, job: Job, *, outline: bool) -> tuple[dict[str, Any], int | None]:
+        """The child's answer, and the descriptor beside it."""
         deadline = time.monotonic() + job.limits.deadline_s
         with _descriptor(src, job.limits) as fd:
             request = {"job": job.as_dict(), "name": src.name, "size": src.size, "format": src.format}
             self.jobs += 1
             try:
                 self.link.settimeout(job.limits.deadline_s + _MARGIN_S)
-                send(self.link, request, fd)
+                send(self.link, request | {"outline": outline}, fd)
             except OSError as error:
                 raise self._died(job.limits, late=isinstance(error, TimeoutError)) from error
-            answer, frames_fd = self._wait(deadline + _MARGIN_S, job.limits)
-        try:
-            return self._result(answer, frames_fd, src, job)
-        finally:
-            if frames_fd is not None:
-                os.close(frames_fd)
+            return self._wait(deadline + _MARGIN_S, job.limits)
 
     def kill(self) -> int:
         """Ends the process, waits for it, and gives its exit code (negative: the signal that ended it)."""
@@ -164,9 +185,19 @@ class Pool:
 
     def run(self, src: Source, job: Job) -> Clip:
         """The Clip of one input from a waiting child, or from a new one."""
+        with self._child() as child:
+            return child.run(src, job)
+
+    def outline(self, src: Source, job: Job) -> Outline:
+        """The Outline of one input, likewise."""
+        with self._child() as child:
+            return child.outline(src, job)
+
+    @contextlib.contextmanager
+    def _child(self) -> Iterator[DecodeChild]:
         child = self._take()
         try:
-            return child.run(src, job)
+            yield child
         finally:
             self._give_back(child)
 
@@ -230,6 +261,18 @@ def isolated_read(src: Source, job: Job) -> Clip:
         raise RunError("decoding in a child process is not available on Windows", source=src.name)
     try:
         return pool().run(src, job)
+    except TubeletError as error:
+        error.placed(source=src.name)
+        raise
+
+
+def isolated_outline(src: Source, job: Job) -> Outline:
+    """The Outline that `outline_source` gives, read in a child process under the job's limits: for headers that this
+    process should not read either. Raises: as `isolated_read`."""
+    if not SUPPORTED:
+        raise RunError("decoding in a child process is not available on Windows", source=src.name)
+    try:
+        return pool().outline(src, job)
     except TubeletError as error:
         error.placed(source=src.name)
         raise

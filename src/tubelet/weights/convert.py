@@ -5,14 +5,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from tubelet.encoder.config import EncoderConfig
+from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, WeightsError
 from tubelet.families import families, require_variant, variant_of
@@ -29,11 +31,21 @@ UPSTREAM_EPS = 1e-6  # what upstream's converters write whatever the source was 
 REPORT = "conversion.json"
 
 
+class Fold(NamedTuple):
+    """A merger for an encoder that has none: its configuration, its tensors by our names (norm, fc1, fc2), and the
+    hidden state it was trained on, counted as LLaVA's mm_vision_select_layer: -1 is what the last layer gives."""
+
+    config: Merger
+    state: Mapping[str, Tensor]
+    select_layer: int = -1
+
+
 @dataclass(frozen=True)
 class ConvertReport:
     """What was written and how it compares. bit_equal: every kept tensor came back from the written files with the same
     bits. max_abs_diff: of the features of a seeded input, source against written files, in float32; max_abs_diff_pooled
-    the same of the pooled vectors, None without a head. Both are 0.0 unless eps was changed or a part dropped."""
+    the same of the pooled vectors, None without a head. Both are 0.0 unless eps was changed or a part dropped; where a
+    merger was folded in, the features are those that it is given."""
 
     source: str
     out: str
@@ -66,6 +78,7 @@ def convert(
     config: EncoderConfig | str | None = None,
     variant: str | None = None,
     drop: Sequence[str] = (),
+    fold: Fold | None = None,
     eps: str = "source",
     unsafe_pickle: bool = False,
     revision: str | None = None,
@@ -74,12 +87,16 @@ def convert(
     """Write the encoder at `source` to the folder `out` in format `to` of its family, check it, and report.
 
     Of a whole vision-language model the vision encoder is taken. config: as in load_encoder. drop: parts the new format
-    has no place for, given up knowingly. variant: the network the result must be; None expects the counterpart of the
-    same name and refuses a mismatch (the standard huge is not the packing huge); "custom" writes any shape. eps:
+    has no place for, given up knowingly. fold: a merger to put behind the encoder, as the projector of a LLaVA becomes
+    that of LLaVA-OneVision-2's tower (`projector_files.fold_of` makes one); the final norm, the head and layers behind
+    its hidden state go, for it never saw them. variant: the network the result must be; None expects the counterpart of
+    the same name and refuses a mismatch (the standard huge is not the packing huge); "custom" writes any shape. eps:
     "source" keeps what the weights were trained with; "upstream" repeats upstream's converters, which write 1e-6 and so
     change the outputs. unsafe_pickle: read a pickle file, in a confined process. Cost: three copies of the weights and
     a small forward.
     Raises what load_encoder and save_encoder raise, and ConfigError for a refused network.
+    Source of folding: EvolvingLMMs-Lab/LLaVA-OneVision-2:transformers_impl/merge_ov2/remap.py@2c3c25e, which always
+    takes the last layer.
     """
     for what, given, known in (("drop", drop, PARTS), ("eps", (eps,), EPS)):
         if not set(given) <= set(known):
@@ -105,14 +122,16 @@ def convert(
         family = next(f for f in families() if f.name == report.family)
         target = known_format(family, to)
         check_network(first.config, family, report.format, target, variant)
-        second = _without(first, drop, eps)
+        if fold is not None:
+            drop = tuple(dict.fromkeys((*drop, *(("pool",) if first.config.post_norm else ()))))
+        second = _changed(first, drop, eps, fold)
         notes = {"converted_from": report.format, "source_sha256": digest}
         save_encoder(second, out, target, overwrite=overwrite, notes=notes)
     written = load_encoder(out)
     after = report_of(written)
     assert after is not None
     kept = written.state_dict()
-    difference, pooled = _compare_outputs(first, written)
+    difference, pooled = _compare_outputs(first, written, state=None if fold is None else fold.select_layer)
     result = ConvertReport(
         source=Path(source).name,
         out=str(out),
@@ -163,8 +182,8 @@ def _network(config: EncoderConfig) -> str:
     )
 
 
-def _without(encoder: Encoder, drop: Sequence[str], eps: str) -> Encoder:
-    """The same weights (shared, not copied) in an encoder without the dropped parts and with the wished eps."""
+def _changed(encoder: Encoder, drop: Sequence[str], eps: str, fold: Fold | None) -> Encoder:
+    """The same weights (shared, not copied) in an encoder without the dropped parts, with the wished eps and merger."""
     config = encoder.config
     if "pool" in drop:
         config = replace(config, pool=False, post_norm=False)
@@ -175,12 +194,35 @@ def _without(encoder: Encoder, drop: Sequence[str], eps: str) -> Encoder:
         config = replace(config, window=None)
     if eps == "upstream":
         config = replace(config, eps=UPSTREAM_EPS, head_eps=None)
+    state = encoder.state_dict()
+    if fold is not None:
+        config = _folded(config, fold)
+        state = {**state, **{f"merger.{name}": tensor for name, tensor in fold.state.items()}}
+        widest = reduce(torch.promote_types, {tensor.dtype for tensor in state.values()})  # nothing is rounded
+        state = {name: tensor.to(widest) for name, tensor in state.items()}
     with torch.device("meta"):
         out = Encoder(config)
-    state = encoder.state_dict()
     out.load_state_dict({name: state[name] for name in out.state_dict()}, assign=True)
     out.__dict__.update(untrained=getattr(encoder, "untrained", False), report=report_of(encoder))
     return out.eval()
+
+
+def _folded(config: EncoderConfig, fold: Fold) -> EncoderConfig:
+    """The configuration with the merger, ending at its hidden state. Raises ConfigError where it does not fit."""
+    layers = config.layers + 1 + fold.select_layer
+    width = len(fold.state["norm.weight"])
+    if config.merger is not None:
+        raise ConfigError("the encoder has a merger; drop=('merger',) takes it away first", got=config.merger)
+    if not 1 <= layers <= config.layers:
+        raise ConfigError(
+            f"select_layer counts from -1 to {-config.layers} here", limit=-config.layers, got=fold.select_layer
+        )
+    if width != config.hidden:
+        raise ConfigError(
+            f"the merger reads rows of {width}, the encoder has {config.hidden}", expected=config.hidden, got=width
+        )
+    pixels = replace(config.pixels, merge=fold.config.merge, order="block")
+    return replace(config, layers=layers, merger=fold.config, pixels=pixels)
 
 
 def _digest(files: Sequence[Path]) -> str:
@@ -197,12 +239,15 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor | None) -> bool:
 
 
 @torch.inference_mode()
-def _compare_outputs(first: Encoder, second: Encoder, seed: int = 0) -> tuple[float, float | None]:
+def _compare_outputs(
+    first: Encoder, second: Encoder, state: int | None = None, seed: int = 0
+) -> tuple[float, float | None]:
     """Largest difference of the features, and of the pooled vectors, of two items of seeded noise; in float32.
 
     The encoders must have the same rows up to their order; before any merger, because one of them may have lost it.
+    state: the hidden state of the first that the second ends with.
     """
-    merge = first.pixels.merge
+    merge = max(first.pixels.merge, second.pixels.merge)
     frames = 1 + max(encoder.config.window or 1 for encoder in (first, second))
     items = (Item.of(frames, 2 * merge, merge), Item.of(1, merge, 3 * merge, picture=1))
     generator = torch.Generator().manual_seed(seed)
@@ -211,7 +256,10 @@ def _compare_outputs(first: Encoder, second: Encoder, seed: int = 0) -> tuple[fl
     order = merge if first.pixels.order == "block" else 1
     p = Packed(rows, all_positions(items, merge=order), items, lengths)
     runs = [encoder.float().features(p) for encoder in (first, second)]
-    difference = float((runs[0].trunk.x - runs[1].trunk.x).abs().max())
+    tokens = [run.trunk for run in runs]
+    if state is not None:
+        tokens[0] = first.hidden_states(p)[state]
+    difference = float((tokens[0].x - tokens[1].x).abs().max())
     pooled = [run.pooled for run in runs]
     if pooled[0] is None or pooled[1] is None:
         return difference, None

@@ -1,0 +1,139 @@
+"""Any-resolution views: how one picture becomes a global view and tiles, and what is left of their tokens, in integers.
+
+    1000 x 600                    global 384 x 384   the whole picture, its ratio lost
+      -> best pinpoint 768 x 768  tile 0,0 tile 0,1  cut row by row out of a canvas
+      -> 1000 x 600 fitted in,    tile 1,0 tile 1,1  with the fitted picture in its middle
+         768 x 461, centred
+
+    5 views of 27 x 27 tokens   ->   pooled to 14 x 14   ->   joined: 14 x 14, then (16 + newline) rows of the tiles
+
+Nothing is decoded or cut here; who draws the views takes the same numbers. All pairs are (height, width).
+Source: rkawamura0483/LaViDa_mod:llava/mm_utils.py and llava/model/llava_arch.py@cff2211.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tubelet.errors import ConfigError
+from tubelet.pixels.sizes import Pad, anyres, check_sides
+
+Pool = Literal["bilinear", "average", "max"]
+Joining = Literal["flat", "unpad"]
+POOLS: tuple[Pool, ...] = ("bilinear", "average", "max")
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How one picture is cut. pad: where it lies on the canvas; rows, cols: of tiles. Views are the global one, then
+    the tiles row by row.
+
+    >>> from tubelet.pixels.views_plan import LAVIDA
+    >>> LAVIDA.tiling(600, 1000).names
+    ('global', 'tile 0,0', 'tile 0,1', 'tile 1,0', 'tile 1,1')
+    """
+
+    pad: Pad
+    rows: int
+    cols: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("global", *(f"tile {r},{c}" for r in range(self.rows) for c in range(self.cols)))
+
+
+@dataclass(frozen=True)
+class ViewRule:
+    """LLaVA's any-resolution rule. tile: side of every view, in pixels; pinpoints: canvases (height, width) that tiles
+    fill, in the order that decides ties (LLaVA's own lists are of (width, height)).
+
+    pool: stride x stride tokens of a view become one, as LLaVA's get_2dPool does; None keeps all. join: "flat" puts the
+    views' tokens one after the other; "unpad" (LLaVA's spatial_unpad) joins the tiles to one grid, drops what lies on
+    the canvas's empty borders, and ends each of its rows with a newline token. A clip has the global view of each frame
+    and no tiles. Raises ConfigError for canvases that tiles do not fill.
+
+    >>> LAVIDA.tiling(600, 1000).pad
+    Pad(resize_h=461, resize_w=768, top=153, left=0, height=768, width=768)
+    """
+
+    tile: int
+    pinpoints: tuple[tuple[int, int], ...]
+    pool: Pool | None = None
+    join: Joining = "flat"
+    stride: int = 2
+
+    def __post_init__(self) -> None:
+        if self.tile < 1 or self.stride < 1:
+            raise ConfigError("tile and stride start at 1", limit=1, got=(self.tile, self.stride))
+        if not self.pinpoints or any(
+            min(p) < self.tile or p[0] % self.tile or p[1] % self.tile for p in self.pinpoints
+        ):
+            raise ConfigError(
+                f"every pinpoint is (height, width) in whole tiles of {self.tile}",
+                expected=self.tile,
+                got=self.pinpoints,
+            )
+        if self.pool not in (None, *POOLS) or self.join not in ("flat", "unpad"):
+            raise ConfigError(
+                f"pool is one of {', '.join(POOLS)} or None, join flat or unpad", got=(self.pool, self.join)
+            )
+
+    def tiling(self, height: int, width: int) -> Tiling:
+        """Canvas, place and tiles of a picture. Raises ShapeError for one without content.
+
+        >>> LAVIDA.tiling(900, 400).rows, LAVIDA.tiling(900, 400).cols
+        (3, 1)
+        """
+        pad = anyres(height, width, self.pinpoints)
+        return Tiling(pad, pad.height // self.tile, pad.width // self.tile)
+
+    def pooled(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """A view's (rows, columns) of tokens after its pool: bilinear rounds up, the others drop what is left over.
+
+        >>> LAVIDA.pooled((27, 27))
+        (14, 14)
+        """
+        if self.pool is None:
+            return grid
+        h, w = grid
+        s = self.stride
+        return (-(-h // s), -(-w // s)) if self.pool == "bilinear" else (h // s, w // s)
+
+    def tokens(self, height: int, width: int, grid: tuple[int, int]) -> tuple[int, ...]:
+        """Tokens that each view of a picture leaves after pool and join, newlines with the tile they stand behind.
+
+        grid: (rows, columns) of every view before the pool. The sum is the picture's length in a prompt.
+
+        >>> LAVIDA.tokens(600, 1000, (27, 27)), sum(LAVIDA.tokens(600, 1000, (27, 27)))
+        ((196, 112, 120, 112, 120), 660)
+        """
+        tiling = self.tiling(height, width)
+        h, w = self.pooled(grid)
+        if self.join == "flat":
+            return (h * w,) * len(tiling.names)
+        top, left = unpadded(height, width, tiling.rows * h, tiling.cols * w)
+        kept_rows, kept_cols = _kept(tiling.rows, h, top), _kept(tiling.cols, w, left)
+        last = tiling.cols - 1
+        return (h * w, *(r * (c + (j == last)) for r in kept_rows for j, c in enumerate(kept_cols)))
+
+
+def unpadded(height: int, width: int, rows: int, cols: int) -> tuple[int, int]:
+    """Rows and columns of tokens to drop at (top and bottom, left and right): those on empty borders, counted as LLaVA
+    counts them, from the picture's sides and not from where its pixels lie.
+
+    >>> unpadded(600, 1000, 28, 28)
+    (6, 0)
+    """
+    check_sides(height, width)
+    if width / height > cols / rows:
+        return (rows - int(height * (cols / width))) // 2, 0
+    return 0, (cols - int(width * (rows / height))) // 2
+
+
+def _kept(tiles: int, each: int, dropped: int) -> list[int]:
+    """Of `each` lines in each of `tiles`, those left when `dropped` go at either end of all."""
+    low, high = dropped, tiles * each - dropped
+    return [max(0, min(high, (i + 1) * each) - max(low, i * each)) for i in range(tiles)]
+
+
+LAVIDA = ViewRule(384, ((768, 384), (384, 768), (768, 768), (384, 1152), (1152, 384)), pool="bilinear", join="unpad")
+"""LaViDa's: at most 5 views, 27 x 27 tokens each with patches of 14, and 196 + at most 812 after pool and join."""
