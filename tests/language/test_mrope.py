@@ -153,7 +153,9 @@ def test_keeping_every_row_changes_nothing(rule: PositionRule, data: st.DataObje
 @given(st.data())
 def test_dropping_rows_moves_no_other_token(rule: PositionRule, data: st.DataObject):
     p, videos = data.draw(packs())
-    keep = torch.tensor(data.draw(st.lists(st.booleans(), min_size=p.x.shape[0], max_size=p.x.shape[0])), dtype=bool)
+    keep = torch.tensor(
+        data.draw(st.lists(st.booleans(), min_size=p.x.shape[0], max_size=p.x.shape[0])), dtype=torch.bool
+    )
     first = torch.tensor(p.starts[:-1], dtype=torch.long)
     keep[first] = True  # an item without rows has no place in the prompt
     ids, kept = [5], [True]
@@ -291,7 +293,7 @@ def test_random_prompts_as_transformers_5_counts_them(data: st.DataObject):
     batch = torch.tensor([[0] * pad + ids + [4], ids + [4] + [0] * pad])
     mask = torch.tensor([[0] * pad + [1] * (len(ids) + 1), [1] * (len(ids) + 1) + [0] * pad])
     kinds = (batch == conformance.IMAGE).int() + 2 * (batch == conformance.VIDEO).int()
-    twice = {f"{k}_grid_thw": torch.tensor(g * 2) for k, g in grids.items() if g}
+    twice: dict[str, Any] = {f"{k}_grid_thw": torch.tensor(g * 2) for k, g in grids.items() if g}
     if which == "2.5" and grids["video"]:
         count = len(grids["video"])
         each = data.draw(st.lists(st.floats(2**-6, 8, width=32), min_size=count, max_size=count))
