@@ -74,8 +74,9 @@ def recipes(draw: st.DrawFn) -> PixelRecipe:
     rule: Rule = draw(st.sampled_from(RULES))
     patch, merge = draw(st.sampled_from((4, 7, 8))), draw(st.sampled_from((1, 2)))
     low, high = draw(st.sampled_from(((None, None), (500, 4000), (None, 2500))))
-    if rule in ("smart_compat", "naflex"):
+    if rule in ("smart_compat", "smart_clip_compat", "naflex"):
         low, high = 500, 4000
+    clip = draw(st.sampled_from((9000,) if rule == "smart_clip_compat" else (None, 9000)))
     return PixelRecipe(
         patch,
         rule,
@@ -85,7 +86,7 @@ def recipes(draw: st.DrawFn) -> PixelRecipe:
         size=draw(st.sampled_from((32, 45))) if rule in SIZED else None,
         min_pixels=low,
         max_pixels=high,
-        max_video_pixels=draw(st.sampled_from((None, 9000))),
+        max_video_pixels=clip,
     )
 
 

@@ -24,6 +24,7 @@ _HOME = {
     "load_patches": "tubelet.pixels.load",
     "merge": "tubelet.reduce.merge",
     "pool": "tubelet.reduce.merge",
+    "select": "tubelet.reduce.select",
     "build_projector": "tubelet.project",
     "load_projector": "tubelet.projector_files",
     "save_projector": "tubelet.projector_files",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from tubelet.read.clip import Clip as Clip
     from tubelet.reduce.merge import merge as merge
     from tubelet.reduce.merge import pool as pool
+    from tubelet.reduce.select import select as select
     from tubelet.weights.load import load_encoder as load_encoder
     from tubelet.weights.load import untrained as untrained
 

@@ -1,5 +1,7 @@
 """Qwen3-VL's tower against transformers: positions, deepstack, inside dense and sparse models, processors."""
 
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,14 @@ import pytest
 import transformers as hf
 from tests.families import parity
 from tests.families.parity import Case, Pair
-from tests.families.qwen import LARGER, MID, MIXED, TEXT, TINY, check_images, check_whole
+from tests.families.qwen import LARGER, MID, MIXED, TEXT, TINY, check_images, check_videos, check_whole
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from tubelet.errors import ConfigError
 from tubelet.families import read_config
-from tubelet.families.qwen_vl import FIELDS_3, QWEN3_VL, processor_to
+from tubelet.families.qwen_vl import FIELDS_3, QWEN3_VL, processor_to, qwen3_video_pixels
+from tubelet.pixels.resize import grid_of
 
 WIDTHS: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 80, "out_hidden_size": 40}
 CASES = {
@@ -157,3 +160,24 @@ def test_what_it_cannot_be_is_refused(config: dict[str, Any], word: str) -> None
 def test_pictures_are_the_processors() -> None:
     config = QWEN3_VL.variants["qwen3_vl_4b_vision"]
     check_images(hf.Qwen2VLImageProcessor(**processor_to(config)), config.pixels)
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_clips_are_the_processors(capped: bool) -> None:
+    config = QWEN3_VL.config_from({})
+    check_videos(hf.Qwen3VLVideoProcessor(cap_pixels_per_frame=capped), qwen3_video_pixels(config, capped=capped))
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_sizes_of_clips_are_the_processors(capped: bool) -> None:
+    rng = random.Random(11)
+    for low, high in ((4096, 1 << 20), (4096, 25165824), (128 * 1024, 768 * 1024)):
+        recipe = qwen3_video_pixels(QWEN3_VL.config_from({}), capped=capped)
+        recipe = replace(recipe, min_pixels=low, max_video_pixels=high)
+        size = {"shortest_edge": low, "longest_edge": high}
+        processor = hf.Qwen3VLVideoProcessor(cap_pixels_per_frame=capped, size=size)
+        for _ in range(1500):
+            frames, height = rng.randint(2, 60), rng.randint(3, 900)
+            width = rng.randint(max(1, height // 150), min(1500, height * 150))
+            expected = processor.get_num_of_video_patches(frames, height, width)
+            assert grid_of(height, width, frames, recipe).rows == expected, (frames, height, width)

@@ -5,7 +5,8 @@
     Qwen3-VL     positions from a resized table as well, and mergers of chosen layers besides the last (deepstack)
 
 Rows attend within their own row of time only, and turn by (row, column). tokens_per_second says how a language model
-counts time: it is checked, nothing here reads it, and it is not written. `video_pixels` sizes clips as upstream does.
+counts time: it is checked, nothing here reads it, and it is not written. `video_pixels` and `qwen3_video_pixels` size
+clips as upstream does.
 """
 
 from collections.abc import Mapping
@@ -220,6 +221,21 @@ def video_pixels(config: EncoderConfig, *, capped: bool = False) -> PixelRecipe:
     return replace(config.pixels, min_pixels=128 * 28 * 28, max_pixels=768 * 28 * 28, max_video_pixels=total)
 
 
+def qwen3_video_pixels(config: EncoderConfig, *, capped: bool = False) -> PixelRecipe:
+    """The recipe for clips of Qwen3-VL: 128 to 768 tokens of 32 x 32 pixels for all frames together, as its video
+    processor has it by default; with `capped` upstream's cap_pixels_per_frame as well.
+
+        >>> qwen3_video_pixels(qwen3_from({})).max_video_pixels
+        786432
+
+    Published processors have larger budgets: `dataclasses.replace` min_pixels and max_video_pixels by theirs.
+    Source: huggingface/transformers:src/transformers/models/qwen3_vl/video_processing_qwen3_vl.py@v5.23.0.
+    """
+    frame = 768 * config.pixels.unit**2 if capped else None
+    low, high = 128 * 32 * 32, 768 * 32 * 32
+    return replace(config.pixels, rule="smart_clip_compat", min_pixels=low, max_pixels=frame, max_video_pixels=high)
+
+
 # ---- names
 
 
@@ -281,6 +297,7 @@ QWEN2_VL = Family(
         "qwen2_vl_2b_vision": qwen2_from({"hidden_size": 1536}),
         "qwen2_vl_7b_vision": qwen2_from({"hidden_size": 3584}),
     },
+    verified=("outputs", "gradients", "bf16", "pixels", "save_back"),
     source=_SOURCE.format("qwen2_vl"),
 )
 QWEN2_5_VL = Family(
@@ -297,6 +314,7 @@ QWEN2_5_VL = Family(
         "qwen2_5_vl_3b_vision": qwen2_5_from({**_TOWER_2_5, "out_hidden_size": 2048}),
         "qwen2_5_vl_7b_vision": qwen2_5_from({**_TOWER_2_5, "out_hidden_size": 3584}),
     },
+    verified=("outputs", "gradients", "bf16", "pixels", "save_back"),
     source=_SOURCE.format("qwen2_5_vl"),
 )
 QWEN3_VL = Family(
@@ -310,5 +328,6 @@ QWEN3_VL = Family(
     ignored=_IGNORED,
     processor_to=processor_to,
     variants={"qwen3_vl_4b_vision": qwen3_from({**_TOWER_3, "out_hidden_size": 2560})},
+    verified=("outputs", "gradients", "bf16", "pixels", "save_back"),
     source=_SOURCE.format("qwen3_vl"),
 )

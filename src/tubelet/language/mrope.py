@@ -44,7 +44,7 @@ class PositionRule:
     tokens_per_second; "blocks": nothing, each frame is a block with text before it. tokens_per_second: of the
     checkpoint's vision_config (2 in Qwen2.5-VL's, 4 where a file leaves it out). arithmetic: see
     `tubelet.language.times`. extent: whether text after an item starts behind its "grid", so that dropping rows moves
-    no other token, or behind the "rows" that are left. compat="transformers-5": count as transformers 5.3 to 5.23 does,
+    no other token, or behind the "rows" that are left. compat="transformers-5": count as transformers 5.23 does,
     where text after a video starts behind its picture alone and may lie inside the video's time (docs/positions.md).
     Raises InputError.
 
@@ -150,7 +150,7 @@ def rope_index(
     seconds = _seconds(second_per_grid_ts, len(videos))
     if token_ids.video in (None, token_ids.image) and len(videos):
         raise InputError("grids of videos need a video placeholder of their own; see `place` for a shared one")
-    parts: list[tuple[Int64[np.ndarray, "..."], Blocks]] = []
+    parts: list[tuple[np.ndarray, Blocks]] = []
     for kind, grids, token in (("image", images, token_ids.image), ("video", videos, token_ids.video)):
         if token is None:
             continue

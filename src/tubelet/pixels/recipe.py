@@ -12,7 +12,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # as mean and std: pixels from -1 to 1
 
 Rule = Literal[
-    "native_floor", "native_crop", "smart", "smart_compat", "shortest_crop", "square", "naflex", "longest_side"
+    "native_floor",
+    "native_crop",
+    "smart",
+    "smart_compat",
+    "smart_clip_compat",
+    "shortest_crop",
+    "square",
+    "naflex",
+    "longest_side",
 ]
 Resampler = Literal["torch", "pillow"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -67,6 +75,10 @@ class PixelRecipe:
             raise ConfigError(f"the rule {self.rule} needs a size", expected="size", got=None)
         if self.rule == "naflex" and self.max_pixels is None:
             raise ConfigError("the rule naflex fills a budget: it needs max_pixels", expected="max_pixels", got=None)
+        if self.rule == "smart_clip_compat" and None in (self.min_pixels, self.max_video_pixels):
+            raise ConfigError(
+                "the rule smart_clip_compat needs the budget of a clip", expected=("min_pixels", "max_video_pixels")
+            )
         if self.resampler not in RESAMPLERS:
             raise ConfigError("resampler is torch or pillow", expected=RESAMPLERS, got=self.resampler)
         if self.interpolation not in INTERPOLATIONS:

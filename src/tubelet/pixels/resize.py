@@ -4,6 +4,7 @@
     native_crop     not resized: what fills no unit at the right and bottom is left   AIMv2 native
     smart           each side rounded to a unit, inside min_pixels .. max_pixels      the corrected rule
     smart_compat    the same as transformers' Qwen2-VL computes it, lapses included   weights trained with it
+    smart_clip_compat   as transformers' Qwen3-VL: min_pixels .. max_video_pixels are a whole clip's
     shortest_crop   shorter side to `shortest`, centre crop of `size` x `size`        CLIP, DINOv2, OneVision
     square          stretched to `size` x `size`                                      SigLIP, DINOv3, OneVision (frames)
     naflex          the largest of its ratio inside max_pixels, sides rounded up      SigLIP2 NaFlex
@@ -38,6 +39,7 @@ from tubelet.pixels.sizes import (
     native_round,
     ov2_smart_resize,
     shortest_side,
+    smart_clip_compat,
     smart_resize,
     smart_resize_compat,
 )
@@ -60,6 +62,7 @@ __all__ = [
     "pad_frames",
     "resize_frames",
     "shortest_side",
+    "smart_clip_compat",
     "smart_resize",
     "smart_resize_compat",
 ]
@@ -118,6 +121,9 @@ def fit(height: int, width: int, recipe: PixelRecipe, frames: int = 1) -> Fit:
         h, w = longest_side(height, width, recipe.unit, recipe.size or 0)
     elif recipe.rule == "smart_compat":
         h, w = _compat(height, width, recipe, frames)
+    elif recipe.rule == "smart_clip_compat":
+        low, high = recipe.min_pixels or 0, recipe.max_video_pixels or 0
+        h, w = smart_clip_compat(frames, height, width, recipe.unit, recipe.temporal, low, high, recipe.max_pixels)
     else:
         rule = smart_resize if recipe.rule == "smart" else native_floor
         h, w = rule(height, width, recipe.unit, recipe.min_pixels, _row_budget(recipe, frames))

@@ -73,6 +73,44 @@ def frame_budget_compat(frames: int, temporal: int, total: int, min_pixels: int,
     return max(min(max_pixels, total * temporal // frames), int(min_pixels * 1.05))
 
 
+def smart_clip_compat(
+    frames: int,
+    height: int,
+    width: int,
+    factor: int,
+    temporal: int,
+    min_pixels: int,
+    max_pixels: int,
+    frame_max_pixels: int | None = None,
+) -> tuple[int, int]:
+    """Sides as transformers computes them for clips of Qwen3-VL: the budget is the whole clip's, all frames together.
+
+    The pixels counted are those of `frames` rounded to a multiple of `temporal` (halves to even). frame_max_pixels:
+    what one frame may have besides, with the clip's budget shared out over its frames and never under
+    1.05 x min_pixels a frame: upstream's cap_pixels_per_frame. A clip of fewer frames than `temporal`, which upstream
+    refuses, counts as one row of time. Raises LimitError above a side ratio of 200, where upstream raises ValueError.
+    Source: huggingface/transformers:src/transformers/models/qwen3_vl/video_processing_qwen3_vl.py@v5.23.0
+    smart_resize, resize.
+    """
+    check_sides(height, width)
+    frames = max(frames, temporal)
+    if frame_max_pixels is not None:
+        max_pixels = max(min(frame_max_pixels, max_pixels // frames), int(min_pixels * 1.05)) * frames
+    if height < factor or width < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    _check_ratio(height, width)
+    h, w, t = (round(n / unit) * unit for n, unit in ((height, factor), (width, factor), (frames, temporal)))
+    if t * h * w > max_pixels:
+        shrink = math.sqrt((frames * height * width) / max_pixels)
+        h = max(factor, math.floor(height / shrink / factor) * factor)
+        w = max(factor, math.floor(width / shrink / factor) * factor)
+    elif t * h * w < min_pixels:
+        grow = math.sqrt(min_pixels / (frames * height * width))
+        h, w = math.ceil(height * grow / factor) * factor, math.ceil(width * grow / factor) * factor
+    return h, w
+
+
 def smart_resize(
     height: int, width: int, factor: int, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> tuple[int, int]:

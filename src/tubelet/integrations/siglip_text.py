@@ -1,0 +1,83 @@
+"""SigLIP's own text tower, from its checkpoint: words as vectors in the space its pooled pictures are in.
+
+Needs the extra `hf` (transformers). What it gives is what tubelet.reduce.relevance.relevance reads, beside rows brought
+to the same space by `in_joint_space`.
+"""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipTextModel
+from transformers.models.siglip import SiglipTextConfig
+
+from tubelet.errors import ConfigError, InputError
+from tubelet.reduce.relevance import content_words
+from tubelet.shapes import Float
+
+
+class SiglipText:
+    """Words or phrases to (S, D) vectors, each read by itself: a SigLIP text model with its tokenizer.
+
+    tokenizer: texts to input_ids, as transformers' do. Texts are padded to the model's longest, as it was trained, and
+    lower-cased, as upstream's processor does. Raises ConfigError for a model of another kind.
+    """
+
+    def __init__(self, model: SiglipTextModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not isinstance(model, SiglipTextModel):
+            raise ConfigError("not a SigLIP text model", expected="SiglipTextModel", got=type(model).__name__)
+        self.model, self.tokenizer = model.eval(), tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        revision: str = "main",
+    ) -> "SiglipText":
+        """The text part of a folder or hub id of SigLIP: safetensors only, no remote code. Raises ConfigError."""
+        name = os.fspath(source)
+        try:
+            model = SiglipTextModel.from_pretrained(
+                name, revision=revision, use_safetensors=True, trust_remote_code=False, dtype=dtype or torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        except (OSError, ValueError) as e:
+            raise ConfigError("no SigLIP text model with safetensors and a tokenizer there", source=name) from e
+        torch.nn.Module.to(model, torch.device(device))
+        return cls(model, tokenizer)
+
+    @property
+    def width(self) -> int:
+        """Channels of a vector."""
+        config = self.model.config
+        assert isinstance(config, SiglipTextConfig)
+        return config.projection_size or config.hidden_size
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "S D"]:
+        """One vector for each text. Raises InputError for no texts or an empty one."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts or any(not text.strip() for text in texts):
+            raise InputError("a text has at least one word", got=texts)
+        config = self.model.config
+        assert isinstance(config, SiglipTextConfig)
+        batch = self.tokenizer(
+            [text.lower() for text in texts],
+            padding="max_length",
+            truncation=True,
+            max_length=config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        ids = batch["input_ids"]
+        assert isinstance(ids, Tensor)
+        out = self.model(input_ids=ids.to(self.model.device)).pooler_output
+        assert isinstance(out, Tensor)
+        return out
+
+    def words(self, question: str, *, whole: bool = False) -> Float[Tensor, "S D"]:
+        """The words of a question that name something (`content_words`), and the question itself if `whole`."""
+        return self.embed([*content_words(question), *([question] if whole else [])])

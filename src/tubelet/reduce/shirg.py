@@ -1,0 +1,265 @@
+"""SHIRG: tokens chosen by text, variety and edges before the language model. The corrected method, and its past.
+
+`shirg` is the method as it should be: real views, one scale for all terms, a text in the rows' space, dilation because
+answers stand next to the words asked for, the best row of each region, exact counts, nothing that depends on other
+pictures. `VERSIONS` are the designs that went by the name, with their faults, each equal to its golden cases.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tubelet.errors import InputError, ShapeError
+from tubelet.packed import Item, Packed
+from tubelet.reduce.cells import dilate
+from tubelet.reduce.groups import Per, by_range, by_rank, groups_of, item_values
+from tubelet.reduce.merge import rows_by_place
+from tubelet.reduce.relevance import Words, relevance
+from tubelet.reduce.scores import edges, variance
+from tubelet.reduce.select import COVERAGE_SHARE, select
+from tubelet.reduce.shirg_fovea import METHODS, fovea, fovea2
+from tubelet.reduce.shirg_parts import Chosen
+from tubelet.reduce.shirg_scale import Modular, dual_scale, fixed, modular, shirg_x
+from tubelet.reduce.shirg_v1 import v1
+from tubelet.reduce.shirg_v2 import v1b, v2, v3
+from tubelet.shapes import Bool, Float
+
+RADIUS, FALLOFF = 3, 0.1
+REGION = 4
+
+
+class Weights(NamedTuple):
+    """What each term counts, once all are between 0 and 1. Measured on synthetic pages, text alone was best."""
+
+    text: float = 1.0
+    variance: float = 0.0
+    edges: float = 0.0
+    attention: float = 0.0
+
+
+TEXT_ONLY = Weights()
+
+
+def shirg(
+    p: Packed,
+    text: Float[Tensor, "S D"] | Sequence[Float[Tensor, "S D"]] | None = None,
+    *,
+    budget: int | Sequence[int],
+    weights: Weights = TEXT_ONLY,
+    attention: Float[Tensor, " T"] | None = None,
+    features: Packed | None = None,
+    words: Words = "max",
+    radius: int = RADIUS,
+    falloff: float = FALLOFF,
+    scale: str = "range",
+    coverage: int = REGION,
+    coverage_share: float = COVERAGE_SHARE,
+    scaffold: Sequence[int] = (),
+    per: Per = "picture",
+) -> Packed:
+    """Rows near the words of `text`, and around them, with the best row of each region; `budget` rows of each picture.
+
+        score = w_t dilate(T) + w_v V + w_e E + w_a A        each term between 0 and 1 in its picture
+
+    T: cosine to the words (`relevance`), dilated (`dilate`); V: variance; E: edges; A: `attention`, such as that
+    received in a layer. A term without weight is not computed. p: what is chosen from, such as states of the layer a
+    projector reads. features: the same rows in the text's space, for scoring only; p itself if None.
+
+    scaffold: items, such as pooled global views, that are kept whole and count towards the budget. Other views compete
+    where no finer view of the picture shows the same place. scale: "range" or "rank", how terms are brought to 0..1.
+    Deterministic; nothing depends on other pictures. Cost: 2 T S D FLOPs and a few passes over the rows.
+
+    Raises: InputError where a term has weight and no input, or none has weight; what `select` and `relevance` raise.
+    Source: the idea of rkawamura0483/LaViDa_mod:shirg/SHIRG_RESEARCH_IDEA.md, whose faults `VERSIONS` lists.
+
+        >>> p = tubelet.pack([torch.eye(4).repeat(4, 1)], [tubelet.Item.of(1, 4, 4)])
+        >>> shirg(p, torch.eye(4)[1:2], budget=4, radius=0).pos[:, 2].tolist()
+        [1, 1, 1, 1]
+    """
+    seen = p if features is None else features
+    if seen.items != p.items or seen.lengths != p.lengths:
+        raise ShapeError("features are not those of the same rows", expected=repr(p), got=repr(seen))
+    terms: list[Tensor] = []
+    to_scale = {"range": by_range, "rank": by_rank}.get(scale)
+    if to_scale is None:
+        raise InputError("scale is range or rank", expected=("range", "rank"), got=scale)
+    if weights.text:
+        if text is None:
+            raise InputError("the text has weight and there is none; give one, or weights without text")
+        near = to_scale(p, relevance(seen, text, words=words, per=per), per=per)
+        terms.append(weights.text * dilate(p, near, radius=radius, falloff=falloff))
+    if weights.attention:
+        if attention is None:
+            raise InputError("attention has weight and there is none")
+        terms.append(weights.attention * to_scale(p, attention, per=per))
+    for weight, score in ((weights.variance, variance), (weights.edges, edges)):
+        if weight:
+            terms.append(weight * to_scale(p, score(seen), per=per))
+    if not terms:
+        raise InputError("no term has weight", got=weights)
+    total = torch.stack(terms).sum(dim=0)
+    kept = rows_of(p, scaffold)
+    total = total.masked_fill(~(finest(p) | kept), -torch.inf)
+    return select(p, total, budget=budget, coverage=coverage, coverage_share=coverage_share, always=kept, per=per)
+
+
+def rows_of(p: Packed, items: Sequence[int]) -> Bool[Tensor, " T"]:
+    """True for the rows of the items of these numbers. Raises InputError for a number there is none of."""
+    for i in items:
+        if not 0 <= i < len(p):
+            raise InputError(f"there is no item {i} among {len(p)}", limit=len(p), got=i)
+    return item_values(p, tuple(int(i in set(items)) for i in range(len(p)))).bool()
+
+
+def finest(p: Packed) -> Bool[Tensor, " T"]:
+    """True for the rows that show their place of the picture at least as finely as every other view of it.
+
+    A row's place is its centre; another view shows it if that lies in its box. Views of other times (clips) never hide
+    each other. Cost: views of one picture, squared.
+
+        >>> whole = tubelet.Item(tubelet.Grid(1, 1, 2), (0.0,), 0, (0, 0, 8, 4))
+        >>> tile = tubelet.Item(tubelet.Grid(1, 2, 2), (0.0,), 0, (0, 0, 4, 4))
+        >>> finest(tubelet.pack([torch.zeros(2, 1), torch.zeros(4, 1)], [whole, tile])).tolist()
+        [False, True, True, True, True, True]
+    """
+    out = torch.ones(p.x.shape[0], dtype=torch.bool, device=p.device)
+    groups = groups_of(p)
+    views: list[list[int]] = [[] for _ in range(len(groups))]
+    for i, group in enumerate(groups.of_item):
+        views[group].append(i)
+    for members in views:
+        for i in members if len(members) > 1 else ():
+            rows = slice(p.starts[i], p.starts[i + 1])
+            item, pos = p.items[i], p.pos[rows]
+            wide, high = _cell(item)
+            x, y = item.box[0] + (pos[:, 2] + 0.5) * wide, item.box[1] + (pos[:, 1] + 0.5) * high
+            for j in members:
+                other = p.items[j]
+                finer = _cell(other)[0] * _cell(other)[1] < wide * high
+                if finer and other.times_s == item.times_s and p.lengths[j]:
+                    left, top, right, bottom = other.box
+                    out[rows] &= ~((x >= left) & (x < right) & (y >= top) & (y < bottom))
+    return out
+
+
+def _cell(item: Item) -> tuple[float, float]:
+    left, top, right, bottom = item.box
+    return (right - left) / item.grid.w, (bottom - top) / item.grid.h
+
+
+# ---- the past
+
+
+@dataclass(frozen=True)
+class Version:
+    """One historical design. run(x (B, N, D), text (B, S, D) or None, budget=...) gives `Chosen`, batch couplings and
+    all; budget: upstream's own; commits: of rkawamura0483/LaViDa_mod; faults: what is wrong with it."""
+
+    run: Callable[..., Chosen]
+    budget: int
+    commits: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+_TOP_LEFT = "scores likeness to the upper left patch as attention, which favours background"
+_UNIT = "reads unit-length states of a layer the projector was not trained on"
+_NEAR = "a cosine between spaces that were not trained together says nothing"
+_MASK = "masks a whole image or nothing; a masked image is chosen by ties"
+
+_MODULAR: tuple[tuple[Modular, tuple[str, ...]], ...] = (
+    ("9ab210f", ("tokens are smoothed where scores are large",)),
+    ("3c07ec2", ("a bonus of 10 smooths the tokens it should protect",)),
+    ("bd9a45f", ("the centre is at the left border", "a bonus of 10 smooths the tokens it should protect")),
+    ("6911a60", ("the centre penalty is nearly all that is left without text",)),
+    ("c864fb6", ("normalising over tokens makes weights depend on their number",)),
+    ("cc2a828", ("text of another width is ignored, which is the usual case",)),
+)
+
+VERSIONS: dict[str, Version] = {
+    "shirg-v1": Version(
+        v1,
+        729,
+        ("fa9178b",),
+        ("text of another width is compared by statistics", "late groups starve", "assumes 4 x 576 tokens above 3000"),
+    ),
+    "shirg-v1b": Version(v1b, 980, ("0330d4f",), ("variance and dot product are added on different scales", _NEAR)),
+    "shirg-v2": Version(
+        v2, 768, ("2743569",), ("coverage is spread over ranks, not places, and taken from the first image", _UNIT)
+    ),
+    "shirg-v2-views": Version(
+        partial(v2, views="five"), 768, ("618581d", "9e6ac02"), ("four of five views are the same picture", _UNIT)
+    ),
+    "shirg-v2-summary": Version(
+        partial(v2, summary="weighted"), 768, ("a1a6039",), ("as shirg-v2; the summary is near no token",)
+    ),
+    "shirg-v3": Version(
+        v3, 768, ("a23daf3",), ("typical tokens score high", "another method for more than two images", _UNIT)
+    ),
+    "shirg-x": Version(shirg_x, 768, ("c1a3015",), ("coordinates of the wrong tokens", "variance counts against")),
+    "shirg-x-merge": Version(
+        partial(shirg_x, merge=True), 768, ("4b4e683",), ("looks merged tokens up by positions before merging",)
+    ),
+    "shirg-fixed": Version(fixed, 768, ("8dc798e",), ("dot product and variance are added on different scales", _UNIT)),
+    "shirg-fixed-1152": Version(partial(fixed, region=8), 1152, ("34fb12b",), ("as shirg-fixed", "36 regions only")),
+    "shirg-dual": Version(
+        dual_scale, 1152, ("8de9585", "34fb12b"), ("the count is not fixed", "neighbour scores are not on one scale")
+    ),
+    **{
+        f"shirg-modular-{commit}": Version(partial(modular, commit=commit), 1152, (commit,), faults)
+        for commit, faults in _MODULAR
+    },
+    "shirg-fovea": Version(fovea, 460, ("05b260e",), (_TOP_LEFT,)),
+    "shirg-fovea3": Version(partial(fovea, scale="range"), 392, ("ff3dcac",), (_TOP_LEFT,)),
+    **{
+        f"shirg-fovea2-{method}": Version(
+            partial(fovea2, method=method),
+            724,
+            ("6447638", "fe0f76f"),
+            (_TOP_LEFT, _MASK) if method in ("entropy", "full") else (_TOP_LEFT,),
+        )
+        for method in METHODS
+    },
+}
+
+
+def historical(
+    p: Packed,
+    version: str,
+    text: Float[Tensor, "S D"] | None = None,
+    *,
+    budget: int | None = None,
+    **options: Any,
+) -> Packed:
+    """What a version of `VERSIONS` keeps of each item, each by itself: the rows it takes, unchanged, in raster order.
+
+    Its summary, merged and smoothed tokens are left out, because they have no place; `VERSIONS[version].run` gives
+    them. budget: upstream's own if None. Items must be whole and, but for shirg-v1 and shirg-v1b, square pictures.
+    Raises InputError for an unknown version, ShapeError naming the item that does not fit.
+
+        >>> p = tubelet.pack([torch.randn(256, 8)], [tubelet.Item.of(1, 16, 16)])
+        >>> historical(p, "shirg-fixed", budget=64).lengths
+        (64,)
+    """
+    if version not in VERSIONS:
+        raise InputError(
+            f"no version {version}; there are {', '.join(VERSIONS)}", expected=tuple(VERSIONS), got=version
+        )
+    wanted = VERSIONS[version]
+    by_place = rows_by_place(p)
+    rows = [by_place[:0]]
+    words = None if text is None else text.float()[None]
+    for i, (start, end) in enumerate(zip(p.starts, p.starts[1:], strict=False)):
+        own = by_place[start:end]
+        try:
+            found = wanted.run(
+                p.x[own].float()[None], words, budget=wanted.budget if budget is None else budget, **options
+            )
+        except (ShapeError, InputError) as e:
+            raise e.placed(item=i) from None
+        index = found.index[0]
+        rows.append(own[index[index >= 0].unique()])
+    return p.keep(torch.cat(rows))
