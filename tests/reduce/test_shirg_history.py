@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 from merge_cases import shuffled, values
+from torch import Tensor
 
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Item, Packed, pack
 from tubelet.reduce.shirg import VERSIONS, historical
-from tubelet.reduce.shirg_fovea import fovea2
+from tubelet.reduce.shirg_fovea import Method, Pooling, fovea2, global_view
 from tubelet.reduce.shirg_parts import best_of_regions, cosmax, laplacian, sobel
 from tubelet.reduce.shirg_training import (
     coordinate_embedding,
@@ -193,3 +194,119 @@ def test_info_nce_is_symmetric_and_chance_is_the_logarithm_of_the_batch():
     rows, columns = logits.diagonal() / logits.sum(dim=1), logits.diagonal() / logits.sum(dim=0)
     expected = -(rows.log().mean() + columns.log().mean()) / 2
     assert float(info_nce(a, b)) == pytest.approx(float(expected), abs=1e-4)
+
+
+# ---- scores written out, for what a plain clone has no golden case of
+
+
+def in_range(s: Tensor) -> Tensor:
+    return (s - s.min()) / (s.max() - s.min() + 1e-8)
+
+
+def ranked(scores: Tensor, k: int) -> set[int]:
+    return set(sorted(range(len(scores)), key=lambda r: -float(scores[r]))[:k])
+
+
+@pytest.mark.parametrize("with_text", [False, True])
+def test_the_methods_of_fovea(with_text: bool):
+    x, text = values(144, 64, seed=3), values(5, 64, seed=4) if with_text else None
+    near = in_range(torch.tensor([float(torch.cosine_similarity(row, x[0], dim=0)) for row in x]))
+    words = torch.stack([row.norm() for row in x])
+    if text is not None:
+        mean = torch.stack([word / word.norm() for word in text]).mean(dim=0)
+        words = torch.stack([row @ mean / row.norm() for row in x])
+    words = in_range(words)
+    edge = in_range(sobel(x.mean(dim=1).view(1, 12, 12), replicate=True)[0])
+    cosine = torch.stack([torch.cosine_similarity(x, row[None]) for row in x])
+    others = in_range((cosine.sum(dim=1) - 1) / 143)
+    radius = torch.tensor([math.hypot(r - 5.5, c - 5.5) / math.hypot(6, 6) for r in range(12) for c in range(12)])
+    radial = 1 - torch.exp(-((radius / 0.65) ** 2))
+    expected: dict[Method, Tensor] = {
+        "base": 0.7 * near + 0.3 * words,
+        "entropy": 0.7 * near + 0.3 * words,
+        "edge": 0.4 * near + 0.10 * words + 0.25 * edge,
+        "edge_only": 0.2 * words + 0.8 * edge,
+        "custom": (0.3 * near + 0.5 * words + 0.4 * edge) / 1.2,
+        "full": (0.4 * near + 0.25 * words - 0.1 * others + 0.25 * edge) * radial / radial.mean(),
+    }
+    assert float(near.std()) <= 0.2
+    for method, scores in expected.items():
+        options: Any = {"threshold": 0.2}  # above what this image has, so nothing is masked
+        if method == "custom":
+            options |= {"attention_weight": 0.3, "similarity_weight": 0.5, "edge_weight": 0.4}
+        found = fovea2(x[None], None if text is None else text[None], budget=48, method=method, **options)
+        assert set(found.index[0].tolist()) == ranked(scores, 48), method
+        assert torch.equal(found.tokens[0], x[found.index[0]])
+
+
+def test_a_masked_image_is_chosen_by_ties_alone():
+    x = values(144, 64, seed=3)[None]
+    for method in ("entropy", "full"):
+        found = fovea2(x, None, budget=48, method=method, threshold=0.0)
+        other = fovea2(x.flip(1), None, budget=48, method=method, threshold=0.0)
+        assert torch.equal(found.index, other.index)  # the content has no say
+
+
+def test_the_weighted_summary_of_version_2():
+    x = values(64, 64, seed=5)
+    found = VERSIONS["shirg-v2-summary"].run(x[None], None, budget=20)
+    kept = found.index[0, :20].tolist()
+    assert found.index[0, 20] == -1
+    gone = [r for r in range(64) if r not in kept]
+    edge = in_range(laplacian(x[None], 8)[0])
+    scores = 0.25 * in_range(x.var(dim=1)) + 0.15 * edge
+    by_score = (scores[gone] * 5).softmax(dim=0) @ x[gone]
+    around = []
+    for r in gone:
+        near = [(r // 8 + a, r % 8 + b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
+        around.append(sum(0 <= a < 8 and 0 <= b < 8 and a * 8 + b in gone for a, b in near))
+    weights = torch.tensor(around, dtype=torch.float32)
+    context = x[gone].mean(dim=0) - x[kept].mean(dim=0)
+    expected = 0.6 * by_score + 0.25 * (weights / weights.sum()) @ x[gone] + 0.15 * context
+    torch.testing.assert_close(found.tokens[0, 20], expected)
+    assert [kept[0], kept[1]] == sorted(range(64), key=lambda r: -float(scores[r]))[::12][:2]
+    rest = sorted((r for r in range(64) if r not in kept[:5]), key=lambda r: -float(scores[r]))
+    assert kept[5:] == rest[:15]
+
+
+def test_five_views_have_edges_of_their_own():
+    x = values(4608, 6, seed=6)[None]
+    parts = [*x[:, :2304].split(576, dim=1), x[:, 2304:]]
+    whole = torch.cat([laplacian(part, side)[0] for part, side in zip(parts, (24, 24, 24, 24, 48), strict=True)])
+    scores = 0.25 * in_range(x[0].var(dim=1)) + 0.15 * in_range(whole)
+    found = VERSIONS[FIVE_VIEWS].run(x, None, budget=40)
+    order = sorted(range(4608), key=lambda r: -float(scores[r]))
+    first = order[:: 4608 // 10][:10]
+    assert found.index[0, :10].tolist() == first
+    assert found.index[0, 10:40].tolist() == [r for r in order if r not in first][:30]
+    rest = torch.ones(4608, dtype=torch.bool).index_fill(0, found.index[0, :40], False)
+    torch.testing.assert_close(found.tokens[0, 40], x[0, rest].mean(dim=0))
+
+
+def test_regions_of_eight_come_first():
+    x = values(256, 8, seed=7)
+    scores = 0.7 * x.norm(dim=1) + 0.3 * x.var(dim=1)
+    found = VERSIONS["shirg-fixed-1152"].run(x[None], None, budget=12).index[0].tolist()
+    corners = [(h, w) for h in (0, 8) for w in (0, 8)]
+    cells = [[(h + a) * 16 + w + b for a in range(8) for b in range(8)] for h, w in corners]
+    first = [max(block, key=lambda r: float(scores[r])) for block in cells]
+    assert found[:4] == first
+    assert found[4:] == [r for r in sorted(range(256), key=lambda r: -float(scores[r])) if r not in first][:8]
+
+
+@pytest.mark.parametrize(
+    ("how", "side", "out"), [("cropped", 27, 14), ("padded", 27, 14), ("halved", 32, 16), ("quartered", 32, 8)]
+)
+def test_pooled_global_views(how: Pooling, side: int, out: int):
+    x = values(side * side, 2, seed=8)
+    grid, step = x.view(side, side, 2), 4 if how == "quartered" else 2
+    got = global_view(x[None], how)[0].view(out, out, 2)
+    shift = 1 if how == "padded" else 0
+    for r in range(out):
+        for c in range(out):
+            cells = [(r * step + a - shift, c * step + b - shift) for a in range(step) for b in range(step)]
+            real = [grid[a, b] for a, b in cells if 0 <= a < side and 0 <= b < side]
+            expected = torch.stack(real).sum(dim=0) / step**2 if real else torch.zeros(2)
+            if how == "cropped" and (r == out - 1 or c == out - 1):
+                expected = torch.zeros(2)
+            torch.testing.assert_close(got[r, c], expected)
