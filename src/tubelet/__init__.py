@@ -33,6 +33,7 @@ _HOME = {
     "rope_index": "tubelet.language.mrope",
     "expand_placeholders": "tubelet.language.prompt",
     "place": "tubelet.language.place",
+    "VLM": "tubelet.language.model",
     "plan": "tubelet.budget",
     "contact_sheet": "tubelet.draw",
     "draw_grid": "tubelet.draw",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from tubelet.draw import contact_sheet as contact_sheet
     from tubelet.draw import draw_grid as draw_grid
     from tubelet.language.align import TokenIds as TokenIds
+    from tubelet.language.model import VLM as VLM
     from tubelet.language.mrope import PositionRule as PositionRule
     from tubelet.language.mrope import rope_index as rope_index
     from tubelet.language.place import place as place

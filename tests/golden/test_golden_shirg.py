@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tubelet.reduce.shirg import VERSIONS
+from tubelet.reduce.shirg_fovea import METHODS
 
 from .cases import find_cases, load_case, run_case
 from .runners import SHIRG
@@ -33,18 +34,18 @@ def test_all_cases_beside_the_repository(record_property: Callable[[str, object]
 
 
 def test_the_committed_choice_has_every_version():
-    """Versions that differ in the number of views or a mask alone are among the fixtures beside the repository."""
+    """But those that differ from another one in a number, a view or a weight: beside the repository, or in a test."""
     cases = [load_case(path) for path in COMMITTED if "tokens" in load_case(path).outputs]
-    known = {"v1_forward_ward", "fovea2_merge_similar", "token_dropout_structured"}
-    named = {version_of(case)[0] for case in cases if case.name not in known and not case.name.startswith("v1_f")}
-    left = {"shirg-v1", "shirg-v2", "shirg-fixed-1152", "shirg-fovea2-entropy", "shirg-fovea2-edge_only"}
-    assert named | left >= set(VERSIONS)
+    parts = ("v1_forward", "fovea2_merge_similar", "token_dropout")
+    named = {version_of(case)[0] for case in cases if not case.name.startswith(parts)} | {"shirg-v1"}
+    of_fovea = {f"shirg-fovea2-{method}" for method in METHODS if method != "full"}
+    assert set(VERSIONS) - named == of_fovea | {"shirg-v2-views", "shirg-v2-summary", "shirg-fixed-1152"}
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("v2_summary_enhanced", "output.tokens"),
+        ("v2_single_notext", "output.tokens"),
         ("fixed768", "output.index"),
         ("x_components", "output.merged_coords"),
         ("v1_forward_ward", "output.group_of_token"),
@@ -61,7 +62,10 @@ def test_another_output_fails(tmp_path: Path, name: str, change: str):
 
 
 def test_another_budget_or_version_fails(tmp_path: Path):
-    for name, params in (("v3_attention", {"K": 63}), ("fovea2_edge", {"K": 48, "method": "base", "params": {}})):
+    for name, params in (
+        ("v3_attention", {"K": 63}),
+        ("fovea2_full_passes", {"K": 48, "method": "base", "params": {}}),
+    ):
         meta = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8")) | {"params": params}
         (tmp_path / f"{name}.json").write_text(json.dumps(meta), encoding="utf-8")
         (tmp_path / f"{name}.safetensors").write_bytes((HERE / f"{name}.safetensors").read_bytes())

@@ -112,7 +112,7 @@ def _model(which: str) -> Any:
     config.image_token_id, config.video_token_id = IMAGE, VIDEO
     config.vision_start_token_id, config.vision_end_token_id = START, STOP
     known = [getattr(module, stem + end, None) for end in ("Model", "ForConditionalGeneration")]
-    kind = next(k for k in known if hasattr(k, "get_rope_index"))
+    kind: Any = next(k for k in known if hasattr(k, "get_rope_index"))
     model = kind.__new__(kind)  # positions need the configuration alone
     torch.nn.Module.__init__(model)
     model.config = config

@@ -71,7 +71,7 @@ def batches(draw: st.DrawFn, rule: PositionRule, *, thin: bool = False) -> dict[
     for sample, item_runs, video in zip(owner, runs(p, videos, rule), videos, strict=True):
         for run in item_runs:
             between = draw(st.integers(int(rule.time == "blocks"), 3))  # frames are told apart by the text between
-            tokens[sample] += [5] * between + [IDS.video if video else IDS.image] * run
+            tokens[sample] += [5] * between + [IDS.placeholders[video]] * run
     for sample in tokens:
         sample += [6] * draw(st.integers(0, 3))
     length = max(map(len, tokens))

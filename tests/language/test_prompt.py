@@ -11,7 +11,7 @@ from tubelet.errors import AlignmentError, InputError
 from tubelet.language.align import TokenIds
 from tubelet.language.mrope import QWEN2_5_VL, QWEN3_VL
 from tubelet.language.place import place
-from tubelet.language.prompt import IGNORED, Prompt, expand_placeholders, pad, truncate
+from tubelet.language.prompt import IGNORED, Prompt, Side, expand_placeholders, pad, truncate
 from tubelet.packed import Item
 
 IDS = TokenIds(image=90, video=91, start=92, end=93)
@@ -75,7 +75,7 @@ def prompts(draw: st.DrawFn) -> Prompt:
 
 
 @given(prompts(), st.integers(0, 40), st.sampled_from(["left", "right"]))
-def test_a_cut_prompt_is_a_piece_of_the_whole_with_whole_items(prompt: Prompt, length: int, side: str):
+def test_a_cut_prompt_is_a_piece_of_the_whole_with_whole_items(prompt: Prompt, length: int, side: Side):
     cut = truncate(prompt, length, side=side, drop_items=True)
     total = len(prompt)
     assert len(cut) <= length or cut is prompt
@@ -109,7 +109,7 @@ def test_what_truncation_left_out_is_left_out_of_the_pack():
 
 
 @given(st.lists(prompts(), max_size=4), st.sampled_from(["left", "right"]), st.sampled_from([1, 8]))
-def test_padding_adds_to_one_side(chosen: list[Prompt], side: str, multiple: int):
+def test_padding_adds_to_one_side(chosen: list[Prompt], side: Side, multiple: int):
     batch = pad(chosen, 77, side=side, multiple=multiple)
     assert batch.input_ids.shape[1] % multiple == 0
     assert batch.counts == tuple(len(p.items) for p in chosen)

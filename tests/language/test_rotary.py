@@ -45,7 +45,8 @@ def test_tables_are_bit_equal_to_those_of_transformers():
     x = torch.zeros(1)
     shape: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 1}
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    theirs = Qwen2_5_VLRotaryEmbedding(Qwen2_5_VLTextConfig(**shape, rope_parameters=rope))(x, at)
+    config: Any = Qwen2_5_VLTextConfig(**shape, rope_parameters=rope)
+    theirs = Qwen2_5_VLRotaryEmbedding(config)(x, at)
     for mine, want in zip(cos_sin(at, 128, 1e6), theirs, strict=True):
         chosen = select_axes(mine, [16, 24, 24], "chunked")
         parts = want.split([16, 24, 24] * 2, dim=-1) if want.ndim == 4 else None

@@ -1,4 +1,4 @@
-"""Two processes, one with pixels and one without: every rank takes part, and gradients are those of the pixels alone."""
+"""Two processes, one with pixels and one without: all take part, and gradients are those of the pixels alone."""
 
 import datetime
 import socket

@@ -32,7 +32,7 @@ def llama(seed: int = 0, **config: Any) -> Any:
     """Two layers of 48 channels, 97 tokens."""
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 97}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2}
-    return randomised(LlamaForCausalLM(LlamaConfig(**sizes, **heads, pad_token_id=0, **config)), seed)
+    return randomised(LlamaForCausalLM(LlamaConfig(**{**sizes, **heads, "pad_token_id": 0, **config})), seed)
 
 
 def speaker_of(lm: Any) -> Any:
@@ -102,3 +102,35 @@ def whole_model(kind: str, seed: int = 0, *, tie_word_embeddings: bool = False) 
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model.eval()
+
+
+SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")  # ids 148 to 151
+PARTS_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+    "{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif c.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TAG_TEMPLATE = (  # fmt: skip
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def tokenizer(template: str | None = PARTS_TEMPLATE) -> Any:
+    """One token a letter: ASCII and then Cyrillic up to id 147, then the four ids that stand for pixels."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(i) for i in range(32, 127)] + ["\n"] + [chr(0x430 + i) for i in range(48)]
+    vocabulary = {"<pad>": 0, "<bos>": 1, "<unk>": 2, "<eos>": 3}
+    vocabulary |= {letter: i for i, letter in enumerate(letters, 4)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    made.decoder = decoders.Fuse()
+    around = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=list(SPECIAL), **around)
+    assert fast.convert_tokens_to_ids(list(SPECIAL)) == [148, 149, 150, 151]
+    fast.chat_template = template
+    return fast

@@ -2,6 +2,7 @@
 
     tubelet encode    files -> packed tokens in a safetensors file
     tubelet show      a picture with its patch grid, or the sampled frames of a clip with their times, as PNG
+    tubelet ask       a question about pictures and videos, answered by a vision-language model
     tubelet plan      what an input costs before it is read: tokens, FLOPs, memory; and what fits
     tubelet convert   checkpoints between the formats of a family
     tubelet models    what can be loaded

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from tubelet.cli.ask import Ask
 from tubelet.cli.bench import Bench
 from tubelet.cli.convert import Convert
 from tubelet.cli.encode import Encode
@@ -12,10 +13,11 @@ from tubelet.cli.models import Models
 from tubelet.cli.plan import Plan
 from tubelet.cli.show import Show
 
-Command = Encode | Show | Plan | Convert | Models | Bench
+Command = Encode | Show | Ask | Plan | Convert | Models | Bench
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
+    "ask": Ask,
     "plan": Plan,
     "convert": Convert,
     "models": Models,
@@ -38,6 +40,7 @@ def _named(name: str, about: str) -> Any:
 _UNION = (
     Annotated[Encode, _named("encode", "pictures and videos to packed tokens in a safetensors file")]
     | Annotated[Show, _named("show", "a picture with its patch grid, or the frames of a clip with their times, as PNG")]
+    | Annotated[Ask, _named("ask", "a question about pictures and videos, answered by a vision-language model")]
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]
     | Annotated[Models, _named("models", "what can be loaded")]

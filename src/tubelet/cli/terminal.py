@@ -93,6 +93,12 @@ class Terminal:
             console.print(what)
         self._write("\n".join(row.rstrip() for row in text.get().split("\n")).lstrip("\n"))
 
+    def piece(self, text: str) -> None:
+        """A piece of a result that comes bit by bit; its control characters are escaped, but for ends of lines, tabs
+        and the joiners that Persian, Hindi and emoji are written with. Not in JSON mode."""
+        if not self.json:
+            self._write("".join(c if c in "\n\t\u200c\u200d" else visible(c) for c in text))
+
     @property
     def columns(self) -> int:
         """Letters in a line of stdout."""
@@ -121,6 +127,17 @@ class Terminal:
         """One line for the person, never part of the result. Its control characters are escaped."""
         with contextlib.suppress(OSError, ValueError):  # nobody is left to tell
             print(f"tubelet: {visible(text)}", file=sys.stderr, flush=True)
+
+    def aside(self, what: "RenderableType") -> None:
+        """A table for the person on stderr, beside a result that is text; not in JSON mode and not when quiet."""
+        if self.json or self.quiet:
+            return
+        from rich.console import Console
+
+        width = shutil.get_terminal_size().columns if sys.stderr.isatty() else PIPED_COLUMNS
+        console = Console(file=sys.stderr, width=width, highlight=False, emoji=False, markup=False)
+        with contextlib.suppress(OSError, ValueError):  # nobody is left to tell
+            console.print(what)
 
     @property
     def lively(self) -> bool:

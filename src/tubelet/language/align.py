@@ -97,11 +97,13 @@ def check(
     owners: Int64[np.ndarray, " N"] | None = None,
     counts: Sequence[int] | None = None,
     what: str = "item",
+    several: bool = True,
 ) -> None:
     """Nothing where blocks of `lengths` rows fill the runs at `places`, in order.
 
     owners: the item of each block, its own number where None. counts: how many items belong to each sample; without it
-    items are taken in order. what: the word for a block's owner in a message.
+    items are taken in order. what: the word for a block's owner in a message. several: whether there may be
+    placeholders of several ids, of which a block has one.
     Raises AlignmentError naming the sample, the item, the rows expected and the placeholders found.
     """
     if counts is not None and len(counts) != len(found.ids):
@@ -111,7 +113,7 @@ def check(
     owners = np.arange(len(lengths)) if owners is None else owners
     used = lengths > 0
     lengths, owners = lengths[used], owners[used]
-    if not _fits(found, places, lengths, owners, counts):
+    if not _fits(found, places, lengths, owners, counts, several):
         raise _explain(found, places, lengths.tolist(), owners.tolist(), counts, what)
 
 
@@ -121,6 +123,7 @@ def _fits(
     lengths: Int64[np.ndarray, " N"],
     owners: Int64[np.ndarray, " N"],
     counts: Sequence[int] | None,
+    several: bool,
 ) -> bool:
     if int(lengths.sum()) != len(places):
         return False
@@ -129,9 +132,14 @@ def _fits(
         sample = np.repeat(np.arange(len(counts)), counts)
         if len(owners) and (owners[-1] >= len(sample) or (sample[owners] != places[starts] // found.length).any()):
             return False
-    begins = np.zeros(len(places), bool)
-    begins[starts] = True
-    return not (_breaks(found, places) & ~begins[1:]).any()
+    first, last = places[starts], places[starts + lengths - 1]
+    if (last - first != lengths - 1).any() or (first // found.length != last // found.length).any():
+        return False  # places rise, so a block of n that spans n tokens has no gap
+    if not several or not len(places):
+        return True
+    kinds = found.ids.ravel()[places]
+    same = np.add.reduceat(kinds == np.repeat(kinds[starts], lengths), starts, dtype=np.int64)
+    return bool((same == lengths).all())
 
 
 def _breaks(found: Prompts, places: Int64[np.ndarray, " R"]) -> Bool[np.ndarray, " breaks"]:

@@ -158,7 +158,7 @@ def rope_index(
         table = _table(grids[:, 0], is_video, rule, seconds=seconds if kind == "video" else [])
         blocks = _blocks(_places(grids), grids.prod(axis=1), grids, table, is_video, rule)
         places = found.find(token)
-        align.check(found, places, blocks.lengths, owners=blocks.owners, what=kind)
+        align.check(found, places, blocks.lengths, owners=blocks.owners, what=kind, several=False)
         parts.append((places, blocks))
         if token_ids.video == token_ids.image:
             break
@@ -179,7 +179,8 @@ def item_blocks(
 
 
 def lay_out(found: Prompts, parts: Sequence[tuple[Int64[np.ndarray, "..."], Blocks]], rule: PositionRule) -> Positions:
-    """Positions of every token: the counter moves on by one for text, and behind each block by its extent."""
+    """Positions of every token: the counter moves on by one for text, and behind each block by its extent. Offsets of
+    the blocks are written to, because at 10^5 tokens fresh memory costs more than the sums."""
     batch, length = found.ids.shape
     step = found.real.astype(np.int64).ravel()
     begins: list[tuple[Int64[np.ndarray, " R"], Int64[np.ndarray, " N"], Blocks]] = []
@@ -190,21 +191,23 @@ def lay_out(found: Prompts, parts: Sequence[tuple[Int64[np.ndarray, "..."], Bloc
             step[first] = blocks.extent
             begins.append((places, first, blocks))
     after = step.reshape(batch, length).cumsum(axis=1)
-    counter = after.ravel() - step
+    counter = np.subtract(after.ravel(), step, out=step)
     ids = np.empty((3, batch * length), np.int64)
     ids[:] = counter
     for places, first, blocks in begins:
-        base = np.repeat(counter[first], blocks.lengths)
+        start = np.repeat(counter[first], blocks.lengths)
         for axis, offset in zip(ids, blocks.offsets, strict=True):  # one axis at a time: numpy is 5 x faster at it
-            axis[places] = base + offset
+            offset += start
+            axis[places] = offset
     compat = rule.compat == "transformers-5"
     if not found.real.all():
         ids[:, ~found.real.ravel()] = 0 if compat else 1
     following = after[:, -1:] if length else np.zeros((batch, 1), np.int64)
     base = np.full((batch, 1), length)
     if compat:
-        largest = ids.reshape(3, batch, length).max(axis=(0, 2), initial=-1, where=found.real)
-        following, base = largest[:, None] + 1, found.real.sum(axis=1, keepdims=True)
+        base = found.real.sum(axis=1, keepdims=True)
+        largest = ids.reshape(3, batch, length).max(axis=2, initial=0).max(axis=0)  # padding holds 0
+        following = np.where(base > 0, largest[:, None] + 1, 0)
     together = ids.reshape(3, batch, length)
     return Positions(torch.from_numpy(together), torch.from_numpy(following - base), torch.from_numpy(following.copy()))
 
@@ -230,7 +233,7 @@ def _blocks(
     by_item, owners = lengths, np.arange(len(lengths))
     if rule.time == "blocks" and is_video.any():
         lengths, owners = _frames(offsets[0], lengths, is_video)
-    if len(table):
+    if len(table) and (grids[:, 0] > 1).any():  # else the only row of time of every item counts 0
         offsets[0] = table[np.repeat(first_time, by_item) + offsets[0]]
     used = lengths > 0
     lengths, owners = lengths[used], owners[used]
@@ -311,5 +314,8 @@ def _places(grids: Int64[np.ndarray, "N 3"]) -> Int64[np.ndarray, "3 R"]:
     number = np.arange(int(lines.sum())) - np.repeat(np.cumsum(lines) - lines, lines)
     t, h = np.divmod(number, np.repeat(grids[:, 1], lines))
     widths = np.repeat(grids[:, 2], lines)
-    column = np.arange(int(widths.sum())) - np.repeat(np.cumsum(widths) - widths, widths)
-    return np.stack([np.repeat(t, widths), np.repeat(h, widths), column])
+    places = np.empty((3, int(widths.sum())), np.int64)
+    places[0], places[1] = np.repeat(t, widths), np.repeat(h, widths)
+    places[2] = np.arange(places.shape[1])
+    places[2] -= np.repeat(np.cumsum(widths) - widths, widths)
+    return places

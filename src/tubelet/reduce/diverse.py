@@ -46,8 +46,9 @@ def cdpruner(
     r is `relevance`, brought between 1e-6 and 1 + 1e-6 by the least and greatest of its picture (1 where all are
     equal). The published one is minus the mean cosine to the instruction: -relevance(p, text, words="mean").
     Cost: 2 n^2 D + k^2 n FLOPs. Raises NotFinite naming the item of a NaN.
-    Source: Theia-4869/CDPruner:llava/model/llava_arch.py@9541616; Chen et al., "Fast greedy MAP inference for
-    determinantal point process", NeurIPS 2018, algorithm 1.
+    Source: Theia-4869/CDPruner:llava/model/llava_arch.py@9541616, where x are projected features and the range of r is
+    that of the batch; Chen et al., "Fast greedy MAP inference for determinantal point process", NeurIPS 2018,
+    algorithm 1.
 
         >>> p = tubelet.pack([torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])], [tubelet.Item.of(1, 1, 3)])
         >>> cdpruner(p, torch.tensor([0.0, 1.0, 0.5]), budget=2).tolist()

@@ -31,7 +31,7 @@ up very was we were what when where which while who whom whose why will with wou
 
 def relevance(
     p: Packed,
-    text: Float[Tensor, "S D"] | Sequence[Float[Tensor, "S D"]],
+    text: Float[Tensor, "S D"] | Sequence[Float[Tensor, "_ D"]],
     *,
     words: Words = "max",
     temperature: float = TEMPERATURE,

@@ -8,7 +8,7 @@ pictures. `VERSIONS` are the designs that went by the name, with their faults, e
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ TEXT_ONLY = Weights()
 
 def shirg(
     p: Packed,
-    text: Float[Tensor, "S D"] | Sequence[Float[Tensor, "S D"]] | None = None,
+    text: Float[Tensor, "S E"] | Sequence[Float[Tensor, "_ E"]] | None = None,
     *,
     budget: int | Sequence[int],
     weights: Weights = TEXT_ONLY,
@@ -232,7 +232,6 @@ def historical(
     text: Float[Tensor, "S D"] | None = None,
     *,
     budget: int | None = None,
-    **options: Any,
 ) -> Packed:
     """What a version of `VERSIONS` keeps of each item, each by itself: the rows it takes, unchanged, in raster order.
 
@@ -255,9 +254,7 @@ def historical(
     for i, (start, end) in enumerate(zip(p.starts, p.starts[1:], strict=False)):
         own = by_place[start:end]
         try:
-            found = wanted.run(
-                p.x[own].float()[None], words, budget=wanted.budget if budget is None else budget, **options
-            )
+            found = wanted.run(p.x[own].float()[None], words, budget=wanted.budget if budget is None else budget)
         except (ShapeError, InputError) as e:
             raise e.placed(item=i) from None
         index = found.index[0]

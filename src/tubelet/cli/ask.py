@@ -1,0 +1,234 @@
+"""`tubelet ask`: a question about pictures and videos, answered by a vision-language model."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional
+
+from tubelet.cli.options import (
+    Animation,
+    Debug,
+    Fps,
+    Isolate,
+    Json,
+    MaxPixels,
+    NumFrames,
+    Quiet,
+    Times,
+    option,
+    sampling_of,
+    with_budget,
+)
+from tubelet.cli.output import output_file, save_png
+from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.console import RenderableType
+
+    from tubelet.language.chat import Asked
+    from tubelet.language.model import VLM
+    from tubelet.read.clip import Clip
+    from tubelet.read.sampling import Sampling
+
+GAP = 16  # pixels between the drawings of --show
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask a vision-language model about pictures and videos. The last argument is the question.
+
+    The answer goes to stdout as it comes, the tokens and times to stderr. The model is a folder or hub id of a complete
+    Qwen2-VL, Qwen2.5-VL or Qwen3-VL, of LLaVA's layout, or what tubelet wrote; its tokenizer's chat template is used.
+    Needs transformers: pip install "tubelet[hf]".
+
+    Example: tubelet ask receipt.png "What was bought?" --model models/Qwen2.5-VL-3B-Instruct
+    """
+
+    words: Positional[Annotated[tuple[str, ...], option("pictures and videos, then the question", "FILE... QUESTION")]]
+    model: Annotated[str, option("a folder or hub id of a whole model", "MODEL")]
+    vision_tower: Annotated[
+        str | None, option("where the tower of a LLaVA checkpoint is, when it is not inside", "MODEL")
+    ] = None
+    show: Annotated[str | None, option("also a PNG of what the model saw, with its tokens", "FILE")] = None
+    max_new_tokens: Annotated[int, option("longest answer (default: 256)", "N")] = 256
+    temperature: Annotated[
+        float | None, option("draw tokens, the more freely the higher (default: the likeliest token)", "T")
+    ] = None
+    seed: Annotated[int, option("of what is drawn (default: 0)", "N")] = 0
+    fps: Fps = None
+    num_frames: NumFrames = None
+    times: Times = None
+    max_pixels: MaxPixels = None
+    dtype: Annotated[
+        Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")
+    ] = "stored"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
+    animation: Animation = False
+    isolate: Isolate = "auto"
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def run(self, terminal: Terminal) -> int:
+        """Do it; the exit code."""
+        files, question, sampling = self._checked()
+        out = None if self.show is None else output_file(self.show, files)
+        start = time.perf_counter()
+        vlm = self._load()
+        if vlm.untrained:
+            terminal.say(f"{file_name(self.model)} is UNTRAINED: random weights, the answer means nothing")
+        laps = {"load": time.perf_counter() - start}
+        start = time.perf_counter()
+        clips = self._read(files, sampling)
+        laps["read"] = time.perf_counter() - start
+        start = time.perf_counter()
+        from tubelet.language.chat import ask
+
+        asked = ask(vlm, clips, question)
+        laps["encode"] = time.perf_counter() - start
+        if out is not None:
+            save_png(drawn(asked), out)
+        answer, counts = self._answer(vlm, asked, terminal, start, laps)
+        report = {"command": "ask", "answer": answer, "model": file_name(self.model), "untrained": vlm.untrained}
+        report |= {"files": _files(asked), "tokens": counts, "seconds": laps}
+        report |= {} if out is None else {"show": file_name(str(out))}
+        terminal.aside(_table(counts, laps, self.model))
+        terminal.document(report)
+        return OK
+
+    def _checked(self) -> "tuple[tuple[str, ...], str, Sampling]":
+        """Files, question and how clips are sampled. Raises UsageError."""
+        from pathlib import Path
+
+        if len(self.words) < 2:
+            raise UsageError("name at least one file, and the question after the files")
+        *files, question = self.words
+        if not question.strip():
+            raise UsageError("the question is empty")
+        if len(question) < 1024 and "\0" not in question and Path(question).is_file():
+            raise UsageError(f"the last argument is the question, and {visible(question)} is a file")
+        if self.max_new_tokens < 1:
+            raise UsageError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")
+        if self.temperature is not None and not 0 < self.temperature < 100:
+            raise UsageError(f"--temperature must be above 0 and below 100, got {self.temperature}")
+        return tuple(files), question, sampling_of(self.fps, self.num_frames, self.times)
+
+    def _load(self) -> "VLM":
+        """The model, with --max-pixels in its recipes. Raises what `VLM.from_pretrained` raises, and UsageError."""
+        import torch
+
+        from tubelet.cli.model import device_of
+        from tubelet.language.model import VLM
+
+        kind = None if self.dtype == "stored" else getattr(torch, self.dtype)
+        where = device_of(self.device)
+        vlm = VLM.from_pretrained(self.model, dtype=kind, device=where, vision_tower=self.vision_tower)
+        scheme = vlm.scheme
+        clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, self.max_pixels)
+        vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, self.max_pixels), video_pixels=clips)
+        return vlm
+
+    def _read(self, files: Sequence[str], sampling: "Sampling") -> "list[Clip]":
+        from tubelet.read import read
+
+        return read(
+            list(files),
+            fps=sampling.fps,
+            num_frames=sampling.num_frames,
+            times_s=sampling.times_s,
+            animation=self.animation,
+            isolate=self.isolate,
+        )
+
+    def _answer(
+        self, vlm: "VLM", asked: "Asked", terminal: Terminal, start: float, laps: dict[str, float]
+    ) -> tuple[str, dict[str, int]]:
+        """The answer, said to stdout as it comes, and how many tokens it took. `laps` gets the times since `start`."""
+        import torch
+
+        from tubelet.language.stream import Spoken
+
+        said: list[str] = []
+
+        def say(text: str) -> None:
+            said.append(text)
+            terminal.piece(text)
+
+        torch.manual_seed(self.seed)
+        streamer = Spoken(vlm.tokenizer, say)
+        vlm.generate(asked.ready, max_new_tokens=self.max_new_tokens, temperature=self.temperature, streamer=streamer)
+        end = time.perf_counter()
+        terminal.piece("\n")
+        first = end if streamer.first is None else streamer.first
+        laps |= {"first_token": first - start, "answer": end - start}
+        visual = int(asked.ready.visual.sum())
+        prompt = asked.ready.input_ids.shape[1]
+        counts = {"patches": len(asked.patches.x), "visual": visual, "text": prompt - visual}
+        return "".join(said), counts | {"prompt": prompt, "answer": streamer.tokens}
+
+
+# ---- what is shown
+
+
+def drawn(asked: "Asked") -> "Image":
+    """Every picture with the grid of the tokens the model saw and every clip's frames with it, under one another."""
+    from PIL import Image
+
+    from tubelet.draw import contact_sheet, draw_grid
+
+    pages = []
+    for clip, item, side in zip(asked.clips, asked.rows.tokens.items, asked.sides, strict=True):
+        draw = contact_sheet if clip.is_video else draw_grid
+        pages.append(draw(clip, item, side))
+    height = sum(p.height for p in pages) + GAP * (len(pages) - 1)
+    sheet = Image.new("RGB", (max(p.width for p in pages), height), (255, 255, 255))
+    top = 0
+    for page in pages:
+        sheet.paste(page, (0, top))
+        top += page.height + GAP
+    return sheet
+
+
+def _files(asked: "Asked") -> list[dict[str, Any]]:
+    """What became of each file."""
+    tokens = asked.rows.tokens
+    return [
+        {
+            "file": file_name(clip.source),
+            "width": clip.width,
+            "height": clip.height,
+            "frames": len(clip),
+            "times_s": list(clip.times_s),
+            "grid": list(item.grid),
+            "tokens": length,
+            "complete": clip.complete,
+            "notes": list(clip.notes),
+        }
+        for clip, item, length in zip(asked.clips, tokens.items, tokens.lengths, strict=True)
+    ]
+
+
+def _table(counts: dict[str, int], laps: dict[str, float], model: str) -> "RenderableType":
+    """Tokens and times for a person."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right", no_wrap=True)
+    prompt = f"{counts['prompt']:,} ({counts['visual']:,} visual, {counts['text']:,} text)"
+    rest = laps["answer"] - laps["first_token"]
+    rate = f"{(counts['answer'] - 1) / rest:.1f} tokens a second after it" if counts["answer"] > 1 and rest > 0 else ""
+    for name, value in (
+        ("model", visible(file_name(model))),
+        ("prompt tokens", prompt),
+        ("answer tokens", f"{counts['answer']:,}"),
+        ("loading, reading", f"{seconds(laps['load'])}, {seconds(laps['read'])}"),
+        ("to first token", f"{seconds(laps['first_token'])} ({seconds(laps['encode'])} to encode)"),
+        ("whole answer", f"{seconds(laps['answer'])}{', ' if rate else ''}{rate}"),
+    ):
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,351 @@
+"""A vision-language model: encoder, reduction, projector and any causal language model of transformers.
+
+    pictures -> rows of patches -> encoder -> (reduce) -> projector -> place -> language model -> tokens
+                                   kept by content                     exact positions, exact places
+
+Generation is transformers' own `generate` around `tubelet.language.speaker.Speaker`. Complete Qwen2-VL, Qwen2.5-VL and
+Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tubelet.encoder.model import Encoder
+from tubelet.errors import ConfigError, InputError, ShapeError
+from tubelet.language.cache import FeatureCache, item_key, weights_key
+from tubelet.language.features import Rows, followed, remembered
+from tubelet.language.folder import Parts, read_parts, write_parts
+from tubelet.language.place import place
+from tubelet.language.scheme import Scheme
+from tubelet.packed import Packed
+from tubelet.project import Projector
+from tubelet.shapes import Float, Int64
+
+if TYPE_CHECKING:
+    pass
+
+Reduce = Callable[[Packed], Packed]
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A batch of prompts as the language model takes them, on its device.
+
+    input_ids: with 0 where a placeholder lies outside the vocabulary. places: (B, 3, S), (B, S) for plain positions.
+    delta: (B,), see `Speaker`. deepstack: (B, L, S, D), zeros where no row stands. visual: True where a row stands.
+    """
+
+    input_ids: Int64[Tensor, "B S"]
+    inputs_embeds: Float[Tensor, "B S D"]
+    attention_mask: Int64[Tensor, "B S"]
+    places: Tensor
+    delta: Int64[Tensor, " B"]
+    visual: Tensor
+    labels: Tensor | None = None
+    deepstack: Tensor | None = None
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        """The keyword arguments of `Speaker.generate` for this batch."""
+        given = {
+            "input_ids": self.input_ids,
+            "inputs_embeds": self.inputs_embeds,
+            "attention_mask": self.attention_mask,
+            "places": self.places,
+            "delta": self.delta,
+        }
+        return given if self.deepstack is None else given | {"deepstack": self.deepstack}
+
+
+class VLM(nn.Module):
+    """Encoder + reduction + projector + language model; `scheme` says how they fit (`tubelet.language.scheme`).
+
+    lm: a causal language model of transformers, or a `Speaker`. projector: None where the encoder's own merger gives
+    rows in the language model's width. reduce: Packed -> Packed on the encoder's rows, such as a selection; it may ask
+    for fewer rows of each item, and positions stay those of the rows that are left. cache: features kept by content
+    while no gradient is wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
+
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from tubelet.language.align import TokenIds
+        >>> lm = LlamaForCausalLM(LlamaConfig(
+        ...     hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=99))
+        >>> encoder = tubelet.untrained("llava_vit_packing_small")
+        >>> scheme = Scheme(TokenIds(image=-200), pixels=encoder.pixels)
+        >>> vlm = VLM(encoder, lm, scheme, projector=tubelet.build_projector("linear", 384, 64))
+        >>> p = tubelet.patchify(tubelet.read("photo.jpg"), encoder.pixels)
+        >>> ids = torch.tensor([[1, *[-200] * p.lengths[0], 5]])
+        >>> vlm.generate(vlm.ready(vlm.encode(p), ids), max_new_tokens=2).shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        lm: Any,
+        scheme: Scheme,
+        *,
+        projector: Projector | None = None,
+        reduce: Reduce | None = None,
+        tokenizer: Any = None,
+        cache: FeatureCache | None = None,
+    ) -> None:
+        super().__init__()
+        from tubelet.language.lm import require_transformers
+
+        require_transformers("a vision-language model")
+        from tubelet.language.speaker import Speaker
+
+        self.encoder, self.projector, self.reduce = encoder, projector, reduce
+        self.speaker: Speaker = lm if isinstance(lm, Speaker) else Speaker(lm)
+        self.scheme, self.tokenizer = scheme, tokenizer
+        self.cache = FeatureCache() if cache is None else cache
+        self._check()
+
+    def _check(self) -> None:
+        """Raises ConfigError naming the two widths that do not fit."""
+        config, states = self.encoder.config, self.scheme.states
+        beyond = [i for i in states if not 0 <= i <= config.layers]
+        if beyond:
+            raise ConfigError(f"hidden states count 0..{config.layers}", limit=config.layers, got=beyond[0])
+        wide = config.hidden * len(states) if states else config.out
+        if self.projector is not None:
+            if self.projector.config.in_dim != wide:
+                raise ConfigError(
+                    f"the projector reads {self.projector.config.in_dim} channels, the encoder gives {wide}",
+                    expected=wide,
+                    got=self.projector.config.in_dim,
+                )
+            wide = self.projector.config.out_dim
+        width = self.width
+        if wide != width:
+            raise ConfigError(f"rows of {wide} for a language model of {width}", expected=width, got=wide)
+        if self.projector is not None and self.deep:
+            raise ConfigError("deepstack features have mergers of their own and go through no projector")
+
+    @property
+    def width(self) -> int:
+        """Channels of the language model."""
+        table: Any = self.speaker.get_input_embeddings()
+        return int(table.weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model's weights are; rows and ids are moved there."""
+        return self.speaker.device
+
+    @property
+    def deep(self) -> int:
+        """How many deepstack packs the encoder gives the language model."""
+        return 0 if self.scheme.states else len(self.encoder.config.deepstack)
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the encoder's weights are random: then the answers mean nothing."""
+        return bool(getattr(self.encoder, "untrained", False))
+
+    # ---- pixels to rows
+
+    def encode(self, p: Packed) -> Rows:
+        """Patches to rows in the language model's width: encoder, reduction, projector.
+
+        Without gradients an item whose content was encoded before is taken from `cache`, and one that stands in the
+        pack twice is encoded once. Raises what the stages raise.
+        """
+        if torch.is_grad_enabled() or not self.cache.limit_bytes:
+            made = self._features(p)
+        else:
+            keys = [item_key(p, i, repr(self.scheme.pixels), self._options()) for i in range(len(p))]
+            made = remembered(p, keys, self.cache, self._features, self._merge)
+        tokens, deep = made[0], made[1:]
+        if self.reduce is not None:
+            kept = self.reduce(tokens)
+            deep = tuple(followed(kept, tokens, one) for one in deep)
+            tokens = kept
+        return Rows(tokens if self.projector is None else self.projector(tokens), tuple(deep))
+
+    def _features(self, p: Packed) -> tuple[Packed, ...]:
+        """What the encoder gives: the rows, then the deepstack rows."""
+        p = p.to(self.encoder.patch.weight.device)
+        if self.scheme.states:
+            states = self.encoder.hidden_states(p, only=self.scheme.states)
+            joined = states[0] if len(states) == 1 else states[0].with_x(torch.cat([s.x for s in states], dim=1))
+            return (joined,)
+        if not self.deep:
+            return (self.encoder(p),)
+        features = self.encoder.features(p, pool=False)
+        return (features.tokens, *features.deepstack)
+
+    def _options(self) -> str:
+        """What decides features beside an item's content."""
+        return f"{self.scheme.states} {self.deep} {self.encoder.backend} {weights_key(self.encoder)}"
+
+    @property
+    def _merge(self) -> int:
+        merger = self.encoder.config.merger
+        return 1 if merger is None or self.scheme.states else merger.merge
+
+    # ---- rows and ids to a batch
+
+    def ready(
+        self,
+        rows: Rows | None,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        counts: Sequence[int] | None = None,
+    ) -> Ready:
+        """Prompts (B, S) or (S,) with the rows in their placeholders and the positions of the model's own rule.
+
+        rows: None for prompts of text alone. attention_mask, labels, counts: as in `tubelet.place`; generation wants
+        padding on the left. Differentiable. Raises AlignmentError naming sample, item, rows and placeholders, and what
+        `tubelet.place` raises.
+        """
+        device = self.device
+        ids = torch.atleast_2d(input_ids).to(device)
+        mask = None if attention_mask is None else torch.atleast_2d(attention_mask).to(device)
+        wanted = None if labels is None else torch.atleast_2d(labels).to(device)
+        tokens = _nothing(self.width, device) if rows is None else rows.tokens.to(device)
+        placed = place(
+            tokens,
+            ids,
+            self.scheme.token_ids,
+            rule=self.scheme.rule,
+            embed=self.speaker.embed,
+            attention_mask=mask,
+            labels=wanted,
+            counts=counts,
+        )
+        places = placed.position_ids[0] if self.scheme.rule.time == "none" else placed.position_ids.movedim(0, 1)
+        outside = ids < 0
+        return Ready(
+            ids.masked_fill(outside, 0),
+            placed.inputs_embeds,
+            placed.attention_mask,
+            places,
+            placed.positions.next_position[:, 0] - ids.shape[1],
+            placed.visual,
+            placed.labels,
+            _laid_out(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
+        )
+
+    def forward(self, ready: Ready) -> Float[Tensor, "B S V"]:
+        """Logits of every token of a batch."""
+        given = {name: value for name, value in ready.arguments.items() if name != "input_ids"}
+        return self.speaker(**given, use_cache=False).logits
+
+    # ---- tokens
+
+    @torch.no_grad()
+    def generate(
+        self,
+        ready: Ready,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        num_beams: int = 1,
+        streamer: Any = None,
+    ) -> Int64[Tensor, "B G"]:
+        """Ids of what is said after each prompt, filled up with the pad id behind an end, by transformers' `generate`.
+
+        temperature: None takes the likeliest token, else tokens are drawn by torch's generator. streamer: transformers'
+        TextStreamer, TextIteratorStreamer ... with skip_prompt=True. For everything else `generate` can do call
+        `vlm.speaker.generate(**ready.arguments, ...)`, which gives prompt and answer. Raises InputError.
+        """
+        if max_new_tokens < 1 or num_beams < 1 or (temperature is not None and not temperature > 0):
+            raise InputError(
+                "max_new_tokens and num_beams start at 1, a temperature is above 0",
+                limit=1,
+                got=(max_new_tokens, num_beams, temperature),
+            )
+        if bool((ready.attention_mask[:, -1] == 0).any()):
+            raise InputError("prompts are padded on the right; generation wants them padded on the left")
+        settings = replace_settings(self.speaker.generation_config, max_new_tokens, temperature, top_p, num_beams)
+        speaker: Any = self.speaker
+        said: Tensor = speaker.generate(**ready.arguments, generation_config=settings, streamer=streamer)
+        return said[:, ready.input_ids.shape[1] :]
+
+    # ---- folders
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write one folder: config.json, safetensors, generation_config.json, and the tokenizer if there is one.
+
+        The vision part alone is read from it by `tubelet.load_encoder`, the projector by `tubelet.load_projector`. The
+        reduction is code and not written. The folder appears whole or not at all. Raises ConfigError for an encoder no
+        family can write, WeightsError when the folder is in use.
+        """
+        parts = Parts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer)
+        return write_parts(parts, Path(folder), overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        vision_tower: str | os.PathLike[str] | None = None,
+        reduce: Reduce | None = None,
+        cache: FeatureCache | None = None,
+    ) -> "VLM":
+        """The model of a folder or a hub id: what `save_pretrained` wrote, a complete Qwen2-VL, Qwen2.5-VL or Qwen3-VL
+        checkpoint, or LLaVA's layout (config.json with mm_projector_type ..., mm_projector weights in it or beside).
+
+        vision_tower: where LLaVA's tower is, instead of what mm_vision_tower says. dtype: None keeps the stored type.
+        Safetensors only, no remote code, no tensor read twice. Raises ConfigError, KeyMismatch and what else
+        `tubelet.load_encoder` raises; RunError without transformers.
+        """
+        parts = read_parts(source, revision=revision, dtype=dtype, device=device, vision_tower=vision_tower)
+        vlm = cls(
+            parts.encoder,
+            parts.speaker,
+            parts.scheme,
+            projector=parts.projector,
+            reduce=reduce,
+            tokenizer=parts.tokenizer,
+            cache=cache,
+        )
+        return vlm.eval()
+
+
+# ---- the steps
+
+
+def _nothing(width: int, device: torch.device) -> Packed:
+    """A pack without items."""
+    pos = torch.zeros(0, 3, dtype=torch.int32, device=device)
+    return Packed(torch.zeros(0, width, device=device), pos, (), ())
+
+
+def _laid_out(deep: Sequence[Packed], visual: Tensor, like: Tensor) -> Tensor | None:
+    """(B, L, S, D): the rows of each pack where rows stand, zeros elsewhere. None without any."""
+    if not deep or not len(deep[0].x):
+        return None
+    zeros = torch.zeros_like(like)
+    if any(len(one.x) != len(deep[0].x) for one in deep):
+        raise ShapeError("deepstack packs have as many rows as the tokens", got=[len(one.x) for one in deep])
+    return torch.stack([zeros.masked_scatter(visual[..., None], one.x.to(like)) for one in deep], dim=1)
+
+
+def replace_settings(
+    settings: Any, max_new_tokens: int, temperature: float | None, top_p: float | None, num_beams: int
+) -> Any:
+    """A copy of a GenerationConfig with these choices. The likeliest token is taken unless there is a temperature."""
+    from copy import deepcopy
+
+    made = deepcopy(settings)
+    drawn = temperature is not None
+    changes = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": drawn, "max_length": None}
+    changes |= {"temperature": temperature, "top_p": top_p if drawn else None}
+    changes |= {} if drawn else {"top_k": None}
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made

@@ -1,0 +1,94 @@
+"""SigLIP's text tower: from a folder on disk, with a tokenizer of a few words, against transformers itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from tubelet.errors import ConfigError, InputError
+from tubelet.integrations.siglip_text import SiglipText
+from tubelet.packed import Item, pack
+from tubelet.reduce.relevance import relevance
+
+WORDS = ["[PAD]", "[UNK]", "total", "invoice", "date", "the", "of", "what", "is"]
+TEXT: dict[str, Any] = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 8,
+    "projection_size": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 5,
+    "eos_token_id": 6,
+}
+
+
+def saved(folder: Path) -> Path:
+    """A whole SigLIP model, both towers, as its checkpoints are published."""
+    torch.manual_seed(0)
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = hf.SiglipConfig(text_config=TEXT, vision_config={**vision, "image_size": 16, "patch_size": 8})
+    model = hf.SiglipModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    model.save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    hf.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("siglip"))
+
+
+def test_vectors_are_the_text_features_of_the_whole_model(folder: Path):
+    text = SiglipText.load(folder)
+    got = text.embed(["Total", "invoice date"])
+    assert got.shape == (2, text.width) == (2, 16)
+    ids = torch.tensor([[2, 0, 0, 0, 0, 0, 0, 0], [3, 4, 0, 0, 0, 0, 0, 0]])
+    model = hf.SiglipModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = model.text_model(input_ids=ids).pooler_output
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(text.embed("invoice date")[0], expected[1])
+
+
+def test_words_of_a_question(folder: Path):
+    text = SiglipText.load(folder)
+    question = "What is the total of the invoice?"
+    torch.testing.assert_close(text.words(question), text.embed(["total", "invoice"]))
+    torch.testing.assert_close(text.words(question, whole=True)[2], text.embed([question])[0])
+    rows = torch.cat([torch.randn(3, 16), text.embed(["invoice"])])
+    near = relevance(pack([rows], [Item.of(1, 2, 2)]), text.words(question))
+    assert int(near.argmax()) == 3
+
+
+def test_longer_texts_are_cut_to_what_the_model_reads(folder: Path):
+    text = SiglipText.load(folder)
+    torch.testing.assert_close(text.embed(["total " * 20]), text.embed(["total " * 8]))
+
+
+def test_what_is_no_text_or_no_model_is_refused(folder: Path, tmp_path: Path):
+    text = SiglipText.load(folder)
+    for bad in ([], [""], ["total", "  "]):
+        with pytest.raises(InputError, match="at least one word"):
+            text.embed(bad)
+    with pytest.raises(InputError, match="no word"):
+        text.words("What is it?")
+    with pytest.raises(ConfigError, match="no SigLIP text model"):
+        SiglipText.load(tmp_path)
+
+
+@pytest.mark.usefixtures("as_in_production")
+def test_another_model_is_refused(folder: Path):
+    wrong: Any = torch.nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match="not a SigLIP text model"):
+        SiglipText(wrong, SiglipText.load(folder).tokenizer)
