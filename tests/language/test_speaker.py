@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from tubelet.errors import ShapeError
+from tubelet.errors import InputError, ShapeError
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6}
 
@@ -208,6 +208,18 @@ def test_deepstack_rows_of_another_length_are_an_error():
     speaker = speaker_of(llama())
     with pytest.raises(ShapeError, match="deepstack"):
         speaker(input_ids=torch.ones(1, 5, dtype=torch.long), deepstack=torch.zeros(1, 2, 4, 48))
+
+
+def test_rows_are_not_prefilled_in_chunks():
+    """transformers would cut the ids and forget the rows."""
+    speaker = speaker_of(llama())
+    ids = padded_prompts()[0][1:2]
+    rows = {"input_ids": ids, "inputs_embeds": speaker.embed(ids)}
+    with pytest.raises(InputError, match="chunks"):
+        speaker.generate(**rows, prefill_chunk_size=4, **GREEDY)
+    settings = GenerationConfig(max_new_tokens=2, prefill_chunk_size=4)
+    with pytest.raises(InputError, match="chunks"):
+        speaker.generate(**rows, generation_config=settings)
 
 
 def test_it_takes_the_language_model_s_own_settings():

@@ -17,7 +17,7 @@ from tubelet.reduce.groups import by_range, by_rank
 from tubelet.reduce.relevance import relevance
 from tubelet.reduce.scores import edges, variance
 from tubelet.reduce.select import select
-from tubelet.reduce.shirg import Weights, finest, shirg
+from tubelet.reduce.shirg import Scale, Weights, finest, shirg, shirg_score
 
 LAWS = settings(deadline=None)
 PAGE = (0.0, 0.0, 64.0, 48.0)
@@ -39,7 +39,7 @@ def with_distinct_pictures(p: Packed) -> Packed:
 
 @LAWS
 @given(packs(min_items=1, width=5), st.integers(0, 30), st.sampled_from(("range", "rank")), st.integers(0, 99))
-def test_the_score_is_what_it_says(p: Packed, budget: int, scale: str, seed: int):
+def test_the_score_is_what_it_says(p: Packed, budget: int, scale: Scale, seed: int):
     p = with_distinct_pictures(p)
     text, attention = values(3, 5, seed), values(len(p.x), 1, seed).flatten()
     to_scale = by_range if scale == "range" else by_rank
@@ -125,17 +125,19 @@ def test_features_are_for_scoring_only():
     expected = select(p, score.masked_fill(~finest(p), -torch.inf), budget=10, coverage=4)
     assert kept.equal(expected)
     assert kept.x.shape[1] == 6
+    torch.testing.assert_close(shirg_score(p, text, features=seen), score.masked_fill(~finest(p), -torch.inf))
 
 
 @pytest.mark.usefixtures("as_in_production")
 def test_nothing_is_replaced_in_silence():
     p: Any = page()
+    wrong: Any = "softmax"
     text = values(2, 6)
     for call in (
         lambda: shirg(p, None, budget=5),
         lambda: shirg(p, text, budget=5, weights=Weights(attention=1.0)),
         lambda: shirg(p, text, budget=5, weights=Weights(text=0.0)),
-        lambda: shirg(p, text, budget=5, scale="softmax"),
+        lambda: shirg(p, text, budget=5, scale=wrong),
         lambda: shirg(p, values(0, 6), budget=5),
         lambda: shirg(p, text, budget=5, scaffold=[5]),
         lambda: shirg(p, text, budget=-1),

@@ -16,7 +16,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from tubelet.errors import ShapeError
+from tubelet.errors import InputError, ShapeError
 
 
 class Speaker(PreTrainedModel, GenerationMixin):
@@ -51,6 +51,15 @@ class Speaker(PreTrainedModel, GenerationMixin):
     def embed(self, ids: Tensor) -> Tensor:
         """(..., D) of token ids (...), as the language model's own first step gives them."""
         return self.get_input_embeddings()(ids)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own. Raises InputError for chunks of a prompt given as rows: there it would cut the ids and
+        forget the rows."""
+        settings = kwargs.get("generation_config") or self.generation_config
+        chunk = kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None))
+        if chunk and kwargs.get("inputs_embeds") is not None:
+            raise InputError("transformers cannot prefill rows in chunks: leave prefill_chunk_size out", got=chunk)
+        return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(
         self,

@@ -8,7 +8,7 @@ pictures. `VERSIONS` are the designs that went by the name, with their faults, e
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,12 +28,14 @@ from tubelet.reduce.shirg_v1 import v1
 from tubelet.reduce.shirg_v2 import v1b, v2, v3
 from tubelet.shapes import Bool, Float
 
+Scale = Literal["range", "rank"]
+SCALES: tuple[Scale, ...] = ("range", "rank")
 RADIUS, FALLOFF = 3, 0.1
 REGION = 4
 
 
 class Weights(NamedTuple):
-    """What each term counts, once all are between 0 and 1. Measured on synthetic pages, text alone was best."""
+    """What each term counts, once all are between 0 and 1. Text alone unless said."""
 
     text: float = 1.0
     variance: float = 0.0
@@ -55,7 +57,7 @@ def shirg(
     words: Words = "max",
     radius: int = RADIUS,
     falloff: float = FALLOFF,
-    scale: str = "range",
+    scale: Scale = "range",
     coverage: int = REGION,
     coverage_share: float = COVERAGE_SHARE,
     scaffold: Sequence[int] = (),
@@ -63,30 +65,63 @@ def shirg(
 ) -> Packed:
     """Rows near the words of `text`, and around them, with the best row of each region; `budget` rows of each picture.
 
-        score = w_t dilate(T) + w_v V + w_e E + w_a A        each term between 0 and 1 in its picture
-
-    T: cosine to the words (`relevance`), dilated (`dilate`); V: variance; E: edges; A: `attention`, such as that
-    received in a layer. A term without weight is not computed. p: what is chosen from, such as states of the layer a
-    projector reads. features: the same rows in the text's space, for scoring only; p itself if None.
-
-    scaffold: items, such as pooled global views, that are kept whole and count towards the budget. Other views compete
-    where no finer view of the picture shows the same place. scale: "range" or "rank", how terms are brought to 0..1.
-    Deterministic; nothing depends on other pictures. Cost: 2 T S D FLOPs and a few passes over the rows.
-
-    Raises: InputError where a term has weight and no input, or none has weight; what `select` and `relevance` raise.
-    Source: the idea of rkawamura0483/LaViDa_mod:shirg/SHIRG_RESEARCH_IDEA.md, whose faults `VERSIONS` lists.
+    The scores are those of `shirg_score`, the choice is `select`'s. scaffold: items, such as pooled global views, that
+    are kept whole and count towards the budget. Deterministic; nothing depends on other pictures.
+    Raises what `shirg_score` and `select` raise, and InputError for a scaffold that is no item.
 
         >>> p = tubelet.pack([torch.eye(4).repeat(4, 1)], [tubelet.Item.of(1, 4, 4)])
         >>> shirg(p, torch.eye(4)[1:2], budget=4, radius=0).pos[:, 2].tolist()
         [1, 1, 1, 1]
     """
+    scores = shirg_score(
+        p,
+        text,
+        weights=weights,
+        attention=attention,
+        features=features,
+        words=words,
+        radius=radius,
+        falloff=falloff,
+        scale=scale,
+        per=per,
+    )
+    always = rows_of(p, scaffold)
+    return select(p, scores, budget=budget, coverage=coverage, coverage_share=coverage_share, always=always, per=per)
+
+
+def shirg_score(
+    p: Packed,
+    text: Float[Tensor, "S E"] | Sequence[Float[Tensor, "_ E"]] | None = None,
+    *,
+    weights: Weights = TEXT_ONLY,
+    attention: Float[Tensor, " T"] | None = None,
+    features: Packed | None = None,
+    words: Words = "max",
+    radius: int = RADIUS,
+    falloff: float = FALLOFF,
+    scale: Scale = "range",
+    per: Per = "picture",
+) -> Float[Tensor, " T"]:
+    """What `shirg` chooses by; -inf for rows whose place a finer view of the picture shows (`finest`).
+
+        score = w_t dilate(T) + w_v V + w_e E + w_a A        each term between 0 and 1 in its picture
+
+    T: cosine to the words (`relevance`), dilated (`dilate`); V: variance; E: edges; A: `attention`, such as that
+    received in a layer. A term without weight is not computed. p: what is chosen from, such as states of the layer a
+    projector reads. features: the same rows in the text's space, for scoring only; p itself if None. scale: how terms
+    are brought to 0..1, by range or by rank. Cost: 2 T S D FLOPs and a few passes over the rows.
+
+    Raises InputError where a term has weight and no input, or none has weight; ShapeError where features are not of the
+    same rows; what `relevance` raises.
+    Source: the idea of rkawamura0483/LaViDa_mod:shirg/SHIRG_RESEARCH_IDEA.md, whose faults `VERSIONS` lists.
+    """
     seen = p if features is None else features
     if seen.items != p.items or seen.lengths != p.lengths:
         raise ShapeError("features are not those of the same rows", expected=repr(p), got=repr(seen))
+    if scale not in SCALES:
+        raise InputError(f"scale is one of {', '.join(SCALES)}", expected=SCALES, got=scale)
+    to_scale = by_range if scale == "range" else by_rank
     terms: list[Tensor] = []
-    to_scale = {"range": by_range, "rank": by_rank}.get(scale)
-    if to_scale is None:
-        raise InputError("scale is range or rank", expected=("range", "rank"), got=scale)
     if weights.text:
         if text is None:
             raise InputError("the text has weight and there is none; give one, or weights without text")
@@ -101,10 +136,7 @@ def shirg(
             terms.append(weight * to_scale(p, score(seen), per=per))
     if not terms:
         raise InputError("no term has weight", got=weights)
-    total = torch.stack(terms).sum(dim=0)
-    kept = rows_of(p, scaffold)
-    total = total.masked_fill(~(finest(p) | kept), -torch.inf)
-    return select(p, total, budget=budget, coverage=coverage, coverage_share=coverage_share, always=kept, per=per)
+    return torch.stack(terms).sum(dim=0).masked_fill(~finest(p), -torch.inf)
 
 
 def rows_of(p: Packed, items: Sequence[int]) -> Bool[Tensor, " T"]:
@@ -236,7 +268,8 @@ def historical(
     """What a version of `VERSIONS` keeps of each item, each by itself: the rows it takes, unchanged, in raster order.
 
     Its summary, merged and smoothed tokens are left out, because they have no place; `VERSIONS[version].run` gives
-    them. budget: upstream's own if None. Items must be whole and, but for shirg-v1 and shirg-v1b, square pictures.
+    them. budget: upstream's own if None. Computed on the CPU. Items must be whole and, but for shirg-v1 and shirg-v1b,
+    square pictures.
     Raises InputError for an unknown version, ShapeError naming the item that does not fit.
 
         >>> p = tubelet.pack([torch.randn(256, 8)], [tubelet.Item.of(1, 16, 16)])
@@ -250,13 +283,13 @@ def historical(
     wanted = VERSIONS[version]
     by_place = rows_by_place(p)
     rows = [by_place[:0]]
-    words = None if text is None else text.float()[None]
+    words = None if text is None else text.float().cpu()[None]
     for i, (start, end) in enumerate(zip(p.starts, p.starts[1:], strict=False)):
         own = by_place[start:end]
         try:
-            found = wanted.run(p.x[own].float()[None], words, budget=wanted.budget if budget is None else budget)
+            found = wanted.run(p.x[own].float().cpu()[None], words, budget=wanted.budget if budget is None else budget)
         except (ShapeError, InputError) as e:
             raise e.placed(item=i) from None
         index = found.index[0]
-        rows.append(own[index[index >= 0].unique()])
+        rows.append(own[index[index >= 0].unique().to(own.device)])
     return p.keep(torch.cat(rows))
