@@ -38,7 +38,8 @@ def table_bytes(config: EncoderConfig, load: Load) -> tuple[int, int]:
             during = own = widened
         else:
             along = table.height * w * d * FLOAT if table.resize.endswith("_antialias") else 0
-            during = widened + whole + along + own  # the table as a picture, resized along its rows, and whole
+            again = whole + own if table.resize == "corners" else 0  # both pictures once more, channels last
+            during = widened + whole + along + own + again  # the table as a picture, resized along rows, and whole
         most, begun = max(most, begun + during), begun + own
     values, index = sum(h * w for h, w in load.grids) * d * FLOAT, load.patches * INDEX
     return max(most, begun + 5 * index, begun + values + 3 * index), values + index
@@ -120,7 +121,8 @@ def positions(trace: Trace) -> None:
         learned = c.table is not None and c.table.resize != "sincos"
         table = c.table.height * c.table.width * c.hidden if c.table is not None and learned else 0
         if learned:
-            trace.briefly(load.patches * 2 * INDEX + half + 2 * values * FLOAT + 3 * table * FLOAT)
+            pictures = 3 if not trace.half or (c.table is not None and c.table.resize == "corners") else 2
+            trace.briefly(load.patches * 2 * INDEX + half + 2 * values * FLOAT + pictures * table * FLOAT)
         trace.make(table * load.item)
         trace.drop(load.patches * INDEX)
 
@@ -135,7 +137,10 @@ def inside(trace: Trace) -> None:
     trace.where = "rows in their places inside"
     trace.briefly(2 * x + (x - first))
     trace.make(x)
-    trace.drop(first)
+    copied = x  # what goes in, patches and prefix tokens, which autograd keeps for their shapes
+    trace.make(copied - first)
+    if not trace.saving:
+        trace.drop(copied)
 
     def back() -> None:
         trace.where = "backward of the places inside"
@@ -143,7 +148,7 @@ def inside(trace: Trace) -> None:
             trace.briefly(x + x - first)  # the gradient without the prefix tokens'
         trace.briefly(x)
         trace.make(first)
-        trace.drop(x)
+        trace.drop(x, copied)
 
     trace.back(back)
 

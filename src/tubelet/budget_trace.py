@@ -159,10 +159,20 @@ class Trace:
         self.back(back)
 
     def linear(
-        self, rows: int, width: int, out: int, *, kept: int, held: bool = False, shared: bool = False, runs: bool = True
+        self,
+        rows: int,
+        width: int,
+        out: int,
+        *,
+        kept: int,
+        held: bool = False,
+        shared: bool = False,
+        runs: bool = True,
+        bias: bool = True,
     ) -> None:
         """kept: bytes of the input, which nothing else holds. held: the caller still names it. shared: the gradient it
-        is given also goes past the branch. runs: False where the product itself is not wanted, only its backward."""
+        is given also goes past the branch. runs: False where the product itself is not wanted, only its backward.
+        bias: without one, backward makes the weight's gradient before the input's."""
         a = self.load.item
         if runs:
             self.make(rows * out * a)
@@ -171,10 +181,11 @@ class Trace:
             self.drop(kept)
 
         def back() -> None:
-            self.make(rows * width * a)
-            self.rounded(rows * width)
-            self.make((width * out + out) * a)
-            self.rounded(width * out)
+            gradients = [rows * width, width * out]
+            for values in gradients if bias else reversed(gradients):
+                self.make(values * a)
+                self.rounded(values)
+            self.make(out * a * bias)
             self.drop(kept, 0 if shared else rows * out * a)
 
         self.back(back)
@@ -288,7 +299,7 @@ class Trace:
         self.stage("norm inside a layer")
         self.norm(c.norm, joins=True)
         self.stage("qkv")
-        self.linear(t, c.hidden, 3 * c.hidden, kept=x)
+        self.linear(t, c.hidden, 3 * c.hidden, kept=x, bias=c.qkv_bias)
         self.back(lambda: self.briefly(3 * x))  # the gradients of q, k and v, and the same side by side
         self.back(lambda: self.drop(tables))
         if c.rope is not None:
@@ -299,7 +310,7 @@ class Trace:
         self.stage("attention")
         self.attention(runs)
         joined = 0 if self.saving and len(runs) == 1 else x
-        self.linear(t, c.hidden, c.hidden, kept=joined, shared=not c.scale)
+        self.linear(t, c.hidden, c.hidden, kept=joined, shared=not c.scale, bias=c.proj_bias)
         self.added()
         self.stage("MLP")
         self.norm(c.norm, joins=True)
@@ -312,10 +323,10 @@ class Trace:
     def mlp(self, *, recomputed: bool) -> None:
         """fc1, activation, fc2 and the residual sum; until fc2 is done, what was added before it has its name."""
         c, t, x, up = self.config, self.load.rows, self.x, self.up
-        self.linear(t, c.hidden, c.mlp * (1 + c.gated), kept=x)
+        self.linear(t, c.hidden, c.mlp * (1 + c.gated), kept=x, bias=c.mlp_bias)
         (self.gate if c.gated else self.activation)(up, c.act)
         runs = not recomputed or c.scale
-        self.linear(t, c.mlp, c.hidden, kept=up, held=True, shared=not c.scale, runs=runs)
+        self.linear(t, c.mlp, c.hidden, kept=up, held=True, shared=not c.scale, runs=runs, bias=c.mlp_bias)
         if not (self.saving and c.scale):  # a scale keeps what it multiplies
             self.drop(x)
         if not recomputed:
