@@ -2,6 +2,8 @@
 
     weights + input rows (with their places) + the largest of the moments    =    peak of `encoder(p)`
 
+What only `Encoder.features` runs (a pooling head, mergers of deepstack) is in the weights and in no moment.
+
 A moment is a place in the code at which memory may be highest; its bytes are written down from what is alive there:
 `in_place_moments` follows tubelet.encoder.cpu (CPU inference); `plain_moments` (CUDA inference, and a CPU with hooks)
 and `training_moments` follow the plain modules through tubelet.budget_calls. Not counted: the interpreter and
@@ -13,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tubelet.budget_calls import inference, making_tables, training
-from tubelet.budget_flops import segment_lengths
-from tubelet.budget_trace import FLOAT, POS_BYTES, Load, Trace, attention_scratch, tables_bytes
-from tubelet.encoder.config import EncoderConfig
+from tubelet.budget_calls import inference, local_layers, making_tables, table_bytes, training
+from tubelet.budget_flops import inner_lengths, window_lengths
+from tubelet.budget_trace import FLOAT, POS_BYTES, Load, Runs, Trace, attention_scratch, index_bytes, tables_bytes
+from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.errors import ConfigError
 from tubelet.grid import Grid
 
@@ -45,7 +47,7 @@ class Memory:
         return self.weights_bytes + self.rows_bytes + self.work_bytes + self.optimizer_bytes
 
 
-def runs_of(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def runs_of(lengths: Sequence[int]) -> Runs:
     """(segments, rows of each) for each run of neighbours of equal length.
 
     >>> runs_of((5, 5, 3, 5))
@@ -65,23 +67,47 @@ def runs_of(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 def parameter_count(config: EncoderConfig, *, pool: bool | None = None) -> int:
     """Values in all weights of an encoder; without a device or a module."""
-    d, m = config.hidden, config.mlp
-    norm = 2 * d if config.norm == "layer" else d
-    total = config.pixels.width * d + (d if config.patch_bias else 0)
-    total += norm * (config.pre_norm + config.post_norm) + config.layers * layer_parameters(config)
+    d, table = config.hidden, config.table
+    norms = config.embed_norm + config.pre_norm + bool(config.post_norm)
+    total = config.pixels.width * d + config.patch_bias * d
+    total += norms * _norm_parameters(config.norm, d) + config.layers * layer_parameters(config)
+    total += config.prefix * d + (config.prefix * config.head_dim // 2 if config.prefix_angles else 0)
+    if table is not None:
+        total += (table.height * table.width * d if table.resize != "sincos" else 0) + table.prefix * d
     if config.pool if pool is None else pool:
-        total += d + 3 * (d * d + d) + (d * d + d) + d + (d * m + m) + (m * d + d)
-    if config.merger is not None:
-        wide = config.merger.merge**2 * d
-        total += 2 * d + wide * wide + wide + wide * config.merger.out + config.merger.out
-    return total
+        total += _pool_parameters(config)
+    total += _merger_parameters(config.merger, d)
+    return total + len(config.deepstack) * _merger_parameters(config.deepstack_merger, d)
 
 
 def layer_parameters(config: EncoderConfig) -> int:
     """Values in the weights of one layer."""
     d, m = config.hidden, config.mlp
-    norm = 2 * d if config.norm == "layer" else d
-    return 2 * norm + (3 * d * d + 3 * d) + (d * d + d) + (d * m + m) + (m * d + d)
+    up = m * (2 if config.gated else 1)
+    biases = 3 * d * config.qkv_bias + d * config.proj_bias + (up + d) * config.mlp_bias
+    return 2 * _norm_parameters(config.norm, d) + 4 * d * d + d * up + m * d + biases + 2 * d * config.scale
+
+
+def _norm_parameters(kind: str, width: int) -> int:
+    return 2 * width if kind == "layer" else width
+
+
+def _pool_parameters(config: EncoderConfig) -> int:
+    """Of the head, past the prefix token that "first" takes."""
+    d, m, head = config.hidden, config.mlp, config.head
+    if head.kind == "first":
+        return 0
+    if head.kind == "query":
+        return d + 2 * d * d + 2 * d * head.bias + d * d + d
+    return d + 3 * (d * d + d) + (d * d + d) + _norm_parameters(head.norm, d) + (d * m + m) + (m * d + d)
+
+
+def _merger_parameters(merger: Merger | None, width: int) -> int:
+    if merger is None:
+        return 0
+    wide = merger.merge**2 * width
+    norm = _norm_parameters(merger.norm, wide if merger.joined else width)
+    return norm + wide * wide + wide + wide * merger.out + merger.out
 
 
 # ---- moments
@@ -92,12 +118,12 @@ def attention_bytes(load: Load, config: EncoderConfig, segments: int, rows: int)
     return segments * rows * (config.hidden * load.work + config.heads * FLOAT) + attention_scratch(load, config, rows)
 
 
-def _beside(config: EncoderConfig, rows: int, item: int) -> int:
+def _beside(kind: str, width: int, rows: int, item: int) -> int:
     """What a norm makes beside its result: mean and deviation; for RMSNorm x r, and of half types also x and x r w in
     float32."""
-    if config.norm == "layer":
+    if kind == "layer":
         return 2 * FLOAT * rows
-    return rows * (config.hidden * FLOAT * (3 if item < FLOAT else 1) + 2 * FLOAT)
+    return rows * (width * FLOAT * (3 if item < FLOAT else 1) + 2 * FLOAT)
 
 
 def _folded(config: EncoderConfig, load: Load) -> int:
@@ -108,49 +134,72 @@ def _folded(config: EncoderConfig, load: Load) -> int:
 
 def in_place_moments(config: EncoderConfig, load: Load, block: int, cached: int) -> dict[str, int]:
     """Inference on a CPU in blocks of at most `block` rows, small operations on `cached` rows."""
-    t, d, m, w, a = load.rows, config.hidden, config.mlp, config.pixels.width, load.work
-    count = -(-t // block)
-    part = -(-t // count)
-    tables, one = tables_bytes(config, t), d * w
-    x = t * d * a
-    widened = 0 if a == load.item else (layer_parameters(config)) * a
-    buffers = tables + x + t * 4 * d * a + min(t, block) * m * a + widened
-    few = min(cached, t)
-    turned = few * 2 * d * FLOAT * ((config.rope.mode == "onevision") + (a < FLOAT))  # mirrored q and k; widened ones
-    back = t * d * load.item if a != load.item else 0
-    moments = {
-        "rotary tables": making_tables(config, t),
-        "folding the patch weight": tables + _folded(config, load),
-        "patch embedding": tables + d * FLOAT + one * max(a, FLOAT) + one * (a if a != FLOAT else 0) + x
-        + part * w * a * min(count, 2),
-        "norm before the layers": tables + 2 * x + _beside(config, t, a) if config.pre_norm else 0,
-        "norm inside a layer": buffers + part * d * a + _beside(config, part, a),
+    t, d, a = load.rows, config.hidden, load.work
+    part, few = -(-t // -(-t // block)), min(cached, t)
+    up = config.mlp * (2 if config.gated else 1)
+    tables, x, result = tables_bytes(config, t) + index_bytes(config, load), t * d * a, t * d * load.item
+    widened = layer_parameters(config) * a if a != load.item else 0
+    scaled = (d * d + config.mlp * d + 2 * d) * a if config.scale and not widened else 0
+    buffers = tables + x + t * 4 * d * a + min(t, block) * up * a + widened + scaled
+    rope = config.rope
+    mirrored = rope is not None and (rope.mode == "onevision" or rope.layout == "halves")
+    turned = few * 2 * d * FLOAT * (mirrored + (a < FLOAT)) if rope is not None else 0
+    moments = _before_the_layers(config, load, block, cached) | {
+        "scales in the weights": buffers + (config.mlp * d * a if widened else 0) if config.scale else 0,
+        "norm inside a layer": buffers + part * d * a + _beside(config.norm, d, part, a),
         "rotary positions": buffers + turned,
-        "attention": buffers + max(attention_bytes(load, config, n, m) for n, m in load.runs),
-        "x sigmoid(1.702 x)": buffers + few * m * a if config.act == "quick_gelu" else 0,
-        "result in the weights' type": buffers + back if back else 0,
-        "norm after the layers": tables + 2 * t * d * load.item + _beside(config, t, load.item)
-        if config.post_norm
+        "attention": buffers + max(attention_bytes(load, config, n, m) for n, m in (*load.runs, *load.local)),
+        "x sigmoid(1.702 x)": buffers + few * config.mlp * a if config.act == "quick_gelu" else 0,
+        "result in the weights' type": buffers + result if a != load.item else 0,
+        "norm after the layers": tables + 2 * result + _beside(config.norm, d, t, load.item)
+        if config.post_norm is True
+        else 0,
+        "rows in the order of the pack": index_bytes(config, load) + result * (1 + (config.post_norm is True))
+        + load.patches * d * load.item
+        if index_bytes(config, load)
         else 0,
     }  # fmt: skip
     return moments | _merging_in_place(config, load, block)
 
 
+def _before_the_layers(config: EncoderConfig, load: Load, block: int, cached: int) -> dict[str, int]:
+    """In-place inference up to the first layer's input."""
+    t, d, w, a = load.patches, config.hidden, config.pixels.width, load.work
+    count = -(-t // block)
+    part, one, index = -(-t // count), d * w, index_bytes(config, load)
+    tables, first, x = tables_bytes(config, load.rows) + index, t * d * a, load.rows * d * a
+    making, made = table_bytes(config, load)
+    values = sum(h * w for h, w in load.grids) * d
+    adding = made + (values * a if a < FLOAT else 0) + min(cached, t) * d * a
+    return {
+        "rotary tables": index + max(making_tables(config, load), 4 * index),
+        "folding the patch weight": tables + _folded(config, load),
+        "patch embedding": tables + d * FLOAT + one * max(a, FLOAT) + one * (a if a != FLOAT else 0) + first
+        + part * w * a * min(count, 2),
+        "norm of the patch embedding": tables + 2 * first + _beside(config.norm, d, t, a) if config.embed_norm else 0,
+        "positions of the table": tables + first + max(making, adding) if config.table is not None else 0,
+        "rows in their places inside": tables + 3 * x if index else 0,
+        "norm before the layers": tables + 2 * x + _beside(config.norm, d, load.rows, a) if config.pre_norm else 0,
+    }  # fmt: skip
+
+
 def _merging_in_place(config: EncoderConfig, load: Load, block: int) -> dict[str, int]:
     """The merger as tubelet.encoder.cpu runs it: in the type of the work, its weights widened to it."""
-    if config.merger is None:
+    merger = config.merger
+    if merger is None:
         return {}
-    t, a = load.rows, load.work
-    wide = config.merger.merge**2 * config.hidden
-    out = t // config.merger.merge**2
+    t, a = load.patches, load.work
+    wide = merger.merge**2 * config.hidden
+    out = t // merger.merge**2
     kept = t * config.hidden * load.item + t * 2 * POS_BYTES
     x, widened = t * config.hidden * a, a != load.item
-    weights = (wide * wide + wide + wide * config.merger.out + config.merger.out) * a if widened else 0
+    weights = (wide * wide + wide + wide * merger.out + merger.out) * a if widened else 0
     part = -(-out // max(1, -(-out // block)))
-    last = out * config.merger.out * load.item if widened else 0
+    last = out * merger.out * load.item if widened else 0
+    rows, width = (out, wide) if merger.joined else (t, config.hidden)
     return {
-        "norm of the merger": kept + x * (1 + widened) + 2 * FLOAT * t,
-        "merger": kept + x + weights + out * config.merger.out * a + part * wide * a + last,
+        "norm of the merger": kept + x * (1 + widened) + _beside(merger.norm, width, rows, a),
+        "merger": kept + x + weights + out * merger.out * a + part * wide * a + last,
     }
 
 
@@ -201,12 +250,14 @@ def memory(
     rows, item = sum(g.rows for g in grids), ITEM_BYTES[dtype]
     cpu = device == "cpu"
     work, sums, torch_threads = _machine(dtype)
-    runs = runs_of(segment_lengths(config, grids))
-    if not cpu and item < FLOAT:
-        runs = ((1, rows),)  # one kernel for all segments
     threads = torch_threads if threads is None else threads
     in_place = mode == "inference" and cpu and not plain
-    load = Load(rows, runs, item, work if in_place else item, threads * cpu, cpu, sums and cpu, pixels == "float")
+    full, local = _runs(config, grids, joined=not cpu and item < FLOAT)
+    inside = sum(n * m for n, m in full)
+    load = Load(
+        inside, full, item, work if in_place else item, threads * cpu, cpu, sums and cpu, pixels == "float",
+        inside - rows, local, tuple(dict.fromkeys((g.h, g.w) for g in grids)),
+    )  # fmt: skip
     if rows == 0:
         moments = {"nothing": 0}
     elif mode != "inference":
@@ -222,6 +273,16 @@ def memory(
     input_bytes = rows * (config.pixels.width * (1 if pixels == "uint8" else item) + POS_BYTES)
     optimizer = 0 if mode == "inference" else 2 * weights
     return Memory(weights, input_bytes, moments[where] + SMALL, optimizer, where, moments)
+
+
+def _runs(config: EncoderConfig, grids: Sequence[Grid], *, joined: bool) -> tuple[Runs, Runs]:
+    """Runs of whole segments and of windows; joined: one kernel takes all segments of a call."""
+    lengths = inner_lengths(config, grids)
+    frames = [sorted(window_lengths(config, [Grid(1, g.h, g.w)])) for g in grids for _ in range(g.t)]
+    windows = [n for frame in frames for n in frame] if any(local_layers(config)) else []
+    if joined:
+        return ((1, sum(lengths)),), ((1, sum(windows)),) if windows else ()
+    return runs_of(lengths), runs_of(windows)
 
 
 def _machine(dtype: Dtype) -> tuple[int, bool, int]:

@@ -11,11 +11,13 @@ import pytest
 import torch
 from cli_inputs import write_clip
 from safetensors import safe_open
+from tests.families.pooling_towers import pooled_by_peer, write_tower
 
 from tubelet import Packed, read
 from tubelet.cli import encode as encode_module
 from tubelet.cli import main
 from tubelet.cli.encode import chunks
+from tubelet.encoder.config import EncoderConfig
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.read.sampling import Sampling
@@ -54,6 +56,26 @@ def test_the_file_holds_what_one_pack_through_the_encoder_gives(
     with safe_open(str(tmp_path / "o.safetensors"), framework="pt") as file:
         torch.testing.assert_close(file.get_tensor("pooled"), pooled, rtol=1e-5, atol=1e-5)
     assert got.items[1].times_s == pytest.approx([0.2 * i for i in range(10)])
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov3"])
+def test_families_that_pool_their_class_token(name: str, files: dict[str, Path], tmp_path: Path):
+    peer = write_tower(name, tmp_path / "tower")
+    names = [files[k] for k in ("wide", "clip", "tall")]
+    args = ("--model", tmp_path / "tower", "--pool", "--num-frames", 3, "--quiet")
+    assert encode(*names, *args, "--out", tmp_path / "o.safetensors") == 0
+    recipe = load_encoder(tmp_path / "tower").pixels
+    want = torch.stack([pooled_by_peer(peer, clip, recipe) for clip in read(names, num_frames=3)])
+    with safe_open(str(tmp_path / "o.safetensors"), framework="pt") as file:
+        torch.testing.assert_close(file.get_tensor("pooled"), want, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_pool_is_refused(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = EncoderConfig(64, 1, 2, 64, PixelRecipe(16), post_norm=False, pool=False)
+    folder = save_encoder(untrained(config), tmp_path / "tiny", "packing")
+    assert encode(files["wide"], "--model", folder, "--pool", "--out", tmp_path / "o.safetensors") == 2
+    assert "neither a pooling head nor a class token" in capsys.readouterr().err
+    assert not (tmp_path / "o.safetensors").exists()
 
 
 def test_chunks_change_neither_order_nor_values(

@@ -1,8 +1,11 @@
 """Laws of every family: its published networks survive their own configuration, names and prefixes."""
 
+import ast
 import json
 import re
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +175,75 @@ def test_the_rest_of_a_whole_configuration_is_searched_for_code(name: str):
 def test_an_encoder_of_no_family_has_no_home():
     config = EncoderConfig(64, 1, 2, 64, variants()["llava_vit_packing_small"][1].pixels, gated=True, scale=True)
     assert home_of(config) is None
+
+
+# ---- what a family says is proved
+
+CHECKS = {
+    "check_outputs": "outputs",
+    "check_gradients": "gradients",
+    "check_bf16": "bf16",
+    "check_save_back": "save_back",
+    "check_pictures": "pixels",
+    "check_images": "pixels",
+}
+CONSTANTS = {name: module for module, names in MODULES for name in names}
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """Every name and attribute in a piece of code."""
+    plain = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return plain | {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+
+
+def called_in(node: ast.AST) -> set[str]:
+    """The last names of everything that is called."""
+    calls = (n.func for n in ast.walk(node) if isinstance(n, ast.Call))
+    return {f.id if isinstance(f, ast.Name) else f.attr for f in calls if isinstance(f, ast.Name | ast.Attribute)}
+
+
+def proved(source: str, constant: str) -> set[str]:
+    """What the test functions of a file check for the family of this name.
+
+    A function is about a family if it names it or its module, if it takes `pair` where the file's cases name it, or if
+    the file knows no other.
+    """
+    body = ast.parse(source).body
+    known = {a.name for n in body if isinstance(n, ast.ImportFrom) for a in n.names} & CONSTANTS.keys()
+    tests = [n for n in body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
+    imports = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
+    cases = set().union(*(names_in(n) for n in body if n not in tests and n not in imports))
+    out: set[str] = set()
+    for test in tests:
+        named = names_in(test) & {constant, CONSTANTS[constant]}
+        paired = "pair" in {a.arg for a in test.args.args} and constant in cases
+        if constant in known and (named or paired or known == {constant}):
+            out |= {CHECKS[name] for name in called_in(test) if name in CHECKS}
+    return out
+
+
+@pytest.mark.parametrize(("module", "constant"), [(m, c) for m, names in MODULES for c in names])
+def test_what_is_verified_is_what_the_tests_check(module: str, constant: str):
+    family: Family = getattr(import_module(f"tubelet.families.{module}"), constant)
+    found: set[str] = set()
+    for file in Path(__file__).parent.glob("test_*.py"):
+        if file != Path(__file__):
+            found |= proved(file.read_text(encoding="utf-8"), constant)
+    assert set(family.verified) == found
+
+
+def test_a_check_that_is_gone_is_missed():
+    """The reader of test files is no rubber stamp: without a call, or about another family, nothing is proved."""
+    two = (
+        "from tubelet.families.siglip import SIGLIP\nfrom tubelet.families.siglip2 import SIGLIP2\n"
+        "CASES = [SIGLIP]\n"
+        "def test_outputs(pair):\n    parity.check_outputs(pair)\n"
+        "def test_pixels():\n    check_pictures(SIGLIP2.processor_to(config))\n"
+        "def test_bf16(pair):\n    pair.check_bf16\n"
+        "def helper(pair):\n    check_gradients(pair)\n"
+    )
+    assert proved(two, "SIGLIP") == {"outputs"}
+    assert proved(two, "SIGLIP2") == {"pixels"}
+    assert proved(two, "CLIP") == set()
+    one = "from tubelet.families.clip import CLIP\ndef test_it(tower):\n    parity.check_save_back(tower)\n"
+    assert proved(one, "CLIP") == {"save_back"}

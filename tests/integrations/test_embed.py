@@ -8,6 +8,7 @@ import pytest
 import torch
 from border_models import CONFIGS, PLAIN, random_encoder
 from PIL import Image
+from tests.families.pooling_towers import TOWERS, pooled_by_peer, write_tower
 
 from tubelet.errors import ConfigError, InputError, ShapeError, UnsupportedFormat
 from tubelet.integrations.embed import ImageEmbedder
@@ -104,6 +105,22 @@ def test_the_mean_of_the_tokens():
     assert embedder.dimension == got.shape[1] == 40
 
 
+@pytest.mark.parametrize("name", TOWERS)
+def test_families_that_pool_their_class_token(name: str, tmp_path: Path):
+    peer = write_tower(name, tmp_path)
+    embedder = ImageEmbedder(tmp_path)
+    assert embedder.encoder.pool is None
+    clips = [
+        Clip(noise(64, 64)[None], (0.0,)),
+        Clip(noise(90, 50, 1)[None], (0.0,)),
+        Clip(np.stack([noise(70, 64, i) for i in (2, 3, 4)]), (0.0, 0.5, 1.0)),
+    ]
+    got = embedder.encode(clips, batch_size=2, convert_to_tensor=True)
+    want = torch.stack([pooled_by_peer(peer, clip, embedder.pixels) for clip in clips])
+    assert embedder.dimension == got.shape[1]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
 def test_from_a_folder_and_with_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = save_encoder(random_encoder(), tmp_path / "w", "packing")
     embedder = ImageEmbedder(folder)
@@ -154,5 +171,7 @@ def test_large_pictures_are_reduced_on_request():
     np.testing.assert_allclose(small.encode(picture), want, atol=2e-5)
     assert not np.allclose(ImageEmbedder(encoder).encode(picture), want, atol=1e-2)
     cropping = random_encoder(replace(PLAIN, pixels=replace(PLAIN.pixels, rule="shortest_crop")))
-    with pytest.raises(ConfigError, match="max_pixels"):
-        ImageEmbedder(cropping, max_pixels=400)
+    sized = random_encoder(replace(PLAIN, pixels=replace(PLAIN.pixels, rule="longest_side")))
+    for fixed in (cropping, sized):
+        with pytest.raises(ConfigError, match="max_pixels"):
+            ImageEmbedder(fixed, max_pixels=400)

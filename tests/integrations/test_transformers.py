@@ -208,7 +208,7 @@ def change(path: Path, **fields: Any) -> None:
         ("hidden_size", 65),
         ("hidden_size", True),
         ("num_channels", 1),
-        ("hidden_act", "silu"),
+        ("hidden_act", "relu"),
         ("image_mean", [0.5, 0.5]),
         ("rope_mode", "half"),
         ("attn_implementation", "someone/kernel"),

@@ -19,6 +19,7 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError, WeightsError
 from tubelet.families import onevision as ov
+from tubelet.families.family import to_theirs
 from tubelet.integrations.transformers import TubeletConfig, TubeletImageProcessor, TubeletModel
 from tubelet.pixels.patchify import from_pixels
 from tubelet.weights.save import save_encoder
@@ -86,7 +87,7 @@ def write(folder: Path, form: str, **more: Any) -> Path:
     raw = {**TINY, **fields}
     encoder = values(ov.config_from(raw))
     folder.mkdir()
-    state = ov.to_upstream(encoder.state_dict(), fmt, 4)
+    state = to_theirs(encoder.state_dict(), ov.FAMILY.formats[fmt], encoder.config)
     save_file({k: v.contiguous() for k, v in state.items()}, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps({**raw, **more}))
     return folder

@@ -17,7 +17,7 @@ from tubelet.families.family import Family
 from tubelet.weights import load, locate
 from tubelet.weights.convert import convert
 from tubelet.weights.load import load_encoder, read_state, report_of
-from tubelet.weights.locate import CONFIG, INDEX, SINGLE
+from tubelet.weights.locate import CONFIG, INDEX, PROCESSOR, PROCESSORS, SINGLE
 from tubelet.weights.save import save_encoder
 
 FAMILIES = families()
@@ -112,7 +112,7 @@ def test_of_a_hub_only_the_shards_needed_are_fetched(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert same(first, load_encoder("owner/vlm", revision="main"))
-    assert asked[0] == ("main", [CONFIG, INDEX])
+    assert asked[0] == ("main", [CONFIG, PROCESSOR, PROCESSORS, INDEX])
     assert asked[1][0] == commit  # the same one, wherever the branch is by now
     assert sorted(p.name for p in snapshot.glob("*.safetensors")) == [
         "model-00001-of-00003.safetensors",

@@ -68,7 +68,7 @@ class Encode:
         ),
     ] = DEFAULT_MODEL
     config: Config = None
-    pool: Annotated[bool, option("also one vector per file, from the pooling head")] = False
+    pool: Annotated[bool, option("also one vector per file, from the pooling head or the class token")] = False
     fps: Fps = None
     num_frames: NumFrames = None
     times: Times = None
@@ -226,9 +226,10 @@ def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor |
 
     start = time.perf_counter()
     with torch.inference_mode():
-        tokens = model.encoder(packed.to(model.device))
-        pooled = model.encoder.pooled(tokens).cpu() if pool else None
-        tokens = tokens.to("cpu")
+        rows = packed.to(model.device)
+        features = model.encoder.features(rows) if pool else None
+        tokens = (model.encoder(rows) if features is None else features.tokens).to("cpu")
+        pooled = None if features is None or features.pooled is None else features.pooled.cpu()
     return tokens, pooled, time.perf_counter() - start
 
 

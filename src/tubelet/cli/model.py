@@ -52,8 +52,8 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
     """A variant with seeded random weights, or what a folder, file or hub id holds. dtype: None keeps the stored one.
     config: the variant that stored weights are, where their own config.json is missing or refused.
 
-    Raises UsageError for a name that can be none of these and for --pool without a pooling head, InputError for a
-    device that is not there, WeightsError for what cannot be loaded.
+    Raises UsageError for a name that can be none of these and for --pool where the encoder cannot pool, InputError
+    for a device that is not there, WeightsError for what cannot be loaded.
     """
     where, kind, known = device_of(device), None if dtype is None else getattr(torch, dtype), variants()
     if config is not None and config not in known:
@@ -66,8 +66,8 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
         if "/" not in name and "\\" not in name and not Path(name).exists():
             raise UsageError(f"--model {name}: no such variant, folder or file; tubelet models lists the variants")
         encoder = load_encoder(name, config=config, dtype=kind, device=where)
-    if pool and encoder.pool is None:
-        raise UsageError(f"{name} has no pooling head for --pool")
+    if pool and not encoder.can_pool:
+        raise UsageError(f"{name} has neither a pooling head nor a class token for --pool")
     stored = str(encoder.patch.weight.dtype).removeprefix("torch.")
     return Model(file_name(name), encoder, bool(getattr(encoder, "untrained", False)), stored, where)
 

@@ -14,6 +14,7 @@ from tubelet.errors import ConfigError
 from tubelet.families.family import Family
 from tubelet.families.fields import refuse_code
 from tubelet.families.match import Match, matches
+from tubelet.families.processors import recipe_from
 from tubelet.pixels.recipe import PixelRecipe
 
 # (module, the families in it), imported when the first checkpoint is looked at
@@ -95,13 +96,17 @@ def read_config(config: Mapping[str, Any], family: Family, fmt: str) -> EncoderC
 
 
 def write_config(config: EncoderConfig, family: Family, fmt: str) -> dict[str, Any]:
-    """The configuration upstream's class of this format reads; `read_config` gives `config` back.
+    """The configuration upstream's class of this format reads; `read_config` gives `config` back, with the family's
+    `processor_to` for mean and std.
 
     Raises ConfigError naming what the format cannot say.
     """
     said = family.config_to(config) if family.dialects is None else family.config_to(config, fmt)
     out = {"model_type": family.model_types[0], "architectures": [family.architecture], **said}
-    lost = differences(read_config(out, family, fmt), config)
+    read = read_config(out, family, fmt)
+    if family.processor_to is not None:
+        read = replace(read, pixels=recipe_from(family.processor_to(config), read.pixels))
+    lost = differences(read, config)
     if lost:
         raise ConfigError(f"the {fmt} format cannot say {', '.join(lost)}", expected=fmt, got=tuple(lost))
     return out

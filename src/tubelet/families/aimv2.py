@@ -87,8 +87,11 @@ def config_to(config: EncoderConfig) -> dict[str, Any]:
 
 
 def _processor_to(config: EncoderConfig) -> dict[str, Any]:
+    said = processor_to(config, "CLIPImageProcessor")
+    if config.pixels.rule in ("shortest_crop", "square", "native_crop"):
+        return said
     sized = config.table is not None and config.table.resize != "sincos"
-    return {**processor_to(config, "CLIPImageProcessor"), "do_resize": sized, "do_center_crop": sized}
+    return {**said, "do_resize": sized, "do_center_crop": sized}
 
 
 _PROBE = Line("pool.probe", "head.cls_token", single)

@@ -97,8 +97,10 @@ def _config_to(config: EncoderConfig, registers: bool) -> dict[str, Any]:
 
 
 def _processor_to(config: EncoderConfig) -> dict[str, Any]:
-    sizes = {"size": {"shortest_edge": SHORTEST}, "crop_size": {"height": CROP, "width": CROP}}
-    return {**processor_to(config, "CLIPImageProcessor"), "image_processor_type": "BitImageProcessor", **sizes}
+    said = {**processor_to(config, "CLIPImageProcessor"), "image_processor_type": "BitImageProcessor"}
+    if config.pixels.rule in ("shortest_crop", "square", "native_crop"):
+        return said
+    return {**said, "size": {"shortest_edge": SHORTEST}, "crop_size": {"height": CROP, "width": CROP}}
 
 
 def _lines(q: str, k: str, v: str, out: str, *gated: str) -> tuple[Line, ...]:

@@ -129,6 +129,12 @@ def _variant(hidden: int, mlp: int, layers: int, heads: int, gated: bool = False
     return config_from({**sizes, **kinds, "num_register_tokens": 4})
 
 
+def _processor_to(config: EncoderConfig) -> dict[str, Any]:
+    if config.pixels.rule == "shortest_crop":  # upstream's own processor does not crop
+        return processor_to(config, "CLIPImageProcessor")
+    return {**processor_to(config, "SiglipImageProcessor"), "image_processor_type": PROCESSOR}
+
+
 DINOV3 = Family(
     name="dinov3_vit",
     model_types=("dinov3_vit",),
@@ -136,7 +142,7 @@ DINOV3 = Family(
     formats={"dinov3": _lines("layer.#"), "dinov3_modules": _lines("model.layer.#")},
     config_from=config_from,
     config_to=config_to,
-    processor_to=lambda c: {**processor_to(c, "SiglipImageProcessor"), "image_processor_type": PROCESSOR},
+    processor_to=_processor_to,
     unused={
         "embeddings.mask_token": lambda c: (1, 1, c.hidden),
         "embeddings.register_tokens": lambda c: (1, c.prefix - 1, c.hidden),  # stored, though empty, where there are 0

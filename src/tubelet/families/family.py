@@ -95,8 +95,9 @@ class Family:
     class reads it. ignored: regular expressions of whole bare names that may be stored and mean nothing (position
     numbers). unused: tensors upstream keeps and inference never reads (mask tokens), with their shapes: optional when
     loading, written as zeros, unless the key table uses them. processor_to: the preprocessor_config.json upstream's
-    processor reads, where there is one. variants: published networks by name. verified: what tests/families proves
-    against upstream's own code. source: repo:path@version this was written from.
+    processor reads; None where the family's own size rule counts, and no such file is read or written. variants:
+    published networks by name. verified: what tests/families proves against upstream's own code. source:
+    repo:path@version this was written from.
     """
 
     name: str

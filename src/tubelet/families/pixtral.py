@@ -84,7 +84,13 @@ def config_to(config: EncoderConfig) -> dict[str, Any]:
 
 def _processor_to(config: EncoderConfig) -> dict[str, Any]:
     sizes = {"size": {"longest_edge": image_size_of(config, FIELDS["image_size"])}, "patch_size": config.pixels.patch}
-    return {**processor_to(config, "SiglipImageProcessor"), "image_processor_type": "PixtralImageProcessor", **sizes}
+    return {
+        **processor_to(config, "SiglipImageProcessor"),
+        "image_processor_type": "PixtralImageProcessor",
+        "do_resize": True,
+        "do_center_crop": False,
+        **sizes,
+    }
 
 
 _LAYER = "transformer.layers.#"

@@ -63,24 +63,31 @@ def image_size_of(config: EncoderConfig, nominal: int = 224) -> int:
 
 
 def processor_to(config: EncoderConfig, kind: str) -> dict[str, Any]:
-    """The preprocessor_config.json of upstream's processor `kind` for this encoder's pixels: its own size rule at the
-    trained size, whatever rule the recipe has by now."""
+    """The preprocessor_config.json of upstream's processor `kind` for this encoder's pixels.
+
+    A recipe whose rule such a file can say (a square, a crop, no resize) is said as it is; any other gives way to the
+    processor's own rule at the trained size.
+    """
     recipe = config.pixels
-    side = image_size_of(config)
+    own = {"CLIPImageProcessor": "shortest_crop", "SiglipImageProcessor": "square", "Siglip2ImageProcessor": "naflex"}
+    rule = recipe.rule if recipe.rule in ("square", "shortest_crop", "native_crop") else own[kind]
+    rule = "naflex" if own[kind] == "naflex" else rule
+    side = recipe.size if rule == recipe.rule and recipe.size else image_size_of(config)
     square = {"height": side, "width": side}
     sizes: dict[str, dict[str, Any]] = {
-        "CLIPImageProcessor": {"size": {"shortest_edge": recipe.shortest or side}, "crop_size": square},
-        "SiglipImageProcessor": {"size": square},
-        "Siglip2ImageProcessor": {
+        "shortest_crop": {"size": {"shortest_edge": recipe.shortest or side}, "crop_size": square},
+        "square": {"size": square},
+        "native_crop": {},
+        "naflex": {
             "patch_size": recipe.patch,
             "max_num_patches": (recipe.max_pixels or side * side) // recipe.patch**2,
         },
     }
     return {
         "image_processor_type": kind,
-        **sizes[kind],
-        "do_center_crop": kind == "CLIPImageProcessor",
-        "do_resize": True,
+        **sizes[rule],
+        "do_center_crop": rule == "shortest_crop",
+        "do_resize": rule != "native_crop",
         "do_rescale": True,
         "do_normalize": True,
         "do_convert_rgb": True,

@@ -18,18 +18,19 @@ from tubelet.errors import ConfigError, InputError, TubeletError
 from tubelet.integrations.pictures import is_one, listed, rows_of
 from tubelet.limits import Limits
 from tubelet.packed import Packed
+from tubelet.pixels.recipe import UNBUDGETED
 from tubelet.weights.load import load_encoder
 
 
 class ImageEmbedder:
     """An encoder that turns each picture or clip into one vector.
 
-    encoder: an `Encoder`, or what `load_encoder` takes. pooling: "head" is the encoder's own pooling head, "mean" the
-    mean of an item's tokens. max_pixels: of one picture or frame, larger ones are reduced; None is the encoder's own
-    rule, which for OneVision keeps files at their full size, and attention costs the square of that: a photo of 5
-    megapixels takes a CPU hundreds of times as long as one of 448 x 448. Batches are packed: sizes may differ, nothing
-    is padded, and a vector does not depend on its neighbours. Raises ConfigError for "head" without a pooling head and
-    for max_pixels where the encoder's rule fixes the size.
+    encoder: an `Encoder`, or what `load_encoder` takes. pooling: "head" is the encoder's own: its pooling head or its
+    class token (of a clip, the mean over frames), "mean" the mean of an item's tokens. max_pixels: of one picture or
+    frame, larger ones are reduced; None is the encoder's own rule, which for OneVision keeps files at their full size,
+    and attention costs the square of that: a photo of 5 megapixels takes a CPU hundreds of times as long as one of
+    448 x 448. Batches are packed: sizes may differ, nothing is padded, and a vector does not depend on its neighbours.
+    Raises ConfigError for "head" where the encoder cannot pool and for max_pixels where its rule has no such budget.
 
         >>> embedder = ImageEmbedder(tubelet.untrained("llava_vit_packing_small"))
         >>> embedder.encode(["receipt.png", np.zeros((64, 96, 3), np.uint8)], normalize_embeddings=True).shape
@@ -51,12 +52,12 @@ class ImageEmbedder:
             encoder = encoder.to(device, dtype)
         if pooling not in ("head", "mean"):
             raise ConfigError("pooling is head or mean", expected=("head", "mean"), got=pooling)
-        if pooling == "head" and encoder.pool is None:
+        if pooling == "head" and not encoder.can_pool:
             raise ConfigError(
                 "this encoder has no pooling head; pooling='mean' takes the mean", expected="mean", got="head"
             )
-        if max_pixels is not None and encoder.pixels.rule in ("shortest_crop", "square"):
-            raise ConfigError(f"the rule {encoder.pixels.rule} makes one size; max_pixels means nothing to it")
+        if max_pixels is not None and encoder.pixels.rule in UNBUDGETED:
+            raise ConfigError(f"the rule {encoder.pixels.rule} has no budget; max_pixels means nothing to it")
         self.encoder, self.pooling = encoder, pooling
         self.pixels = encoder.pixels if max_pixels is None else replace(encoder.pixels, max_pixels=max_pixels)
 
@@ -112,8 +113,12 @@ class ImageEmbedder:
             rows = rows_of(images, self.pixels, fps=fps, num_frames=num_frames, limits=limits)
         except TubeletError as e:
             raise e.placed(item=None if e.item is None else e.item + start) from e.__cause__
-        tokens = self.encoder(rows.to(self.encoder.patch.weight.device))
-        return self.encoder.pooled(tokens) if self.pooling == "head" else mean_of_items(tokens)
+        rows = rows.to(self.encoder.patch.weight.device)
+        if self.pooling == "mean":
+            return mean_of_items(self.encoder(rows))
+        pooled = self.encoder.features(rows).pooled
+        assert pooled is not None  # `can_pool`, checked above
+        return pooled
 
 
 def mean_of_items(p: Packed) -> Tensor:

@@ -14,7 +14,7 @@ them in buffers that this way of loading leaves uninitialised.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -25,30 +25,40 @@ from transformers import initialization as init
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tubelet.encoder.model import Encoder, tokens_merged
-from tubelet.encoder.pool import AttentionPool
+from tubelet.encoder.layers import Layer
+from tubelet.encoder.model import Encoder
+from tubelet.encoder.pool import AttentionPool, QueryPool
+from tubelet.encoder.table import PositionTable
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError, UnsafeFile
 from tubelet.integrations.pictures import listed, rows_of
 from tubelet.integrations.transformers_attention import register, tubelet_attention
-from tubelet.integrations.transformers_config import (
-    PixelFields,
-    TubeletConfig,
-    backend_of,
-    checked,
-    config_of,
-    pixel_fields,
-    recipe_of,
-)
+from tubelet.integrations.transformers_config import TubeletConfig, config_of
+from tubelet.integrations.transformers_fields import PixelFields, backend_of, checked, pixel_fields, recipe_of
 from tubelet.integrations.transformers_upstream import HUB, register_upstream, upstream_encoder
 from tubelet.packed import Item, Packed, all_positions
 from tubelet.pixels.patchify import from_pixels, normalise
 from tubelet.pixels.recipe import PixelRecipe
 
-__all__ = ["TubeletConfig", "TubeletImageProcessor", "TubeletModel", "tubelet_attention"]
+__all__ = ["TubeletConfig", "TubeletImageProcessor", "TubeletModel", "TubeletOutput", "tubelet_attention"]
+
+
+@dataclass
+class TubeletOutput(BaseModelOutputWithPooling):
+    """What `TubeletModel` gives: transformers' fields, and what some families have besides.
+
+    prefix_states: (S, P, D), the prefix tokens (class token, registers) of each attention segment after the final norm.
+    deepstack_features: what the mergers of chosen layers gave, each as wide as last_hidden_state.
+
+        >>> TubeletOutput(last_hidden_state=torch.zeros(6, 384)).prefix_states is None
+        True
+    """
+
+    prefix_states: Tensor | None = None
+    deepstack_features: tuple[Tensor, ...] | None = None
 
 
 class TubeletModel(PreTrainedModel):
-    """An `Encoder` as a model of transformers; `model.encoder` is that encoder, `from_encoder` the way here from one.
+    """An `Encoder` of any family as a model of transformers, and as `model.encoder`; `from_encoder` is the way here.
 
     attn_implementation: "tubelet" (the default: what is best for device and type), "sdpa" or "flash_attention_2".
 
@@ -125,7 +135,7 @@ class TubeletModel(PreTrainedModel):
         patch_positions: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+    ) -> "TubeletOutput | tuple[Any, ...]":
         """Features of packed rows, or of a batch of pictures or clips of one size.
 
         pixel_values: (T, W) rows of all items end to end, uint8 pixels or floats already normalised, in the order of
@@ -133,9 +143,9 @@ class TubeletModel(PreTrainedModel):
         is read once, which syncs: keep it on the host. Without image_grid_thw pixel_values is a batch (N, 3, H, W) or
         (N, 3, F, H, W), as upstream's models and CLIP's processor have it; pixels that fill no patch are left out.
         patch_positions: (T, 3) places for the rotary angles instead.
-        Gives last_hidden_state (T, D), or (T / merge^2, out) after a merger; pooler_output (N, D), None without a
-        pooling head; hidden_states, on request, L + 1 of (T, D), the last before the final norm. For a batch T is two
-        axes, (N, T / N). Raises ShapeError.
+        Gives last_hidden_state (T, D), or (T / merge^2, out) after a merger; pooler_output (N, D), None where the
+        encoder cannot pool; hidden_states, on request, L + 1 of (T, D), the last before the final norm; prefix_states
+        and deepstack_features where the encoder has them. For a batch T is two axes, (N, T / N). Raises ShapeError.
         """
         self.encoder.backend = backend_of(self.config._attn_implementation)
         batch = None if image_grid_thw is not None else len(pixel_values)
@@ -146,28 +156,35 @@ class TubeletModel(PreTrainedModel):
         else:
             raise ShapeError("rows need their image_grid_thw (N, 3)", expected="image_grid_thw", got=pixel_values.ndim)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        states = self.encoder.hidden_states(p, positions=patch_positions) if wanted else None
-        if states is None:
-            tokens = self.encoder.trunk(p, positions=patch_positions)
-        else:
-            tokens = p.with_x(self.encoder.norm_post(states[-1].x))
-        last = tokens if self.encoder.merger is None else tokens_merged(tokens, self.encoder.merger)
+        only = tuple(range(len(self.encoder.layers) + 1)) if wanted else ()
+        features = self.encoder.features(p, only=only, positions=patch_positions)
 
         def shaped(x: Tensor) -> Any:
             return x if batch is None else x.unflatten(0, (batch, -1))
 
-        out = BaseModelOutputWithPooling(
-            last_hidden_state=shaped(last.x),
-            pooler_output=None if self.encoder.pool is None else self.encoder.pooled(tokens),  # pyright: ignore
-            hidden_states=None if states is None else tuple(shaped(state.x) for state in states),
+        out = TubeletOutput(
+            last_hidden_state=shaped(features.tokens.x),
+            pooler_output=features.pooled,  # pyright: ignore[reportArgumentType]
+            hidden_states=tuple(shaped(state.x) for state in features.hidden) if wanted else None,
+            prefix_states=features.prefix,
+            deepstack_features=tuple(shaped(deep.x) for deep in features.deepstack) or None,
         )
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return out if as_dict else out.to_tuple()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, AttentionPool):
+        if isinstance(module, AttentionPool | QueryPool):
             init.normal_(module.probe)
+        std = self.config.initializer_range
+        own = {Encoder: ("prefix", "prefix_angles"), PositionTable: ("weight", "prefix")}.get(type(module), ())
+        for parameter in (getattr(module, name) for name in own):
+            if parameter is not None:
+                init.normal_(parameter, std=std)
+        if isinstance(module, Layer):
+            for scale in (module.scale1, module.scale2):
+                if scale is not None:
+                    init.ones_(scale)
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,9 @@ from tubelet.errors import ConfigError, KeyMismatch, NotFinite, UnsafeFile
 from tubelet.families import families, find, format_of, home_of, read_config, require_variant, variant_of, write_config
 from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.families.match import Match, matches
+from tubelet.families.processors import recipe_from
 from tubelet.weights.header import Entry
-from tubelet.weights.locate import Checkpoint, find_checkpoint, find_place
+from tubelet.weights.locate import Checkpoint, Place, find_checkpoint, find_place
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INIT_STD = 0.02
@@ -86,7 +87,9 @@ def load_encoder(
 
     The file may hold a vision encoder alone or a whole vision-language model, whose other tensors are not read; of its
     config.json the part under vision_config counts. config: a configuration or the name of a variant instead of the
-    file's config.json, which is then not read. Without either, the shapes must fit exactly one variant. dtype: None
+    file's config.json, which is then not read. Without either, the shapes must fit exactly one variant. How pictures
+    are sized is what preprocessor_config.json (or processor_config.json) says, where one is there, config= is not given
+    and the family has no rule of its own, as OneVision-Encoder has; else the family's default. dtype: None
     keeps the stored type (the widest, where files mix). allow_missing: upstream names that may be absent and are then
     initialised. `report_of` says what was done. Raises KeyMismatch (with all missing, unexpected and mis-shaped names),
     ConfigError, UnsafeFile, UnsafePath, NotFinite, or WeightsError when nothing is there.
@@ -149,11 +152,11 @@ def open_weights(
         found = find(raw, place.home)
     checkpoint = place.checkpoint({key for match in found for key in match.named.values()})
     if raw is not None:
-        return Opened(checkpoint, found[0], read_config(raw, found[0].family, found[0].format))
+        return _sized(Opened(checkpoint, found[0], read_config(raw, found[0].family, found[0].format)), place)
     tried = [Opened(checkpoint, match, settled) for match in found] if settled is not None else []
     if tried:
         return next((one for one in tried if _fits(one)), tried[0])
-    return _by_shapes(checkpoint, found)
+    return _sized(_by_shapes(checkpoint, found), place)
 
 
 def untrained(variant: str | EncoderConfig, seed: int = 0) -> Encoder:
@@ -197,6 +200,14 @@ def read_state(source: str | os.PathLike[str], *, revision: str | None = None) -
 
 
 # ---- the steps
+
+
+def _sized(opened: Opened, place: Place) -> Opened:
+    """With the pixel recipe that the files beside the weights say. Raises ConfigError."""
+    said = None if opened.match.family.processor_to is None else place.processor()
+    if said is None:
+        return opened
+    return opened._replace(config=replace(opened.config, pixels=recipe_from(said, opened.config.pixels)))
 
 
 def _by_shapes(checkpoint: Checkpoint, found: Sequence[Match]) -> Opened:

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
+from tubelet.families.fields import refuse_code
 from tubelet.weights.header import Entry, Header, read_header, strict_json
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
+_SAID = (CONFIG, PROCESSOR, PROCESSORS)  # small files that are fetched with either kind of weights
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MAX_SHARDS = 4096
 MAX_JSON_BYTES = 64 << 20
@@ -60,6 +63,21 @@ class Place:
     def config(self) -> dict[str, Any] | None:
         """config.json beside the weights, parsed strictly. Raises ConfigError when it is not a JSON object."""
         return _config(self.folder, self.root)
+
+    def processor(self) -> dict[str, Any] | None:
+        """What the files beside the weights say of the image processor, None where they say nothing: the part
+        image_processor of processor_config.json where there is one, else preprocessor_config.json.
+
+        The order is transformers'. Raises ConfigError when either is not a JSON object.
+        """
+        whole = _json(self.folder, self.root, PROCESSORS)
+        if whole is None or "image_processor" not in whole:
+            return _json(self.folder, self.root, PROCESSOR)
+        refuse_code(whole)
+        part = whole["image_processor"]
+        if not isinstance(part, dict):
+            raise ConfigError("image_processor is an object", source=PROCESSORS, got=type(part).__name__)
+        return part
 
     def checkpoint(self, keys: Collection[str] | None = None) -> Checkpoint:
         """The files that hold these tensors (None: all), headers checked; the others are neither fetched nor opened."""
@@ -134,14 +152,14 @@ def _from_folder(folder: Path, name: str) -> Place:
 
 
 def _from_hub(repo: str, revision: str | None) -> Place:
-    folder = _download(repo, revision, (CONFIG, INDEX))
+    folder = _download(repo, revision, (*_SAID, INDEX))
     commit = folder.name if _COMMIT.fullmatch(folder.name) else revision  # the second call must not see a newer one
     if not (folder / INDEX).exists():
-        return _from_folder(_download(repo, commit, (CONFIG, SINGLE)), repo)
+        return _from_folder(_download(repo, commit, (*_SAID, SINGLE)), repo)
     place = _sharded(folder / INDEX, root_of(folder), repo)
 
     def fetch(shards: Sequence[str]) -> None:
-        _download(repo, commit, (CONFIG, INDEX, *shards))
+        _download(repo, commit, (*_SAID, INDEX, *shards))
 
     return replace(place, fetch=fetch)
 
@@ -188,12 +206,17 @@ def inside(path: Path, root: Path) -> Path:
 
 
 def _config(folder: Path, root: Path) -> dict[str, Any] | None:
-    path = folder / CONFIG
+    return _json(folder, root, CONFIG)
+
+
+def _json(folder: Path, root: Path, name: str) -> dict[str, Any] | None:
+    """The JSON object in a file of this folder, None where there is none."""
+    path = folder / name
     if not path.is_symlink() and not path.exists():
         return None
-    data = strict_json(_read(inside(path, root), ConfigError), ConfigError, CONFIG)
+    data = strict_json(_read(inside(path, root), ConfigError), ConfigError, name)
     if not isinstance(data, dict):
-        raise ConfigError("a configuration is a JSON object", source=CONFIG, got=type(data).__name__)
+        raise ConfigError("a configuration is a JSON object", source=name, got=type(data).__name__)
     return data
 
 

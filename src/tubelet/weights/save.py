@@ -16,9 +16,7 @@ from tubelet.errors import ConfigError, WeightsError
 from tubelet.families import families, home_of, write_config
 from tubelet.families.family import Family, to_theirs
 from tubelet.weights.load import report_of
-from tubelet.weights.locate import CONFIG, SINGLE
-
-PROCESSOR = "preprocessor_config.json"
+from tubelet.weights.locate import CONFIG, PROCESSOR, SINGLE
 
 
 def save_encoder(

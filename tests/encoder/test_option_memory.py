@@ -1,0 +1,74 @@
+"""The memory of every option, by formula, against what torch's allocator gave out, as tests/test_budget_memory.py."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from test_options import BLOCK, OPTIONS
+
+from test_budget_memory import WAYS, hold, ratios
+from tubelet.encoder.config import EncoderConfig, Rope, Table
+from tubelet.grid import Grid
+from tubelet.pixels.recipe import PixelRecipe
+
+DTYPES = (torch.float32, torch.bfloat16)
+PACKS = (
+    [Grid(1, 12, 20), Grid(3, 6, 8), Grid(1, 8, 8)],
+    [Grid(1, 16, 16)],
+    [Grid(1, 6, 6)] * 8,
+    [Grid(8, 8, 6), Grid(1, 4, 10), Grid(1, 10, 4)],
+)
+
+
+def wide(name: str, **changes: Any) -> EncoderConfig:
+    """The option at a width of 192: three heads, an MLP of 512, patches of 14."""
+    fields = {"hidden": 192, "layers": 3, "heads": 3, "mlp": 512, "window": 1, **OPTIONS[name], **changes}
+    block = fields.get("pixels") is BLOCK
+    fields["pixels"] = PixelRecipe(14, merge=2, order="block") if block else PixelRecipe(14)
+    return EncoderConfig(**fields)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_plan_is_never_too_small_and_hardly_too_large(name: str, way: str) -> None:
+    hold([ratios(wide(name), list(pack), way, dtype) for dtype in DTYPES for pack in PACKS])
+
+
+RESIZES = ("bicubic", "bicubic_antialias", "bilinear_antialias", "corners", "sincos")
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_a_large_table(resize: Any) -> None:
+    """More places than rows: making them is the highest moment. Of the grid's own size nothing is resized."""
+    config = replace(wide("siglip"), table=Table(32, 32, resize), layers=1, mlp=192)
+    packs = ([Grid(1, 8, 12), Grid(1, 32, 32)], [Grid(1, 6, 10), Grid(1, 10, 6)], [Grid(1, 32, 32)])
+    hold([ratios(config, pack, way, dtype) for way in WAYS for dtype in DTYPES for pack in packs[:2]])
+    hold([ratios(config, packs[2], "plain", dtype) for dtype in DTYPES])
+
+
+def mixed(rng: random.Random) -> EncoderConfig:
+    """Options that no family puts together."""
+    name = rng.choice(sorted(OPTIONS))
+    free = {
+        "norm": rng.choice(("layer", "rms")),
+        "act": rng.choice(("gelu", "gelu_tanh", "quick_gelu", "silu")),
+        "mlp": rng.choice((96, 192, 512, 768)),
+        "window": rng.choice((None, 1, 2)),
+        **{key: rng.random() < 0.5 for key in ("gated", "scale", "embed_norm", "qkv_bias", "proj_bias", "mlp_bias")},
+        "pre_norm": rng.random() < 0.5,
+        "layers": rng.choice((2, 3)),
+    }
+    if OPTIONS[name].get("post_norm") is None and "local" not in OPTIONS[name]:
+        free["prefix"] = rng.choice((1, 4))
+    config = wide(name, **free)
+    if config.rope is None and rng.random() < 0.5:
+        config = replace(config, rope=Rope("rotation", split=(0, 1, 1), layout=rng.choice(("pairs", "halves"))))
+    return config
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_options_that_no_family_has_together(way: str) -> None:
+    rng = random.Random(3)
+    hold([ratios(mixed(rng), list(rng.choice(PACKS)), way, rng.choice(DTYPES)) for _ in range(20)])
