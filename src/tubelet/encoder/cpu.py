@@ -24,6 +24,7 @@ from tubelet.encoder.rope import apply_rope_
 from tubelet.shapes import Float, Int64, Num, Shaped
 
 BLOCK = 8192  # rows of one matrix product: more is faster, and the buffer for the MLP grows with it
+WIDENED = 1024  # the same where half types are widened: buffers are twice as large as the peers' there, so fewer rows
 CACHED = 256  # rows that small operations work on at a time
 
 
@@ -50,7 +51,12 @@ def plain(module: nn.Module) -> bool:
     return not hooked and all(type(m) in (Layer, MergerMLP, nn.Linear, nn.LayerNorm, nn.RMSNorm) for m in parts)
 
 
-def blocks(rows: int, most: int = BLOCK) -> Iterator[slice]:
+def block_rows(weights: torch.dtype) -> int:
+    """Rows of one matrix product for weights of this type."""
+    return BLOCK if work_dtype(weights) == weights else WIDENED
+
+
+def blocks(rows: int, most: int) -> Iterator[slice]:
     """0 .. rows in the fewest equal parts of at most `most` rows."""
     count = -(-rows // most)
     size = -(-rows // count)
@@ -60,11 +66,13 @@ def blocks(rows: int, most: int = BLOCK) -> Iterator[slice]:
 class Workspace:
     """Buffers for T rows that all layers of one call share: what every layer writes anew is never allocated again."""
 
-    def __init__(self, rows: int, config: EncoderConfig, dtype: torch.dtype) -> None:
+    def __init__(self, rows: int, config: EncoderConfig, weights: torch.dtype) -> None:
+        dtype = work_dtype(weights)
         self.heads = config.heads
+        self.block = block_rows(weights)
         self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype)
         self.out = torch.empty(rows, config.hidden, dtype=dtype)
-        self.up = torch.empty(min(rows, BLOCK), config.mlp * (2 if config.gated else 1), dtype=dtype)
+        self.up = torch.empty(min(rows, self.block), config.mlp * (2 if config.gated else 1), dtype=dtype)
 
 
 def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
@@ -76,7 +84,7 @@ def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
         weight = patch.weight.to(dtype)
         bias = weight.new_zeros(len(weight)) if patch.bias is None else patch.bias.to(dtype)
     out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype)
-    for part in blocks(rows.shape[0]):
+    for part in blocks(rows.shape[0], block_rows(patch.weight.dtype)):
         block = rows[part].to(dtype)
         if rows.dtype == torch.uint8:
             block -= CENTRE
@@ -111,7 +119,7 @@ def layer_(
     if b_qkv is not None and not layer.key_bias:
         b_qkv = without_key(b_qkv)
     qkv = space.qkv.view(rows, 3, space.heads, -1)
-    for part in blocks(rows):
+    for part in blocks(rows, space.block):
         torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
     for part in blocks(rows, CACHED):
         if b_qkv is not None:
@@ -120,7 +128,7 @@ def layer_(
             _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves)
     q, k, v = qkv.unbind(1)
     sdpa_into(space.out.view(rows, space.heads, -1), q, k, v, segments)
-    for part in blocks(rows):
+    for part in blocks(rows, space.block):
         block = x[part]
         up = space.up[: len(block)]
         _add_product(block, space.out[part], w_proj, b_proj)
@@ -160,7 +168,7 @@ def merged(merger: MergerMLP, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:
         wide = norm(merger.norm, x.to(dtype)).reshape(-1, width)
     out = torch.empty(len(wide), merger.fc2.out_features, dtype=dtype)
     (w_up, b_up), (w_down, b_down) = ((m.weight.to(dtype), m.bias.to(dtype)) for m in (merger.fc1, merger.fc2))
-    for part in blocks(len(wide)):
+    for part in blocks(len(wide), block_rows(merger.fc1.weight.dtype)):
         up = torch.mm(wide[part], w_up.t()).add_(b_up)
         activate_(up, "gelu")
         torch.addmm(b_down, up, w_down.t(), out=out[part])

@@ -296,7 +296,7 @@ class Encoder(nn.Module):
         x = layout.inside(x, self._prefix())
         if self.config.pre_norm:
             x = cpu.norm(self.norm_pre, x)
-        space = cpu.Workspace(x.shape[0], self.config, x.dtype)
+        space = cpu.Workspace(x.shape[0], self.config, dtype)
         if 0 in states:
             states[0] = x.to(dtype, copy=True)
         for i, layer in enumerate(self.layers[:until], 1):
