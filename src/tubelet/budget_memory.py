@@ -265,9 +265,9 @@ def memory(
     elif not in_place:
         moments = plain_moments(config, load)
     else:
-        from tubelet.encoder.cpu import BLOCK, CACHED
+        from tubelet.encoder.cpu import BLOCK, CACHED, WIDENED
 
-        moments = in_place_moments(config, load, BLOCK, CACHED)
+        moments = in_place_moments(config, load, BLOCK if work == item else WIDENED, CACHED)
     weights = parameter_count(config) * item
     where = max(moments, key=lambda name: moments[name])
     input_bytes = rows * (config.pixels.width * (1 if pixels == "uint8" else item) + POS_BYTES)
