@@ -201,7 +201,7 @@ def fold_of(projector: Projector, select_layer: int = -1) -> Fold:
     that is no merger over blocks.
 
         >>> fold_of(tubelet.build_projector("spatial_merge", 64, 128)).config
-        Merger(merge=2, out=128, eps=1e-06)
+        Merger(merge=2, out=128, eps=1e-06, norm='layer', joined=False)
     """
     config = projector.config
     if config.kind not in ("spatial_merge", "patch_merger") or config.compat is not None:

@@ -101,7 +101,7 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
         if row["merge"] > 1:
             extras.append(f"merges {row['merge']} x {row['merge']}")
         if row["window"]:
-            extras.append(f"windows of {row['window']} frames")
+            extras.append("frame by frame" if row["window"] == 1 else f"windows of {row['window']} frames")
         if row["name"] == DEFAULT_MODEL:
             extras.append("the default")
         numbers = [str(row[k]) for k in ("layers", "hidden", "heads", "patch")]
