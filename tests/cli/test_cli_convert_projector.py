@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tubelet.cli import main
-from tubelet.families.onevision import require_variant
+from tubelet.families import require_variant
 from tubelet.project import Projector, build_projector
 from tubelet.projector_files import load_projector, save_projector
 from tubelet.weights.load import load_encoder, untrained

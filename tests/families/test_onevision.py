@@ -165,7 +165,7 @@ def test_the_format_is_found_with_any_one_tensor_missing(fmt: ov.Format):
 
 def test_foreign_tensors_belong_to_no_family():
     with pytest.raises(ConfigError, match="no family"):
-        find(None, ["blocks.0.attn.qkv.weight", "cls_token"])
+        find(None, ["stages.0.conv.weight", "head.fc.weight"])
 
 
 def test_the_configuration_decides_between_equal_names():

@@ -255,12 +255,13 @@ def _compare_outputs(
     lengths = tuple(i.grid.rows for i in items)
     order = merge if first.pixels.order == "block" else 1
     p = Packed(rows, all_positions(items, merge=order), items, lengths)
-    runs = [encoder.float().features(p) for encoder in (first, second)]
-    tokens = [run.trunk for run in runs]
+    tokens = [encoder.float().trunk(p) for encoder in (first, second)]
     if state is not None:
         tokens[0] = first.hidden_states(p)[state]
     difference = float((tokens[0].x - tokens[1].x).abs().max())
-    pooled = [run.pooled for run in runs]
-    if pooled[0] is None or pooled[1] is None:
+    if not (first.can_pool and second.can_pool):
         return difference, None
+    pooled = [encoder.features(p).pooled for encoder in (first, second)]
+    assert pooled[0] is not None
+    assert pooled[1] is not None
     return difference, float((pooled[0] - pooled[1]).abs().max())
