@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tubelet.cli import main
-from tubelet.families import require_variant
+from tubelet.families.onevision import VARIANTS
 from tubelet.project import Projector, build_projector
 from tubelet.projector_files import load_projector, save_projector
 from tubelet.weights.load import load_encoder, untrained
@@ -60,7 +60,7 @@ def test_what_is_said_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_projector_is_folded_into_a_tower(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    config = replace(require_variant("llava_vit_packing_small"), hidden=64, layers=3, heads=2, mlp=32)
+    config = replace(VARIANTS["llava_vit_packing_small"], hidden=64, layers=3, heads=2, mlp=32)
     save_encoder(untrained(config), tmp_path / "tower", "packing")
     save_projector(build_projector("spatial_merge", 64, 6), tmp_path)
     args = ("convert", tmp_path / "tower", tmp_path / "ov2", "--to", "ov2", "--projector", tmp_path)

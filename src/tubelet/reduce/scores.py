@@ -29,7 +29,9 @@ def variance(p: Packed) -> Float[Tensor, " T"]:
     >>> variance(tubelet.pack([torch.tensor([[1.0, 3.0], [2.0, 2.0]])], [tubelet.Item.of(1, 1, 2)])).tolist()
     [2.0, 0.0]
     """
-    return p.x.float().var(dim=1, correction=1) if p.x.shape[1] > 1 else p.x.new_zeros(len(p.x), dtype=torch.float32)
+    if p.x.shape[1] < 2 or not len(p.x):
+        return p.x.new_zeros(len(p.x), dtype=torch.float32)
+    return p.x.float().var(dim=1, correction=1)
 
 
 def norm(p: Packed) -> Float[Tensor, " T"]:
