@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from tubelet.errors import ConfigError
 
 M25811_F6 = (-2, -5, -8, -11, 6)
-# mm_vision_select_feature -> what it picks. These encoders have no class token, so the cls_ forms are the same.
+# mm_vision_select_feature -> what it picks among patches. LLaVA-OneVision's encoders have no class token, so the cls_
+# forms are the same; of an encoder that has one (CLIP) they give the patches too, without it.
 FEATURES = {
     "patch": "one",
     "cls_patch": "one",

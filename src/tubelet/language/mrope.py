@@ -133,7 +133,7 @@ def rope_index(
 
     merge: patches a side that became one token. second_per_grid_ts: seconds between two rows of time of each video, 1
     where None. Whole items only; rows that were dropped or sampled unevenly go through `place`, which knows where and
-    when each is. Cost: a few passes over the tokens; 512 images take about a millisecond.
+    when each is. Cost: a few passes over the tokens (benchmarks/mrope.py).
     Raises: AlignmentError where grids and runs of placeholders differ, ShapeError where merge does not divide a grid.
 
     Source: QwenLM's rope2d.py as in diankun-wu/Spatial-MLLM:src/qwenvl/data/rope2d.py@9fc47382 (get_rope_index_2 and
