@@ -40,7 +40,10 @@ class Bench:
         "qwen2_vl,qwen2_5_vl,siglip2"
     )
     all: Annotated[bool, option("every family")] = False
-    mix: Annotated[Literal["small16", "mix8", "mix32", "one"], option("the pictures (default: small16)")] = "small16"
+    mix: Annotated[
+        Literal["small16", "mix8", "mix32", "one"],
+        option("the pictures of towers that take any size; the others get 16 squares (default: small16)"),
+    ] = "small16"
     dtype: Annotated[str, option("float32, bfloat16, float16 or several, with commas (default: float32)", "T,...")] = (
         "float32"
     )
