@@ -35,8 +35,8 @@ class View(NamedTuple):
     def box(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Left, top, right, bottom in the pixels of the upright picture; beyond it where the canvas is.
 
-        >>> [view.box(500, 1000) for view in LAVIDA.views(500, 1000)[:2]]
-        [(0.0, 0.0, 1000.0, 500.0), (0.0, -250.0, 500.0, 250.0)]
+        >>> [view.box(192, 768) for view in LAVIDA.views(192, 768)[:2]]
+        [(0.0, 0.0, 768.0, 192.0), (0.0, -96.0, 384.0, 288.0)]
         """
         x, y = width / self.pad.resize_w, height / self.pad.resize_h
         left, top = self.left - self.pad.left, self.top - self.pad.top
