@@ -581,28 +581,30 @@ def test_a_saved_pack_can_be_read_by_whom_the_umask_lets(tmp_path):
 # ---- pictures that do not fill their views
 
 
-def test_a_size_says_which_cells_show_something():
-    item = Item(Grid(1, 4, 4), (0.0,), 0, box=(-4.0, 0.0, 12.0, 16.0), size=(8, 20))
+def test_the_content_says_which_cells_show_something():
+    item = Item(Grid(1, 4, 4), (0.0,), 0, box=(-4.0, 0.0, 12.0, 16.0), content=(0, 0, 8, 20))
     assert item.seen == (range(4), range(1, 3))
-    assert replace(item, size=None).seen == (range(4), range(4))
+    assert replace(item, content=None).seen == (range(4), range(4))
     assert replace(item, box=(-4.5, 0.0, 11.5, 16.0)).seen[1] == range(1, 4)  # half a cell of it is enough
     assert replace(item, box=(30.0, 0.0, 46.0, 16.0)).seen[1] == range(0)
-    assert hash(item) != hash(replace(item, size=(8, 21))) and item != replace(item, size=None)
+    assert hash(item) != hash(replace(item, content=(0, 0, 8, 21))) and item != replace(item, content=None)
 
 
 @pytest.mark.usefixtures("as_in_production")
-@pytest.mark.parametrize("size", [(0, 5), (5,), (5.5, 4), 7, "ab"])
-def test_a_size_is_two_whole_numbers(size: Any):
+@pytest.mark.parametrize("content", [(0, 0, 5), (0, 0, 0, 5), (0, 0, 5, math.inf), (3, 0, 1, 1), 7, "abcd"])
+def test_content_is_a_box(content: Any):
     with pytest.raises(ShapeError):
-        Item(Grid(1, 1, 1), (0.0,), 0, (0, 0, 1, 1), size)
+        Item(Grid(1, 1, 1), (0.0,), 0, (0, 0, 1, 1), content)
 
 
-def test_files_keep_sizes_and_those_without_are_as_before(tmp_path: Path):
-    sized = Item(Grid(1, 1, 2), (0.0,), 0, (0, 0, 28, 14), size=(20, 14))
+def test_files_keep_contents_and_those_without_are_as_before(tmp_path: Path):
+    sized = Item(Grid(1, 1, 2), (0.0,), 0, (0, 0, 28, 14), content=(0, 0, 20, 14))
     for item in (sized, Item.of(1, 1, 2)):
         p = pack([torch.ones(2, 3)], [item])
         p.save(tmp_path / "p.safetensors")
         assert Packed.load(tmp_path / "p.safetensors").equal(p)
         with safe_open(str(tmp_path / "p.safetensors"), framework="pt") as f:
             [said] = json.loads(f.metadata()["items"])
-        assert set(said) - {"size"} == {"grid", "times_s", "picture", "box"} and ("size" in said) == (item is sized)
+        assert set(said) - {"content"} == {"grid", "times_s", "picture", "box"} and ("content" in said) == (
+            item is sized
+        )

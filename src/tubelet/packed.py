@@ -354,14 +354,14 @@ def _integers(values: Iterable[int], what: str) -> tuple[int, ...]:
 
 
 def _item_to(item: Item) -> dict[str, Any]:
-    """Plain values of an item. One without a size is written as before there were sizes."""
+    """Plain values of an item. One whose cells all show something is written as ever."""
     said = {"grid": list(item.grid), "times_s": list(item.times_s), "picture": item.picture, "box": list(item.box)}
-    return said if item.size is None else said | {"size": list(item.size)}
+    return said if item.content is None else said | {"content": list(item.content)}
 
 
 def _item_from(said: dict[str, Any]) -> Item:
     where = Grid(*said["grid"]), tuple(said["times_s"]), said["picture"], tuple(said["box"])
-    return Item(*where, tuple(said["size"]) if "size" in said else None)
+    return Item(*where, tuple(said["content"]) if "content" in said else None)
 
 
 def _storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -129,7 +129,7 @@ def test_cells_that_show_none_of_the_picture_are_blank_and_no_others(height: int
     # a white picture on black: a cell shows some of it exactly where it is not black
     assert torch.equal(blank_rows(p), (p.x == 0).all(dim=1))
     for item in p.items:
-        assert item.size == (width, height) and item.picture == 0
+        assert item.content == (0, 0, width, height) and item.picture == 0
 
 
 @LAWS

@@ -38,12 +38,12 @@ def slow_blank(p: Packed) -> Tensor:
         left, top, right, bottom = item.box
         wide, high = (right - left) / item.grid.w, (bottom - top) / item.grid.h
         for _, h, w in pos.tolist():
-            if item.size is None:
+            if item.content is None:
                 out.append(False)
                 continue
             x, y = left + w * wide, top + h * high
-            over_x = min(x + wide, item.size[0]) - max(x, 0)
-            over_y = min(y + high, item.size[1]) - max(y, 0)
+            over_x = min(x + wide, item.content[2]) - max(x, 0)
+            over_y = min(y + high, item.content[3]) - max(y, 0)
             out.append(over_x <= 1e-6 * wide or over_y <= 1e-6 * high)
     return torch.tensor(out, dtype=torch.bool)
 
@@ -76,7 +76,7 @@ SIZES = [(200, 1000), (1000, 150)]
 
 
 @pytest.mark.parametrize("name", KEPT)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("content", SIZES)
 def test_nothing_blank_is_ever_kept(name: str, size: tuple[int, int]):
     p = views(*size)
     assert float(blank_rows(p).float().mean()) > 0.2
@@ -114,7 +114,7 @@ def test_shirg_scores_are_as_if_blank_rows_were_not_there():
 
 
 def test_a_border_is_no_edge():
-    item = Item(Grid(1, 2, 3), (0.0,), 0, (0, -4, 12, 4), size=(12, 4))
+    item = Item(Grid(1, 2, 3), (0.0,), 0, (0, -4, 12, 4), content=(0, 0, 12, 4))
     x = torch.tensor([[100.0], [100], [100], [1], [1], [1]])
     assert edges(pack([x], [item])).tolist()[3:] == [0.0, 0.0, 0.0]
 
@@ -136,7 +136,7 @@ def test_a_blank_row_cannot_be_kept_always():
 # ---- pooling to a budget
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("content", SIZES)
 def test_pooling_pools_what_is_seen(size: tuple[int, int]):
     p = views(*size)
     got = pool_to(p, budget=16, per="item").check()
@@ -152,8 +152,8 @@ def test_pooling_pools_what_is_seen(size: tuple[int, int]):
 
 
 def test_a_view_that_is_all_border_has_no_rows_and_takes_no_budget():
-    item = Item(Grid(1, 2, 2), (0.0,), 0, (0, 0, 4, 4), size=(4, 4))
-    beyond = Item(Grid(1, 2, 2), (0.0,), 0, (0, 4, 4, 8), size=(4, 4))
+    item = Item(Grid(1, 2, 2), (0.0,), 0, (0, 0, 4, 4), content=(0, 0, 4, 4))
+    beyond = Item(Grid(1, 2, 2), (0.0,), 0, (0, 4, 4, 8), content=(0, 0, 4, 4))
     p = pack([values(4, 2), values(4, 2)], [beyond, item])
     assert pool_to(p, budget=4, per="picture").lengths == (0, 4)
     assert select(p, p.x[:, 0], budget=8).lengths == (0, 4)

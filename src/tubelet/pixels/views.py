@@ -160,7 +160,8 @@ def view_items(
         seen = view._replace(height=h, width=w)
         grid = Grid(-(-len(times_s) // recipe.temporal), h // recipe.patch, w // recipe.patch)
         times = tuple(times_s[:: recipe.temporal])
-        found.append((seen, Item(grid, times, picture, seen.box(height, width), (width, height))))
+        whole = (0.0, 0.0, float(width), float(height))
+        found.append((seen, Item(grid, times, picture, seen.box(height, width), whole)))
     return found
 
 

@@ -18,7 +18,7 @@ from tubelet.shapes import Bool, Int64
 def blank_rows(p: Packed) -> Bool[Tensor, " T"]:
     """True for the rows of cells beyond their picture (`Item.seen`). No sync.
 
-    >>> tile = tubelet.Item(tubelet.Grid(1, 2, 2), (0.0,), 0, box=(0, -4, 8, 4), size=(8, 4))
+    >>> tile = tubelet.Item(tubelet.Grid(1, 2, 2), (0.0,), 0, box=(0, -4, 8, 4), content=(0, 0, 8, 4))
     >>> blank_rows(tubelet.pack([torch.zeros(4, 1)], [tile])).tolist()
     [True, True, False, False]
     """
