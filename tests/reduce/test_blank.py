@@ -76,7 +76,7 @@ SIZES = [(200, 1000), (1000, 150)]
 
 
 @pytest.mark.parametrize("name", KEPT)
-@pytest.mark.parametrize("content", SIZES)
+@pytest.mark.parametrize("size", SIZES)
 def test_nothing_blank_is_ever_kept(name: str, size: tuple[int, int]):
     p = views(*size)
     assert float(blank_rows(p).float().mean()) > 0.2
@@ -136,7 +136,7 @@ def test_a_blank_row_cannot_be_kept_always():
 # ---- pooling to a budget
 
 
-@pytest.mark.parametrize("content", SIZES)
+@pytest.mark.parametrize("size", SIZES)
 def test_pooling_pools_what_is_seen(size: tuple[int, int]):
     p = views(*size)
     got = pool_to(p, budget=16, per="item").check()
