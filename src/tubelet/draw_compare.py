@@ -119,7 +119,7 @@ def _picture(clip: Clip, entry: Entry, scale: float) -> Image.Image:
             if entry.cell is None:
                 parts.append(overlay(frame, panel, size, t=t))
             else:
-                parts.append(resized_view(frame, panel[0].item, size, pixels=entry.cell or None))
+                parts.append(resized_view(frame, panel, size, pixels=entry.cell or None))
     page = Image.new("RGB", (sum(p.width + 2 for p in parts) - 2, max(p.height for p in parts)), PAPER)
     x = 0
     for part in parts:

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from tubelet.draw import (
+    ALARM,
     FRAME,
     GAP,
     MARGIN,
@@ -34,7 +35,7 @@ from tubelet.draw import (
 )
 from tubelet.errors import ShapeError
 from tubelet.grid import Item
-from tubelet.lettering import INK, MUTED, PAPER, Colour, Line, caption, time_text, words
+from tubelet.lettering import INK, MUTED, PAPER, Colour, Line, caption, time_text
 from tubelet.packed import Packed
 from tubelet.read.clip import Clip
 from tubelet.shapes import Bool, Float, UInt8
@@ -116,10 +117,17 @@ def panels_of(layers: Sequence[Layer]) -> list[list[Layer]]:
 
 
 def extent(panel: Sequence[Layer]) -> tuple[float, float, float, float]:
-    """The box that holds the boxes of all its views."""
-    boxes = [layer.item.box for layer in panel]
+    """The box that holds what all its views show of the picture; the black border around it is left out."""
+    boxes = [shown_part(layer.item) for layer in panel]
     low, high = (tuple(f(b[i] for b in boxes) for i in at) for f, at in ((min, (0, 1)), (max, (2, 3))))
     return low[0], low[1], high[0], high[1]
+
+
+def shown_part(item: Item) -> tuple[float, float, float, float]:
+    """The part of its picture that a view shows; its whole box where it shows nothing."""
+    (a, b, c, d), (left, top, right, bottom) = item.box, item.content or item.box
+    part = max(a, left), max(b, top), min(c, right), min(d, bottom)
+    return part if part[0] < part[2] and part[1] < part[3] else item.box
 
 
 def overlay(
@@ -133,32 +141,43 @@ def overlay(
     pixels = _part(frame, box, size)
     out = _dimmed(pixels)
     for layer in panel:
-        left, top, right, bottom = _inside(layer.item.box, box, size)
-        h, w = bottom - top, right - left
-        if min(h, w) < 1:
+        rows, columns = _cells_at(layer.item, box, size)
+        if not (len(rows) and len(columns)):
             continue
-        mask = _spread(layer.kept[t], h, w)
-        part, light = out[top:bottom, left:right], pixels[top:bottom, left:right]
+        here = slice(rows[0][0], rows[-1][0] + 1), slice(columns[0][0], columns[-1][0] + 1)
+        cell = np.ix_([i for _, i in rows], [j for _, j in columns])
+        part, light, mask = out[here], pixels[here], layer.kept[t][cell]
         if show == "heat" and layer.heat is not None:
-            part[:] = _heated(light, _spread(layer.heat[t], h, w))
+            part[:] = _heated(light, layer.heat[t][cell])
         elif show == "kept":
             part[mask] = light[mask]
-        _outline(part, mask, (255, 255, 255) if show == "heat" else OUTLINE, 1 if h < 12 * layer.item.grid.h else 2)
+            _inner_lines(part, mask, *cell)
+        fine = len(rows) < 12 * len({i for _, i in rows})
+        _outline(part, mask, (255, 255, 255) if show == "heat" else OUTLINE, 1 if fine else 2)
         if len(panel) > 1:
             _edge(part)
     return Image.fromarray(out)
 
 
 def resized_view(
-    frame: UInt8[np.ndarray, "H W 3"], item: Item, size: tuple[int, int], *, pixels: int | None = None
+    frame: UInt8[np.ndarray, "H W 3"], panel: Sequence[Layer], size: tuple[int, int], *, pixels: int | None = None
 ) -> Image.Image:
-    """One frame under the grid of a pooled or smaller pack: each cell is one row. pixels: of a side of a cell, where
+    """One frame under the grids of a pooled or smaller pack: each cell is one row. pixels: of a side of a cell, where
     the frame was made so small."""
-    part = _part(frame, item.box, size)
-    if pixels is not None:
-        small = Image.fromarray(_part(frame, item.box, (item.grid.w * pixels, item.grid.h * pixels)))
-        part = np.asarray(small.resize(size, Image.Resampling.BILINEAR))
-    return Image.fromarray(draw_lines(part, item.grid))
+    box = extent(panel)
+    out = _part(frame, box, size).copy()
+    for item in (layer.item for layer in panel):
+        left, top, right, bottom = (max(v, 0) for v in _inside(item.box, box, size))
+        part = out[top:bottom, left:right]
+        if not part.size:
+            continue
+        if pixels is not None:
+            small = Image.fromarray(_part(frame, item.box, (item.grid.w * pixels, item.grid.h * pixels)))
+            part[:] = np.asarray(small.resize((part.shape[1], part.shape[0]), Image.Resampling.BILINEAR))
+        part[:] = draw_lines(part, item.grid)
+        if len(panel) > 1:
+            _edge(part)
+    return Image.fromarray(out)
 
 
 def _part(frame: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
@@ -169,6 +188,7 @@ def _part(frame: np.ndarray, box: tuple[float, float, float, float], size: tuple
     if cut[0] >= cut[2] or cut[1] >= cut[3]:
         return out
     left, top, right, bottom = _inside(cut, box, size)
+    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     enlarged = right - left >= 3 * (cut[2] - cut[0])
     how = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC
@@ -185,14 +205,19 @@ def _inside(
     across, down = size[0] / (outer[2] - outer[0]), size[1] / (outer[3] - outer[1])
     left, right = (round((x - outer[0]) * across) for x in (box[0], box[2]))
     top, bottom = (round((y - outer[1]) * down) for y in (box[1], box[3]))
-    return max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
+    return left, top, right, bottom
 
 
-def _spread(cells: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A value of each cell on each of its pixels."""
-    rows = ((np.arange(height) + 0.5) * cells.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * cells.shape[1] / width).astype(int)
-    return cells[rows][:, columns]
+def _cells_at(
+    item: Item, outer: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(pixel, row of the grid) and (pixel, column) of every line and column of a drawing of `outer` that a view has."""
+    left, top, right, bottom = _inside(item.box, outer, size)
+
+    def along(low: int, high: int, cells: int, end: int) -> list[tuple[int, int]]:
+        return [(at, int((at - low + 0.5) * cells / (high - low))) for at in range(max(low, 0), min(high, end))]
+
+    return along(top, bottom, item.grid.h, size[1]), along(left, right, item.grid.w, size[0])
 
 
 def _light(pixels: np.ndarray) -> Float[np.ndarray, "H W"]:
@@ -226,6 +251,19 @@ def _outline(part: np.ndarray, mask: Bool[np.ndarray, "H W"], colour: Colour, th
     part[outside & mask] = colour
 
 
+def _inner_lines(part: np.ndarray, mask: Bool[np.ndarray, "H W"], rows: np.ndarray, columns: np.ndarray) -> None:
+    """A faint line between kept neighbours, where cells are large enough to show it. rows, columns: that each line and
+    column of pixels is in."""
+    sides = len(rows) / len(np.unique(rows)), columns.size / len(np.unique(columns))
+    if min(sides) < 10:
+        return
+    between = np.zeros_like(mask)
+    between[1:] |= np.diff(rows, axis=0) != 0
+    between[:, 1:] |= np.diff(columns, axis=1) != 0
+    on = between & mask
+    part[on] = np.rint(part[on] * 0.6 + np.array(OUTLINE) * 0.4).astype(np.uint8)
+
+
 def _edge(part: np.ndarray) -> None:
     part[0], part[-1], part[:, 0], part[:, -1] = (VIEW_EDGE,) * 4
 
@@ -243,12 +281,19 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 
 def draw_kept(
-    clip: Clip, layers: Sequence[Layer], lines: Sequence[Line] = (), *, heat: bool = False, max_side: int = 1600
+    clip: Clip,
+    layers: Sequence[Layer],
+    lines: Sequence[Line] = (),
+    *,
+    total: int | None = None,
+    heat: bool = False,
+    max_side: int = 1600,
 ) -> Image.Image:
     """A picture's kept rows, view by view, as an RGB picture with a caption; for a clip, those of each frame.
 
-    lines: what else to say under the name and the count. heat: the scores beside it, where layers have them. Neither
-    side passes `max_side`. Raises ShapeError where a view cannot come from the clip or there is no room for words.
+    lines: what else to say under the name and the count. total: of the tokens there were, the cells of all views if
+    None. heat: the scores beside it, where layers have them. Neither side passes `max_side`. Raises ShapeError where a
+    view cannot come from the clip or there is no room for words.
 
         >>> clip = tubelet.read("photo.jpg")[0]
         >>> p = tubelet.patchify([clip], tubelet.PixelRecipe(16))
@@ -257,20 +302,21 @@ def draw_kept(
     """
     for layer in layers:
         check_drawn(clip, layer.item, 1, max_side)
-    total, kept = (sum(n) for n in zip(*((layer.kept.size, int(layer.kept.sum())) for layer in layers), strict=True))
-    title = Line((name_of(clip), f"{kept:,} of {total:,} tokens kept"), 19, INK)
+    kept, every = sum(sum(layer.counts) for layer in layers), sum(layer.kept.size for layer in layers)
+    title = Line((name_of(clip), f"{kept:,} of {every if total is None else total:,} tokens kept"), 19, INK)
     text = [title, *lines]
     if layers[0].item.grid.t > 1:
         return _sheet(clip, layers[0], text, heat, max_side)
     shows: tuple[Show, ...] = ("kept", "heat") if heat and layers[0].heat is not None else ("kept",)
-    panels = [(panel, show) for show in shows for panel in panels_of(layers)]
+    together = panels_of(layers)
+    panels: list[tuple[list[Layer], Show]] = [(panel, show) for show in shows for panel in together]
     frame = int(np.argmin(np.abs(np.array(clip.times_s) - layers[0].item.times_s[0])))
-    sizes = _sizes([extent(panel) for panel, _ in panels], max_side, text)
+    columns, sizes = _sizes([extent(panel) for panel, _ in panels], len(together), max_side, text)
     drawn = [
         _titled(overlay(clip.frames[frame], panel, size, show=show), _panel_text(panel, show))
         for (panel, show), size in zip(panels, sizes, strict=True)
     ]
-    return page_of(drawn, text, columns=_columns(sizes, max_side))
+    return page_of(drawn, text, columns=columns)
 
 
 def page_of(drawn: Sequence[Image.Image], text: Sequence[Line], *, columns: int) -> Image.Image:
@@ -292,8 +338,8 @@ def page_of(drawn: Sequence[Image.Image], text: Sequence[Line], *, columns: int)
 
 
 def _titled(picture: Image.Image, text: str) -> Image.Image:
-    strip = caption(picture.width, [Line((text,), 14, MUTED)])
-    page = Image.new("RGB", (picture.width, picture.height + 5 + strip.height), PAPER)
+    strip = caption(max(picture.width, 230), [Line((text,), 14, MUTED)])
+    page = Image.new("RGB", (strip.width, picture.height + 5 + strip.height), PAPER)
     page.paste(picture, (0, 0))
     page.paste(strip, (0, picture.height + 5))
     return page
@@ -308,31 +354,28 @@ def _panel_text(panel: Sequence[Layer], show: Show) -> str:
     return f"{views}: {kept:,} of {total:,}"
 
 
-def _columns(sizes: Sequence[tuple[int, int]], max_side: int) -> int:
-    """How many of these fit side by side."""
-    for n in range(len(sizes), 1, -1):
-        rows = [sizes[i : i + n] for i in range(0, len(sizes), n)]
-        if max(sum(w for w, _ in row) + GAP * (len(row) - 1) for row in rows) <= max_side - 2 * MARGIN:
-            return n
-    return 1
-
-
 def _sizes(
-    boxes: Sequence[tuple[float, float, float, float]], max_side: int, text: Sequence[Line]
-) -> list[tuple[int, int]]:
-    """(width, height) of each panel at one scale: the largest at which they fit side by side or under each other."""
+    boxes: Sequence[tuple[float, float, float, float]], together: int, max_side: int, text: Sequence[Line]
+) -> tuple[int, list[tuple[int, int]]]:
+    """Columns, and (width, height) of each panel at one scale: the largest at which all fit.
+
+    together: panels that belong in one row, or else under each other.
+    """
     room = max_side - 2 * MARGIN
     below = room - caption(NARROW, text).height - GAP
     widths, heights = ([b[i + 2] - b[i] for b in boxes] for i in (0, 1))
-    found = []
+    found = {}
     for n in range(1, len(boxes) + 1):
+        if n % together and together % n:
+            continue
         rows = [range(i, min(i + n, len(boxes))) for i in range(0, len(boxes), n)]
         across = max(sum(widths[i] for i in row) for row in rows)
         down = sum(max(heights[i] for i in row) for row in rows)
         gaps = (room - GAP * (n - 1)) / across, (below - (GAP + 30) * len(rows)) / down
-        found.append(min(*gaps, LARGEST / max(*widths, *heights)))
-    scale = max(found)
-    return [(max(1, int(w * scale)), max(1, int(h * scale))) for w, h in zip(widths, heights, strict=True)]
+        found[n] = min(*gaps, LARGEST / max(*widths, *heights))
+    columns = max(found, key=lambda n: found[n])
+    scale = found[columns]
+    return columns, [(max(1, int(w * scale)), max(1, int(h * scale))) for w, h in zip(widths, heights, strict=True)]
 
 
 def _sheet(clip: Clip, layer: Layer, text: Sequence[Line], heat: bool, max_side: int) -> Image.Image:
@@ -360,13 +403,6 @@ def _sheet(clip: Clip, layer: Layer, text: Sequence[Line], heat: bool, max_side:
     return page
 
 
-def warning(text: str) -> Line:
+def warning(*parts: str) -> Line:
     """A line that must be seen."""
-    return Line((text,), 15, (190, 38, 38))
-
-
-def title_strip(width: int, text: str) -> Image.Image:
-    """A line in the size of a panel's name, cut to its width."""
-    strip = Image.new("RGB", (width, 22), PAPER)
-    strip.paste(words(text, 16, INK), (0, 0))
-    return strip
+    return Line(parts, 15, ALARM)

@@ -228,7 +228,8 @@ def seen_of(
     patches = patches.to(model.device)
 
     def smaller(budget: int) -> "Packed":
-        rows = smaller_patches([clip], recipe, budget=budget, per_unit=per_unit)
+        native = wish.views is not None
+        rows = smaller_patches([clip], recipe, budget=budget, per_unit=per_unit, native=native)
         with torch.inference_mode():
             return model.encoder(rows.to(model.device))
 

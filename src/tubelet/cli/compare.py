@@ -117,7 +117,7 @@ class Compare:
             raise UsageError(f"--max-side is {SMALLEST_SIDE} or more and --runs 0 or more")
         wish = checked(self._wish(), self.files)
         boxes = boxes_of(wish, self.files)
-        drawings = Drawings(self.show, self.files)
+        drawings = Drawings(self.show, self.files, option="--show")
         model = load_model(self.model, "float32", self.device, pool=False, config=self.config)
         recipe = with_budget(model.encoder.pixels, self.max_pixels)
         text = words_of(wish, model)
@@ -132,7 +132,7 @@ class Compare:
                 path = drawings.path(i, "compared")
                 save_png(self._page(seen, choices, result, len(result.files)), path)
                 result.files.append(self._about(file, str(path), seen))
-        terminal.show(compare_table(result))
+        terminal.show(compare_table(result, terminal.columns))
         terminal.document(compare_document(result))
         return OK
 
@@ -179,7 +179,7 @@ class Compare:
         about += [f'text "{wish.text}"'] if wish.text is not None else []
         lines = [Line((name_of(seen.clip),), 19, INK), Line(tuple(about)), Line((model.name,))]
         if model.untrained:
-            lines[2] = warning(f"{model.name} is UNTRAINED: random weights, what it chooses means nothing")
+            lines[2] = warning(f"{model.name} is UNTRAINED", "random weights: what it chooses means nothing")
         return draw_comparison(seen.clip, entries, cells(result.rows(index)), lines, max_side=self.max_side)
 
     def _about(self, file: str, path: str, seen: Seen) -> dict[str, Any]:

@@ -21,6 +21,7 @@ SHOWN = {
     "in_boxes": "in boxes",
     "time": "time",
 }
+WIDE = 176  # letters that a row with every number needs
 LEGEND = (
     "coverage: share of 8 x 8 regions with a kept token. distance: cells to the nearest kept one. coherence: kept "
     "tokens beside each other, over chance.",
@@ -38,22 +39,45 @@ def cells(rows: "dict[str, dict[str, Estimate]]") -> list[list[str]]:
     return out
 
 
-def compare_table(result: "Compared") -> Group:
-    """A row for each method with its numbers over all files; where the pages are."""
+def compare_table(result: "Compared", columns: int) -> Group:
+    """A row for each method with its numbers over all files; where the pages are.
+
+    columns: letters in a line. Where they are few, each number has a row of its own, so that none loses its interval.
+    """
     words = cells(result.rows())
+    if columns < WIDE:
+        return Group(_listed(words, result), *_last_lines(result))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method")
     table.add_column("tokens", justify="right", no_wrap=True)
     for name in words[0][1:]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in words[1:]:
-        kept = sum(len(choices[row[0]].kept.x) for choices in result.choices)
-        table.add_row(row[0], f"{kept:,}", *row[1:])
+        table.add_row(row[0], f"{kept_of(result, row[0]):,}", *row[1:])
+    return Group(table, *_last_lines(result))
+
+
+def kept_of(result: "Compared", name: str) -> int:
+    """Tokens that a method keeps of all files."""
+    return sum(len(choices[name].kept.x) for choices in result.choices)
+
+
+def _listed(words: list[list[str]], result: "Compared") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("method", "measure", "value"):
+        table.add_column(name, no_wrap=True)
+    for row in words[1:]:
+        table.add_row(row[0], "tokens", f"{kept_of(result, row[0]):,}")
+        for name, value in zip(words[0][1:], row[1:], strict=True):
+            table.add_row("", name, value)
+    return table
+
+
+def _last_lines(result: "Compared") -> list[Text]:
     model = result.model
-    lines: list[Any] = [table, *(Text(line, style="dim") for line in LEGEND)]
+    lines = [Text(line, style="dim") for line in LEGEND]
     lines.append(Text.assemble("\nmodel   ", (visible(model.note), "yellow" if model.untrained else "")))
-    lines += [Text(f"drew    {visible(f['picture'])}") for f in result.files]
-    return Group(*lines)
+    return lines + [Text(f"drew    {visible(f['picture'])}") for f in result.files]
 
 
 def compare_document(result: "Compared") -> dict[str, Any]:
@@ -74,7 +98,7 @@ def compare_document(result: "Compared") -> dict[str, Any]:
                 "name": name,
                 "about": METHODS[name].about,
                 "kind": METHODS[name].kind,
-                "tokens": sum(len(choices[name].kept.x) for choices in result.choices),
+                "tokens": kept_of(result, name),
                 "metrics": {key: estimate.as_dict() for key, estimate in numbers.items()},
             }
             for name, numbers in rows.items()

@@ -121,7 +121,7 @@ class Select:
         wish = checked(self._wish(), self.files)
         boxes = boxes_of(wish, self.files)
         out = None if self.out is None else output_file(self.out, self.files)
-        drawings = Drawings(self.show, self.files)
+        drawings = Drawings(self.show, self.files, option="--show")
         start = time.perf_counter()
         model = load_model(self.model, "float32", self.device, pool=False, config=self.config)
         recipe = with_budget(model.encoder.pixels, self.max_pixels)
@@ -180,13 +180,14 @@ class Select:
 
         name, tokens = wish.methods[0], seen.inputs.tokens
         layers = layers_of(tokens, choice.kept, 0, choice.scores)
-        about = [f"{name}: {METHODS[name].about}", f"budget {wish.budget:,} of {len(tokens.x):,}"]
+        about = [f"{name}: {METHODS[name].about}", f"budget {wish.budget:,}"]
         if wish.text is not None:
             about.append(f'text "{wish.text}"')
         lines = [Line(tuple(about)), Line((model.name,))]
         if model.untrained:
-            lines[1] = warning(f"{model.name} is UNTRAINED: random weights, the choice means nothing")
-        return draw_kept(seen.clip, layers, lines, heat=self.heat, max_side=self.max_side)
+            lines[1] = warning(f"{model.name} is UNTRAINED", "random weights: the choice means nothing")
+        total = len(tokens.x)
+        return draw_kept(seen.clip, layers, lines, total=total, heat=self.heat, max_side=self.max_side)
 
 
 @dataclass
