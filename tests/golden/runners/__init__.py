@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ..cases import Case
+from .lavida import run_lavida
 from .llava_projector import run_projector
 from .llava_tower import run_tower
 from .onevision_convert import run_convert
@@ -36,6 +37,8 @@ def runner_for(case: Case) -> Runner | None:
         "preprocess": run_preprocess,
         "projector": run_projector,
         "tower": run_tower,
+        "lavida": run_lavida,
+        "position": run_lavida,
         **dict.fromkeys(SHIRG, run_shirg),
     }
     return table.get(kind)
