@@ -85,7 +85,7 @@ def test_a_newline_has_a_place_behind_its_row_and_is_never_chosen(height: int, w
     joined, start = p.items[1], p.starts[1]
     newline = (p.x == NEWLINE).all(dim=1)
     assert newline.nonzero().flatten().tolist() == [
-        start + n for n, place in enumerate(p.pos[start:].tolist()) if place[2] == joined.grid.w - 1
+        start + n for n, (_, _, w) in enumerate(p.pos[start:].tolist()) if w == joined.grid.w - 1
     ]
     assert bool(blank_rows(p)[newline].all())
     kept = select(p, newline.float(), budget=10_000)
@@ -94,29 +94,30 @@ def test_a_newline_has_a_place_behind_its_row_and_is_never_chosen(height: int, w
 
 @LAWS
 @given(sides, sides, st.integers(0, 99))
-def test_rows_that_were_dropped_leave_the_others_where_they_were(height: int, width: int, seed: int):
+def test_of_chosen_rows_none_is_cut_and_newlines_end_the_lines_that_have_any(height: int, width: int, seed: int):
     p = features(height, width, SMALL)
     keep = torch.rand(len(p.x), generator=torch.Generator().manual_seed(seed)) < 0.4
-    whole, few = join_views(p, SMALL, NEWLINE), join_views(p.keep(keep), SMALL, NEWLINE).check()
-    assert few.items == whole.items
-    left = {tuple(x) for x in p.x[keep].tolist()}
-    lines = {(i, place[1]) for i, place in places(whole) if tuple(row_at(whole, i, place)) in left}
-    expected = [
-        row_at(whole, i, place)
-        for i, place in places(whole)
-        if tuple(row_at(whole, i, place)) in left
-        or (row_at(whole, i, place) == NEWLINE.tolist() and i == 1 and (i, place[1]) in lines)
-    ]
-    assert few.x.tolist() == expected
+    keep[-1] = False  # so that the tiles are not whole
+    tiling, few = SMALL.tiling(height, width), p.keep(keep)
+    got = join_views(few, SMALL, NEWLINE).check()
+    assert got.items[1].grid == Grid(1, tiling.rows * 4, tiling.cols * 4 + 1)
+    expected: dict[tuple[int, ...], list[float]] = {}
+    for i, (t, h, w) in places(few):
+        row, column = divmod(i - 1, tiling.cols)
+        at = (0, 0, h, w) if i == 0 else (1, 0, row * 4 + h, column * 4 + w)
+        expected[at] = row_at(few, i, (t, h, w))
+    expected |= {(1, 0, at[2], tiling.cols * 4): NEWLINE.tolist() for at in list(expected) if at[0] == 1}
+    assert [(i, *where) for i, where in places(got)] == sorted(expected)
+    assert got.x.tolist() == [expected[at] for at in sorted(expected)]
 
 
 def places(p: Packed) -> list[tuple[int, tuple[int, ...]]]:
     return [(i, tuple(q)) for i, part in enumerate(p.pos.split(p.lengths)) for q in part.tolist()]
 
 
-def row_at(p: Packed, item: int, place: tuple[int, ...]) -> list[float]:
+def row_at(p: Packed, item: int, where: tuple[int, ...]) -> list[float]:
     rows = p.pos[p.starts[item] : p.starts[item + 1]].tolist()
-    return p.x[p.starts[item] + rows.index(list(place))].tolist()
+    return p.x[p.starts[item] + rows.index(list(where))].tolist()
 
 
 def test_a_clip_has_one_newline_at_its_end():

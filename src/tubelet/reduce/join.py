@@ -7,7 +7,8 @@
             a a a b b b n      it stands in a column of its own behind the last one, (0, h, w) = (0, row, columns)
 
 A newline shows nothing, so its cell lies beyond the content of its item: it has a place, is never selected, and
-`tubelet.place` counts it like any row. Where rows were dropped before, newlines end the rows that are left.
+`tubelet.place` counts it like any row. Views out of which rows were chosen are joined on their whole canvas: nothing
+more is cut, because no blank row was chosen, and newlines end the rows of the grid that have any left.
 Source: rkawamura0483/LaViDa_mod:llava/model/llava_arch.py@cff2211 (get_2dPool, unpad_image,
 prepare_inputs_labels_for_multimodal), where a picture is one list of rows without places.
 """
@@ -130,7 +131,8 @@ def _joined(p: Packed, pos: Tensor, views: range, rule: ViewRule, ends: bool) ->
     height, width = round(item.content[3]), round(item.content[2])
     tiling, h, w = rule.tiling(height, width), item.grid.h, item.grid.w
     rows, cols = tiling.rows * h, tiling.cols * w
-    top, left = rule.unpadded(height, width, rows, cols) if rule.join == "unpad" else (0, 0)
+    whole = all(p.lengths[i] == item.grid.rows for i in views[1:])
+    top, left = rule.unpadded(height, width, rows, cols) if whole and rule.join == "unpad" else (0, 0)
     own = slice(p.starts[views.start + 1], p.starts[views.stop])
     tile = torch.arange(len(views) - 1).repeat_interleave(torch.tensor(p.lengths[views.start + 1 : views.stop]))
     y = tile // tiling.cols * h + pos[own, 1] - top
@@ -142,7 +144,6 @@ def _joined(p: Packed, pos: Tensor, views: range, rule: ViewRule, ends: bool) ->
     inside = (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
     y, x, source = y[inside], x[inside], source[inside]
     if ends:
-        whole = len(tile) == (len(views) - 1) * h * w
         lines = torch.arange(rows) if whole else y.unique()
         y, x = torch.cat([y, lines]), torch.cat([x, torch.full_like(lines, cols)])
         source = torch.cat([source, torch.full_like(lines, -1)])
