@@ -7,12 +7,12 @@
 
     5 views of 27 x 27 tokens   ->   pooled to 14 x 14   ->   joined: 14 x 14, then (16 + newline) rows of the tiles
 
-Nothing is decoded or cut here; who draws the views takes the same numbers. All pairs are (height, width).
+Nothing is decoded or cut here: `tubelet.pixels.views` cuts what `views` says. All pairs are (height, width).
 Source: rkawamura0483/LaViDa_mod:llava/mm_utils.py and llava/model/llava_arch.py@cff2211.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tubelet.errors import ConfigError
 from tubelet.pixels.sizes import Pad, anyres, check_sides
@@ -20,6 +20,32 @@ from tubelet.pixels.sizes import Pad, anyres, check_sides
 Pool = Literal["bilinear", "average", "max"]
 Joining = Literal["flat", "unpad"]
 POOLS: tuple[Pool, ...] = ("bilinear", "average", "max")
+
+
+class View(NamedTuple):
+    """A rectangle, in pixels, of a canvas on which the whole picture lies as `pad` says; what is left is black."""
+
+    name: str
+    pad: Pad
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom in the pixels of the upright picture; beyond it where the canvas is.
+
+        >>> [view.box(192, 768) for view in LAVIDA.views(192, 768)[:2]]
+        [(0.0, 0.0, 768.0, 192.0), (0.0, -96.0, 384.0, 288.0)]
+        """
+        x, y = width / self.pad.resize_w, height / self.pad.resize_h
+        left, top = self.left - self.pad.left, self.top - self.pad.top
+        return left * x, top * y, (left + self.width) * x, (top + self.height) * y
+
+
+def whole_view(name: str, side: int) -> View:
+    """The whole picture squashed to a square, its ratio lost."""
+    return View(name, Pad(side, side, 0, 0, side, side), 0, 0, side, side)
 
 
 @dataclass(frozen=True)
@@ -85,6 +111,24 @@ class ViewRule:
         """
         pad = anyres(height, width, self.pinpoints)
         return Tiling(pad, pad.height // self.tile, pad.width // self.tile)
+
+    def views(self, height: int, width: int) -> tuple[View, ...]:
+        """The views of a picture: the whole of it squashed to one tile, then the tiles. Raises ShapeError.
+
+        >>> [(view.name, view.top, view.left) for view in LAVIDA.views(400, 900)[1:]]
+        [('tile 0,0', 0, 0), ('tile 0,1', 0, 384), ('tile 0,2', 0, 768)]
+        """
+        tiling, side = self.tiling(height, width), self.tile
+        corners = [(r * side, c * side) for r in range(tiling.rows) for c in range(tiling.cols)]
+        tiles = (
+            View(name, tiling.pad, *corner, side, side) for name, corner in zip(tiling.names[1:], corners, strict=True)
+        )
+        return self.glance(height, width), *tiles
+
+    def glance(self, height: int, width: int) -> View:
+        """The one view that frames of a clip have."""
+        check_sides(height, width)
+        return whole_view("global", self.tile)
 
     def pooled(self, grid: tuple[int, int]) -> tuple[int, int]:
         """A view's (rows, columns) of tokens after its pool: bilinear rounds up, the others drop what is left over.

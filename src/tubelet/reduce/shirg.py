@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Item, Packed
+from tubelet.reduce.blank import blank_rows
 from tubelet.reduce.cells import dilate
 from tubelet.reduce.groups import Per, by_range, by_rank, groups_of, item_values
 from tubelet.reduce.merge import rows_by_place
@@ -102,7 +103,8 @@ def shirg_score(
     scale: Scale = "range",
     per: Per = "picture",
 ) -> Float[Tensor, " T"]:
-    """What `shirg` chooses by; -inf for rows whose place a finer view of the picture shows (`finest`).
+    """What `shirg` chooses by; -inf for blank rows, and for rows whose place a finer view of the picture shows
+    (`finest`). No term's range or ranks count blank rows.
 
         score = w_t dilate(T) + w_v V + w_e E + w_a A        each term between 0 and 1 in its picture
 
@@ -120,23 +122,28 @@ def shirg_score(
         raise ShapeError("features are not those of the same rows", expected=repr(p), got=repr(seen))
     if scale not in SCALES:
         raise InputError(f"scale is one of {', '.join(SCALES)}", expected=SCALES, got=scale)
-    to_scale = by_range if scale == "range" else by_rank
+    blank = blank_rows(p)
     terms: list[Tensor] = []
+
+    def to_scale(scores: Tensor) -> Tensor:
+        seen = scores.to(p.device).masked_fill(blank, -torch.inf)
+        return by_range(p, seen, per=per) if scale == "range" else by_rank(p, seen, per=per)
+
     if weights.text:
         if text is None:
             raise InputError("the text has weight and there is none; give one, or weights without text")
-        near = to_scale(p, relevance(seen, text, words=words, per=per), per=per)
+        near = to_scale(relevance(seen, text, words=words, per=per))
         terms.append(weights.text * dilate(p, near, radius=radius, falloff=falloff))
     if weights.attention:
         if attention is None:
             raise InputError("attention has weight and there is none")
-        terms.append(weights.attention * to_scale(p, attention, per=per))
+        terms.append(weights.attention * to_scale(attention))
     for weight, score in ((weights.variance, variance), (weights.edges, edges)):
         if weight:
-            terms.append(weight * to_scale(p, score(seen), per=per))
+            terms.append(weight * to_scale(score(seen)))
     if not terms:
         raise InputError("no term has weight", got=weights)
-    return torch.stack(terms).sum(dim=0).masked_fill(~finest(p), -torch.inf)
+    return torch.stack(terms).sum(dim=0).masked_fill(blank | ~finest(p), -torch.inf)
 
 
 def rows_of(p: Packed, items: Sequence[int]) -> Bool[Tensor, " T"]:
@@ -268,8 +275,9 @@ def historical(
     """What a version of `VERSIONS` keeps of each item, each by itself: the rows it takes, unchanged, in raster order.
 
     Its summary, merged and smoothed tokens are left out, because they have no place; `VERSIONS[version].run` gives
-    them. budget: upstream's own if None. Computed on the CPU. Items must be whole and, but for shirg-v1 and shirg-v1b,
-    square pictures.
+    them. None knew of black borders, so they may take a view's blank rows, unlike everything else here. budget:
+    upstream's own if None. Computed on the CPU. Items must be whole and, but for shirg-v1 and shirg-v1b, square
+    pictures.
     Raises InputError for an unknown version, ShapeError naming the item that does not fit.
 
         >>> p = tubelet.pack([torch.randn(256, 8)], [tubelet.Item.of(1, 16, 16)])
