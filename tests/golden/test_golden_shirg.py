@@ -17,8 +17,9 @@ from .runners.shirg import version_of
 
 HERE = Path(__file__).parent / "shirg"
 ALL = Path(__file__).parents[3] / "shared" / "golden" / "shirg" / "open"
-COMMITTED = [p for p in find_cases(HERE) if p.stem.partition("_")[0] in SHIRG]
-FURTHER = [p for p in find_cases(ALL) if p.stem.partition("_")[0] in SHIRG] if ALL.is_dir() else []
+OURS = (*SHIRG, "upstream")
+COMMITTED = [p for p in find_cases(HERE) if p.stem.partition("_")[0] in OURS]
+FURTHER = [p for p in find_cases(ALL) if p.stem.partition("_")[0] in OURS] if ALL.is_dir() else []
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.stem)
@@ -50,6 +51,7 @@ def test_the_committed_choice_has_every_version():
         ("x_components", "output.merged_coords"),
         ("v1_forward_ward", "output.group_of_token"),
         ("token_dropout_structured", "output.mask"),
+        ("upstream_metrics_small", "output.spatial_coherence"),
     ],
 )
 def test_another_output_fails(tmp_path: Path, name: str, change: str):
