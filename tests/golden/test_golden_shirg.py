@@ -17,9 +17,9 @@ from .runners.shirg import version_of
 
 HERE = Path(__file__).parent / "shirg"
 ALL = Path(__file__).parents[3] / "shared" / "golden" / "shirg" / "open"
-KINDS = (*SHIRG, "lavida", "position")
-COMMITTED = [p for p in find_cases(HERE) if p.stem.partition("_")[0] in KINDS]
-FURTHER = [p for p in find_cases(ALL) if p.stem.partition("_")[0] in KINDS] if ALL.is_dir() else []
+OURS = (*SHIRG, "upstream", "lavida", "position")
+COMMITTED = [p for p in find_cases(HERE) if p.stem.partition("_")[0] in OURS]
+FURTHER = [p for p in find_cases(ALL) if p.stem.partition("_")[0] in OURS] if ALL.is_dir() else []
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.stem)
@@ -56,6 +56,7 @@ def test_the_committed_choice_has_every_version():
         ("lavida_splice_tall", "output.labels"),
         ("lavida_best_resolution", "output.grid_wh"),
         ("position_table_27_to_24", "output.interpolated"),
+        ("upstream_metrics_small", "output.spatial_coherence"),
     ],
 )
 def test_another_output_fails(tmp_path: Path, name: str, change: str):

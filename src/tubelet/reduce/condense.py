@@ -171,7 +171,7 @@ def pool_to(p: Packed, *, budget: int | Sequence[int], per: Per = "item") -> Pac
             raise LimitError(f"{share} rows for {item.grid.t} frames", item=i, limit=share, got=item.grid.t)
         part = _seen_part(item)
         (top, bottom), (left, right) = ((r.start, r.stop) for r in item.seen)
-        small = _pooled_grid(part.grid, share)
+        small = fitting_grid(part.grid, share)
         frames = x.view(*item.grid, -1)[:, top:bottom, left:right].permute(0, 3, 1, 2)
         parts.append(F.adaptive_avg_pool2d(frames.float(), small[1:]).permute(0, 2, 3, 1).flatten(0, 2).to(p.dtype))
         items.append(replace(part, grid=small))
@@ -195,8 +195,13 @@ def _seen_part(item: Item) -> Item:
     return replace(item, grid=Grid(item.grid.t, len(rows), len(cols)), box=box)
 
 
-def _pooled_grid(grid: Grid, rows: int) -> Grid:
-    """The grid of at most `rows` cells that loses least: cells times how near its shape is to the frame's."""
+def fitting_grid(grid: Grid, rows: int) -> Grid:
+    """The grid of as many frames and at most `rows` cells that loses least: cells times how near its shape is to the
+    frame's. `rows` must be no fewer than its frames.
+
+        >>> fitting_grid(Grid(1, 56, 37), 64)
+        Grid(t=1, h=10, w=6)
+    """
     each, wanted = rows // grid.t, grid.h / grid.w
 
     def worth(size: tuple[int, int]) -> float:

@@ -21,7 +21,7 @@ from tubelet.reduce.groups import Per, by_range, by_rank, groups_of, item_values
 from tubelet.reduce.merge import rows_by_place
 from tubelet.reduce.relevance import Words, relevance
 from tubelet.reduce.scores import edges, variance
-from tubelet.reduce.select import COVERAGE_SHARE, select
+from tubelet.reduce.select import COVERAGE_SHARE, budgets_of, select
 from tubelet.reduce.shirg_fovea import METHODS, fovea, fovea2
 from tubelet.reduce.shirg_parts import Chosen
 from tubelet.reduce.shirg_scale import Modular, dual_scale, fixed, modular, shirg_x
@@ -274,11 +274,11 @@ def historical(
 ) -> Packed:
     """What a version of `VERSIONS` keeps of each item, each by itself: the rows it takes, unchanged, in raster order.
 
-    Its summary, merged and smoothed tokens are left out, because they have no place; `VERSIONS[version].run` gives
-    them. None knew of black borders, so they may take a view's blank rows, unlike everything else here. budget:
-    upstream's own if None. Computed on the CPU. Items must be whole and, but for shirg-v1 and shirg-v1b, square
-    pictures.
-    Raises InputError for an unknown version, ShapeError naming the item that does not fit.
+    Its summary and merged tokens are left out, because they have no place, and smoothing is not done;
+    `VERSIONS[version].run` gives all that. None knew of black borders, so they may take a view's blank rows, unlike
+    everything else here. budget: upstream's own if None. Computed on the CPU. Items must be whole and, but for shirg-v1
+    and shirg-v1b, square pictures.
+    Raises InputError for an unknown version or a budget that is none, ShapeError naming the item that does not fit.
 
         >>> p = tubelet.pack([torch.randn(256, 8)], [tubelet.Item.of(1, 16, 16)])
         >>> historical(p, "shirg-fixed", budget=64).lengths
@@ -289,6 +289,8 @@ def historical(
             f"no version {version}; there are {', '.join(VERSIONS)}", expected=tuple(VERSIONS), got=version
         )
     wanted = VERSIONS[version]
+    if budget is not None:
+        budgets_of(groups_of(p), budget)
     by_place = rows_by_place(p)
     rows = [by_place[:0]]
     words = None if text is None else text.float().cpu()[None]
@@ -298,6 +300,6 @@ def historical(
             found = wanted.run(p.x[own].float().cpu()[None], words, budget=wanted.budget if budget is None else budget)
         except (ShapeError, InputError) as e:
             raise e.placed(item=i) from None
-        index = found.index[0]
+        index = (found.index if found.place is None else found.place)[0]
         rows.append(own[index[index >= 0].unique().to(own.device)])
     return p.keep(torch.cat(rows))

@@ -11,6 +11,7 @@ from .onevision_model import run_model
 from .onevision_pixels import run_preprocess
 from .onevision_tables import run_ov2_tables, run_residual_topk, run_temporal_tables
 from .shirg import run_shirg
+from .shirg_metrics import run_upstream_metrics
 from .spatial_mrope import run_mrope_apply, run_rope_index
 
 SHIRG = (
@@ -39,6 +40,7 @@ def runner_for(case: Case) -> Runner | None:
         "tower": run_tower,
         "lavida": run_lavida,
         "position": run_lavida,
+        "upstream": run_upstream_metrics,
         **dict.fromkeys(SHIRG, run_shirg),
     }
     return table.get(kind)
