@@ -22,6 +22,8 @@ _HOME = {
     "patchify": "tubelet.pixels.patchify",
     "from_pixels": "tubelet.pixels.patchify",
     "load_patches": "tubelet.pixels.load",
+    "codec_signals": "tubelet.read.codec",
+    "read_sparse": "tubelet.pixels.sparse",
     "merge": "tubelet.reduce.merge",
     "pool": "tubelet.reduce.merge",
     "select": "tubelet.reduce.select",
@@ -61,10 +63,12 @@ if TYPE_CHECKING:
     from tubelet.pixels.patchify import from_pixels as from_pixels
     from tubelet.pixels.patchify import patchify as patchify
     from tubelet.pixels.recipe import PixelRecipe as PixelRecipe
+    from tubelet.pixels.sparse import read_sparse as read_sparse
     from tubelet.project import build_projector as build_projector
     from tubelet.projector_files import load_projector as load_projector
     from tubelet.projector_files import save_projector as save_projector
     from tubelet.read.clip import Clip as Clip
+    from tubelet.read.codec import codec_signals as codec_signals
     from tubelet.reduce.merge import merge as merge
     from tubelet.reduce.merge import pool as pool
     from tubelet.reduce.select import select as select
