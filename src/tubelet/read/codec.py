@@ -139,12 +139,11 @@ def watch_video(
     """
     kind = signal_for(plan.codec, signal)
     index, chosen = plan.index, dict(enumerate(plan.chosen))
-    nal_bytes = plan.nal_bytes if plan.codec == "h264" else -1
     for attempt in range(_ATTEMPTS):
         wanted: dict[int, tuple[int, ...]] = {}
         for slot, rank in chosen.items():
             wanted[index.order[rank]] = (*wanted.get(index.order[rank], ()), slot)
-        watcher = Watcher(index, plan.way, kind, wanted, nal_bytes)
+        watcher = Watcher(index, plan.way, plan.codec, plan.nal_bytes, kind, wanted)
         give, given = begin(), []
 
         def on_frame(slot: int, rgb: np.ndarray | None, watcher=watcher, give=give, given=given) -> None:
@@ -161,7 +160,7 @@ def watch_video(
         else:
             last = len(index.size) - 1 if index.by_count else max(wanted)
             whole, notes = decode_plain(job, Segment(0, last, wanted))
-        result = result_of(plan, whole, notes)
+        result = result_of(plan, whole, notes | watcher.notes)
         if not pixels:
             for slot in sorted(watcher.taken):
                 on_frame(slot, None)

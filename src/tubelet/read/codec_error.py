@@ -8,13 +8,13 @@ Where a codec tells no vectors they are searched: for cells that staying does no
 around where the cell's motion of the picture before leads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tubelet.shapes import Bool, Float, UInt8
+from tubelet.shapes import Bool, Float, Int64, UInt8
 
 CELL: Final = 8  # pixels of luma on a side
 NOISE_LEVELS: Final = 1.0  # coding noise: what staying explains up to this is taken as explained
@@ -34,6 +34,7 @@ class Luma:
         self.inside = self.outer[_RIM:-_RIM, _RIM:-_RIM]
         self.cells = self.inside.reshape(self.rows, CELL, self.columns, CELL)
         self.blocks = sliding_window_view(self.outer, (CELL + 1, CELL + 1))
+        self._wider = sliding_window_view(self.outer, (CELL + 2, CELL + 2))
         self._half: np.ndarray | None = None
 
     def fill(self, pixels: UInt8[np.ndarray, "height width"]) -> None:
@@ -46,6 +47,12 @@ class Luma:
         outer[:_RIM] = outer[_RIM]
         outer[bottom:] = outer[bottom - 1]
         self._half = None
+
+    def around(self, y: np.ndarray, x: np.ndarray, moves: Int64[np.ndarray, "n 2"]) -> UInt8[np.ndarray, "n y x"]:
+        """10 x 10 pixels: what moved into cells (y, x) by whole pixels, and one more on each side."""
+        top = np.clip(y * CELL - moves[:, 1] + _RIM - 1, 0, self._wider.shape[0] - 1)
+        left = np.clip(x * CELL - moves[:, 0] + _RIM - 1, 0, self._wider.shape[1] - 1)
+        return self._wider[top, left]
 
     def half_blocks(self) -> UInt8[np.ndarray, "y x b b"]:
         """The 8 x 8 window at every pixel of the picture at half size, whole units of 2 x 2 cells, with a rim of 8."""
@@ -137,10 +144,10 @@ def _difference(a: UInt8[np.ndarray, "n y x"], b: UInt8[np.ndarray, "n y x"]) ->
 def search(
     now: Luma, before: Luma, still: Float[np.ndarray, "h w"], guess: Float[np.ndarray, "h w 2"]
 ) -> Float[np.ndarray, "h w 2"]:
-    """Moves in whole pixels, found by comparing; 0 where staying explains a cell, or nearly as well.
+    """Moves to half a pixel, found by comparing; 0 where staying explains a cell, or nearly as well.
 
     Units of 2 x 2 cells first, at half size: a three-step search from the better of no move and `guess` (the field of
-    the picture before), up to 14 pixels from there. Then each cell by itself, one pixel around what its unit found.
+    the picture before), up to 14 pixels from there. Then each cell by itself, 1.5 pixels around what its unit found.
     """
     field = np.zeros_like(guess)
     rows, columns = -(-now.rows // 2), -(-now.columns // 2)
@@ -152,9 +159,7 @@ def search(
     found = np.zeros((rows, columns, 2), np.int64)
     found[y, x] = 2 * _unit_moves(now, before, y, x, np.rint(guess[2 * y, 2 * x] / 2).astype(np.int64))
     y, x = unlike.nonzero()
-    best = found[y // 2, x // 2]
-    cost = _moved_error(now, before, y, x, best.astype(np.float32))
-    best, cost = _step(best, cost, 1, _CROSS, lambda tried: _moved_error(now, before, y, x, tried.astype(np.float32)))
+    best, cost = _refined(now, before, y, x, found[y // 2, x // 2])
     moving = cost + _WORTH < still[y, x]
     field[y[moving], x[moving]] = best[moving]
     return field
@@ -162,6 +167,44 @@ def search(
 
 _CROSS: Final = ((-1, 0), (1, 0), (0, -1), (0, 1))
 _AROUND: Final = (*_CROSS, (-1, -1), (1, -1), (-1, 1), (1, 1))
+
+
+def _refined(
+    now: Luma, before: Luma, y: np.ndarray, x: np.ndarray, moves: Int64[np.ndarray, "n 2"]
+) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
+    """The best move of each cell among `moves` and their neighbours, by a pixel and then by half of one, and its cost.
+
+    All candidates of a step are cut out of one window, read a pixel further on each side.
+    """
+    here = now.cells[y, :, x]
+    around = before.around(y, x, moves)
+    best, cost = moves, _difference(here, around[:, 1:-1, 1:-1])
+    for dx, dy in _CROSS:  # content that moved by dx more comes from dx further left
+        tried = _difference(here, around[:, 1 - dy : 1 - dy + CELL, 1 - dx : 1 - dx + CELL])
+        best, cost = _better(best, cost, moves + np.array((dx, dy)), tried)
+    fine, rough = best.astype(np.float32), (cost > NOISE_LEVELS).nonzero()[0]
+    if len(rough):
+        halves = _half_pixels(before.around(y[rough], x[rough], best[rough]))
+        start, found, least = fine[rough], fine[rough], cost[rough]
+        for (dx, dy), tried in halves:
+            found, least = _better(
+                found, least, start + np.array((dx, dy), np.float32), _difference(here[rough], tried)
+            )
+        fine[rough], cost[rough] = found, least
+    return fine, cost
+
+
+def _half_pixels(around: UInt8[np.ndarray, "n y x"]) -> Iterator[tuple[tuple[float, float], np.ndarray]]:
+    """((dx, dy), 8 x 8 blocks) of the moves half a pixel around, out of windows of 10 x 10; rounded as `_between`."""
+    wide = around.astype(np.uint16)
+    across, down = wide[:, :, :-1] + wide[:, :, 1:], wide[:, :-1] + wide[:, 1:]
+    both = across[:, :-1] + across[:, 1:]
+    across, down, both = (v.astype(np.uint8) for v in ((across + 1) >> 1, (down + 1) >> 1, (both + 2) >> 2))
+    for k, side in ((0, 0.5), (1, -0.5)):
+        yield (side, 0.0), across[:, 1:-1, k : k + CELL]
+        yield (0.0, side), down[:, k : k + CELL, 1:-1]
+        for j, other in ((0, 0.5), (1, -0.5)):
+            yield (side, other), both[:, j : j + CELL, k : k + CELL]
 
 
 def _unit_moves(now: Luma, before: Luma, y: np.ndarray, x: np.ndarray, guess: np.ndarray) -> np.ndarray:

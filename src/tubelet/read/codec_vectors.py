@@ -20,6 +20,8 @@ from tubelet.shapes import Float, Int64, Shaped
 EXPORTING: Final = frozenset(
     ("h264", "mpeg1video", "mpeg2video", "mpeg4", "h263", "flv", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2")
 )
+# Of these, the decoders that export nothing but zeros for B pictures (FFmpeg keeps no vectors of them).
+BLANK_B: Final = frozenset(("mpeg4", "h263", "flv", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2"))
 
 
 class Reach(NamedTuple):

@@ -21,7 +21,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from tubelet.errors import InputError
 from tubelet.read.codec_cuts import CutFinder
 from tubelet.read.codec_error import CELL, NOISE_LEVELS, Luma, cell_means, motion_error, search, still_error
-from tubelet.read.codec_vectors import EXPORTING, Reach, exported, moved, on_cells
+from tubelet.read.codec_vectors import BLANK_B, EXPORTING, Reach, exported, moved, on_cells
 from tubelet.read.video_file import decoder_errors
 from tubelet.read.video_frames import Upright, check_size
 from tubelet.read.video_index import PacketIndex
@@ -37,6 +37,7 @@ _LUMA_FIRST: Final = frozenset(  # formats whose first plane is luma of 8 bits
         *(f"yuv{kind}{form}" for kind in ("", "j") for form in ("420p", "422p", "440p", "444p")),
     )
 )
+_B: Final = 3
 _KINDS: Final = {1: "I", 2: "P", 3: "B"}  # AVPictureType
 _REMEMBERED: Final = 32  # pictures that may be referred to; no codec keeps more
 
@@ -77,15 +78,25 @@ def signal_for(codec: str, asked: str) -> Signal:
 
 class Watcher:
     """An observer of one decoder (`tubelet.read.video_decode.Observer`). taken: the signal of each wanted slot so far.
-    disorder: slots whose frame came out after a later one, which have none."""
+    disorder: slots whose frame came out after a later one, which have none. notes: what a person may want to know."""
 
-    def __init__(self, index: PacketIndex, way: Upright, signal: Signal, wanted: dict[int, tuple[int, ...]], nal: int):
+    def __init__(
+        self,
+        index: PacketIndex,
+        way: Upright,
+        codec: str,
+        nal_bytes: int,
+        signal: Signal,
+        wanted: dict[int, tuple[int, ...]],
+    ) -> None:
         self.taken: dict[int, FrameSignal] = {}
         self.disorder: set[int] = set()
+        self.notes: set[str] = set()
+        self._codec = codec
         self._index, self._way, self._signal, self._wanted = index, way, signal, wanted
         self._rank = np.full(len(index.size), -1, np.int32)  # of each packet; -1: its picture is not shown
         self._rank[index.order] = np.arange(len(index.order), dtype=np.int32)
-        self._references = References(index, nal)
+        self._references = References(index, nal_bytes if codec == "h264" else -1)
         self.shrink = shrink_of(way.stored_h, way.stored_w)
         size = compared_size(way)
         self._now, self._before = Luma(*size), Luma(*size)
@@ -155,7 +166,10 @@ class Watcher:
         self, frame: av.video.VideoFrame, number: int, rank: int, still: np.ndarray
     ) -> tuple[Float[np.ndarray, "h w 2"], Float[np.ndarray, "h w"]]:
         """Moves of the cells since the frame before, in pixels of luma, and whether they are known."""
-        if self._signal == "blocks":
+        untold = self._codec in BLANK_B and int(frame.pict_type) == _B
+        if untold and self._signal == "vectors":
+            self.notes.add(f"the decoder {self._codec} exports no vectors of B pictures, which were searched")
+        if untold or self._signal == "blocks":
             self._moves = search(self._now, self._before, still, self._moves)
             return self._moves, np.ones(still.shape, np.float32)
         vectors = exported(frame)
@@ -163,7 +177,8 @@ class Watcher:
             return np.zeros_like(self._moves), np.zeros(still.shape, np.float32)
         moves = moved(vectors, self._references.reach(number, rank, self._last))
         field, known = on_cells(vectors, moves, *still.shape, CELL * self.shrink)
-        return field / self.shrink, known
+        self._moves = field / self.shrink
+        return self._moves, known
 
     def _take(self, slot: int, rank: int, picture: str) -> None:
         index = self._index
