@@ -40,8 +40,8 @@ class Item:
 
     grid: before any row was dropped. times_s: start time in seconds of each of the grid's t rows, (0.0,) for a picture.
     picture: index of the input it was cut from; views of one picture share it. box: left, top, right, bottom in that
-    picture's upright pixels; a tile of a letterboxed canvas reaches beyond the picture. content: what its cells can show
-    of the picture, another box; cells beyond it are blank (`seen`). None where every cell shows something.
+    picture's upright pixels; a tile of a letterboxed canvas reaches beyond the picture. content: what its cells can
+    show of the picture, another box; cells beyond it are blank (`seen`). None where every cell shows something.
     Raises ShapeError where these contradict each other.
 
         >>> Item(Grid(2, 18, 32), times_s=(0.0, 0.5), picture=0, box=(0, 0, 512, 288)).box
