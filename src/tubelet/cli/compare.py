@@ -71,7 +71,7 @@ class Compare:
     interval over pictures, or says that one picture has none; chance is the mean of 20 draws where there is one
     picture. "time" is the encoder and the method over the encoder alone. Methods are those of tubelet select.
 
-    Example: tubelet compare receipt.png --methods divprune,edges --budget 64 --boxes 90,640,540,680
+    Example: tubelet compare receipt.png --methods divprune,edges --budget 64 --boxes 340,565,525,605
     """
 
     files: Files
