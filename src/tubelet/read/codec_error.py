@@ -153,7 +153,7 @@ def search(
     rows, columns = -(-now.rows // 2), -(-now.columns // 2)
     unlike = np.zeros((2 * rows, 2 * columns), bool)
     unlike[: now.rows, : now.columns] = still > 2 * NOISE_LEVELS
-    y, x = unlike.reshape(rows, 2, columns, 2).any(axis=(1, 3)).nonzero()
+    y, x = np.nonzero(unlike.reshape(rows, 2, columns, 2).any(axis=(1, 3)))
     if not len(y):
         return field
     found = 2 * _unit_moves(now, before, y, x, np.rint(guess[::2, ::2] / 2).astype(np.int64))
