@@ -177,7 +177,7 @@ def drawn(asked: "Asked") -> "Image":
     """Every picture with the grid of the tokens the model saw and every clip's frames with it, under one another."""
     from PIL import Image
 
-    from tubelet.draw import contact_sheet, draw_grid
+    from tubelet.draw import PAPER, contact_sheet, draw_grid
 
     pages = []
     for item, side in zip(asked.rows.tokens.items, asked.sides, strict=True):
@@ -185,7 +185,7 @@ def drawn(asked: "Asked") -> "Image":
         draw = contact_sheet if clip.is_video else draw_grid
         pages.append(draw(clip, item, side))
     height = sum(p.height for p in pages) + GAP * (len(pages) - 1)
-    sheet = Image.new("RGB", (max(p.width for p in pages), height), (255, 255, 255))
+    sheet = Image.new("RGB", (max(p.width for p in pages), height), PAPER)
     top = 0
     for page in pages:
         sheet.paste(page, (0, top))

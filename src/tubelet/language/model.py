@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +20,17 @@ from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError, ShapeError
 from tubelet.language.cache import FeatureCache, item_key, weights_key
 from tubelet.language.features import Rows, followed, remembered
-from tubelet.language.folder import Parts, read_parts, write_parts
+from tubelet.language.folder import Parts, read_parts
 from tubelet.language.place import place
+from tubelet.language.save import write_parts
 from tubelet.language.scheme import Scheme
 from tubelet.packed import Packed
 from tubelet.project import Projector
 from tubelet.reduce.join import join_views, pooled_views
 from tubelet.shapes import Float, Int64
 
-if TYPE_CHECKING:
-    pass
-
 Reduce = Callable[[Packed], Packed]
+TOP_K = 50  # transformers' own number where nobody says another
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,8 +270,9 @@ class VLM(nn.Module):
     ) -> Int64[Tensor, "B G"]:
         """Ids of what is said after each prompt, filled up with the pad id behind an end, by transformers' `generate`.
 
-        temperature: None takes the likeliest token, else tokens are drawn by torch's generator. streamer: transformers'
-        TextStreamer, TextIteratorStreamer ... with skip_prompt=True. For everything else `generate` can do call
+        temperature: None takes the likeliest token, else tokens are drawn by torch's generator from the 50 likeliest or
+        those of them that make up `top_p`. Of the folder's generation_config.json the ids and repetition_penalty count.
+        streamer: transformers' TextStreamer ... with skip_prompt=True. For everything else `generate` can do call
         `vlm.speaker.generate(**ready.arguments, ...)`, which gives prompt and answer. Raises InputError.
         """
         if max_new_tokens < 1 or num_beams < 1 or (temperature is not None and not temperature > 0):
@@ -355,14 +355,15 @@ def _laid_out(deep: Sequence[Packed], visual: Tensor, like: Tensor) -> Tensor | 
 def replace_settings(
     settings: Any, max_new_tokens: int, temperature: float | None, top_p: float | None, num_beams: int
 ) -> Any:
-    """A copy of a GenerationConfig with these choices. The likeliest token is taken unless there is a temperature."""
+    """A copy of a GenerationConfig with these choices. What the file says of temperature, top_p and top_k is left out:
+    published ones say top_k=1, with which a temperature would change nothing."""
     from copy import deepcopy
 
     made = deepcopy(settings)
     drawn = temperature is not None
     changes = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": drawn, "max_length": None}
-    changes |= {"temperature": temperature, "top_p": top_p if drawn else None}
-    changes |= {} if drawn else {"top_k": None}
+    changes |= {"temperature": temperature if drawn else 1.0, "top_p": top_p if drawn and top_p is not None else 1.0}
+    changes |= {"top_k": TOP_K}
     for name, value in changes.items():
         setattr(made, name, value)
     return made
