@@ -1,7 +1,7 @@
-"""A whole model in a folder: four layouts in, one out.
+"""A whole model in a folder: three layouts in, one out.
 
     complete Qwen2-VL, Qwen2.5-VL, Qwen3-VL    vision_config and text_config, or flat; model.visual. ...  (qwen.py)
-    transformers' LlavaNext                    vision_config and text_config; multi_modal_projector. ..., image_newline
+    transformers' LlavaNext                    the same; multi_modal_projector. ..., image_newline  (llava.py)
     LLaVA                                      mm_projector_type, mm_vision_select_layer ...; model.mm_projector. ...
     what tubelet writes (save.py)              vision_config, text_config and a section `tubelet`; and these tensors
 

@@ -146,7 +146,7 @@ def next_scheme(config: Mapping[str, Any], encoder: EncoderConfig, processor: Ma
             got=strategy,
         )
     layers = config.get("vision_feature_layer", -2)
-    wanted = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else [layers]
+    wanted: list[Any] = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else [layers]
     count = encoder.layers + 1
     if not wanted or not all(isinstance(n, int) and not isinstance(n, bool) and -count <= n < count for n in wanted):
         raise ConfigError(f"vision_feature_layer counts {count} hidden states", source=CONFIG, limit=count, got=layers)

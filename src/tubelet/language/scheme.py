@@ -131,10 +131,10 @@ def _views(said: Any) -> ViewRule | None:
     if not isinstance(said, Mapping):
         raise ConfigError("tubelet.views is an object", source="config.json", got=type(said).__name__)
     f = read_fields(said, _VIEWS, where="tubelet.views.")
-    sides = f["pinpoints"]
+    sides = f.pop("pinpoints")
     if len(sides) % 2:
         raise ConfigError("pinpoints are pairs of a height and a width", source="config.json", got=len(sides))
-    return ViewRule(**(f | {"pinpoints": tuple(zip(sides[::2], sides[1::2], strict=True))}))
+    return ViewRule(pinpoints=tuple(zip(sides[::2], sides[1::2], strict=True)), **f)
 
 
 def _recipe(said: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelRecipe:
