@@ -11,7 +11,6 @@ unless its docstring says so. Because places travel with rows, dropping and reor
 import copy
 import json
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,10 +21,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tubelet.errors import InputError, NotFinite, RunError, ShapeError, TubeletError, UnsafeFile
+from tubelet.errors import InputError, NotFinite, ShapeError, TubeletError, UnsafeFile
+from tubelet.files import replace_tensors
 from tubelet.grid import MAX_ROWS as MAX_ROWS
 from tubelet.grid import Grid as Grid
 from tubelet.grid import Item as Item
@@ -307,18 +306,7 @@ class Packed:
             raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
         items = json.dumps([_item_to(i) for i in self.items])
         meta = {**notes, "format": FORMAT, "items": items, "lengths": json.dumps(list(self.lengths))}
-        target = Path(path)
-        beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-        try:
-            beside.touch()  # its mode is the one the user's umask gives; the writer would make it private
-            mode = beside.stat().st_mode
-            save_file(_storages({"x": self.x, "pos": self.pos, **extra}), str(beside), metadata=meta)
-            beside.chmod(mode)
-            beside.replace(target)
-        except (OSError, SafetensorError) as e:
-            raise RunError("the file could not be written", source=target.name) from e
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_tensors(path, _storages({"x": self.x, "pos": self.pos, **extra}), meta)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Packed":

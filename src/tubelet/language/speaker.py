@@ -47,6 +47,11 @@ class Speaker(PreTrainedModel, GenerationMixin):
         if lm.can_generate() and lm.generation_config is not None:
             self.generation_config = lm.generation_config
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """The language model was asked when it was made; like attention, how its experts run is its own choice."""
+        return True
+
     def get_input_embeddings(self) -> nn.Module:
         """The table of token embeddings."""
         return self.lm.get_input_embeddings()

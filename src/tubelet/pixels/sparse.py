@@ -175,7 +175,8 @@ class Cutter:
 
     def start(self) -> None:
         """Forget everything that came so far."""
-        self._choice = Choice(len(self._blocks), self._budget, self._dense, self._frames)
+        shape = (self._blocks.shape[1], self.recipe.width)
+        self._choice = Choice(len(self._blocks), self._budget, self._dense, self._frames, shape)
         self._rows = empty_rows(self.frame_grid.rows, self.recipe)
         self._energy = np.zeros(self.frame_grid[1:], np.float64)
         self._count, self._cut, self._key = 0, False, False

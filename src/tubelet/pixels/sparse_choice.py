@@ -20,7 +20,6 @@ from tubelet.shapes import Bool, Float, Int64, UInt8
 
 NOISE_LEVELS: Final = 0.5  # energy below this is none
 PLAIN, KEY, ANCHOR = 2, 1, 0  # kinds of rows of time; an anchor is the first one and any in which a scene begins
-_KEYS: Final = 3  # numbers in a place in an order
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,12 @@ class Chosen:
 class Choice:
     """Told of each row of time in turn, with its blocks' energies and rows; gives the chosen blocks at the end."""
 
-    def __init__(self, blocks: int, budget: int, dense: float, frames: int) -> None:
-        """blocks: of one row of time. budget: blocks to keep. frames: how many rows of time there will be at most."""
+    def __init__(self, blocks: int, budget: int, dense: float, frames: int, shape: tuple[int, int]) -> None:
+        """blocks: of one row of time. budget: blocks to keep. frames: how many rows of time there will be at most.
+        shape: of one block's rows, (m, D)."""
         self._blocks = blocks
         self._spread_t, self._spread_b = spread(frames), spread(blocks)
-        self._whole, self._energy = Best(min(budget, int(dense * budget))), Best(budget)
+        self._whole, self._energy = Best(min(budget, int(dense * budget)), shape), Best(budget, shape)
         self._budget = budget
 
     def add(self, t: int, kind: int, energy: Float[np.ndarray, " b"], rows: UInt8[np.ndarray, "b m D"]) -> None:
@@ -85,10 +85,9 @@ class Held:
 class Best:
     """The first `most` blocks of an order, out of any number that come by. Holds at most three times as many rows."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, shape: tuple[int, int]) -> None:
+        self._most, self._shape = most, shape
         self._last: np.ndarray | None = None  # what a block must come before, once there are enough
-        self._keys = np.empty((0, _KEYS))
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._count = 0
 
@@ -118,7 +117,8 @@ class Best:
 
     def held(self) -> Held:
         if not self._parts:
-            return Held(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty((0, 1, 0), np.uint8))
+            none = np.empty(0, np.int64)
+            return Held(none, none, np.empty(0), np.empty((0, *self._shape), np.uint8))
         self._tidy()
         return Held(*self._parts[0][1:])
 

@@ -8,7 +8,7 @@ Where a codec tells no vectors they are searched: for cells that staying does no
 around where the cell's motion of the picture before leads.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -146,18 +146,17 @@ def search(
 ) -> Float[np.ndarray, "h w 2"]:
     """Moves to half a pixel, found by comparing; 0 where staying explains a cell, or nearly as well.
 
-    Units of 2 x 2 cells first, at half size: a three-step search from the better of no move and `guess` (the field of
-    the picture before), up to 14 pixels from there. Then each cell by itself, 1.5 pixels around what its unit found.
+    Units of 2 x 2 cells first, at half size: around no move or `guess` (the field of the picture before), whichever is
+    better, up to 16 pixels from there, and what neighbours found. Then each cell by itself, 1.5 pixels around that.
     """
     field = np.zeros_like(guess)
     rows, columns = -(-now.rows // 2), -(-now.columns // 2)
     unlike = np.zeros((2 * rows, 2 * columns), bool)
     unlike[: now.rows, : now.columns] = still > 2 * NOISE_LEVELS
-    y, x = unlike.reshape(rows, 2, columns, 2).any(axis=(1, 3)).nonzero()
+    y, x = np.nonzero(unlike.reshape(rows, 2, columns, 2).any(axis=(1, 3)))
     if not len(y):
         return field
-    found = np.zeros((rows, columns, 2), np.int64)
-    found[y, x] = 2 * _unit_moves(now, before, y, x, np.rint(guess[2 * y, 2 * x] / 2).astype(np.int64))
+    found = 2 * _unit_moves(now, before, y, x, np.rint(guess[::2, ::2] / 2).astype(np.int64))
     y, x = unlike.nonzero()
     best, cost = _refined(now, before, y, x, found[y // 2, x // 2])
     moving = cost + _WORTH < still[y, x]
@@ -179,7 +178,7 @@ def _refined(
     here = now.cells[y, :, x]
     around = before.around(y, x, moves)
     best, cost = moves, _difference(here, around[:, 1:-1, 1:-1])
-    for dx, dy in _CROSS:  # content that moved by dx more comes from dx further left
+    for dx, dy in _AROUND:  # content that moved by dx more comes from dx further left
         tried = _difference(here, around[:, 1 - dy : 1 - dy + CELL, 1 - dx : 1 - dx + CELL])
         best, cost = _better(best, cost, moves + np.array((dx, dy)), tried)
     fine, rough = best.astype(np.float32), (cost > NOISE_LEVELS).nonzero()[0]
@@ -207,37 +206,41 @@ def _half_pixels(around: UInt8[np.ndarray, "n y x"]) -> Iterator[tuple[tuple[flo
             yield (side, other), both[:, j : j + CELL, k : k + CELL]
 
 
-def _unit_moves(now: Luma, before: Luma, y: np.ndarray, x: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """Moves (n, 2) of units in pixels of half size."""
+def _unit_moves(
+    now: Luma, before: Luma, y: np.ndarray, x: np.ndarray, guess: Int64[np.ndarray, "h w 2"]
+) -> Int64[np.ndarray, "h w 2"]:
+    """Moves of units in pixels of half size: near no move and the guess, then further away, then what neighbours found.
+
+    Small steps come first, because most motion is small and fine texture leads large steps astray.
+    """
     there = before.half_blocks()
     top, left = (y + 1) * CELL, (x + 1) * CELL
     here = now.half_blocks()[top, left]
 
-    def cost_of(moves: np.ndarray) -> Float[np.ndarray, " n"]:
-        from_top = np.clip(top - moves[:, 1], 0, there.shape[0] - 1)
-        from_left = np.clip(left - moves[:, 0], 0, there.shape[1] - 1)
-        return _difference(here, there[from_top, from_left])
+    def cost_of(moves: np.ndarray, some: np.ndarray) -> Float[np.ndarray, " n"]:
+        from_top = np.clip(top[some] - moves[:, 1], 0, there.shape[0] - 1)
+        from_left = np.clip(left[some] - moves[:, 0], 0, there.shape[1] - 1)
+        return _difference(here[some], there[from_top, from_left])
 
+    some = np.arange(len(y))
     best = np.zeros((len(y), 2), np.int64)
-    best, cost = _better(best, cost_of(best), guess, cost_of(guess))
-    for length, around in ((4, _AROUND), (2, _AROUND), (1, _CROSS)):
-        best, cost = _step(best, cost, length, around, cost_of)
-    return best
-
-
-def _step(
-    best: np.ndarray,
-    cost: np.ndarray,
-    length: int,
-    around: tuple[tuple[int, int], ...],
-    cost_of: Callable[[np.ndarray], np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best of where each is and of the places `around` it, `length` away; of equals the first."""
-    start = best
-    for dx, dy in around:
-        tried = start + np.array((dx * length, dy * length))
-        best, cost = _better(best, cost, tried, cost_of(tried))
-    return best, cost
+    cost = cost_of(best, some)
+    best, cost = _better(best, cost, guess[y, x], cost_of(guess[y, x], some))
+    for length, around in ((1, _AROUND), (4, _AROUND), (2, _CROSS), (1, _CROSS)):
+        start = best[some]
+        found, least = start, cost[some]
+        for dx, dy in around:
+            tried = start + np.array((dx * length, dy * length))
+            found, least = _better(found, least, tried, cost_of(tried, some))
+        best[some], cost[some] = found, least
+        some = (cost > 2 * NOISE_LEVELS).nonzero()[0] if length == 1 else some
+    field = np.zeros_like(guess)
+    for dy, dx in _CROSS:
+        field[y, x] = best
+        tried = field[np.clip(y + dy, 0, field.shape[0] - 1), np.clip(x + dx, 0, field.shape[1] - 1)]
+        best, cost = _better(best, cost, tried, cost_of(tried, np.arange(len(y))))
+    field[y, x] = best
+    return field
 
 
 def _better(

@@ -8,7 +8,7 @@ moved since the frame before.
                        0 1 2 3 4           both say that its content moves 2 pixels to the right in a frame
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import av.video
 import numpy as np
@@ -35,7 +35,7 @@ class Reach(NamedTuple):
 
 def exported(frame: av.video.VideoFrame) -> Shaped[np.ndarray, " n"] | None:
     """AVMotionVector records of a decoded frame, None for one without. Copied."""
-    vectors = frame.side_data.get(Type.MOTION_VECTORS)
+    vectors = cast(Any, frame.side_data).get(Type.MOTION_VECTORS)  # its stubs know names only
     return None if vectors is None or len(vectors) == 0 else vectors.to_ndarray()
 
 

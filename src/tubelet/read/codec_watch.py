@@ -176,7 +176,7 @@ class Watcher:
         if vectors is None:
             return np.zeros_like(self._moves), np.zeros(still.shape, np.float32)
         moves = moved(vectors, self._references.reach(number, rank, self._last))
-        field, known = on_cells(vectors, moves, *still.shape, CELL * self.shrink)
+        field, known = on_cells(vectors, moves, self._now.rows, self._now.columns, CELL * self.shrink)
         self._moves = field / self.shrink
         return self._moves, known
 

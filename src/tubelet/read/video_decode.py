@@ -46,7 +46,8 @@ class Job:
     """What every worker needs, and where results meet. `bad` and `whole` are slots; guarded by `lock`.
 
     on_frame=None: nothing is converted to RGB. observer: for one worker with one thread. vectors: motion vectors are
-    exported with each picture; FFmpeg does it rightly on one thread only (on several it reads tables in the making).
+    exported with each picture, always the same only on one thread: on several, FFmpeg now and then reads a table of
+    vectors that another thread is still writing.
     """
 
     source: Source

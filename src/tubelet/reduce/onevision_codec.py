@@ -191,7 +191,7 @@ def squared(energy: Float[np.ndarray, "H W"], size: int = 576) -> Float[np.ndarr
 
     Source: stage1, _resize_longer_pad_square_map.
     """
-    pad = letterbox(*energy.shape, size)
+    pad = letterbox(energy.shape[0], energy.shape[1], size)
     small = F.interpolate(
         torch.from_numpy(np.ascontiguousarray(energy, dtype=np.float32))[None, None],
         size=(pad.resize_h, pad.resize_w),
