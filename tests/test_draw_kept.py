@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tubelet.draw import FRAME
-from tubelet.draw_kept import OUTLINE, Layer, draw_kept, extent, layers_of, overlay, panels_of, resized_view, warning
+from tubelet.draw_cells import OUTLINE, Layer, extent, layers_of, overlay, panels_of, resized_view
+from tubelet.draw_kept import draw_kept, warning
 from tubelet.errors import ShapeError
 from tubelet.lettering import PAPER, Line
 from tubelet.packed import Grid, Item, Packed, pack

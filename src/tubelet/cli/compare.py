@@ -162,8 +162,10 @@ class Compare:
 
     def _page(self, seen: Seen, choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
         from tubelet.cli.compare_report import cells
+        from tubelet.draw import name_of
+        from tubelet.draw_cells import layers_of
         from tubelet.draw_compare import Entry, draw_comparison
-        from tubelet.draw_kept import layers_of, name_of, warning
+        from tubelet.draw_kept import warning
         from tubelet.lettering import INK, Line
         from tubelet.reduce.methods import METHODS
 
