@@ -30,6 +30,7 @@ VIEW_EDGE: Colour = (120, 190, 255)
 DIM, DIM_FLOOR = 0.26, 20.0  # what is left of the light of a dropped cell
 HEAT = np.array([(6, 4, 30), (92, 18, 110), (190, 55, 84), (249, 142, 10), (252, 255, 164)], np.float64)
 HEAT_SHARE = 0.62
+SAME = 1e-5  # scores that differ by less of their size differ by rounding, and have one colour
 Show = Literal["kept", "heat"]
 
 
@@ -81,7 +82,8 @@ def _scaled(whole: Packed, chosen: Sequence[int], scores: torch.Tensor) -> Float
     own = np.concatenate([s[whole.starts[i] : whole.starts[i + 1]] for i in chosen])
     known = own[~np.isnan(own)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    return (s - low) / (high - low) if high > low else np.where(np.isnan(s), np.nan, 0.5)
+    differ = high - low > SAME * max(abs(low), abs(high))
+    return (s - low) / (high - low) if differ else np.where(np.isnan(s), np.nan, 0.5)
 
 
 # ---- one panel
