@@ -51,7 +51,7 @@ BoxesOf = Annotated[
     ),
 ]
 ViewsOf = Annotated[
-    str | None, option("cut pictures into views: lavida, or such as 384:768x384,384x768 (see tubelet plan)", "NAME")
+    str | None, option("cut pictures into views: lavida, 384:768x384,384x768 or others (see tubelet plan)", "RULE")
 ]
 ScaffoldOf = Annotated[int | None, option("with --views: the whole view, pooled to N tokens, is always kept", "N")]
 LayerOf = Annotated[int, option("the layer whose attention is read (default: -2)", "N")]
