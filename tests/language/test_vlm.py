@@ -322,6 +322,39 @@ def test_two_encoders_may_share_a_cache(pair: tuple[str, Any, VLM], tmp_path: Pa
     assert vlm.cache.counts.hits == 0
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")  # torch's own RMS norm under autocast
+def test_what_else_decides_features_is_in_the_key(pair: tuple[str, Any, VLM]):
+    """Autocast, a recipe, the encoder's configuration; and nothing is kept for weights made in inference mode."""
+    _, _, vlm = pair
+    small(vlm)
+    vlm.cache = FeatureCache()
+    p = patchify([picture(60, 90)], vlm.scheme.pixels)
+    scheme, config = vlm.scheme, vlm.encoder.config
+    with torch.no_grad():
+        plain = vlm.encode(p).tokens.x
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = vlm.encode(p).tokens.x
+        vlm.scheme = replace(scheme, video_pixels=replace(scheme.pixels, max_pixels=28 * 28 * 4))
+        vlm.encode(p)
+        vlm.scheme = scheme
+        vlm.encoder.config = replace(config, eps=1e-3)
+        vlm.encode(p)
+        vlm.encoder.config = config
+        assert vlm.cache.counts.hits == 0
+        assert len(vlm.cache) == 4
+        assert torch.equal(vlm.encode(p).tokens.x, plain)
+        assert vlm.cache.counts.hits == 1
+        assert not torch.equal(mixed, plain)
+    kept = vlm.encoder.patch.weight
+    try:
+        with torch.inference_mode():
+            vlm.encoder.patch.weight = torch.nn.Parameter(kept.clone(), requires_grad=False)
+            vlm.encode(p)
+    finally:
+        vlm.encoder.patch.weight = kept
+    assert len(vlm.cache) == 4
+
+
 # ---- training, and wrong calls
 
 

@@ -283,6 +283,7 @@ class Encoder(nn.Module):
             x.device.type == "cpu"
             and not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled("cpu")  # it casts products, but not those that write in place
             and self._compiled is None
             and self.backend in ("auto", "sdpa")
             and x.shape[0] > 0
