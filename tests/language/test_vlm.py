@@ -19,6 +19,7 @@ from tubelet.language.align import TokenIds
 from tubelet.language.cache import FeatureCache
 from tubelet.language.chat import see
 from tubelet.language.model import VLM
+from tubelet.language.place import blank, touch
 from tubelet.language.scheme import Scheme
 from tubelet.pixels.patchify import normalise, patchify
 from tubelet.pixels.recipe import PixelRecipe
@@ -372,6 +373,22 @@ def test_gradients_reach_the_encoder_and_the_language_model(pair: tuple[str, Any
     dead = [name for name, p in vlm.named_parameters() if p.grad is None or not p.grad.any()]
     vlm.zero_grad()
     assert dead == []
+
+
+def test_a_batch_of_text_alone_takes_part_with_every_weight(pair: tuple[str, Any, VLM]):
+    """The blank pack through tower, mergers and deepstack: no value changes, every gradient is there and zero."""
+    _, _, vlm = pair
+    ids = torch.tensor([[5, 6, 7]])
+    ready = vlm.ready(None, ids)
+    rows = vlm.encode(blank(vlm.scheme.pixels))
+    touched = replace(ready, inputs_embeds=touch(ready.inputs_embeds, rows.tokens, *rows.deepstack))
+    assert torch.equal(touched.inputs_embeds, ready.inputs_embeds)
+    vlm.zero_grad()
+    vlm(touched).square().mean().backward()
+    seen = {name: p.grad for name, p in vlm.encoder.named_parameters()}
+    vlm.zero_grad()
+    assert [name for name, gradient in seen.items() if gradient is None] == []
+    assert not any(bool(gradient.any()) for gradient in seen.values() if gradient is not None)
 
 
 def test_a_wrong_number_of_placeholders_names_the_sample(pair: tuple[str, Any, VLM]):
