@@ -26,6 +26,8 @@ _HOME = {
     "Pyramid": "tubelet.pixels.views",
     "PageCrops": "tubelet.pixels.views",
     "LAVIDA": "tubelet.pixels.views",
+    "codec_signals": "tubelet.read.codec",
+    "read_sparse": "tubelet.pixels.sparse",
     "merge": "tubelet.reduce.merge",
     "pool": "tubelet.reduce.merge",
     "select": "tubelet.reduce.select",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from tubelet.pixels.patchify import from_pixels as from_pixels
     from tubelet.pixels.patchify import patchify as patchify
     from tubelet.pixels.recipe import PixelRecipe as PixelRecipe
+    from tubelet.pixels.sparse import read_sparse as read_sparse
     from tubelet.pixels.views import LAVIDA as LAVIDA
     from tubelet.pixels.views import PageCrops as PageCrops
     from tubelet.pixels.views import Pyramid as Pyramid
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from tubelet.projector_files import load_projector as load_projector
     from tubelet.projector_files import save_projector as save_projector
     from tubelet.read.clip import Clip as Clip
+    from tubelet.read.codec import codec_signals as codec_signals
     from tubelet.reduce.merge import merge as merge
     from tubelet.reduce.merge import pool as pool
     from tubelet.reduce.select import select as select

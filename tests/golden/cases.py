@@ -41,6 +41,8 @@ class Case:
     weights: dict[str, Tensor]
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    folder: Path = Path()
+    remark: str = ""  # what a runner has to say beside the numbers
     checked: set[str] = field(default_factory=set)
     worst: float = 0.0
     cosine: float = 1.0
@@ -153,7 +155,7 @@ def load_case(path: Path) -> Case:
             raise Mismatch(f"tensor {key} is neither weight, input nor output")
         groups[kind][rest] = tensor
     meta = json.loads(path.read_text(encoding="utf-8"))
-    return Case(path.stem, meta, groups["weight"], groups["input"], groups["output"])
+    return Case(path.stem, meta, groups["weight"], groups["input"], groups["output"], path.parent)
 
 
 def run_case(path: Path, *, show: Callable[[str], None] = print) -> Result:
@@ -176,6 +178,7 @@ def run_case(path: Path, *, show: Callable[[str], None] = print) -> Result:
         result = Result(name, False, f"FAIL {name}  {reason}")
     else:
         extra = f", min cosine {case.cosine:.6f}" if case.cosine < 1 else ""
-        result = Result(name, True, f"PASS {name}  max abs diff {case.worst:.2e}{extra}, {len(case.checked)} outputs")
+        extra += f", {len(case.checked)} outputs" + (f"; {case.remark}" if case.remark else "")
+        result = Result(name, True, f"PASS {name}  max abs diff {case.worst:.2e}{extra}")
     show(result.line)
     return result

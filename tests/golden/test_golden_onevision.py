@@ -10,14 +10,17 @@ from .runners import runner_for
 
 HERE = Path(__file__).parent / "onevision"
 ALL = Path(__file__).parents[3] / "shared" / "golden" / "onevision" / "open"
-PREFIXES = ("pack_", "std_", "head_", "ov2_", "convert_", "temporal_tables", "preprocess_", "projector_", "tower_")
+PREFIXES = (
+    *("pack_", "std_", "head_", "ov2_", "convert_", "temporal_tables", "preprocess_", "projector_", "tower_"),
+    "codec_",
+)
 COMMITTED = find_cases(HERE)
 FURTHER = [p for p in find_cases(ALL) if p.stem.startswith(PREFIXES)] if ALL.is_dir() else []
 
 
 def test_the_committed_choice_is_there():
     kinds = {path.stem.partition("_")[0] for path in COMMITTED}
-    assert kinds == {"pack", "std", "head", "ov2", "convert", "temporal", "preprocess", "projector", "tower"}
+    assert kinds == {"pack", "std", "head", "ov2", "convert", "temporal", "preprocess", "projector", "tower", "codec"}
     assert all(path.with_suffix(".safetensors").is_file() for path in COMMITTED)
 
 

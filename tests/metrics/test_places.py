@@ -211,3 +211,16 @@ def test_what_does_not_belong_together_is_refused():
         coverage(picture(2, 2), other_time)
     with pytest.raises(InputError, match="parts"):
         coverage(picture(2, 2), picture(2, 2), parts=0)
+
+
+def test_the_black_border_of_a_view_counts_nowhere():
+    """A picture of 8 x 4 in the middle of a square view: the same numbers as without the border."""
+    bordered = pack([torch.zeros(64, 1)], [Item(Grid(1, 8, 8), (0.0,), 0, (0, -2, 8, 6), content=(0, 0, 8, 4))])
+    plain = picture(4, 8)
+    rows = torch.tensor([0, 1, 9, 30])
+    for measure in (coverage, concentration, coherence):
+        assert measure(bordered, bordered.keep(rows + 16)).value == pytest.approx(
+            measure(plain, plain.keep(rows)).value
+        )
+    far, near = distance(bordered, bordered.keep(rows + 16)), distance(plain, plain.keep(rows))
+    assert (far.mean.value, far.largest.value) == (pytest.approx(near.mean.value), near.largest.value)

@@ -453,7 +453,7 @@ def test_a_cut_clip_says_what_is_missing():
 @pytest.mark.parametrize("kind", ["h264_p", "mpeg4", "hevc_closed"])
 def test_frames_after_a_damaged_one_are_refused_until_the_next_entry(kind: str):
     data = bytearray(clip(kind))
-    index = plan(bytes(data))._index
+    index = plan(bytes(data)).index
     hurt = next(n for n in range(22, 30) if not index.entry[n])
     place, size = index.position[hurt], index.size[hurt]
     data[place + 5 : place + size] = bytes(size - 5)

@@ -181,7 +181,8 @@ def drawn(asked: "Asked") -> "Image":
     from tubelet.draw import PAPER, contact_sheet, draw_grid
 
     pages = []
-    for clip, item, side in zip(asked.clips, asked.rows.tokens.items, asked.sides, strict=True):
+    for item, side in zip(asked.rows.tokens.items, asked.sides, strict=True):
+        clip = asked.clips[item.picture]
         draw = contact_sheet if clip.is_video else draw_grid
         pages.append(draw(clip, item, side))
     height = sum(p.height for p in pages) + GAP * (len(pages) - 1)
@@ -196,6 +197,7 @@ def drawn(asked: "Asked") -> "Image":
 def _files(asked: "Asked") -> list[dict[str, Any]]:
     """What became of each file."""
     tokens = asked.rows.tokens
+    items = [[i for i, item in enumerate(tokens.items) if item.picture == n] for n in range(len(asked.clips))]
     return [
         {
             "file": file_name(clip.source),
@@ -203,12 +205,13 @@ def _files(asked: "Asked") -> list[dict[str, Any]]:
             "height": clip.height,
             "frames": len(clip),
             "times_s": list(clip.times_s),
-            "grid": list(item.grid),
-            "tokens": length,
+            "grid": list(tokens.items[own[0]].grid),
+            "grids": [list(tokens.items[i].grid) for i in own],
+            "tokens": sum(tokens.lengths[i] for i in own),
             "complete": clip.complete,
             "notes": list(clip.notes),
         }
-        for clip, item, length in zip(asked.clips, tokens.items, tokens.lengths, strict=True)
+        for clip, own in zip(asked.clips, items, strict=True)
     ]
 
 

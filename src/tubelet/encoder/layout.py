@@ -159,3 +159,27 @@ def check_order(p: Packed, merge: int) -> None:
     elif p.device.type != "meta" and not bool(in_order):
         order = f"block order of {merge}: patchify with order='block'" if merge > 1 else "raster order"
         raise ShapeError(f"rows are not in {order}", expected="block" if merge > 1 else "raster")
+
+
+def check_blocks(p: Packed, merge: int) -> None:
+    """Raise ShapeError unless the rows of each item are whole merge x merge blocks, each in raster order inside.
+
+    On CUDA a device assertion does it for the places, so that nothing waits.
+    """
+    group = merge * merge
+    odd = next((i for i, n in enumerate(p.lengths) if n % group), None)
+    if odd is not None:
+        raise ShapeError(
+            "a merger needs every row of its blocks: merge before rows are dropped",
+            item=odd,
+            expected=group,
+            got=p.lengths[odd],
+        )
+    blocks = p.pos.view(-1, group, 3)
+    inside = torch.tensor([(0, y, x) for y in range(merge) for x in range(merge)], dtype=p.pos.dtype)
+    first = blocks[:, :1]
+    in_order = (blocks == first + inside.to(p.device)).all() & (first[..., 1:] % merge == 0).all()
+    if p.device.type == "cuda":
+        torch._assert_async(in_order)
+    elif p.device.type != "meta" and not bool(in_order):
+        raise ShapeError("a merger needs every row of its blocks: merge before rows are dropped", expected=group)

@@ -12,7 +12,7 @@ from tubelet.encoder import cpu
 from tubelet.encoder.attention import Backend, Segments, resolve
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.layers import Layer, MergerMLP, PatchEmbed, Plan, Span, norm_layer
-from tubelet.encoder.layout import Layout, check_order, layout_of
+from tubelet.encoder.layout import Layout, check_blocks, check_order, layout_of
 from tubelet.encoder.pool import first_prefix, pool_of
 from tubelet.encoder.rope import places, rope_tables
 from tubelet.encoder.table import PositionTable
@@ -327,12 +327,10 @@ def _as_data(plan: Plan) -> Plan:
 def tokens_merged(tokens: Packed, merger: MergerMLP, *, in_place: bool = False) -> Packed:
     """Rows in block order through the merger: merge x merge neighbours become one row of a grid that much smaller.
 
-    Raises ShapeError when a row is missing or rows are not in block order (on CUDA the order is checked by a device
-    assertion, so that nothing waits).
+    Blocks may have been dropped, but only whole ones. Raises ShapeError when a row of a block is missing or rows are
+    not in block order (on CUDA the order is checked by a device assertion, so that nothing waits).
     """
     merge = round(merger.group**0.5)
-    if not tokens.whole:
-        raise ShapeError("a merger needs every row of its blocks: merge before rows are dropped")
     for i, item in enumerate(tokens.items):
         if item.grid.h % merge or item.grid.w % merge:
             raise ShapeError(
@@ -341,7 +339,10 @@ def tokens_merged(tokens: Packed, merger: MergerMLP, *, in_place: bool = False) 
                 expected=merge,
                 got=tuple(item.grid),
             )
-    check_order(tokens, merge)
+    if tokens.whole:
+        check_order(tokens, merge)
+    else:
+        check_blocks(tokens, merge)
     group = merger.group
     pos = tokens.pos[::group].clone()
     pos[:, 1:] //= merge

@@ -1,9 +1,11 @@
 """A whole model in a folder: three layouts in, one out.
 
     complete Qwen2-VL, Qwen2.5-VL, Qwen3-VL    vision_config and text_config, or flat; model.visual. ...  (qwen.py)
+    transformers' LlavaNext                    the same; multi_modal_projector. ..., image_newline  (llava.py)
     LLaVA                                      mm_projector_type, mm_vision_select_layer ...; model.mm_projector. ...
     what tubelet writes (save.py)              vision_config, text_config and a section `tubelet`; and these tensors
 
+        model.image_newline     of models whose views are unpadded         tubelet.language.llava reads it
         vision_tower. ...       the encoder under its family's names       tubelet.load_encoder reads it
         model.mm_projector. ... the projector under LLaVA's                tubelet.load_projector reads it
         language_model. ...     the language model under transformers'     tubelet.language.lm reads it
@@ -13,11 +15,13 @@ named by the caller.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
@@ -28,9 +32,20 @@ from tubelet.families.fields import refuse_code
 from tubelet.families.processors import recipe_from
 from tubelet.language.align import LLAVA
 from tubelet.language.beside import Beside
+from tubelet.language.llava import (
+    ANYRES,
+    JOINS,
+    LLAVA_NEXT,
+    llava_views,
+    next_pixels,
+    next_projector,
+    next_scheme,
+    read_newline,
+)
 from tubelet.language.lm import LLAVA_BASES, load_speaker, require_transformers
 from tubelet.language.qwen import RULES, qwen_scheme
 from tubelet.language.scheme import Scheme, scheme_from
+from tubelet.pixels.recipe import PixelRecipe
 from tubelet.project import Projector
 from tubelet.projector_files import SETTINGS, load_projector
 from tubelet.weights.load import load_encoder, open_weights
@@ -47,13 +62,14 @@ SETTINGS_FILE = "generation_config.json"
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a whole model consists of. tokenizer: transformers', or None."""
+    """What a whole model consists of. tokenizer: transformers', or None. newline: of joined views, or None."""
 
     encoder: Encoder
     projector: Projector | None
     speaker: "Speaker"
     scheme: Scheme
     tokenizer: Any = None
+    newline: Tensor | None = None
 
 
 def read_parts(
@@ -81,7 +97,8 @@ def read_parts(
     elif kind in RULES or kind == MODEL_TYPE:
         if vision_tower is not None:
             raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
-        encoder = load_encoder(source, revision=revision, dtype=dtype, device=device)
+        own = partial(_own_pixels, config) if kind == MODEL_TYPE else None
+        encoder = _encoder(source, revision, dtype, device, own)
         projector = None
         if kind == MODEL_TYPE:
             scheme = _own(config, encoder)
@@ -89,15 +106,50 @@ def read_parts(
                 projector = load_projector(source, revision=revision, dtype=dtype, device=device)
         else:
             scheme = qwen_scheme(str(kind), config, encoder.config, beside.video_processor())
+    elif kind == LLAVA_NEXT:
+        if vision_tower is not None:
+            raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
+        processor = place.processor() or {}
+        encoder = _encoder(source, revision, dtype, device, partial(next_pixels, processor))
+        projector = next_projector(place, config, dtype, device)
+        scheme = next_scheme(config, encoder.config, processor)
     else:
-        known = (MODEL_TYPE, *RULES, *LLAVA_BASES)
+        known = (MODEL_TYPE, *RULES, LLAVA_NEXT, *LLAVA_BASES)
         raise ConfigError(f"no whole model of model_type {kind!r:.60} is known", expected=known, got=kind)
+    ends = scheme.views is not None and scheme.views.join == "unpad"
+    newline = read_newline(place, dtype, device) if ends else None
     speaker = load_speaker(place, config, dtype=dtype, device=device, settings=beside(SETTINGS_FILE))
     described = None if kind in RULES else speaker.lm.config  # transformers knows its own model types only
-    return Parts(encoder, projector, speaker, scheme, beside.tokenizer(revision, described))
+    return Parts(encoder, projector, speaker, scheme, beside.tokenizer(revision, described), newline)
 
 
 # ---- the layouts
+
+
+def _encoder(
+    source: str | os.PathLike[str],
+    revision: str | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    pixels: Callable[[PixelRecipe], PixelRecipe] | None = None,
+) -> Encoder:
+    """The encoder of the folder, with the pixels that the whole model's files say, where these are not its own."""
+    config = None
+    if pixels is not None:
+        found = open_weights(source, revision=revision).config
+        wanted = pixels(found.pixels)
+        config = None if wanted == found.pixels else replace(found, pixels=wanted)
+    return load_encoder(source, config=config, revision=revision, dtype=dtype, device=device)
+
+
+def _own_pixels(config: Mapping[str, Any], pixels: PixelRecipe) -> PixelRecipe:
+    """The recipe with the mean and std that the section `tubelet` has beside its own."""
+    section = config.get(SECTION)
+    said = section.get("pixels") if isinstance(section, Mapping) else None
+    if not isinstance(said, Mapping):
+        return pixels
+    named = {"image_processor_type": "CLIPImageProcessor", "image_mean": said.get("mean"), "image_std": said.get("std")}
+    return recipe_from(named, pixels)
 
 
 def _own(config: Mapping[str, Any], encoder: Encoder) -> Scheme:
@@ -118,10 +170,11 @@ def _llava(
     beside: Beside,
 ) -> tuple[Encoder, Projector, Scheme]:
     """LLaVA's tower, projector and how they are used. Raises ConfigError for what would silently read pictures in
-    another way: any-resolution views, start and end tokens, a class token among the features."""
+    another way: views that are resized to a number, start and end tokens, a class token among the features."""
+    anyres = config.get("image_aspect_ratio") == ANYRES
     for name, fine in (
-        ("image_aspect_ratio", (None, "square", "pad")),
-        ("mm_patch_merge_type", (None, "flat")),
+        ("image_aspect_ratio", (None, "square", "pad", ANYRES)),
+        ("mm_patch_merge_type", tuple(JOINS) if anyres else (None, "flat")),
         ("mm_use_im_start_end", (None, False)),
         ("mm_use_im_patch_token", (None, False, True)),
     ):
@@ -150,7 +203,10 @@ def _llava(
     projector = load_projector(source, revision=revision, dtype=dtype, device=device)
     pixels = recipe_from(beside(PROCESSOR), encoder.pixels)
     square = config.get("image_aspect_ratio") == "pad"
-    return encoder, projector, Scheme(LLAVA, pixels, states=states, wording="image_tag", square=square)
+    views = llava_views(config, pixels)
+    if views is not None:
+        pixels = replace(pixels, resampler="pillow")  # whose filter LLaVA cuts views with
+    return encoder, projector, Scheme(LLAVA, pixels, states=states, wording="image_tag", square=square, views=views)
 
 
 def _tower_config(tower: str | os.PathLike[str] | None) -> EncoderConfig | str | None:

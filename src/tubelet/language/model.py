@@ -1,7 +1,7 @@
 """A vision-language model: encoder, reduction, projector and any causal language model of transformers.
 
-    pictures -> rows of patches -> encoder -> (reduce) -> projector -> place -> language model -> tokens
-                                   kept by content                     exact positions, exact places
+    pictures -> rows of patches -> encoder -> (reduce) -> projector -> (join) -> place -> language model -> tokens
+                                   kept by content              of views, newlines     exact positions, exact places
 
 Generation is transformers' own `generate` around `tubelet.language.speaker.Speaker`. Complete Qwen2-VL, Qwen2.5-VL and
 Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
@@ -26,6 +26,7 @@ from tubelet.language.save import write_parts
 from tubelet.language.scheme import Scheme
 from tubelet.packed import Packed
 from tubelet.project import Projector
+from tubelet.reduce.join import join_views, pooled_views
 from tubelet.shapes import Float, Int64
 
 Reduce = Callable[[Packed], Packed]
@@ -67,8 +68,9 @@ class VLM(nn.Module):
 
     lm: a causal language model of transformers, or a `Speaker`. projector: None where the encoder's own merger gives
     rows in the language model's width. reduce: Packed -> Packed on the encoder's rows, such as a selection; it may ask
-    for fewer rows of each item, and positions stay those of the rows that are left. cache: features kept by content
-    while no gradient is wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
+    for fewer rows of each item, and positions stay those of the rows that are left. newline: (D,), the learned row that
+    ends rows of joined views, needed where scheme.views unpads. cache: features kept by content while no gradient is
+    wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
 
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> from tubelet.language.align import TokenIds
@@ -91,6 +93,7 @@ class VLM(nn.Module):
         *,
         projector: Projector | None = None,
         reduce: Reduce | None = None,
+        newline: Tensor | None = None,
         tokenizer: Any = None,
         cache: FeatureCache | None = None,
     ) -> None:
@@ -103,6 +106,7 @@ class VLM(nn.Module):
         self.encoder, self.projector, self.reduce = encoder, projector, reduce
         self.speaker: Speaker = lm if isinstance(lm, Speaker) else Speaker(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
+        self.newline = None if newline is None else nn.Parameter(newline)
         self.cache = FeatureCache() if cache is None else cache
         self._check()
 
@@ -126,6 +130,15 @@ class VLM(nn.Module):
             raise ConfigError(f"rows of {wide} for a language model of {width}", expected=width, got=wide)
         if self.projector is not None and self.deep:
             raise ConfigError("deepstack features have mergers of their own and go through no projector")
+        views = self.scheme.views
+        ends = views is not None and views.join == "unpad"
+        shape = None if self.newline is None else tuple(self.newline.shape)
+        if shape != ((width,) if ends else None) or (views is not None and self.deep):
+            raise ConfigError(
+                "views that are unpadded need a newline as wide as the language model, others none; none has deepstack",
+                expected=(width,) if ends else None,
+                got=shape,
+            )
 
     @property
     def width(self) -> int:
@@ -151,7 +164,7 @@ class VLM(nn.Module):
     # ---- pixels to rows
 
     def encode(self, p: Packed) -> Rows:
-        """Patches to rows in the language model's width: encoder, reduction, projector.
+        """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
 
         Without gradients an item whose content was encoded before is taken from `cache`, and one that stands in the
         pack twice is encoded once; weights made in inference mode are the exception, since torch does not tell of
@@ -169,7 +182,10 @@ class VLM(nn.Module):
             kept = self.reduce(tokens)
             deep = tuple(followed(kept, tokens, one) for one in deep)
             tokens = kept
-        return Rows(tokens if self.projector is None else self.projector(tokens), tuple(deep))
+        rows = tokens if self.projector is None else self.projector(tokens)
+        if (views := self.scheme.views) is not None:
+            rows = join_views(pooled_views(rows, views) if rows.whole else rows, views, self.newline)
+        return Rows(rows, tuple(deep))
 
     def _features(self, p: Packed) -> tuple[Packed, ...]:
         """What the encoder gives: the rows, then the deepstack rows."""
@@ -288,7 +304,7 @@ class VLM(nn.Module):
         reduction is code and not written. The folder appears whole or not at all. Raises ConfigError for an encoder no
         family can write, WeightsError when the folder is in use.
         """
-        parts = Parts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer)
+        parts = Parts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline)
         return write_parts(parts, Path(folder), overwrite=overwrite)
 
     @classmethod
@@ -317,6 +333,7 @@ class VLM(nn.Module):
             parts.scheme,
             projector=parts.projector,
             reduce=reduce,
+            newline=parts.newline,
             tokenizer=parts.tokenizer,
             cache=cache,
         )

@@ -15,6 +15,7 @@ from tubelet.families.family import to_theirs
 from tubelet.families.fields import CODE_FIELDS
 from tubelet.files import write_tensors
 from tubelet.language.folder import MODEL_TYPE, SECTION, SETTINGS_FILE, TOWER, Parts
+from tubelet.language.llava import NEWLINES
 from tubelet.language.lm import HEAD, OWN, TEXT
 from tubelet.language.scheme import scheme_to
 from tubelet.projector_files import PREFIX, SETTINGS
@@ -60,6 +61,8 @@ def write_parts(parts: Parts, folder: Path, *, overwrite: bool = False) -> Path:
     tensors = {TOWER + family.prefixes[0] + name: tensor for name, tensor in theirs.items()}
     if parts.projector is not None:
         tensors |= {PREFIX + name: tensor for name, tensor in parts.projector.state_dict().items()}
+    if parts.newline is not None:
+        tensors[NEWLINES[0]] = parts.newline
     tensors |= _language(parts.speaker, tied)
     with staged(folder, overwrite) as beside:
         _write_tensors(tensors, beside, metadata)

@@ -7,6 +7,7 @@
     recall, relevance_over_random                    rows in annotated boxes             tubelet.metrics.boxes
     alignment                                        pictures and texts                  tubelet.metrics.alignment
     timed, latency_ratio                             time, stage by stage                tubelet.metrics.latency
+    summary                                          what choices are compared by        tubelet.metrics.summary
 
 Each gives `Estimate`s, which cannot be printed without their interval. SHIRG's own formulas are in
 tubelet.metrics.upstream. None says what a language model answers; that takes a task.
@@ -36,3 +37,4 @@ from tubelet.metrics.places import coverage as coverage
 from tubelet.metrics.places import distance as distance
 from tubelet.metrics.places import gini as gini
 from tubelet.metrics.places import selectivity as selectivity
+from tubelet.metrics.summary import summary as summary

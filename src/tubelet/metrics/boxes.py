@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tubelet.metrics.estimate import Estimate
 from tubelet.metrics.intervals import mean_of, share_of
-from tubelet.metrics.pictures import pairs, still_there
+from tubelet.metrics.pictures import pairs, shown, still_there
 from tubelet.packed import Packed
 from tubelet.reduce.scores import Box, covered
 from tubelet.reduce.shirg import finest
@@ -38,6 +38,7 @@ def relevance_over_random(whole: Packed, kept: Packed, boxes: Boxes, *, seed: in
         >>> relevance_over_random(p, p.keep(torch.tensor([0, 1])), {0: [(0, 0, 2, 1)]}).value
         0.5
     """
+    whole = shown(whole)
     before, after = _touched(whole, boxes), _touched(kept, boxes)
     values = [
         float(after[pair.kept].double().mean()) - float(before[pair.whole].double().mean())
@@ -58,6 +59,7 @@ def recall(whole: Packed, kept: Packed, boxes: Boxes, *, seed: int = 0) -> Recal
         >>> recall(p, p.keep(torch.tensor([0, 2])), {0: [(0, 0, 2, 1)]}).share.value
         0.5
     """
+    whole = shown(whole)
     wanted = _touched(whole, boxes) & finest(whole).cpu()
     if kept.items == whole.items:
         found = wanted & still_there(whole, kept)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tubelet.errors import InputError, ShapeError
 from tubelet.metrics.estimate import Estimate
 from tubelet.metrics.intervals import mean_of
-from tubelet.metrics.pictures import pairs
+from tubelet.metrics.pictures import pairs, shown
 from tubelet.packed import Packed
 from tubelet.reduce.groups import checked_rows
 from tubelet.shapes import Float
@@ -79,6 +79,7 @@ def reconstruction(
         raise InputError(f"how is nearest or ridge and penalty above 0, got {how}, {penalty}", got=how)
     if whole.x.shape[1] != kept.x.shape[1]:
         raise ShapeError(f"rows of {whole.x.shape[1]} and {kept.x.shape[1]}", got=kept.x.shape[1])
+    whole = shown(whole)
     x, k = _rows(whole), _rows(kept)
     values = []
     for pair in pairs(whole, kept):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tubelet.errors import ShapeError
 from tubelet.packed import Item, Packed
+from tubelet.reduce.blank import blank_rows, has_blank
 from tubelet.shapes import Bool, Float, Int64
 
 
@@ -37,6 +38,11 @@ def pairs(whole: Packed, kept: Packed) -> Iterator[Pair]:
     for picture in sorted(before):
         if len(before[picture]):
             yield Pair(picture, before[picture], after.get(picture, nothing))
+
+
+def shown(whole: Packed) -> Packed:
+    """The rows that show something: cells on the black border of a view count nowhere."""
+    return whole.keep(~blank_rows(whole)) if has_blank(whole) else whole
 
 
 def rows_by_picture(p: Packed) -> dict[int, Int64[Tensor, " n"]]:

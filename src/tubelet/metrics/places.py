@@ -14,8 +14,8 @@ from torch import Tensor
 from tubelet.errors import InputError, NotFinite, ShapeError
 from tubelet.metrics.estimate import Estimate
 from tubelet.metrics.intervals import mean_of
-from tubelet.metrics.pictures import Pair, cells, centres, pairs, pitch
-from tubelet.packed import Packed
+from tubelet.metrics.pictures import Pair, cells, centres, pairs, pitch, shown
+from tubelet.packed import Item, Packed
 from tubelet.reduce.cells import cells_of
 from tubelet.reduce.groups import checked_scores
 from tubelet.shapes import Bool, Float
@@ -39,6 +39,7 @@ def coverage(whole: Packed, kept: Packed, *, parts: int = PARTS, seed: int = 0) 
         >>> coverage(p, p.keep(torch.tensor([0, 1, 5, 15])), parts=2).value
         0.5
     """
+    whole = shown(whole)
     before, after = cells(whole), cells(kept)
     values = []
     for pair in pairs(whole, kept):
@@ -56,6 +57,7 @@ def concentration(whole: Packed, kept: Packed, *, parts: int = PARTS, seed: int 
         >>> concentration(p, p.keep(torch.tensor([0, 2, 8, 10])), parts=2).value
         0.0
     """
+    whole = shown(whole)
     before, after = cells(whole), cells(kept)
     values = []
     for pair in pairs(whole, kept):
@@ -115,6 +117,7 @@ def distance(whole: Packed, kept: Packed, *, seed: int = 0) -> Distance:
         >>> distance(p, p.keep(torch.tensor([0]))).largest.value
         4.0
     """
+    whole = shown(whole)
     before, after = cells(whole), cells(kept)
     means, largest = [], []
     for pair in pairs(whole, kept):
@@ -146,6 +149,7 @@ def coherence(whole: Packed, kept: Packed, *, seed: int = 0) -> Estimate:
         >>> coherence(p, p.keep(torch.tensor([0, 1]))).value
         2.0
     """
+    whole = shown(whole)
     degrees, beside = _neighbours(whole), _neighbours(kept)
     values = []
     for pair in pairs(whole, kept):
@@ -189,9 +193,20 @@ def _ends(p: Packed) -> Tensor:
 
 def _frames(whole: Packed, before: Tensor, pair: Pair) -> tuple[list[float], tuple[float, float, float, float]]:
     """The times of a picture's rows, and the box its views make together."""
-    boxes = [item.box for item in whole.items if item.picture == pair.picture]
+    boxes = [_within(item) for item in whole.items if item.picture == pair.picture and _meets(item)]
     frame = (*(min(b[i] for b in boxes) for i in (0, 1)), *(max(b[i] for b in boxes) for i in (2, 3)))
     return sorted(set(before[pair.whole, 0].tolist())), (frame[0], frame[1], frame[2], frame[3])
+
+
+def _within(item: Item) -> tuple[float, float, float, float]:
+    """The part of a view's box that shows the picture."""
+    (a, b, c, d), (left, top, right, bottom) = item.box, item.content or item.box
+    return max(a, left), max(b, top), min(c, right), min(d, bottom)
+
+
+def _meets(item: Item) -> bool:
+    left, top, right, bottom = _within(item)
+    return left < right and top < bottom
 
 
 def _numbers(cell: Tensor, times: list[float], frame: tuple[float, float, float, float], parts: int) -> Tensor:

@@ -22,10 +22,20 @@ from PIL import Image
 
 from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.limits import Limits
+from tubelet.read.clip import Clip
 from tubelet.read.one import Job, decode_source
 from tubelet.read.outline import outline_source
 from tubelet.read.source import BinaryFile, Source
-from tubelet.read.wire import FileAt, SharedFrames, clip_fields, error_fields, receive, send
+from tubelet.read.wire import (
+    FileAt,
+    SharedFrames,
+    clip_fields,
+    error_fields,
+    pack_maps,
+    receive,
+    send,
+    signal_fields,
+)
 
 _GRACE_S = 5.0  # after the deadline, by which time the caller has killed us anyway
 _REUSED_BLOCKS = 8  # of 16 MiB, kept between pictures instead of being given back to the system
@@ -43,20 +53,24 @@ def main(fd: int) -> None:
 
 
 def serve(link: socket.socket) -> None:
-    """One job: a message with an open file in, a message with frames or an error out."""
+    """One job: a message with an open file in, a message with frames or an error out; where fields of the codec were
+    asked for, a second one with them."""
     message, fd = receive(link)
     if fd is None:
         raise EOFError
-    frames = SharedFrames()
+    frames, maps = SharedFrames(), SharedFrames()
     try:
-        answer = _answer(message, fd, frames)
+        answer = _answer(message, fd, frames, maps)
         send(link, answer, frames.sealed() if "clip" in answer else None)
+        if "signals" in answer:
+            send(link, {"maps": maps.shape}, maps.sealed())
     finally:
         frames.close()
+        maps.close()
         os.close(fd)
 
 
-def _answer(message: dict[str, Any], fd: int, frames: SharedFrames) -> dict[str, Any]:
+def _answer(message: dict[str, Any], fd: int, frames: SharedFrames, maps: SharedFrames) -> dict[str, Any]:
     """The reply to one message. The only place of the library that catches everything: it is the end of a process."""
     job = Job()
     try:
@@ -66,10 +80,14 @@ def _answer(message: dict[str, Any], fd: int, frames: SharedFrames) -> dict[str,
             src = Source(message["name"], file, message["size"], message["format"], foreign=True)
             if message.get("outline"):
                 return {"outline": outline_source(src, job).as_dict()}
-            clip = decode_source(src, job, frames.allocate)
+            signals: dict[str, Any] = {}
+            if message.get("signal"):
+                clip, signals = _signals(src, job, message["signal"], frames, maps)
+            else:
+                clip = decode_source(src, job, frames.allocate)
             if frames.shape != clip.frames.shape or frames.fd is None:
                 frames.allocate(cast(Any, clip.frames.shape))[...] = clip.frames
-        return {"clip": clip_fields(clip), "shape": clip.frames.shape}
+        return {"clip": clip_fields(clip), "shape": clip.frames.shape, **signals}
     except TubeletError as error:
         return {"error": error_fields(error)}
     except MemoryError as error:
@@ -80,6 +98,18 @@ def _answer(message: dict[str, Any], fd: int, frames: SharedFrames) -> dict[str,
         failure = DecodeError(f"the decoder failed in a way that is not known ({type(error).__name__})")
         failure.__cause__ = error
         return {"error": error_fields(failure)}
+
+
+def _signals(
+    src: Source, job: Job, signal: Any, frames: SharedFrames, maps: SharedFrames
+) -> tuple[Clip, dict[str, Any]]:
+    """The clip, and what is said of its signals; their fields are in `maps`."""
+    from tubelet.read.codec import read_both  # loads FFmpeg, which pictures can do without
+
+    clip, seen = read_both(src, job.limits, job.sampling, signal, allocate=frames.allocate)
+    packed = pack_maps(seen)
+    maps.allocate(cast(Any, packed.shape))[...] = packed
+    return clip, {"signals": signal_fields(seen)}
 
 
 class _Bounded:

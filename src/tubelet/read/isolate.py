@@ -27,10 +27,11 @@ from typing import Any
 from tubelet.errors import DecodeError, LimitError, RunError, TubeletError, WorkerDied
 from tubelet.limits import Limits
 from tubelet.read.clip import Clip
+from tubelet.read.codec_signals import CodecSignals
 from tubelet.read.one import Job
 from tubelet.read.outline import Outline
 from tubelet.read.source import BinaryFile, Source, file_errors, read_all
-from tubelet.read.wire import anonymous_file, clip_from, error_from, map_frames, receive, send
+from tubelet.read.wire import anonymous_file, clip_from, error_from, map_frames, receive, send, signals_from
 
 SUPPORTED = sys.platform != "win32"  # needs sockets that carry open files
 
@@ -78,16 +79,37 @@ class DecodeChild:
 
     def run(self, src: Source, job: Job) -> Clip:
         """The Clip of one input. Whatever goes wrong with the child, it is dead and reaped when this raises for it."""
-        answer, frames_fd = self._ask(src, job, outline=False)
+        answer, frames_fd = self._ask(src, job, {})
         try:
             return self._result(answer, frames_fd, src, job)
         finally:
             if frames_fd is not None:
                 os.close(frames_fd)
 
+    def signals(self, src: Source, job: Job, signal: str) -> tuple[Clip, CodecSignals]:
+        """The frames of one clip and what its codec says of them. Raises as `run`."""
+        until = time.monotonic() + job.limits.deadline_s + _MARGIN_S
+        answer, frames_fd = self._ask(src, job, {"signal": signal})
+        maps_fd: int | None = None
+        try:
+            clip = self._result(answer, frames_fd, src, job)
+            second, maps_fd = self._wait(until, job.limits)
+            if maps_fd is None:
+                raise ValueError("no fields were sent")
+            return clip, signals_from(answer["signals"], map_frames(maps_fd, _shape(second["maps"], 4)), clip)
+        except (KeyError, TypeError, ValueError, OSError, RunError) as error:
+            if isinstance(error, TubeletError) and not isinstance(error, RunError):
+                raise
+            self.kill()
+            raise WorkerDied("the decoding process gave an answer that makes no sense", source=src.name) from error
+        finally:
+            for fd in (frames_fd, maps_fd):
+                if fd is not None:
+                    os.close(fd)
+
     def outline(self, src: Source, job: Job) -> Outline:
         """The Outline of one input, believed only within the limits. Raises as `run`."""
-        answer, frames_fd = self._ask(src, job, outline=True)
+        answer, frames_fd = self._ask(src, job, {"outline": True})
         if frames_fd is not None:
             os.close(frames_fd)
         if "error" in answer and isinstance(answer["error"], dict):
@@ -100,7 +122,7 @@ class DecodeChild:
             self.kill()
             raise WorkerDied("the decoding process gave an answer that makes no sense", source=src.name) from error
 
-    def _ask(self, src: Source, job: Job, *, outline: bool) -> tuple[dict[str, Any], int | None]:
+    def _ask(self, src: Source, job: Job, wish: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
         """The child's answer, and the descriptor beside it."""
         deadline = time.monotonic() + job.limits.deadline_s
         with _descriptor(src, job.limits) as fd:
@@ -108,7 +130,7 @@ class DecodeChild:
             self.jobs += 1
             try:
                 self.link.settimeout(job.limits.deadline_s + _MARGIN_S)
-                send(self.link, request | {"outline": outline}, fd)
+                send(self.link, request | wish, fd)
             except OSError as error:
                 raise self._died(job.limits, late=isinstance(error, TimeoutError)) from error
             return self._wait(deadline + _MARGIN_S, job.limits)
@@ -168,9 +190,9 @@ class DecodeChild:
             raise WorkerDied("the decoding process gave an answer that makes no sense", source=src.name) from error
 
 
-def _shape(sent: Any) -> tuple[int, int, int, int]:
+def _shape(sent: Any, values: int = 3) -> tuple[int, int, int, int]:
     frames, height, width, channels = (int(n) for n in sent)
-    if min(frames, height, width) < 1 or channels != 3:
+    if min(frames, height, width) < 1 or channels != values:
         raise ValueError("not the shape of frames")
     return frames, height, width, channels
 
@@ -192,6 +214,11 @@ class Pool:
         """The Outline of one input, likewise."""
         with self._child() as child:
             return child.outline(src, job)
+
+    def signals(self, src: Source, job: Job, signal: str) -> tuple[Clip, CodecSignals]:
+        """A clip and its signals, likewise."""
+        with self._child() as child:
+            return child.signals(src, job, signal)
 
     @contextlib.contextmanager
     def _child(self) -> Iterator[DecodeChild]:
@@ -273,6 +300,18 @@ def isolated_outline(src: Source, job: Job) -> Outline:
         raise RunError("decoding in a child process is not available on Windows", source=src.name)
     try:
         return pool().outline(src, job)
+    except TubeletError as error:
+        error.placed(source=src.name)
+        raise
+
+
+def isolated_signals(src: Source, job: Job, signal: str) -> tuple[Clip, CodecSignals]:
+    """The frames and signals that `tubelet.read.codec.read_both` gives, decoded in a child process under the job's
+    limits. Raises: as `isolated_read`."""
+    if not SUPPORTED:
+        raise RunError("decoding in a child process is not available on Windows", source=src.name)
+    try:
+        return pool().signals(src, job, signal)
     except TubeletError as error:
         error.placed(source=src.name)
         raise

@@ -9,7 +9,7 @@ A file that is cut or damaged gives the frames that are whole, says `complete=Fa
 raises DecodeError when there is none. A frame counts as whole when everything it was decoded from decoded cleanly.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import av.container
@@ -26,6 +26,7 @@ from tubelet.read.video_decode import Job, decode
 from tubelet.read.video_file import choose_stream, only_stream, opened, stored_as
 from tubelet.read.video_frames import Upright, upright
 from tubelet.read.video_index import PacketIndex, choose, read_index, segments
+from tubelet.read.video_nal import length_bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class VideoPlan:
 
     times_s: the true start of each frame, in seconds from the first frame shown. width, height: of the RGB frames.
     expected: how many frames the sampling asked for; more than there are times only when the file is cut.
-    duration_s: of the whole clip, as declared where the file is cut.
+    duration_s: of the whole clip, as declared where the file is cut. stream, index, chosen, way: the stream's number in
+    the file, its packets, the frames to take by their rank in the order shown, and how pictures become upright.
+    codec: the decoder's name. nal_bytes: see `tubelet.read.video_nal.length_bytes`.
     """
 
     width: int
@@ -57,10 +60,12 @@ class VideoPlan:
     cut: bool
     notes: tuple[str, ...]
     named: bool = field(repr=False)
-    _stream: int = field(repr=False)
-    _index: PacketIndex = field(repr=False)
-    _chosen: tuple[int, ...] = field(repr=False)
-    _upright: Upright = field(repr=False)
+    stream: int = field(repr=False)
+    index: PacketIndex = field(repr=False)
+    chosen: tuple[int, ...] = field(repr=False)
+    way: Upright = field(repr=False)
+    codec: str
+    nal_bytes: int
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,8 @@ def plan_video(src: Source, limits: Limits, sampling: Sampling) -> VideoPlan:
             index,
             tuple(chosen),
             way,
+            stream.codec_context.codec.name,
+            length_bytes(stream),
         )
 
 
@@ -149,9 +156,14 @@ def decode_video(
     when a second, plain attempt finds it whole.
     Raises: DecodeError (not one whole frame, a size that changes), LimitError (deadline), what `on_frame` raises.
     """
-    stretches = segments(plan._index, plan._chosen)
-    job = Job(src, plan._stream, plan._index, plan._upright, limits, on_frame)
+    stretches = segments(plan.index, plan.chosen)
+    job = Job(src, plan.stream, plan.index, plan.way, limits, on_frame)
     whole, notes = decode(job, stretches, max(1, workers))
+    return result_of(plan, whole, notes)
+
+
+def result_of(plan: VideoPlan, whole: Iterable[int], notes: Iterable[str]) -> VideoResult:
+    """What was delivered, from the slots whose frames are whole. Raises: DecodeError where there is none."""
     slots = tuple(sorted(whole))
     if not slots:
         raise DecodeError("not one of the frames asked for could be decoded", expected=plan.expected, got=0)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import av.container
 import av.packet
@@ -33,16 +33,31 @@ _SKIP_AHEAD: Final = 200  # packets that are cheaper to read over than to seek p
 _LOOK: Final = 200  # packets in which an entry must come after a seek
 
 
+@runtime_checkable
+class Observer(Protocol):
+    """Sees a decoder at work: each packet before it is decoded, each clean picture as it comes out, wanted or not."""
+
+    def fed(self, number: int, packet: av.packet.Packet) -> None: ...
+    def shown(self, number: int, frame: av.video.VideoFrame) -> None: ...
+
+
 @dataclass
 class Job:
-    """What every worker needs, and where results meet. `bad` and `whole` are slots; guarded by `lock`."""
+    """What every worker needs, and where results meet. `bad` and `whole` are slots; guarded by `lock`.
+
+    on_frame=None: nothing is converted to RGB. observer: for one worker with one thread. vectors: motion vectors are
+    exported with each picture, always the same only on one thread: on several, FFmpeg now and then reads a table of
+    vectors that another thread is still writing.
+    """
 
     source: Source
     stream: int
     index: PacketIndex
     way: Upright
     limits: Limits
-    on_frame: Callable[[int, np.ndarray], None]
+    on_frame: Callable[[int, np.ndarray], None] | None
+    observer: Observer | None = None
+    vectors: bool = False
     until: float = 0.0
     whole: set[int] = field(default_factory=set)
     notes: set[str] = field(default_factory=set)
@@ -82,6 +97,15 @@ def decode(job: Job, stretches: list[Segment], workers: int) -> tuple[set[int], 
             for done in [pool.submit(work) for _ in range(count)]:
                 done.result()
     _retry(job, stretches, threads)
+    return job.whole, job.notes
+
+
+def decode_plain(job: Job, stretch: Segment) -> tuple[set[int], set[str]]:
+    """As `decode`, in one run on one thread from the start of the stream, without seeking, skipping or a second try:
+    every picture up to the last one wanted comes out, in the order shown."""
+    job.until = time.monotonic() + job.limits.deadline_s
+    with _Decoder(job, 1) as decoder:
+        decoder.run(stretch, nonref=False)
     return job.whole, job.notes
 
 
@@ -125,7 +149,8 @@ class _Decoder:
             self._codec.thread_count = self._threads
             self._codec.thread_type = "FRAME" if self._threads > 1 else "NONE"
             self._codec.copy_opaque = True
-            self._codec.options = {"err_detect": "crccheck+explode", "max_pixels": str(job.limits.max_pixels)}
+            options = {"err_detect": "crccheck+explode", "max_pixels": str(job.limits.max_pixels)}
+            self._codec.options = options | ({"flags2": "+export_mvs"} if job.vectors else {})
         self._next, self._held, self._demuxer = 0, None, self._container.demux(self._stream)
 
     # --- packets by number
@@ -223,6 +248,8 @@ class _Decoder:
             self._codec.reorder_depth = max(self._codec.reorder_depth, min(16, self._index.reorder))
         if packet is not None:
             packet.opaque = _Tag(number)
+            if self._job.observer is not None:
+                self._job.observer.fed(number, packet)
         try:
             frames = self._codec.decode(packet)
         except TubeletError:
@@ -277,11 +304,17 @@ class _Take:
             return
         if frame.is_corrupt:
             self.failed(number)
-        if number not in self._wanted or number in self._given or self._spoilt(number):
+        observer = self._job.observer
+        if (observer is None and number not in self._wanted) or number in self._given or self._spoilt(number):
             return
-        rgb = self._painter.paint(frame)
-        for slot in self._wanted[number]:
-            self._job.on_frame(slot, rgb)
+        if observer is not None:
+            observer.shown(number, frame)
+        if number not in self._wanted:
+            return
+        if self._job.on_frame is not None:
+            rgb = self._painter.paint(frame)
+            for slot in self._wanted[number]:
+                self._job.on_frame(slot, rgb)
         self._given.add(number)
 
     def _next_in_line(self) -> int | None:
@@ -293,7 +326,7 @@ class _Take:
         """Whether a failure lies in what this frame was decoded from. Pictures that are shown before the entry they
         were reached through may fail after a seek, and nothing shown after it refers to them."""
         index = self._job.index
-        if index.by_count:
+        if index.by_count or not self._failures:
             return bool(self._failures)
         entry = index.entry_of(number)
         return any(entry <= f <= number and not index.shown_before(f, entry) for f in self._failures)

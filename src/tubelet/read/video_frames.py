@@ -87,6 +87,16 @@ def upright(
     return way, notes
 
 
+def check_size(frame: av.video.VideoFrame, way: Upright) -> None:
+    """Raise DecodeError when a picture has not the size that the way starts from."""
+    if (frame.width, frame.height) != (way.stored_w, way.stored_h):
+        raise DecodeError(
+            f"the picture size changes from {way.stored_w} x {way.stored_h} to {frame.width} x {frame.height}",
+            expected=(way.stored_w, way.stored_h),
+            got=(frame.width, frame.height),
+        )
+
+
 class Painter:
     """Turns decoded frames into upright RGB, one thread's worth; collects notes about what it met."""
 
@@ -101,12 +111,7 @@ class Painter:
         Raises: DecodeError when the size differs from the one the file declares, or cannot be converted.
         """
         way = self._way
-        if (frame.width, frame.height) != (way.stored_w, way.stored_h):
-            raise DecodeError(
-                f"the picture size changes from {way.stored_w} x {way.stored_h} to {frame.width} x {frame.height}",
-                expected=(way.stored_w, way.stored_h),
-                got=(frame.width, frame.height),
-            )
+        check_size(frame, way)
         self._remark(frame)
         scaled = (way.square_w, way.square_h) != (way.stored_w, way.stored_h)
         with decoder_errors("converted to RGB"):

@@ -58,6 +58,18 @@ def is_true_entry(codec: str, packet: av.packet.Packet, nal_bytes: int) -> bool:
     return False
 
 
+def is_referred_to(packet: av.packet.Packet, nal_bytes: int) -> bool:
+    """Whether other pictures may refer to the picture of an H.264 packet: nal_ref_idc of its first slice.
+
+    Source: ITU-T H.264 7.4.1.
+    """
+    data = memoryview(packet)
+    for start, _ in _units(data, nal_bytes):
+        if data[start] & 0x1F in (1, 5):
+            return data[start] & 0x60 != 0
+    return False
+
+
 def _units(data: memoryview, nal_bytes: int) -> list[tuple[int, int]]:
     """(first byte, end) of the NAL units of a packet."""
     out: list[tuple[int, int]] = []

@@ -62,20 +62,24 @@ def inputs_of(
     return Inputs(tokens, text, features, received, keys, boxes, smaller, sparse)
 
 
-def smaller_patches(clips: Sequence[Clip], recipe: PixelRecipe, *, budget: int, per_unit: int = 1) -> Packed:
+def smaller_patches(
+    clips: Sequence[Clip], recipe: PixelRecipe, *, budget: int, per_unit: int = 1, native: bool = False
+) -> Packed:
     """Patches of every clip made so small that they become at most `budget` rows, of nearly the shape they would have.
 
     The part that the recipe keeps is resized to the largest grid of about its ratio that fits (`fitting_grid`). No
-    frame is left out. per_unit: rows that one merge x merge unit becomes, 1 for encoders that merge. Raises LimitError
-    where a frame would get no unit.
+    frame is left out. per_unit: rows that one merge x merge unit becomes, 1 for encoders that merge. native: the most
+    is the picture's own size, not the recipe's, which is fair beside views. Raises LimitError where a frame would get
+    no unit.
 
         >>> clip = tubelet.read("photo.jpg")[0]
         >>> smaller_patches([clip], tubelet.PixelRecipe(patch=16), budget=8)
         Packed(T=6, D=768, uint8, cpu, 1 items: [1x2x3])
     """
     items: list[Item] = []
+    own = PixelRecipe(recipe.patch, merge=recipe.merge, temporal=recipe.temporal) if native else recipe
     for i, clip in enumerate(clips):
-        item = item_of(clip.height, clip.width, clip.times_s, i, recipe)
+        item = item_of(clip.height, clip.width, clip.times_s, i, own)
         t, h, w = item.grid
         if budget // per_unit < t:
             raise LimitError(

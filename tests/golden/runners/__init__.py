@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 from ..cases import Case
+from .lavida import run_lavida
 from .llava_projector import run_projector
 from .llava_tower import run_tower
+from .onevision_codec import run_codec_demo, run_codec_select
 from .onevision_convert import run_convert
 from .onevision_model import run_model
 from .onevision_pixels import run_preprocess
@@ -27,7 +29,10 @@ def runner_for(case: Case) -> Runner | None:
         return run_model
     if kind == "std" and "res" in case.inputs:
         return run_residual_topk
-    for prefix, run in (("rope_index_", run_rope_index), ("mrope_apply_", run_mrope_apply)):
+    for prefix, run in (
+        *(("rope_index_", run_rope_index), ("mrope_apply_", run_mrope_apply)),
+        *(("codec_demo_", run_codec_demo), ("codec_select", run_codec_select)),
+    ):
         if case.name.startswith(prefix):
             return run
     table = {
@@ -37,6 +42,8 @@ def runner_for(case: Case) -> Runner | None:
         "preprocess": run_preprocess,
         "projector": run_projector,
         "tower": run_tower,
+        "lavida": run_lavida,
+        "position": run_lavida,
         "upstream": run_upstream_metrics,
         **dict.fromkeys(SHIRG, run_shirg),
     }
