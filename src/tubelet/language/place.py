@@ -181,5 +181,6 @@ def _embeddings(
         )
     if p.device != text.device:
         raise ShapeError(f"rows are on {p.device} and the text on {text.device}", expected=str(text.device))
-    rows = text.reshape(-1, text.shape[-1])
-    return rows.index_copy(0, flat, p.x.to(text.dtype)).view(text.shape)
+    rows, x = text.reshape(-1, text.shape[-1]), p.x.to(text.dtype)
+    placed = rows.index_copy_(0, flat, x) if embed is None else rows.index_copy(0, flat, x)  # embed's may be anyone's
+    return placed.view(text.shape)
