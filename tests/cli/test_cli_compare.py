@@ -116,6 +116,14 @@ def test_a_page_for_each_file(files: dict[str, Path], model: Path, here: Path):
             assert ((np.asarray(page) == (255, 170, 0)).all(axis=2)).sum() > 100
 
 
+def test_a_clip_by_its_codec_beside_the_others(files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]):
+    args = ("--model", model, "--budget", 17, "--num-frames", 4, "--methods", "codec,edges", "--runs", 1, "--json")
+    assert compare(files["clip"], *args) == 0
+    told = {m["name"]: m for m in document(capsys)["methods"]}
+    assert told["codec"]["tokens"] == told["edges"]["tokens"] == 17
+    assert told["codec"]["metrics"]["time"]["n"] == 1
+
+
 def test_views_beside_each_other(files: dict[str, Path], here: Path, capsys: pytest.CaptureFixture[str]):
     args = ("--model", "siglip_base_patch16_224", "--budget", 60, "--views", "224:448x224,448x448", "--scaffold", 16)
     assert compare(files["wide"], *args, "--methods", "edges", "--runs", 0, "--json") == 0

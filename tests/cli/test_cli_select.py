@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.integrations.tiny_siglip import saved
+from tests.language.tiny_siglip import saved
 
 from tubelet import Packed, read
 from tubelet.cli import main
 from tubelet.families.siglip import SIGLIP
-from tubelet.integrations.siglip_text import SiglipText
+from tubelet.language.siglip_text import SiglipText
 from tubelet.pixels.patchify import patchify
+from tubelet.pixels.sparse import read_sparse
 from tubelet.reduce.inputs import inputs_of
 from tubelet.reduce.methods import METHODS, Settings, choose
 from tubelet.reduce.shirg import VERSIONS
@@ -192,6 +193,26 @@ def test_a_clip_is_told_frame_by_frame(files: dict[str, Path], model: Path, caps
     told = document(capsys)["files"][0]
     assert told["kept_per_frame"] == [5, 5, 5, 5]
     assert told["kept"] == 20
+
+
+def test_a_video_by_its_codec_is_encoded_where_it_changes(files: dict[str, Path], model: Path, here: Path):
+    args = ("--model", model, "--budget", 17, "--num-frames", 4, "--method", "codec", "--heat", "--quiet")
+    assert select(files["clip"], *args, "--out", "t.safetensors") == 0
+    encoder = load_encoder(model, dtype=torch.float32)
+    found = read_sparse(files["clip"], encoder.pixels, budget=17, num_frames=4)
+    with torch.inference_mode():
+        wanted = encoder(found.packed)
+    got = Packed.load(here / "t.safetensors")
+    assert torch.equal(got.pos, wanted.pos)
+    torch.testing.assert_close(got.x, wanted.x)
+    with safe_open("t.safetensors", framework="pt") as f:
+        torch.testing.assert_close(f.get_tensor("scores"), found.scores.float())
+
+
+def test_a_picture_has_no_codec(files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]):
+    assert select(files["wide"], "--model", model, "--budget", 3, "--method", "codec", "--json") == 1
+    told = document(capsys)
+    assert (told["error"], told["item"]) == ("UnsupportedFormat", 0)
 
 
 # ---- how it ends

@@ -227,9 +227,18 @@ def test_scores_are_given_with_the_choice():
     p = square(6)
     for name in EXACT:
         found = choose(name, inputs(p), budget=9)
-        if METHODS[name].covers or name in ("divprune", "cdpruner", "visionzip", "prumerge"):
+        if METHODS[name].covers or name in ("divprune", "cdpruner", "visionzip", "prumerge", "codec"):
             assert found.scores is not None
             assert found.scores.shape == (36,)
+
+
+def test_rows_that_a_codec_chose_have_its_scores_and_the_others_none():
+    p = square(5)
+    found = choose("codec", inputs(p), budget=7)
+    assert found.scores is not None
+    kept = found.kept.pos[:, 1].long() * 5 + found.kept.pos[:, 2].long()
+    torch.testing.assert_close(found.scores[kept], p.x[kept, 1])
+    assert int((found.scores == -torch.inf).sum()) == 18
 
 
 def test_coverage_and_scaffold_are_followed_or_refused():

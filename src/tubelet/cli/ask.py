@@ -76,14 +76,15 @@ class Ask:
         """Do it; the exit code."""
         files, question, sampling = self._checked()
         out = None if self.show is None else output_file(self.show, files)
+        laps: dict[str, float] = {}
+        start = time.perf_counter()
+        clips = self._read(files, sampling)  # before the model: a wrong file name is told at once
+        laps["read"] = time.perf_counter() - start
         start = time.perf_counter()
         vlm = self._load()
         if vlm.untrained:
             terminal.say(f"{file_name(self.model)} is UNTRAINED: random weights, the answer means nothing")
-        laps = {"load": time.perf_counter() - start}
-        start = time.perf_counter()
-        clips = self._read(files, sampling)
-        laps["read"] = time.perf_counter() - start
+        laps["load"] = time.perf_counter() - start
         start = time.perf_counter()
         from tubelet.language.chat import ask
 
@@ -229,7 +230,7 @@ def _table(counts: dict[str, int], laps: dict[str, float], model: str) -> "Rende
         ("model", visible(file_name(model))),
         ("prompt tokens", prompt),
         ("answer tokens", f"{counts['answer']:,}"),
-        ("loading, reading", f"{seconds(laps['load'])}, {seconds(laps['read'])}"),
+        ("reading, loading", f"{seconds(laps['read'])}, {seconds(laps['load'])}"),
         ("to first token", f"{seconds(laps['first_token'])} ({seconds(laps['encode'])} to encode)"),
         ("whole answer", f"{seconds(laps['answer'])}{', ' if rate else ''}{rate}"),
     ):

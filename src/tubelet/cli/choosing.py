@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tubelet.cli.options import DEFAULT_MODEL, option
 from tubelet.cli.terminal import UsageError, file_name
-from tubelet.errors import InputError, TubeletError
+from tubelet.errors import InputError, TubeletError, UnsupportedFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tubelet.read.clip import Clip
     from tubelet.read.sampling import Sampling
     from tubelet.reduce.inputs import Space
-    from tubelet.reduce.methods import Inputs, Need, Settings
+    from tubelet.reduce.methods import Inputs, Need, Settings, Sparse
     from tubelet.reduce.scores import Box
 
 TextOf = Annotated[str | None, option("what is asked: its words are looked for by SigLIP's own text tower", "TEXT")]
@@ -141,7 +141,7 @@ def words_of(wish: Wish, model: "Model") -> "Tensor | None":
             f"{model.name} has random weights and no text tower; give --model FOLDER of SigLIP's weights, or {instead}",
             source=model.name,
         )
-    from tubelet.integrations.siglip_text import SiglipText
+    from tubelet.language.siglip_text import SiglipText
 
     return SiglipText.load(model.name).words(wish.text)
 
@@ -207,6 +207,7 @@ def seen_of(
     from tubelet.pixels.patchify import patchify
     from tubelet.read import read
     from tubelet.reduce.inputs import inputs_of, smaller_patches
+    from tubelet.reduce.methods import Inputs, Sparse
     from tubelet.reduce.scaffold import with_scaffold
 
     start = time.perf_counter()
@@ -223,6 +224,8 @@ def seen_of(
     except TubeletError as e:
         e.item = index
         raise
+    if "sparse" in wish.needs and not clip.is_video:
+        raise UnsupportedFormat("the method codec is for videos, this is a picture", item=index, source=clip.source)
     read_s = time.perf_counter() - start
     per_unit = 1 if model.encoder.config.merger is not None else recipe.merge**2
     patches = patches.to(model.device)
@@ -233,23 +236,62 @@ def seen_of(
         with torch.inference_mode():
             return model.encoder(rows.to(model.device))
 
+    def sparse(budget: int) -> Sparse:
+        return sparse_tokens(file, model, recipe, sampling, budget, isolate)
+
+    given = {"smaller": smaller, "sparse": sparse if clip.is_video else None}
     start = time.perf_counter()
     try:
         with torch.inference_mode():
-            inputs = inputs_of(
-                model.encoder,
-                patches,
-                wish.needs,
-                text=text,
-                space=wish.space,
-                boxes={0: boxes[index]} if index in boxes else None,
-                layer=wish.layer,
-                smaller=smaller,
-            )
+            if wish.methods == ("codec",) and model.encoder.config.merger is None:
+                inputs = Inputs(patches, **given)  # the codec chooses before anything is encoded
+            else:
+                inputs = inputs_of(
+                    model.encoder,
+                    patches,
+                    wish.needs,
+                    text=text,
+                    space=wish.space,
+                    boxes={0: boxes[index]} if index in boxes else None,
+                    layer=wish.layer,
+                    **given,
+                )
             found = (inputs, ()) if wish.scaffold is None else with_scaffold(inputs, rows=wish.scaffold)
     except TubeletError as e:
         raise e.placed(item=index, source=clip.source) from None
     return Seen(clip, patches, *found, {"read": read_s, "encode": time.perf_counter() - start})
+
+
+def sparse_tokens(
+    file: str,
+    model: "Model",
+    recipe: "PixelRecipe",
+    sampling: "Sampling",
+    budget: int,
+    isolate: Literal["auto", "always", "never"],
+) -> "Sparse":
+    """Tokens of the patches of a video that its codec points at: at most `budget`, and a score for each.
+
+    An encoder that merges makes one token of each block, whose score is the mean of its patches'.
+    """
+    import torch
+
+    from tubelet.pixels.sparse import read_sparse
+    from tubelet.reduce.methods import Sparse
+
+    block = recipe.merge**2 if model.encoder.config.merger is not None else 1
+    found = read_sparse(
+        file,
+        recipe,
+        budget=budget * block,
+        fps=sampling.fps,
+        num_frames=sampling.num_frames,
+        times_s=sampling.times_s,
+        isolate=isolate,
+    )
+    with torch.inference_mode():
+        tokens = model.encoder(found.packed.to(model.device))
+    return Sparse(tokens, found.scores.float().view(-1, block).mean(dim=1))
 
 
 def settings_for(wish: Wish, seen: Seen, name: str) -> "Settings":

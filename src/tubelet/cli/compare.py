@@ -179,7 +179,7 @@ class Compare:
         about += [f'text "{wish.text}"'] if wish.text is not None else []
         lines = [Line((name_of(seen.clip),), 19, INK), Line(tuple(about)), Line((model.name,))]
         if model.untrained:
-            lines[2] = warning(f"{model.name} is UNTRAINED", "random weights: what it chooses means nothing")
+            lines[2] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
         return draw_comparison(seen.clip, entries, cells(result.rows(index)), lines, max_side=self.max_side)
 
     def _about(self, file: str, path: str, seen: Seen) -> dict[str, Any]:

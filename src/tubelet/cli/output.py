@@ -49,7 +49,7 @@ def _unwritable(error: OSError | ValueError, name: str) -> InputError:
 
 
 class Drawings:
-    """Where each PNG goes: what `option` names, or in its folder (by default the current one) a name made from the
+    """Where each PNG goes: what `option` names, or in that folder (by default the current one) a name made from the
     input's.
 
     Raises UsageError and, before any work, what `output_file` raises.

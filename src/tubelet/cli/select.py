@@ -71,8 +71,8 @@ class Select:
     outlined, the rest dimmed; tiles and views at their place, the frames of a clip side by side. --out writes the
     tokens with their places. tubelet compare shows several methods beside each other. Methods: shirg, text, cdpruner
     (near a text); attention, visionzip, prumerge (by a layer's attention); divprune, tome, edges, variance, norm (by
-    the tokens alone); uniform, random, pool, downsample (what has to be beaten); boxes (an oracle); shirg-v1 and others
-    (historical).
+    the tokens alone); codec (where a video changes); uniform, random, pool, downsample (what has to be beaten); boxes
+    (an oracle); shirg-v1 and others (historical).
 
     Example: tubelet select receipt.png --budget 64
     """
@@ -185,7 +185,7 @@ class Select:
             about.append(f'text "{wish.text}"')
         lines = [Line(tuple(about)), Line((model.name,))]
         if model.untrained:
-            lines[1] = warning(f"{model.name} is UNTRAINED", "random weights: the choice means nothing")
+            lines[1] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
         total = len(tokens.x)
         return draw_kept(seen.clip, layers, lines, total=total, heat=self.heat, max_side=self.max_side)
 

@@ -133,13 +133,19 @@ def _items(message: Message) -> list[str]:
 
 
 def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme) -> str:
-    """The messages as the model's chat template writes them, up to where the answer begins. Raises ConfigError."""
+    """The messages as the model's chat template writes them, up to where the answer begins. Raises ConfigError, also
+    for a template that fails at these messages (one for text alone, say); what it said is the cause."""
     if tokenizer is None:
         raise ConfigError("the model's folder has no tokenizer: a question cannot be put into tokens")
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("the model's tokenizer has no chat template: how it is spoken to is not known")
+    from jinja2.exceptions import TemplateError
+
     told = [_tagged(m) for m in messages] if scheme.wording == "image_tag" else list(messages)
-    return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError, LookupError) as e:
+        raise ConfigError("the model's chat template cannot put these messages into words") from e
 
 
 def _tagged(message: Message) -> dict[str, Any]:

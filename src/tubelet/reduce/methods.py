@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from tubelet.errors import InputError
 from tubelet.packed import Packed
-from tubelet.reduce.cells import dilate
+from tubelet.reduce.cells import cells_of, dilate
 from tubelet.reduce.condense import pool_to, prumerge, tome, visionzip
 from tubelet.reduce.diverse import cdpruner, divprune
 from tubelet.reduce.groups import by_range, checked_rows, groups_of
@@ -50,7 +51,7 @@ GIVE: dict[Need, str] = {
     "keys": "the keys of a layer as keys (tubelet.encoder.received)",
     "boxes": "boxes by picture as boxes",
     "smaller": "a function that encodes the pictures made smaller as smaller",
-    "sparse": "a function that encodes what a clip's codec points at as sparse: for one video, not for pictures",
+    "sparse": "a function that encodes the patches a video's codec points at as sparse; pictures have none",
 }
 
 
@@ -267,8 +268,12 @@ def _smaller(inputs: Inputs, budget: Budget, _: Settings) -> Choice:
 
 def _codec(inputs: Inputs, budget: Budget, _: Settings) -> Choice:
     assert inputs.sparse is not None
-    found = inputs.sparse(_one(budget))
-    return Choice(found.tokens)
+    p, found = inputs.tokens, inputs.sparse(_one(budget))
+    if found.tokens.items != p.items:
+        return Choice(found.tokens)
+    rows = cells_of(p).row[cells_of(found.tokens).cell]
+    scores = torch.full((len(p.x),), -torch.inf, device=p.device)
+    return Choice(found.tokens, scores.index_copy(0, rows, found.scores.to(p.device, torch.float32)))
 
 
 def _history(version: str) -> Run:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from tests.integrations.tiny_siglip import saved
+from tests.language.tiny_siglip import saved
 
 from tubelet.errors import ConfigError, InputError
-from tubelet.integrations.siglip_text import SiglipText
+from tubelet.language.siglip_text import SiglipText
 from tubelet.packed import Item, pack
 from tubelet.reduce.relevance import relevance
 
