@@ -1,5 +1,6 @@
 """The parts codec signals are made of, each against its slow and obvious twin."""
 
+import gc
 import io
 
 import av
@@ -325,3 +326,17 @@ def test_vectors_of_one_thread_are_the_same_each_time():
 
     for a, b in zip(once(), once(), strict=True):
         assert (a is None) == (b is None) and (a is None or (a == b).all())
+
+
+def test_a_frame_whose_vectors_were_read_goes_away_by_itself():
+    """Without Python's search for circles: else decoded pictures would pile up."""
+    gc.disable()
+    try:
+        with av.open(io.BytesIO(made("h264_b", gliding(16, 2.0)))) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.options = {"flags2": "+export_mvs"}
+            vectors = [exported(frame) for frame in container.decode(stream)]
+        alive = sum(type(thing).__name__ == "VideoFrame" for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert sum(v is not None for v in vectors) == 15 and alive < 4
