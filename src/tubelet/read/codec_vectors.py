@@ -34,7 +34,7 @@ class Reach(NamedTuple):
 
 
 def exported(frame: av.video.VideoFrame) -> Shaped[np.ndarray, " n"] | None:
-    """AVMotionVector records of a decoded frame, None for one without. Copied."""
+    """AVMotionVector records of a decoded frame, None for one without. The frame's own memory."""
     # Not `frame.side_data`: a frame keeps what it gives there, which points back to it, and so outlives its use until
     # Python looks for circles: dozens of decoded pictures.
     vectors = cast(Any, SideDataContainer)(frame).get(Type.MOTION_VECTORS)
