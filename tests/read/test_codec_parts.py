@@ -232,7 +232,7 @@ def test_windows_are_views_that_follow_the_picture():
 
 def found(unexplained: list[float], contrast: float = 50.0, share: float = 0.9) -> list[int]:
     finder = CutFinder()
-    return [n for n, u in enumerate(unexplained) if finder.is_cut(u, contrast, share)]
+    return [n for n, u in enumerate(unexplained) if finder.is_cut(u, lambda: (contrast, share))]
 
 
 def test_cuts():
