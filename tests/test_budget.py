@@ -26,9 +26,11 @@ from tubelet.grid import Grid
 from tubelet.limits import Limits
 from tubelet.pixels import fill, load
 from tubelet.pixels.recipe import RULES, SIZED, PixelRecipe, Rule
-from tubelet.pixels.views_plan import LAVIDA
+from tubelet.pixels.views import views_of
+from tubelet.pixels.views_plan import LAVIDA, Joining, Pool, ViewRule
 from tubelet.read.clip import Clip
 from tubelet.read.isolate import DecodeChild
+from tubelet.reduce.join import join_views, pooled_views
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QWEN = PixelRecipe(14, temporal=2, merge=2, order="block", rule="smart", min_pixels=293_216, max_pixels=324_576)
@@ -329,7 +331,32 @@ def test_all_tokens_of_five_views_and_a_selection_out_of_them():
 
 def test_a_clip_has_the_global_view_of_its_frames():
     p = plan((640, 360, 8), PixelRecipe(14), views=LAVIDA)
-    assert (p.patches, p.tokens, p.items[0].views) == (8 * 729, 8 * 196, (("global", 8 * 196),))
+    assert (p.patches, p.tokens, p.items[0].views) == (8 * 729, 8 * 196 + 1, (("global", 8 * 196 + 1),))
+
+
+@given(
+    width=st.integers(1, 2500),
+    height=st.integers(1, 2500),
+    frames=st.sampled_from((1, 1, 1, 3)),
+    pool=st.sampled_from((None, "bilinear", "average", "max")),
+    join=st.sampled_from(("flat", "spatial", "unpad")),
+    recipe=st.sampled_from((PixelRecipe(14), PixelRecipe(16, rule="square", size=224), PixelRecipe(14, temporal=2))),
+)
+@settings(max_examples=40, deadline=None)
+def test_views_are_planned_as_they_are_cut_and_joined(
+    width: int, height: int, frames: int, pool: Pool | None, join: Joining, recipe: PixelRecipe
+):
+    rule = ViewRule(56, tuple((h * 56, w * 56) for h, w in ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))), pool, join)
+    p = plan((width, height, frames), recipe, views=rule)
+    clip = Clip(np.zeros((frames, height, width, 3), np.uint8), tuple(map(float, range(frames))))
+    cut = patchify([clip], recipe, views=rule)
+    assert p.grids == tuple(item.grid for item in cut.items)
+    assert [name for name, _ in p.items[0].views] == [v.name for v in views_of(height, width, frames, rule)]
+    rows = pooled_views(cut.with_x(torch.zeros(len(cut.x), 2)), rule)
+    made = join_views(rows, rule, torch.ones(2))
+    assert p.tokens == sum(n for _, n in p.items[0].views) == len(made.x)
+    if join == "flat":
+        assert tuple(n for _, n in p.items[0].views) == made.lengths
 
 
 def test_the_encoder_sees_views_as_items():

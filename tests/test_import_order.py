@@ -13,10 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tubelet"
 
 # The parts in the order data flows. A file may import its own part and those before it.
 ORDER = (
-    "errors", "limits", "shapes", "grid", "packed", "read", "pixels", "encoder", "families", "weights", "reduce",
-    "geometry", "project", "projector_files", "language", "budget_flops", "budget_trace", "budget_calls",
+    "errors", "limits", "shapes", "files", "grid", "packed", "read", "pixels", "encoder", "families", "weights",
+    "reduce", "geometry", "project", "projector_files", "language", "budget_flops", "budget_trace", "budget_calls",
     "budget_memory", "budget_shapes", "budget_projector", "budget_inputs", "budget", "budget_fit", "budget_rate",
-    "metrics", "lettering", "chart", "draw", "bench", "train", "integrations", "web", "cli",
+    "metrics", "lettering", "chart", "draw", "draw_kept", "draw_compare", "bench", "train", "integrations", "web",
+    "cli",
 )  # fmt: skip
 LEAVES = {"train", "integrations", "web", "cli"}  # side by side; nothing imports them
 CORE = {"torch", "numpy", "PIL", "av", "safetensors", "huggingface_hub", "tyro", "rich"}

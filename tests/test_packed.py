@@ -3,6 +3,9 @@
 import json
 import math
 import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -573,3 +576,35 @@ def test_a_saved_pack_can_be_read_by_whom_the_umask_lets(tmp_path):
     p.save(tmp_path / "a.safetensors")
     (tmp_path / "b").touch()
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+# ---- pictures that do not fill their views
+
+
+def test_the_content_says_which_cells_show_something():
+    item = Item(Grid(1, 4, 4), (0.0,), 0, box=(-4.0, 0.0, 12.0, 16.0), content=(0, 0, 8, 20))
+    assert item.seen == (range(4), range(1, 3))
+    assert replace(item, content=None).seen == (range(4), range(4))
+    assert replace(item, box=(-4.5, 0.0, 11.5, 16.0)).seen[1] == range(1, 4)  # half a cell of it is enough
+    assert replace(item, box=(30.0, 0.0, 46.0, 16.0)).seen[1] == range(0)
+    assert hash(item) != hash(replace(item, content=(0, 0, 8, 21))) and item != replace(item, content=None)
+
+
+@pytest.mark.usefixtures("as_in_production")
+@pytest.mark.parametrize("content", [(0, 0, 5), (0, 0, 0, 5), (0, 0, 5, math.inf), (3, 0, 1, 1), 7, "abcd"])
+def test_content_is_a_box(content: Any):
+    with pytest.raises(ShapeError):
+        Item(Grid(1, 1, 1), (0.0,), 0, (0, 0, 1, 1), content)
+
+
+def test_files_keep_contents_and_those_without_are_as_before(tmp_path: Path):
+    sized = Item(Grid(1, 1, 2), (0.0,), 0, (0, 0, 28, 14), content=(0, 0, 20, 14))
+    for item in (sized, Item.of(1, 1, 2)):
+        p = pack([torch.ones(2, 3)], [item])
+        p.save(tmp_path / "p.safetensors")
+        assert Packed.load(tmp_path / "p.safetensors").equal(p)
+        with safe_open(str(tmp_path / "p.safetensors"), framework="pt") as f:
+            [said] = json.loads(f.metadata()["items"])
+        assert set(said) - {"content"} == {"grid", "times_s", "picture", "box"} and ("content" in said) == (
+            item is sized
+        )

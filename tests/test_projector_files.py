@@ -245,7 +245,7 @@ def test_saving_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tubelet.projector_files.save_file", full)
+    monkeypatch.setattr("tubelet.files.save_file", full)
     with pytest.raises(RunError):
         save_projector(made("linear", seed=1), tmp_path)
     assert path.read_bytes() == before

@@ -22,6 +22,10 @@ _HOME = {
     "patchify": "tubelet.pixels.patchify",
     "from_pixels": "tubelet.pixels.patchify",
     "load_patches": "tubelet.pixels.load",
+    "ViewRule": "tubelet.pixels.views",
+    "Pyramid": "tubelet.pixels.views",
+    "PageCrops": "tubelet.pixels.views",
+    "LAVIDA": "tubelet.pixels.views",
     "codec_signals": "tubelet.read.codec",
     "read_sparse": "tubelet.pixels.sparse",
     "merge": "tubelet.reduce.merge",
@@ -64,6 +68,10 @@ if TYPE_CHECKING:
     from tubelet.pixels.patchify import patchify as patchify
     from tubelet.pixels.recipe import PixelRecipe as PixelRecipe
     from tubelet.pixels.sparse import read_sparse as read_sparse
+    from tubelet.pixels.views import LAVIDA as LAVIDA
+    from tubelet.pixels.views import PageCrops as PageCrops
+    from tubelet.pixels.views import Pyramid as Pyramid
+    from tubelet.pixels.views import ViewRule as ViewRule
     from tubelet.project import build_projector as build_projector
     from tubelet.projector_files import load_projector as load_projector
     from tubelet.projector_files import save_projector as save_projector

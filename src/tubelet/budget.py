@@ -29,7 +29,7 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, LimitError, ShapeError, TubeletError
 from tubelet.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import fit
+from tubelet.pixels.resize import Fit, fit
 from tubelet.pixels.views_plan import ViewRule
 
 
@@ -262,8 +262,7 @@ def _agree(after: After, views: ViewRule | None) -> None:
 def _item(
     one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: After, views: ViewRule | None
 ) -> PlannedItem:
-    seen = (one.height, one.width) if views is None else (views.tile, views.tile)
-    size = fit(*seen, recipe, one.frames)
+    size = fit(one.height, one.width, recipe, one.frames) if views is None else _tile(recipe, views)
     grid = Grid(-(-one.frames // recipe.temporal), size.height // recipe.patch, size.width // recipe.patch)
     space = after.space * (config.merger.merge if config is not None and config.merger else 1)
     if grid.t % after.time or grid.h % space or grid.w % space:
@@ -280,11 +279,18 @@ def _item(
     return PlannedItem(one, size.height, size.width, grid, merged, tokens, mrope if views is None else tokens, named)
 
 
+def _tile(recipe: PixelRecipe, views: ViewRule) -> Fit:
+    """What of a tile fills whole units: the size that every view has, whatever the recipe's own size rule."""
+    side = views.tile // recipe.unit * recipe.unit
+    if not side:
+        raise ShapeError(f"a tile of {views.tile} does not fill one unit", limit=recipe.unit, got=views.tile)
+    return Fit(views.tile, views.tile, (0, 0, side, side), side, side)
+
+
 def _views(one: Input, merged: Grid, views: ViewRule) -> tuple[tuple[str, int], ...]:
     """(name, tokens at the end) of every view of an input; of a clip, the global one of all its frames."""
     if one.frames > 1:
-        h, w = views.pooled((merged.h, merged.w))
-        return (("global", merged.t * h * w),)
+        return (("global", views.clip_tokens(merged.t, (merged.h, merged.w))),)
     tokens = views.tokens(one.height, one.width, (merged.h, merged.w))
     return tuple(zip(views.tiling(one.height, one.width).names, tokens, strict=True))
 
@@ -321,7 +327,7 @@ def _stages(
     if target is not None:
         flop = 0 if width is None else projector_flop(after.projector, rows, width, target)
         stages.append(Stage("projected", (rows, target), flop))
-    if views is not None and (views.pool is not None or views.join == "unpad"):
+    if views is not None and (views.pool is not None or views.join != "flat"):
         width, times = (width, times) if target is None else (target, 1)
         stages.append(Stage("joined", (sum(i.tokens for i in items), width), times=times))
     return stages + ([] if after.aggregator is None else _geometry(items, recipe, after.aggregator))

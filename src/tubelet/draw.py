@@ -110,7 +110,8 @@ def _framed(picture: Image.Image) -> Image.Image:
 # ---- what is written beside them
 
 
-def _name(clip: Clip) -> str:
+def name_of(clip: Clip) -> str:
+    """The last part of its source, without folders."""
     return PurePath(clip.source).name or clip.source
 
 
@@ -151,10 +152,11 @@ def _below(clip: Clip, item: Item, patch: int, frame: int, step: int) -> list[Li
     """What stands under one drawn frame."""
     when = (f"frame at {time_text(clip.times_s[frame])}",) if clip.is_video else ()
     what = (_size_text(clip, item, patch), *_grid_text(item.grid, patch), *when, *_step_text(step))
-    return [Line((_name(clip),), 17, INK), Line(what), *_warnings(clip)]
+    return [Line((name_of(clip),), 17, INK), Line(what), *_warnings(clip)]
 
 
-def _check(clip: Clip, item: Item | None, patch: int | None, max_side: int) -> None:
+def check_drawn(clip: Clip, item: Item | None, patch: int | None, max_side: int) -> None:
+    """Raises ShapeError where the item cannot come from the clip or the page has no room for words."""
     if max_side < NARROW + 2 * MARGIN:
         raise ShapeError(f"a drawing needs at least {NARROW + 2 * MARGIN} pixels a side", got=max_side)
     if (item is None) != (patch is None) or (patch is not None and patch < 1):
@@ -184,7 +186,7 @@ def draw_grid(clip: Clip, item: Item, patch: int, *, row: int = 0, max_side: int
         >>> draw_grid(clip, Item(Grid(1, 4, 6), (0.0,), 0, (0, 0, 90, 60)), patch=14).mode
         'RGB'
     """
-    _check(clip, item, patch, max_side)
+    check_drawn(clip, item, patch, max_side)
     if not 0 <= row < item.grid.t:
         raise ShapeError(f"time row {row} of {item.grid.t}", source=clip.source, limit=item.grid.t, got=row)
     frame = int(np.argmin(np.abs(np.array(clip.times_s) - item.times_s[row])))
@@ -204,7 +206,7 @@ def draw_grid(clip: Clip, item: Item, patch: int, *, row: int = 0, max_side: int
 
 
 @dataclass(frozen=True)
-class _Sheet:
+class Sheet:
     """Where the cells of a contact sheet lie: columns, rows, and the size of one thumbnail."""
 
     columns: int
@@ -225,28 +227,28 @@ class _Sheet:
         return cell % self.columns * self.pitch, cell // self.columns * (self.height + LABEL + GAP)
 
 
-def _capacity(width: int, height: int) -> tuple[int, int]:
+def sheet_capacity(width: int, height: int) -> tuple[int, int]:
     """Columns and rows of the smallest cells that fit into width x height."""
     return max(1, (width + GAP) // (CELL + GAP)), max(1, (height + GAP) // (MIN_PITCH + LABEL + GAP))
 
 
-def _arrange(cells: int, aspect: float, width: int, height: int) -> _Sheet:
+def arrange(cells: int, aspect: float, width: int, height: int) -> Sheet:
     """The arrangement with the largest thumbnails in width x height; wide sheets without empty cells are preferred."""
 
-    def of(n: int) -> _Sheet:
+    def of(n: int) -> Sheet:
         rows = math.ceil(cells / n)
         w = (width + GAP) / n - GAP
         h = (height + GAP) / rows - GAP - LABEL
         w = max(1.0, min(w, h * aspect, 420.0 * min(1.0, aspect)))
-        return _Sheet(n, rows, int(w), max(1, min(int(w / aspect), int(h))))
+        return Sheet(n, rows, int(w), max(1, min(int(w / aspect), int(h))))
 
-    def worth(sheet: _Sheet) -> float:
+    def worth(sheet: Sheet) -> float:
         across, down = sheet.size
         shape = abs(math.log(across / down / 1.8))
         empty = sheet.columns * sheet.rows - cells
         return sheet.width * sheet.height * (1.0 - 0.3 * min(shape, 3.0)) * (1.0 - 0.3 * empty / cells)
 
-    columns, rows = _capacity(width, height)
+    columns, rows = sheet_capacity(width, height)
     return max((of(n) for n in range(1, columns + 1) if math.ceil(cells / n) <= rows), key=worth)
 
 
@@ -257,19 +259,19 @@ def _title(clip: Clip, item: Item | None, patch: int | None, shown: int, step: i
     lasts = "" if clip.duration_s is None else f" of {time_text(clip.duration_s)}"
     grid = () if item is None else (*_grid_text(item.grid, patch), *_step_text(step))
     return [
-        Line((_name(clip),), 19, INK),
+        Line((name_of(clip),), 19, INK),
         Line((_size_text(clip, item, patch), count + lasts, *grid)),
         *_warnings(clip),
     ]
 
 
-def _thumbnail(frame: UInt8[np.ndarray, "H W 3"], item: Item | None, patch: int | None, sheet: _Sheet) -> Image.Image:
+def _thumbnail(frame: UInt8[np.ndarray, "H W 3"], item: Item | None, patch: int | None, sheet: Sheet) -> Image.Image:
     pixels = frame if item is None or patch is None else item_pixels(frame, item, patch)
     pixels = _shown(pixels, sheet.width, sheet.height)
     return Image.fromarray(pixels if item is None else draw_lines(pixels, item.grid))
 
 
-def _label(page: Image.Image, x: int, y: int, width: int, index: str, time: str) -> None:
+def label(page: Image.Image, x: int, y: int, width: int, index: str, time: str) -> None:
     """The time under a thumbnail and, where there is room for both, the frame's index at the other end."""
     page.paste(words(time, 13, INK), (x, y))
     right = words(index, 13, MUTED)
@@ -277,7 +279,7 @@ def _label(page: Image.Image, x: int, y: int, width: int, index: str, time: str)
         page.paste(right, (x + width - right.width, y))
 
 
-def _missing(page: Image.Image, x: int, y: int, sheet: _Sheet) -> None:
+def _missing(page: Image.Image, x: int, y: int, sheet: Sheet) -> None:
     """An empty cell for a frame that was asked for and not found."""
     box = (x, y, x + sheet.width - 1, y + sheet.height - 1)
     pen = ImageDraw.Draw(page)
@@ -306,16 +308,16 @@ def contact_sheet(
         >>> contact_sheet(clip).mode
         'RGB'
     """
-    _check(clip, item, patch, max_side)
+    check_drawn(clip, item, patch, max_side)
     aspect = clip.width / clip.height if item is None else item.grid.w / item.grid.h
     room = max_side - 2 * MARGIN
     below = room - caption(NARROW, _title(clip, item, patch, 0, 2)).height - GAP
-    most = math.prod(_capacity(room, below))
+    most = math.prod(sheet_capacity(room, below))
     frames, shown = len(clip), min(len(clip), max_frames, most)
     chosen = [round(i) for i in np.linspace(0, frames - 1, shown)]
     lost = 0 if clip.complete or clip.frames_expected is None else max(0, clip.frames_expected - frames)
     cells = shown + min(lost, max_frames, most - shown)
-    sheet = _arrange(cells, aspect, room, below)
+    sheet = arrange(cells, aspect, room, below)
     step = 1 if item is None else line_step(min(sheet.height / item.grid.h, sheet.width / item.grid.w))
     lines = _title(clip, item, patch, shown, step)
     across = max(sheet.size[0], NARROW)
@@ -329,7 +331,7 @@ def contact_sheet(
         if cell < shown:
             frame = chosen[cell]
             page.paste(_thumbnail(clip.frames[frame], item, patch, sheet), (x, y))
-            _label(page, x, y + sheet.height + 5, sheet.pitch - GAP, str(frame), time_text(clip.times_s[frame]))
+            label(page, x, y + sheet.height + 5, sheet.pitch - GAP, str(frame), time_text(clip.times_s[frame]))
         else:
             _missing(page, x, y, sheet)
     return page

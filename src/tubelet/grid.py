@@ -40,7 +40,9 @@ class Item:
 
     grid: before any row was dropped. times_s: start time in seconds of each of the grid's t rows, (0.0,) for a picture.
     picture: index of the input it was cut from; views of one picture share it. box: left, top, right, bottom in that
-    picture's upright pixels. Raises ShapeError where these contradict each other.
+    picture's upright pixels; a tile of a letterboxed canvas reaches beyond the picture. content: what its cells can
+    show of the picture, another box; cells beyond it are blank (`seen`). None where every cell shows something.
+    Raises ShapeError where these contradict each other.
 
         >>> Item(Grid(2, 18, 32), times_s=(0.0, 0.5), picture=0, box=(0, 0, 512, 288)).box
         (0.0, 0.0, 512.0, 288.0)
@@ -50,6 +52,7 @@ class Item:
     times_s: tuple[float, ...]
     picture: int
     box: tuple[float, float, float, float]
+    content: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -58,10 +61,12 @@ class Item:
             times_s = tuple(self.times_s)
             finite = all(math.isfinite(v) for v in (*times_s, *self.box))
             left, top, right, bottom = (float(b) for b in self.box)
+            content = None if self.content is None else tuple(float(b) for b in self.content)
         except (TypeError, ValueError, OverflowError) as e:
             raise ShapeError(
-                "an item takes three integers as grid, numbers as times_s, an integer as picture, four numbers as box",
-                got=(self.grid, self.times_s, self.picture, self.box),
+                "an item takes three integers as grid, numbers as times_s, an integer as picture, four numbers as box, "
+                "four numbers or None as content",
+                got=(self.grid, self.times_s, self.picture, self.box, self.content),
             ) from e
         if min(grid) < 1:
             raise ShapeError(f"a grid needs at least one patch on each axis, got {tuple(grid)}", limit=1, got=grid)
@@ -75,10 +80,32 @@ class Item:
             raise ShapeError(f"a box is left, top, right, bottom with some area, got {tuple(self.box)}", got=self.box)
         if picture < 0:
             raise ShapeError(f"picture counts from 0, got {picture}", limit=0, got=picture)
+        if content is not None and not (
+            len(content) == 4
+            and all(math.isfinite(v) for v in content)
+            and content[0] < content[2]
+            and content[1] < content[3]
+        ):
+            raise ShapeError(f"content is left, top, right, bottom with some area, got {content}", got=content)
         object.__setattr__(self, "grid", grid)
         object.__setattr__(self, "times_s", tuple(float(s) for s in times_s))
         object.__setattr__(self, "picture", picture)
         object.__setattr__(self, "box", (left, top, right, bottom))
+        object.__setattr__(self, "content", content)
+
+    @property
+    def seen(self) -> tuple[range, range]:
+        """Rows and columns of the grid whose cells show some of the content, be it a line of pixels; the others are
+        blank. All of them where `content` is None.
+
+            >>> Item(Grid(1, 4, 4), (0.0,), 0, box=(0, -2, 8, 6), content=(0, 0, 8, 4)).seen
+            (range(1, 3), range(0, 4))
+        """
+        if self.content is None:
+            return range(self.grid.h), range(self.grid.w)
+        (left, top, right, bottom), grid = self.box, self.grid
+        x0, y0, x1, y1 = self.content
+        return _inside(top, bottom, grid.h, y0, y1), _inside(left, right, grid.w, x0, x1)
 
     @classmethod
     def of(cls, t: int, h: int, w: int, picture: int = 0) -> "Item":
@@ -107,6 +134,14 @@ def all_positions(items: Sequence[Item], *, merge: int = 1) -> Int32[Tensor, "T 
     if not items:
         return torch.zeros(0, 3, dtype=torch.int32, device="cpu")
     return torch.cat([positions(i.grid, merge=merge) for i in items])
+
+
+def _inside(low: float, high: float, cells: int, start: float, stop: float) -> range:
+    """Which of `cells` equal parts of low..high have some of start..stop; a millionth of a cell is rounding."""
+    cell = (high - low) / cells
+    first = math.floor((start - low) / cell + 1e-6)
+    end = math.ceil((stop - low) / cell - 1e-6)
+    return range(min(max(first, 0), cells), min(max(end, 0), cells))
 
 
 def _table(grid: Grid, merge: int) -> Tensor:

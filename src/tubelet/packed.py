@@ -11,20 +11,20 @@ unless its docstring says so. Because places travel with rows, dropping and reor
 import copy
 import json
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from operator import index
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tubelet.errors import InputError, NotFinite, RunError, ShapeError, TubeletError, UnsafeFile
+from tubelet.errors import InputError, NotFinite, ShapeError, TubeletError, UnsafeFile
+from tubelet.files import replace_tensors
 from tubelet.grid import MAX_ROWS as MAX_ROWS
 from tubelet.grid import Grid as Grid
 from tubelet.grid import Item as Item
@@ -304,23 +304,9 @@ class Packed:
         extra, notes = dict(tensors or {}), dict(metadata or {})
         if taken := sorted({"x", "pos"} & extra.keys() | {"format", "items", "lengths"} & notes.keys()):
             raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
-        items = [
-            {"grid": list(i.grid), "times_s": list(i.times_s), "picture": i.picture, "box": list(i.box)}
-            for i in self.items
-        ]
-        meta = {**notes, "format": FORMAT, "items": json.dumps(items), "lengths": json.dumps(list(self.lengths))}
-        target = Path(path)
-        beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-        try:
-            beside.touch()  # its mode is the one the user's umask gives; the writer would make it private
-            mode = beside.stat().st_mode
-            save_file(_storages({"x": self.x, "pos": self.pos, **extra}), str(beside), metadata=meta)
-            beside.chmod(mode)
-            beside.replace(target)
-        except (OSError, SafetensorError) as e:
-            raise RunError("the file could not be written", source=target.name) from e
-        finally:
-            beside.unlink(missing_ok=True)
+        items = json.dumps([_item_to(i) for i in self.items])
+        meta = {**notes, "format": FORMAT, "items": items, "lengths": json.dumps(list(self.lengths))}
+        replace_tensors(path, _storages({"x": self.x, "pos": self.pos, **extra}), meta)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Packed":
@@ -336,10 +322,7 @@ class Packed:
                 if meta.get("format") != FORMAT:
                     raise UnsafeFile("not a tubelet pack", expected=FORMAT, got=meta.get("format"))
                 x, pos = f.get_tensor("x"), f.get_tensor("pos")
-            items = tuple(
-                Item(Grid(*r["grid"]), tuple(r["times_s"]), r["picture"], tuple(r["box"]))
-                for r in json.loads(meta["items"])
-            )
+            items = tuple(_item_from(said) for said in json.loads(meta["items"]))
             return Packed(x, pos, items, tuple(json.loads(meta["lengths"]))).check()
         except TubeletError as e:
             e.placed(source=source)
@@ -356,6 +339,17 @@ def _integers(values: Iterable[int], what: str) -> tuple[int, ...]:
         return tuple(index(n) for n in values)
     except TypeError as e:
         raise ShapeError(f"{what} must be integers, got {values!r}", got=values) from e
+
+
+def _item_to(item: Item) -> dict[str, Any]:
+    """Plain values of an item. One whose cells all show something is written as ever."""
+    said = {"grid": list(item.grid), "times_s": list(item.times_s), "picture": item.picture, "box": list(item.box)}
+    return said if item.content is None else said | {"content": list(item.content)}
+
+
+def _item_from(said: dict[str, Any]) -> Item:
+    where = Grid(*said["grid"]), tuple(said["times_s"]), said["picture"], tuple(said["box"])
+    return Item(*where, tuple(said["content"]) if "content" in said else None)
 
 
 def _storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

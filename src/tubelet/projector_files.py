@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from tubelet.encoder.config import Merger
-from tubelet.errors import ConfigError, KeyMismatch, NotFinite, RunError, WeightsError
+from tubelet.errors import ConfigError, KeyMismatch, NotFinite, WeightsError
+from tubelet.files import replace_tensors
 from tubelet.project import Compat, Projector, ProjectorConfig, from_config
 from tubelet.reduce.merge import Odd
 from tubelet.weights.convert import Fold
@@ -124,17 +122,7 @@ def save_projector(projector: Projector, path: str | os.PathLike[str]) -> Path:
     tensors = {PREFIX + k: t.detach().to("cpu", copy=True).contiguous() for k, t in projector.state_dict().items()}
     if not tensors:
         raise ConfigError(f"{projector.config.kind} has no weights to save", got=projector.config.kind)
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-    try:
-        beside.touch()  # its mode is the one the user's umask gives; the writer would make it private
-        mode = beside.stat().st_mode
-        save_file(tensors, str(beside), metadata={"format": "pt", SETTINGS: json.dumps(asdict(projector.config))})
-        beside.chmod(mode)
-        beside.replace(target)
-    except (OSError, SafetensorError) as e:
-        raise RunError("the file could not be written", source=target.name) from e
-    finally:
-        beside.unlink(missing_ok=True)
+    replace_tensors(target, tensors, {"format": "pt", SETTINGS: json.dumps(asdict(projector.config))})
     return target
 
 

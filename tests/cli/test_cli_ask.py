@@ -204,6 +204,14 @@ def test_a_damaged_file_and_no_model_are_told(
     assert "one of the inputs" in capsys.readouterr().err
 
 
+def test_a_wrong_file_name_is_told_before_the_model_is_read(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(VLM, "from_pretrained", lambda *_, **__: pytest.fail("the model was read"))
+    assert ask("not-there.png", "Why?", "--model", models["qwen3_vl"]) == 1
+    assert "not-there.png" in capsys.readouterr().err
+
+
 def test_without_transformers_it_says_what_to_install(
     files: dict[str, Path], models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -216,6 +224,25 @@ def test_as_a_process(tubelet: Run, files: dict[str, Path], models: dict[str, Pa
     """Nothing but the answer on stdout, nothing from other libraries on stderr."""
     done = tubelet("ask", files["small"], "Why?", "--model", models["qwen2_5_vl"], "--max-new-tokens", 3, "--quiet",
                    "--device", "cpu")  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\n")
+
+
+def test_it_asks_nothing_of_stdin(files: dict[str, Path], models: dict[str, Path]):
+    command = [
+        sys.executable,
+        "-m",
+        "tubelet",
+        "ask",
+        str(files["small"]),
+        "Why?",
+        "--model",
+        str(models["qwen2_5_vl"]),
+    ]
+    options = ["--max-new-tokens", "2", "--quiet", "--device", "cpu"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *command, *options], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("\n")
 

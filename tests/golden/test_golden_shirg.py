@@ -17,8 +17,9 @@ from .runners.shirg import version_of
 
 HERE = Path(__file__).parent / "shirg"
 ALL = Path(__file__).parents[3] / "shared" / "golden" / "shirg" / "open"
-COMMITTED = [p for p in find_cases(HERE) if p.stem.partition("_")[0] in SHIRG]
-FURTHER = [p for p in find_cases(ALL) if p.stem.partition("_")[0] in SHIRG] if ALL.is_dir() else []
+OURS = (*SHIRG, "upstream", "lavida", "position")
+COMMITTED = [p for p in find_cases(HERE) if p.stem.partition("_")[0] in OURS]
+FURTHER = [p for p in find_cases(ALL) if p.stem.partition("_")[0] in OURS] if ALL.is_dir() else []
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.stem)
@@ -35,7 +36,8 @@ def test_all_cases_beside_the_repository(record_property: Callable[[str, object]
 
 def test_the_committed_choice_has_every_version():
     """But those that differ from another one in a number, a view or a weight: beside the repository, or in a test."""
-    cases = [load_case(path) for path in COMMITTED if "tokens" in load_case(path).outputs]
+    selections = [path for path in COMMITTED if path.stem.partition("_")[0] in SHIRG]
+    cases = [load_case(path) for path in selections if "tokens" in load_case(path).outputs]
     parts = ("v1_forward", "fovea2_merge_similar", "token_dropout")
     named = {version_of(case)[0] for case in cases if not case.name.startswith(parts)} | {"shirg-v1"}
     of_fovea = {f"shirg-fovea2-{method}" for method in METHODS if method != "full"}
@@ -50,6 +52,11 @@ def test_the_committed_choice_has_every_version():
         ("x_components", "output.merged_coords"),
         ("v1_forward_ward", "output.group_of_token"),
         ("token_dropout_structured", "output.mask"),
+        ("lavida_splice_tall", "output.inputs_embeds"),
+        ("lavida_splice_tall", "output.labels"),
+        ("lavida_best_resolution", "output.grid_wh"),
+        ("position_table_27_to_24", "output.interpolated"),
+        ("upstream_metrics_small", "output.spatial_coherence"),
     ],
 )
 def test_another_output_fails(tmp_path: Path, name: str, change: str):

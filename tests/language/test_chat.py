@@ -102,6 +102,34 @@ def test_times_are_the_processor_s(frames: int, temporal: int):
     assert timestamps([i / 24 for i in indices], temporal) == theirs(None, list(indices), 24.0, temporal)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for %}",
+        "{{ raise_exception('images only') }}",
+        "{{ messages[0].content + 'text' }}",
+        "{{ messages[7].role }}",
+    ],
+    ids=["not a template", "it refuses", "for text alone", "other messages"],
+)
+def test_a_template_that_fails_is_told(template: str):
+    scheme = Scheme(LLAVA, PixelRecipe(14))
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}
+    with pytest.raises(ConfigError, match="chat template cannot") as e:
+        worded([message], tokenizer(template), scheme)
+    assert e.value.__cause__ is not None
+
+
+def test_a_question_with_a_placeholder_in_it_is_refused(folders: dict[str, Path]):
+    """It would be taken for a picture; so would one more or less than the template put there."""
+    vlm = loaded(folders["qwen2_5_vl"])
+    with pytest.raises(AlignmentError, match="2 placeholders in the prompt for 1 items"):
+        ask(vlm, [clip(1)], "What is <|image_pad|>?")
+    vlm.tokenizer.chat_template = "{{ messages[0].content[-1].text }}"
+    with pytest.raises(AlignmentError, match="0 placeholders in the prompt for 1 items"):
+        ask(vlm, [clip(1)], "Why?")
+
+
 # ---- LLaVA's words
 
 
@@ -198,7 +226,7 @@ def test_the_streamer_tells_text_tokens_and_when_the_first_came(folders: dict[st
 
 
 def test_text_is_told_word_by_word():
-    """A word is told when the next one begins, before the end."""
+    """A word is told when the next one begins at the latest, before the end, and nothing told is taken back."""
     said: list[str] = []
     streamer = Spoken(tokenizer(), said.append)
     streamer.put(torch.tensor([[5, 6, 7]]))
@@ -207,7 +235,8 @@ def test_text_is_told_word_by_word():
     for token in letters("no it is\nso"):
         streamer.put(torch.tensor([token]))
         so_far.append("".join(said))
-    assert so_far[3] == "no "
+    assert so_far[3].startswith("no ")
     assert so_far[8] == "no it is\n"
+    assert all("no it is\nso".startswith(text) for text in so_far)
     streamer.end()
     assert "".join(said) == "no it is\nso"

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_speakers import TAG_TEMPLATE, WHOLE, llama, tokenizer, whole_model
+from tiny_speakers import PARTS_TEMPLATE, TAG_TEMPLATE, WHOLE, llama, tokenizer, whole_model
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from tubelet import build_projector, load_encoder, load_projector, patchify, save_projector, untrained
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, KeyMismatch, TubeletError, WeightsError
-from tubelet.language import folder as folder_module
+from tubelet.language import save as save_module
 from tubelet.language.align import LLAVA, TokenIds
 from tubelet.language.chat import ask
 from tubelet.language.model import VLM
@@ -101,7 +101,7 @@ def test_its_parts_can_be_read_alone(tmp_path: Path):
 
 def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     vlm = hand_made()
-    monkeypatch.setattr(folder_module, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(save_module, "SHARD_BYTES", 100_000)
     vlm.save_pretrained(tmp_path / "m")
     files = sorted(p.name for p in (tmp_path / "m").glob("*.safetensors"))
     assert len(files) > 3
@@ -208,6 +208,33 @@ def test_qwen3_s_clips_have_the_budget_of_its_video_processor(tmp_path: Path):
         VLM.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["video_preprocessor_config.json", "processor_config.json"])
+def test_clips_of_qwen2_are_sized_by_their_own_file_where_there_is_one(name: str, tmp_path: Path):
+    """The second is what transformers 5 saves. Without either, the limits of pictures are not those of clips."""
+    whole_model("qwen2_5_vl").save_pretrained(tmp_path)
+    pictures = {"image_processor_type": "Qwen2VLImageProcessor", "size": {"shortest_edge": 784, "longest_edge": 78400}}
+    clips = {"video_processor_type": "Qwen2VLVideoProcessor", "size": {"shortest_edge": 3136, "longest_edge": 39200}}
+    written = clips if name.startswith("video") else {"image_processor": pictures, "video_processor": clips}
+    (tmp_path / name).write_text(json.dumps(written), encoding="utf-8")
+    scheme = VLM.from_pretrained(tmp_path).scheme
+    assert scheme.video_pixels is not None
+    assert (scheme.video_pixels.min_pixels, scheme.video_pixels.max_pixels) == (3136, 39200)
+    assert scheme.video_pixels.max_video_pixels is None
+    if name == "processor_config.json":
+        assert (scheme.pixels.min_pixels, scheme.pixels.max_pixels) == (784, 78400)
+    for change, word in (
+        ({"patch_size": 16}, "patch_size"),
+        ({"cap_pixels_per_frame": "yes"}, "cap_pixels"),
+        ({"size": {"height": 3}}, "longest_edge"),
+        ({"auto_map": {}}, "auto_map"),
+    ):
+        bad = clips | change
+        written = bad if name.startswith("video") else {"image_processor": pictures, "video_processor": bad}
+        (tmp_path / name).write_text(json.dumps(written), encoding="utf-8")
+        with pytest.raises(ConfigError, match=word):
+            VLM.from_pretrained(tmp_path)
+
+
 def test_tokens_per_second_that_a_file_leaves_out_is_upstream_s_default(tmp_path: Path):
     whole_model("qwen2_5_vl").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
@@ -222,6 +249,13 @@ def test_a_template_in_its_own_file_is_found(tmp_path: Path):
     assert VLM.from_pretrained(tmp_path).tokenizer.chat_template is None
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "{{ 1 }}"}), encoding="utf-8")
     assert VLM.from_pretrained(tmp_path).tokenizer.chat_template == "{{ 1 }}"
+    tokenizer().save_pretrained(tmp_path)
+    assert VLM.from_pretrained(tmp_path).tokenizer.chat_template == PARTS_TEMPLATE  # chat_template.jinja
+    (tmp_path / "chat_template.jinja").unlink()
+    settings = tmp_path / "tokenizer_config.json"
+    said = json.loads(settings.read_text(encoding="utf-8")) | {"chat_template": "{{ 2 }}"}
+    settings.write_text(json.dumps(said), encoding="utf-8")
+    assert VLM.from_pretrained(tmp_path).tokenizer.chat_template == "{{ 1 }}"  # the processor's before the tokenizer's
 
 
 # ---- LLaVA's layout

@@ -48,6 +48,40 @@ def test_a_whole_model_s_language_model_is_transformers_own(kind: str, tied: boo
     assert speaker.dtype == torch.float32
 
 
+@pytest.mark.parametrize("square", [False, True], ids=["", "gate and up together square"])
+def test_experts_as_published_are_turned(square: bool, tmp_path: Path):
+    """Published Qwen3-VL-MoE files hold (experts, in, out); transformers 5 holds and writes (experts, out, in)."""
+    peer = whole_model("qwen3_vl_moe", moe_intermediate_size=32 if square else 24)
+    peer.save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda s: {k: v.transpose(1, 2) if ".experts." in k else v for k, v in s.items()})
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["num_experts"] = config["text_config"].pop("num_local_experts")  # as published
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert torch.equal(logits(speaker_of(tmp_path), IDS), logits(peer, IDS))
+    rewrite(tmp_path, lambda s: {k: v[:, 1:] if k.endswith("0.mlp.experts.down_proj") else v for k, v in s.items()})
+    with pytest.raises(KeyMismatch, match=r"layers.0.mlp.experts.down_proj"):
+        speaker_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "whole", "inner", "tied"),
+    [
+        ("qwen3_vl", False, True, False),  # Qwen3-VL-MoE's text part says true by default, and does not count
+        ("qwen3_vl_moe", False, True, False),
+        ("qwen3_vl", True, None, True),
+        ("qwen2_5_vl", False, True, True),  # as transformers 4 saved it
+        ("qwen2_5_vl", None, None, False),
+        ("tubelet_vlm", None, True, True),
+    ],
+)
+def test_whether_the_head_is_the_table(kind: str, whole: bool | None, inner: bool | None, tied: bool):
+    text = whole_model(kind if kind != "tubelet_vlm" else "qwen2_vl").config.text_config.to_dict()
+    text.pop("tie_word_embeddings", None)
+    text |= {} if inner is None else {"tie_word_embeddings": inner}
+    config = {"model_type": kind, "text_config": text} | ({} if whole is None else {"tie_word_embeddings": whole})
+    assert text_part(config).tied == tied
+
+
 def test_names_of_transformers_5_are_read_too(tmp_path: Path):
     """Qwen2-VL with the names it has in memory: model.language_model. ... and model.visual. ..."""
     peer = whole_model("qwen2_vl")

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from tubelet.errors import InputError, ShapeError
+from tubelet.language.speaker import CACHE
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6}
 
@@ -131,7 +132,7 @@ def test_a_cache_carries_a_second_turn():
     first = speaker(inputs_embeds=speaker.embed(ids[:, :5]), places=places[:, :5], use_cache=True)
     mask = torch.ones_like(ids)
     rest = {"input_ids": ids, "attention_mask": mask, "places": places, "delta": after(places)}
-    went_on = speaker.generate(**rest, past_key_values=first.past_key_values, **GREEDY)
+    went_on = speaker.generate(**rest, **{CACHE: first[CACHE]}, **GREEDY)
     assert torch.equal(went_on, speaker.generate(**rest, **GREEDY))
 
 
@@ -155,7 +156,7 @@ def test_decoding_one_by_one_equals_one_forward():
         for i in range(3):
             out = speaker(
                 input_ids=more[:, i : i + 1],
-                past_key_values=out.past_key_values,
+                **{CACHE: out[CACHE]},
                 places=given["places"],
                 delta=given["delta"],
             )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_speakers import WHOLE, llama, whole_model
 from torch import Tensor
+from transformers import GenerationConfig
 
 from tubelet import Clip, Grid, Packed, build_projector, untrained
 from tubelet.encoder.config import EncoderConfig
@@ -163,7 +164,7 @@ def test_video_gives_the_ids_of_the_reference_s_positions(pair: tuple[str, Any, 
     """transformers 5.23 puts the question into the middle of a long video; told the reference's positions it says what
     we say. Qwen3-VL, which has no time inside a block, is the next test's."""
     kind, peer, vlm = pair
-    if kind == "qwen3_vl":
+    if kind.startswith("qwen3_vl"):
         return
     small(vlm)
     clip = film(10, 60, 60, fps)
@@ -189,7 +190,7 @@ def test_video_gives_the_ids_of_the_reference_s_positions(pair: tuple[str, Any, 
 def test_timed_frames_and_pictures_of_qwen3_give_transformers_own_ids(pair: tuple[str, Any, VLM]):
     """Each frame a block behind its timestamp, a picture in the same prompt, deepstack rows of both."""
     kind, peer, vlm = pair
-    if kind != "qwen3_vl":
+    if not kind.startswith("qwen3_vl"):
         return
     small(vlm)
     p = see([film(6, 60, 60), picture(60, 90)], vlm.scheme)
@@ -417,10 +418,50 @@ def test_a_reduction_that_joins_rows_cannot_be_followed_by_deepstack(pair: tuple
     try:
         with torch.no_grad():
             p = patchify([picture(112, 112)], vlm.scheme.pixels)
-            if kind == "qwen3_vl":
+            if kind.startswith("qwen3_vl"):
                 with pytest.raises(ConfigError, match="deepstack"):
                     vlm.encode(p)
             else:
                 assert vlm.encode(p).tokens.lengths[0] < vlm._features(p)[0].lengths[0]
     finally:
         vlm.reduce = None
+
+
+# ---- what the folder says of sampling
+
+
+def test_a_temperature_counts_though_the_folder_says_top_k_1(pair: tuple[str, Any, VLM]):
+    """As the published generation_config.json of Qwen2-VL does. The penalty for repetition stays as it is there."""
+    _, peer, vlm = pair
+    before = vlm.speaker.generation_config
+    assert before is not None
+    said = {"do_sample": True, "temperature": 0.1, "top_k": 1, "top_p": 0.001, "repetition_penalty": 1.3}
+    vlm.speaker.generation_config = GenerationConfig(**said, eos_token_id=None, pad_token_id=0)
+    ids = torch.tensor([[5, 6, 7, 40]])
+    ready = vlm.ready(None, ids)
+    try:
+        drawn = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            drawn.append(vlm.generate(ready, max_new_tokens=NEW, temperature=2.0))
+        likeliest = vlm.generate(ready, max_new_tokens=NEW)
+        torch.manual_seed(1)
+        how = {"do_sample": True, "temperature": 2.0, "top_k": 50, "repetition_penalty": 1.3}
+        want = peer.generate(input_ids=ids, max_new_tokens=NEW, **how)
+        penalised = peer.generate(input_ids=ids, max_new_tokens=NEW, do_sample=False, repetition_penalty=1.3)
+    finally:
+        vlm.speaker.generation_config = before
+    assert torch.equal(drawn[0], want[:, 4:])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(likeliest, penalised[:, 4:])
+
+
+@pytest.mark.parametrize("how", [{}, {"num_beams": 2}, {"temperature": 1.0}], ids=str)
+def test_an_answer_of_one_token_to_a_prompt_of_one(pair: tuple[str, Any, VLM], how: dict[str, Any]):
+    _, peer, vlm = pair
+    ids = torch.tensor([[7]])
+    torch.manual_seed(0)
+    got = vlm.generate(vlm.ready(None, ids), max_new_tokens=1, **how)
+    torch.manual_seed(0)
+    want = peer.generate(input_ids=ids, max_new_tokens=1, do_sample="temperature" in how, **how)
+    assert torch.equal(got, want[:, 1:])

@@ -61,12 +61,12 @@ def golden_speaker(config: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     return Speaker(model, head).eval()
 
 
-WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 IDS = {"image_token_id": 150, "video_token_id": 151, "vision_start_token_id": 148, "vision_end_token_id": 149}
 
 
-def whole_model(kind: str, seed: int = 0, *, tie_word_embeddings: bool = False) -> Any:
-    """A complete Qwen-VL of transformers: two layers of 64 channels on a tower of three layers of 32, 160 tokens.
+def whole_model(kind: str, seed: int = 0, *, tie_word_embeddings: bool = False, moe_intermediate_size: int = 24) -> Any:
+    """A complete Qwen-VL of transformers: three layers of 64 channels on a tower of three layers of 32, 160 tokens.
 
     Every parameter is drawn, norms 1 + 0.1 N and matrices so that no layer saturates.
     """
@@ -85,6 +85,9 @@ def whole_model(kind: str, seed: int = 0, *, tie_word_embeddings: bool = False) 
     else:
         name = "Qwen3VL"
         text |= {"head_dim": 16}
+        if kind == "qwen3_vl_moe":
+            name = "Qwen3VLMoe"
+            text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": moe_intermediate_size}
         text.pop("bos_token_id")
         vision |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "num_position_embeddings": 64}
         vision |= {"deepstack_visual_indexes": [0, 2]}
@@ -96,7 +99,8 @@ def whole_model(kind: str, seed: int = 0, *, tie_word_embeddings: bool = False) 
         for name, p in model.named_parameters():
             drawn = torch.randn(p.shape, generator=generator)
             norm = p.ndim == 1 and name.endswith("weight")
-            p.copy_(1 + 0.1 * drawn if norm else drawn * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.1))
+            fan = p.shape[-1] if ".experts." in name else p[0].numel()
+            p.copy_(1 + 0.1 * drawn if norm else drawn * (fan**-0.5 if p.ndim > 1 else 0.1))
         table = model.get_input_embeddings().weight
         table.copy_(torch.randn(table.shape, generator=generator))
     model.generation_config.eos_token_id = None

@@ -2,6 +2,8 @@
 
     tubelet encode    files -> packed tokens in a safetensors file
     tubelet show      a picture with its patch grid, or the sampled frames of a clip with their times, as PNG
+    tubelet select    fewer tokens of pictures and clips, chosen, and a picture of which they are
+    tubelet compare   several ways to choose tokens beside each other: pictures and numbers
     tubelet ask       a question about pictures and videos, answered by a vision-language model
     tubelet plan      what an input costs before it is read: tokens, FLOPs, memory; and what fits
     tubelet convert   checkpoints between the formats of a family

@@ -76,14 +76,15 @@ class Ask:
         """Do it; the exit code."""
         files, question, sampling = self._checked()
         out = None if self.show is None else output_file(self.show, files)
+        laps: dict[str, float] = {}
+        start = time.perf_counter()
+        clips = self._read(files, sampling)  # before the model: a wrong file name is told at once
+        laps["read"] = time.perf_counter() - start
         start = time.perf_counter()
         vlm = self._load()
         if vlm.untrained:
             terminal.say(f"{file_name(self.model)} is UNTRAINED: random weights, the answer means nothing")
-        laps = {"load": time.perf_counter() - start}
-        start = time.perf_counter()
-        clips = self._read(files, sampling)
-        laps["read"] = time.perf_counter() - start
+        laps["load"] = time.perf_counter() - start
         start = time.perf_counter()
         from tubelet.language.chat import ask
 
@@ -177,14 +178,15 @@ def drawn(asked: "Asked") -> "Image":
     """Every picture with the grid of the tokens the model saw and every clip's frames with it, under one another."""
     from PIL import Image
 
-    from tubelet.draw import contact_sheet, draw_grid
+    from tubelet.draw import PAPER, contact_sheet, draw_grid
 
     pages = []
-    for clip, item, side in zip(asked.clips, asked.rows.tokens.items, asked.sides, strict=True):
+    for item, side in zip(asked.rows.tokens.items, asked.sides, strict=True):
+        clip = asked.clips[item.picture]
         draw = contact_sheet if clip.is_video else draw_grid
         pages.append(draw(clip, item, side))
     height = sum(p.height for p in pages) + GAP * (len(pages) - 1)
-    sheet = Image.new("RGB", (max(p.width for p in pages), height), (255, 255, 255))
+    sheet = Image.new("RGB", (max(p.width for p in pages), height), PAPER)
     top = 0
     for page in pages:
         sheet.paste(page, (0, top))
@@ -195,6 +197,7 @@ def drawn(asked: "Asked") -> "Image":
 def _files(asked: "Asked") -> list[dict[str, Any]]:
     """What became of each file."""
     tokens = asked.rows.tokens
+    items = [[i for i, item in enumerate(tokens.items) if item.picture == n] for n in range(len(asked.clips))]
     return [
         {
             "file": file_name(clip.source),
@@ -202,12 +205,13 @@ def _files(asked: "Asked") -> list[dict[str, Any]]:
             "height": clip.height,
             "frames": len(clip),
             "times_s": list(clip.times_s),
-            "grid": list(item.grid),
-            "tokens": length,
+            "grid": list(tokens.items[own[0]].grid),
+            "grids": [list(tokens.items[i].grid) for i in own],
+            "tokens": sum(tokens.lengths[i] for i in own),
             "complete": clip.complete,
             "notes": list(clip.notes),
         }
-        for clip, item, length in zip(asked.clips, tokens.items, tokens.lengths, strict=True)
+        for clip, own in zip(asked.clips, items, strict=True)
     ]
 
 
@@ -226,7 +230,7 @@ def _table(counts: dict[str, int], laps: dict[str, float], model: str) -> "Rende
         ("model", visible(file_name(model))),
         ("prompt tokens", prompt),
         ("answer tokens", f"{counts['answer']:,}"),
-        ("loading, reading", f"{seconds(laps['load'])}, {seconds(laps['read'])}"),
+        ("reading, loading", f"{seconds(laps['read'])}, {seconds(laps['load'])}"),
         ("to first token", f"{seconds(laps['first_token'])} ({seconds(laps['encode'])} to encode)"),
         ("whole answer", f"{seconds(laps['answer'])}{', ' if rate else ''}{rate}"),
     ):

@@ -49,19 +49,20 @@ def _unwritable(error: OSError | ValueError, name: str) -> InputError:
 
 
 class Drawings:
-    """Where each PNG goes: `--out`, or in its folder (by default the current one) a name made from the input's.
+    """Where each PNG goes: what `option` names, or in that folder (by default the current one) a name made from the
+    input's.
 
     Raises UsageError and, before any work, what `output_file` raises.
     """
 
-    def __init__(self, out: str | None, inputs: Sequence[str]) -> None:
+    def __init__(self, out: str | None, inputs: Sequence[str], *, option: str = "--out") -> None:
         self.inputs = inputs
         self.taken: set[Path] = set()
         self.file: Path | None = None
         self.folder = Path(out or ".")
         if out is not None and not self.folder.is_dir() and not out.endswith("/"):
             if len(inputs) > 1:
-                raise UsageError("--out must be a folder when several files are drawn")
+                raise UsageError(f"{option} must be a folder when several files are drawn")
             self.file = output_file(out, inputs)
             return
         try:

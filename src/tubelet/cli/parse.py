@@ -7,16 +7,20 @@ import tyro
 
 from tubelet.cli.ask import Ask
 from tubelet.cli.bench import Bench
+from tubelet.cli.compare import Compare
 from tubelet.cli.convert import Convert
 from tubelet.cli.encode import Encode
 from tubelet.cli.models import Models
 from tubelet.cli.plan import Plan
+from tubelet.cli.select import Select
 from tubelet.cli.show import Show
 
-Command = Encode | Show | Ask | Plan | Convert | Models | Bench
+Command = Encode | Show | Select | Compare | Ask | Plan | Convert | Models | Bench
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
+    "select": Select,
+    "compare": Compare,
     "ask": Ask,
     "plan": Plan,
     "convert": Convert,
@@ -40,6 +44,8 @@ def _named(name: str, about: str) -> Any:
 _UNION = (
     Annotated[Encode, _named("encode", "pictures and videos to packed tokens in a safetensors file")]
     | Annotated[Show, _named("show", "a picture with its patch grid, or the frames of a clip with their times, as PNG")]
+    | Annotated[Select, _named("select", "fewer tokens of pictures and clips, chosen, and a picture of which they are")]
+    | Annotated[Compare, _named("compare", "several ways to choose tokens beside each other: pictures and numbers")]
     | Annotated[Ask, _named("ask", "a question about pictures and videos, answered by a vision-language model")]
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]

@@ -26,10 +26,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tubelet.errors import InputError, RunError, ShapeError, UnsafeFile
+from tubelet.errors import InputError, ShapeError, UnsafeFile
+from tubelet.files import replace_tensors
 from tubelet.integrations.served import (
     Kind,
     Payload,
@@ -151,18 +151,7 @@ def save(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
                 value if isinstance(value, Tensor) else torch.cat([torch.tensor(v, dtype=torch.float64) for v in value])
             )
             tensors[name] = on_host(flat).clone()
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.urandom(6).hex()}")
-    try:
-        beside.touch()  # its mode is the one the user's umask gives; the writer would make it private
-        mode = beside.stat().st_mode
-        save_file(tensors, str(beside), metadata={"format": FORMAT})
-        beside.chmod(mode)
-        beside.replace(target)
-    except (OSError, SafetensorError) as e:
-        raise RunError("the file could not be written", source=target.name) from e
-    finally:
-        beside.unlink(missing_ok=True)
+    replace_tensors(path, tensors, {"format": FORMAT})
 
 
 def load(path: str | os.PathLike[str]) -> Payload:

@@ -10,6 +10,7 @@ Blocks may touch; a run of the length of two blocks holds two.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -50,24 +51,48 @@ QWEN = TokenIds(image=151655, video=151656, start=151652, end=151653)
 LLAVA = TokenIds(image=-200)
 
 
+class Runs(NamedTuple):
+    """Placeholders that follow each other: places of the first ones, counted through the batch row by row, how many
+    there are of each, and which."""
+
+    first: Int64[np.ndarray, " M"]
+    length: Int64[np.ndarray, " M"]
+    ids: Int64[np.ndarray, " M"]
+
+    def of(self, token: int) -> "Runs":
+        """Those of one placeholder."""
+        mine = self.ids == token
+        return Runs(self.first[mine], self.length[mine], self.ids[mine])
+
+
 @dataclass(frozen=True)
 class Prompts:
-    """A batch of token ids on the host, with which of them are text or pixels and not padding."""
+    """A batch of token ids on the host. real: which of them are text or pixels and not padding, None where all are."""
 
     ids: Int64[np.ndarray, "B S"]
-    real: Bool[np.ndarray, "B S"]
+    real: Bool[np.ndarray, "B S"] | None
 
     @property
     def length(self) -> int:
         return self.ids.shape[1]
 
-    def find(self, *ids: int) -> Int64[np.ndarray, " R"]:
-        """Places of the given ids, padding aside, counted through the batch row by row."""
+    def runs(self, *ids: int) -> Runs:
+        """Runs of the given ids, padding aside. A run ends with its sample, and where another of the ids begins."""
         flat = self.ids.ravel()
-        found = flat == ids[0]
+        new = np.ones(len(flat), bool)
+        np.not_equal(flat[1:], flat[:-1], out=new[1:])
+        new[:: max(self.length, 1)] = True
+        if self.real is not None:
+            real = self.real.ravel()
+            new[1:] |= real[1:] != real[:-1]
+        first = new.nonzero()[0]
+        shown = flat[first]
+        wanted = shown == ids[0]
         for one in ids[1:]:
-            found |= flat == one
-        return np.flatnonzero(found if self.real.all() else found & self.real.ravel())
+            wanted |= shown == one
+        if self.real is not None:
+            wanted &= self.real.ravel()[first]
+        return Runs(first[wanted], np.diff(first, append=len(flat))[wanted], shown[wanted])
 
 
 def prompts(input_ids: Int64[Tensor, "*batch S"], attention_mask: Tensor | None = None) -> Prompts:
@@ -79,31 +104,30 @@ def prompts(input_ids: Int64[Tensor, "*batch S"], attention_mask: Tensor | None 
         raise InputError(f"input_ids are (S,) or (B, S), got {tuple(input_ids.shape)}", got=tuple(input_ids.shape))
     ids = np.atleast_2d(input_ids.detach().cpu().numpy())
     if attention_mask is None:
-        return Prompts(ids, np.ones(ids.shape, bool))
+        return Prompts(ids, None)
     if attention_mask.shape != input_ids.shape:
         raise InputError(
             f"attention_mask is {tuple(attention_mask.shape)} for input_ids {tuple(input_ids.shape)}",
             expected=tuple(input_ids.shape),
             got=tuple(attention_mask.shape),
         )
-    return Prompts(ids, np.atleast_2d(attention_mask.detach().cpu().numpy()) != 0)
+    real = np.atleast_2d(attention_mask.detach().cpu().numpy()) != 0
+    return Prompts(ids, None if real.all() else real)
 
 
-def check(
+def fit(
     found: Prompts,
-    places: Int64[np.ndarray, " R"],
+    runs: Runs,
     lengths: Int64[np.ndarray, " N"],
     *,
     owners: Int64[np.ndarray, " N"] | None = None,
     counts: Sequence[int] | None = None,
     what: str = "item",
-    several: bool = True,
-) -> None:
-    """Nothing where blocks of `lengths` rows fill the runs at `places`, in order.
+) -> Int64[np.ndarray, " N"]:
+    """The place of each block's first row, where blocks of `lengths` rows, at least one each, fill the runs in order.
 
     owners: the item of each block, its own number where None. counts: how many items belong to each sample; without it
-    items are taken in order. what: the word for a block's owner in a message. several: whether there may be
-    placeholders of several ids, of which a block has one.
+    items are taken in order. what: the word for a block's owner in a message.
     Raises AlignmentError naming the sample, the item, the rows expected and the placeholders found.
     """
     if counts is not None and len(counts) != len(found.ids):
@@ -111,61 +135,44 @@ def check(
             f"{len(counts)} counts of {what}s for {len(found.ids)} samples", expected=len(found.ids), got=len(counts)
         )
     owners = np.arange(len(lengths)) if owners is None else owners
-    used = lengths > 0
-    lengths, owners = lengths[used], owners[used]
-    if not _fits(found, places, lengths, owners, counts, several):
-        raise _explain(found, places, lengths.tolist(), owners.tolist(), counts, what)
-
-
-def _fits(
-    found: Prompts,
-    places: Int64[np.ndarray, " R"],
-    lengths: Int64[np.ndarray, " N"],
-    owners: Int64[np.ndarray, " N"],
-    counts: Sequence[int] | None,
-    several: bool,
-) -> bool:
-    if int(lengths.sum()) != len(places):
-        return False
-    starts = np.cumsum(lengths) - lengths
-    if counts is not None:
+    first = _first(runs, lengths)
+    if first is not None and counts is not None and len(first):
         sample = np.repeat(np.arange(len(counts)), counts)
-        if len(owners) and (owners[-1] >= len(sample) or (sample[owners] != places[starts] // found.length).any()):
-            return False
-    first, last = places[starts], places[starts + lengths - 1]
-    if (last - first != lengths - 1).any() or (first // found.length != last // found.length).any():
-        return False  # places rise, so a block of n that spans n tokens has no gap
-    if not several or not len(places):
-        return True
-    kinds = found.ids.ravel()[places]
-    same = np.add.reduceat(kinds == np.repeat(kinds[starts], lengths), starts, dtype=np.int64)
-    return bool((same == lengths).all())
+        if owners[-1] >= len(sample) or (sample[owners] != first // found.length).any():
+            first = None
+    if first is None:
+        raise _explain(found, runs, lengths.tolist(), owners.tolist(), counts, what)
+    return first
 
 
-def _breaks(found: Prompts, places: Int64[np.ndarray, " R"]) -> Bool[np.ndarray, " breaks"]:
-    """Where the next place is not the next token of the same sample with the same id."""
-    ids = found.ids.ravel()[places]
-    apart = (np.diff(places) != 1) | (np.diff(ids) != 0)
-    return apart if len(found.ids) == 1 else apart | (np.diff(places // found.length) != 0)
+def _first(runs: Runs, lengths: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"] | None:
+    """Where each block starts; None where they do not fill the runs, each within one."""
+    have, want = np.cumsum(runs.length), np.cumsum(lengths)
+    if int(runs.length.sum()) != int(lengths.sum()):
+        return None
+    before = want - lengths  # rows before each block
+    run = np.searchsorted(have, before, side="right")
+    if (want > have[run]).any():
+        return None
+    return runs.first[run] + before - have[run] + runs.length[run]
 
 
 def _explain(
     found: Prompts,
-    places: Int64[np.ndarray, " R"],
+    runs: Runs,
     lengths: list[int],
     owners: list[int],
     counts: Sequence[int] | None,
     what: str,
 ) -> AlignmentError:
     """The first run and block that do not fit, found the slow way."""
-    runs = np.split(places, np.flatnonzero(_breaks(found, places)) + 1) if len(places) else []
     sample_of = None if counts is None else np.repeat(np.arange(len(counts)), counts).tolist()
     block = 0
-    for run in runs:
-        sample, column = divmod(int(run[0]), found.length)
-        left = len(run)
+    for first, length in zip(runs.first.tolist(), runs.length.tolist(), strict=True):
+        sample, column = divmod(first, found.length)
+        left = length
         while left:
-            where = f"{left} places left in the run of {len(run)} placeholders at token {column}"
+            where = f"{left} places left in the run of {length} placeholders at token {column}"
             item = owners[block] if block < len(lengths) else None
             if item is None or (sample_of is not None and sample_of[item : item + 1] != [sample]):
                 return _error(f"{where} and no {what} for them", sample, None, 0, left)

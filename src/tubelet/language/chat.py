@@ -30,8 +30,9 @@ Message = Mapping[str, Any]
 class Asked:
     """A question on its way: what the model is given and what it was made of.
 
-    clips: as they were cut (made square where the model wants that). sides: pixels along a side of what one row of each
-    shows. patches: their rows; rows: what the encoder made of them. text: as the chat template wrote it.
+    clips: as they were cut (made square where the model wants that). patches: their rows; rows: what the model is given
+    of them, items of the `picture` that is the clip's number: one, or its joined views. sides: pixels along a side of
+    what one row of each of these items shows. text: as the chat template wrote it.
     """
 
     clips: tuple[Clip, ...]
@@ -67,11 +68,8 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
         text = worded([*history, message], vlm.tokenizer, vlm.scheme)
         prompt = tokens_of(text, seen, rows.tokens, vlm.tokenizer, vlm.scheme)
         batch = pad([prompt], 0, side="left")
-        cut = [recipe_of(clip, vlm.scheme).patch for clip in seen]
-        grids = [(a.grid.h, b.grid.h) for a, b in zip(patches.items, rows.tokens.items, strict=True)]
-        sides = tuple(side * a // b for side, (a, b) in zip(cut, grids, strict=True))
         ready = vlm.ready(rows, batch.input_ids, attention_mask=batch.attention_mask)
-        return Asked(seen, sides, patches, rows, text, ready)
+        return Asked(seen, _sides(seen, patches, rows.tokens, vlm.scheme), patches, rows, text, ready)
 
 
 # ---- pixels
@@ -79,13 +77,22 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
 
 def see(clips: Sequence[Clip], scheme: Scheme) -> Packed:
     """Rows of pictures by the scheme's `pixels` and of clips by its `video_pixels`; `picture` is the index in clips."""
-    packs = [patchify([clip], recipe_of(clip, scheme)) for clip in clips]
+    packs = [patchify([clip], recipe_of(clip, scheme), views=scheme.views) for clip in clips]
     return concat(packs) if packs else patchify([], scheme.pixels)
 
 
 def recipe_of(clip: Clip, scheme: Scheme) -> PixelRecipe:
     """The recipe that cuts this clip."""
     return scheme.video_pixels if clip.is_video and scheme.video_pixels is not None else scheme.pixels
+
+
+def _sides(clips: Sequence[Clip], patches: Packed, rows: Packed, scheme: Scheme) -> tuple[int, ...]:
+    """Pixels along a side of what one row of each item shows: of the frame as it was resized, or of the views' canvas,
+    where all views of a clip have rows of one size."""
+    first = {item.picture: item for item in reversed(patches.items)}
+    rows_of = {item.picture: item for item in reversed(rows.items)}  # the first of each: of views, the whole picture's
+    side = {n: recipe_of(clip, scheme).patch * first[n].grid.h // rows_of[n].grid.h for n, clip in enumerate(clips)}
+    return tuple(side[item.picture] for item in rows.items)
 
 
 def squared(clip: Clip, recipe: PixelRecipe) -> Clip:
@@ -126,13 +133,19 @@ def _items(message: Message) -> list[str]:
 
 
 def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme) -> str:
-    """The messages as the model's chat template writes them, up to where the answer begins. Raises ConfigError."""
+    """The messages as the model's chat template writes them, up to where the answer begins. Raises ConfigError, also
+    for a template that fails at these messages (one for text alone, say); what it said is the cause."""
     if tokenizer is None:
         raise ConfigError("the model's folder has no tokenizer: a question cannot be put into tokens")
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("the model's tokenizer has no chat template: how it is spoken to is not known")
+    from jinja2.exceptions import TemplateError
+
     told = [_tagged(m) for m in messages] if scheme.wording == "image_tag" else list(messages)
-    return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError, LookupError) as e:
+        raise ConfigError("the model's chat template cannot put these messages into words") from e
 
 
 def _tagged(message: Message) -> dict[str, Any]:
@@ -150,7 +163,9 @@ def tokens_of(text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, sc
     Raises AlignmentError where the text has other items than the pack, ConfigError for a placeholder the tokenizer does
     not know.
     """
-    counts: list[int] = list(rows.lengths)
+    counts = [0] * len(clips)
+    for item, length in zip(rows.items, rows.lengths, strict=True):
+        counts[item.picture] += length
     if scheme.rule.time == "blocks":
         text, counts = _with_times(text, clips, rows, tokenizer, scheme)
     if scheme.wording == "image_tag":

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TEXT, HEAD = "model.", "lm_head."
 LAYOUTS = (("model.language_model.", "lm_head."), ("language_model.model.", "language_model.lm_head."), (TEXT, HEAD))
+EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
 OWN = "language_model."  # before every name in what tubelet writes
 # What may stand beside the language model under "model." and is not part of it
 BESIDE = ("model.visual.", "model.vision_tower.", "model.vision_model.", "model.vision_encoder.", "model.mm_projector.")
@@ -86,9 +87,7 @@ def text_part(config: Mapping[str, Any]) -> TextPart:
         raise ConfigError(
             f"no language model is known for model_type {kind!r:.60}", expected=tuple(LLAVA_BASES), got=kind
         )
-    tied = bool(config.get("tie_word_embeddings", getattr(found, "tie_word_embeddings", False)))
-    if isinstance(text, Mapping):
-        tied = tied or bool(text.get("tie_word_embeddings", False))
+    tied = _tied(config, found)
     causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING
     trunks: Any = MODEL_MAPPING
     if type(found) in causal:
@@ -97,6 +96,20 @@ def text_part(config: Mapping[str, Any]) -> TextPart:
     if type(found) not in trunks:
         raise ConfigError(f"transformers has no text model of type {found.model_type!r:.60}", got=found.model_type)
     return TextPart(found, trunks[type(found)], True, tied)
+
+
+def _tied(config: Mapping[str, Any], found: "PreTrainedConfig") -> bool:
+    """Whether the head is the table of embeddings. A whole model's own word counts before its text part's, but for
+    Qwen2-VL and Qwen2.5-VL, which transformers 4 saved with the word in the text part alone."""
+    whole, text = config.get("tie_word_embeddings"), config.get("text_config")
+    inner = (
+        text.get("tie_word_embeddings", False)
+        if isinstance(text, Mapping)
+        else getattr(found, "tie_word_embeddings", False)
+    )
+    if config.get("model_type") in ("qwen2_vl", "qwen2_5_vl"):
+        return bool(whole or inner)
+    return bool(inner if whole is None else whole)
 
 
 def _config_of(kind: str, said: Mapping[str, Any]) -> "PreTrainedConfig":
@@ -108,6 +121,7 @@ def _config_of(kind: str, said: Mapping[str, Any]) -> "PreTrainedConfig":
         raise ConfigError(f"transformers has no configuration of type {kind!r:.60}", got=kind)
     made = CONFIG_MAPPING[kind]
     known = set(inspect.signature(made.__init__).parameters) | {"rope_scaling", "rope_theta", "rope_parameters"}
+    known |= set(made.attribute_map.values())  # the names under which transformers saves some of them
     given = {k: v for k, v in said.items() if k in known and k not in ("self", "kwargs", "dtype", "torch_dtype")}
     try:
         return made(**given)
@@ -135,12 +149,15 @@ def load_speaker(
     keys = _keys(expected, base, place, part.tied)
     checkpoint = place.checkpoint(set(keys.values()))
     entries = {name: checkpoint.entries[key] for name, key in keys.items()}
-    compare_names({name: expected[name] for name in keys}, entries, (), place.name)
+    turned = _turned(part, expected, {name: entry.shape for name, entry in entries.items()})
+    shapes = {name: expected[name] for name in keys}
+    compare_names(shapes | {name: _turn(shapes[name]) for name in turned}, entries, (), place.name)
     kind = dtype or stored_type(list(entries.values()))
     state: dict[str, Tensor] = {}
     with TensorReader(checkpoint) as read:
         for name, key in keys.items():
-            state[name] = read(key).to(device, kind, copy=True)
+            stored = read(key).transpose(1, 2).contiguous() if name in turned else read(key)
+            state[name] = stored.to(device, kind, copy=True)
             if not bool(state[name].isfinite().all()):
                 raise NotFinite(f"NaN or infinity in {name} as {kind}", source=place.name, got=name)
     head: nn.Linear | None = None
@@ -223,6 +240,22 @@ def _key(name: str, text: str, head: str) -> str:
     if name.startswith(TEXT):
         return text + name.removeprefix(TEXT)
     return text.removesuffix(TEXT) + name  # a model whose trunk has another name, in what tubelet writes
+
+
+def _turned(
+    part: TextPart, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
+) -> frozenset[str]:
+    """Names whose experts' matrices lie in the file as (experts, in, out), as in published Qwen3-VL-MoE files; the
+    model has (experts, out, in), and so has what transformers 5 writes. down_proj decides for both, because gate and up
+    together may happen to be square."""
+    names = [name for name in stored if name.endswith(EXPERTS)] if part.config.model_type == "qwen3_vl_moe_text" else []
+    down = [name for name in names if name.endswith(EXPERTS[1])]
+    turned = any(stored[name] == _turn(expected[name]) != expected[name] for name in down)
+    return frozenset(names if turned else ())
+
+
+def _turn(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0], shape[2], shape[1])
 
 
 def _unexpected(keys: Collection[str], wanted: Collection[str], text: str, head: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A vision-language model: encoder, reduction, projector and any causal language model of transformers.
 
-    pictures -> rows of patches -> encoder -> (reduce) -> projector -> place -> language model -> tokens
-                                   kept by content                     exact positions, exact places
+    pictures -> rows of patches -> encoder -> (reduce) -> projector -> (join) -> place -> language model -> tokens
+                                   kept by content              of views, newlines     exact positions, exact places
 
 Generation is transformers' own `generate` around `tubelet.language.speaker.Speaker`. Complete Qwen2-VL, Qwen2.5-VL and
 Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +20,17 @@ from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError, ShapeError
 from tubelet.language.cache import FeatureCache, item_key, weights_key
 from tubelet.language.features import Rows, followed, remembered
-from tubelet.language.folder import Parts, read_parts, write_parts
+from tubelet.language.folder import Parts, read_parts
 from tubelet.language.place import place
+from tubelet.language.save import write_parts
 from tubelet.language.scheme import Scheme
 from tubelet.packed import Packed
 from tubelet.project import Projector
+from tubelet.reduce.join import join_views, pooled_views
 from tubelet.shapes import Float, Int64
 
-if TYPE_CHECKING:
-    pass
-
 Reduce = Callable[[Packed], Packed]
+TOP_K = 50  # transformers' own number where nobody says another
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +68,9 @@ class VLM(nn.Module):
 
     lm: a causal language model of transformers, or a `Speaker`. projector: None where the encoder's own merger gives
     rows in the language model's width. reduce: Packed -> Packed on the encoder's rows, such as a selection; it may ask
-    for fewer rows of each item, and positions stay those of the rows that are left. cache: features kept by content
-    while no gradient is wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
+    for fewer rows of each item, and positions stay those of the rows that are left. newline: (D,), the learned row that
+    ends rows of joined views, needed where scheme.views unpads. cache: features kept by content while no gradient is
+    wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
 
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> from tubelet.language.align import TokenIds
@@ -92,6 +93,7 @@ class VLM(nn.Module):
         *,
         projector: Projector | None = None,
         reduce: Reduce | None = None,
+        newline: Tensor | None = None,
         tokenizer: Any = None,
         cache: FeatureCache | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class VLM(nn.Module):
         self.encoder, self.projector, self.reduce = encoder, projector, reduce
         self.speaker: Speaker = lm if isinstance(lm, Speaker) else Speaker(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
+        self.newline = None if newline is None else nn.Parameter(newline)
         self.cache = FeatureCache() if cache is None else cache
         self._check()
 
@@ -127,6 +130,15 @@ class VLM(nn.Module):
             raise ConfigError(f"rows of {wide} for a language model of {width}", expected=width, got=wide)
         if self.projector is not None and self.deep:
             raise ConfigError("deepstack features have mergers of their own and go through no projector")
+        views = self.scheme.views
+        ends = views is not None and views.join == "unpad"
+        shape = None if self.newline is None else tuple(self.newline.shape)
+        if shape != ((width,) if ends else None) or (views is not None and self.deep):
+            raise ConfigError(
+                "views that are unpadded need a newline as wide as the language model, others none; none has deepstack",
+                expected=(width,) if ends else None,
+                got=shape,
+            )
 
     @property
     def width(self) -> int:
@@ -152,7 +164,7 @@ class VLM(nn.Module):
     # ---- pixels to rows
 
     def encode(self, p: Packed) -> Rows:
-        """Patches to rows in the language model's width: encoder, reduction, projector.
+        """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
 
         Without gradients an item whose content was encoded before is taken from `cache`, and one that stands in the
         pack twice is encoded once. Raises what the stages raise.
@@ -167,7 +179,10 @@ class VLM(nn.Module):
             kept = self.reduce(tokens)
             deep = tuple(followed(kept, tokens, one) for one in deep)
             tokens = kept
-        return Rows(tokens if self.projector is None else self.projector(tokens), tuple(deep))
+        rows = tokens if self.projector is None else self.projector(tokens)
+        if (views := self.scheme.views) is not None:
+            rows = join_views(pooled_views(rows, views) if rows.whole else rows, views, self.newline)
+        return Rows(rows, tuple(deep))
 
     def _features(self, p: Packed) -> tuple[Packed, ...]:
         """What the encoder gives: the rows, then the deepstack rows."""
@@ -255,8 +270,9 @@ class VLM(nn.Module):
     ) -> Int64[Tensor, "B G"]:
         """Ids of what is said after each prompt, filled up with the pad id behind an end, by transformers' `generate`.
 
-        temperature: None takes the likeliest token, else tokens are drawn by torch's generator. streamer: transformers'
-        TextStreamer, TextIteratorStreamer ... with skip_prompt=True. For everything else `generate` can do call
+        temperature: None takes the likeliest token, else tokens are drawn by torch's generator from the 50 likeliest or
+        those of them that make up `top_p`. Of the folder's generation_config.json the ids and repetition_penalty count.
+        streamer: transformers' TextStreamer ... with skip_prompt=True. For everything else `generate` can do call
         `vlm.speaker.generate(**ready.arguments, ...)`, which gives prompt and answer. Raises InputError.
         """
         if max_new_tokens < 1 or num_beams < 1 or (temperature is not None and not temperature > 0):
@@ -281,7 +297,7 @@ class VLM(nn.Module):
         reduction is code and not written. The folder appears whole or not at all. Raises ConfigError for an encoder no
         family can write, WeightsError when the folder is in use.
         """
-        parts = Parts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer)
+        parts = Parts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline)
         return write_parts(parts, Path(folder), overwrite=overwrite)
 
     @classmethod
@@ -310,6 +326,7 @@ class VLM(nn.Module):
             parts.scheme,
             projector=parts.projector,
             reduce=reduce,
+            newline=parts.newline,
             tokenizer=parts.tokenizer,
             cache=cache,
         )
@@ -338,14 +355,15 @@ def _laid_out(deep: Sequence[Packed], visual: Tensor, like: Tensor) -> Tensor | 
 def replace_settings(
     settings: Any, max_new_tokens: int, temperature: float | None, top_p: float | None, num_beams: int
 ) -> Any:
-    """A copy of a GenerationConfig with these choices. The likeliest token is taken unless there is a temperature."""
+    """A copy of a GenerationConfig with these choices. What the file says of temperature, top_p and top_k is left out:
+    published ones say top_k=1, with which a temperature would change nothing."""
     from copy import deepcopy
 
     made = deepcopy(settings)
     drawn = temperature is not None
     changes = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": drawn, "max_length": None}
-    changes |= {"temperature": temperature, "top_p": top_p if drawn else None}
-    changes |= {} if drawn else {"top_k": None}
+    changes |= {"temperature": temperature if drawn else 1.0, "top_p": top_p if drawn and top_p is not None else 1.0}
+    changes |= {"top_k": TOP_K}
     for name, value in changes.items():
         setattr(made, name, value)
     return made

@@ -26,6 +26,7 @@ from tubelet.errors import InputError, ShapeError
 from tubelet.grid import Item
 from tubelet.language import align
 from tubelet.language.align import Prompts, TokenIds
+from tubelet.language.strips import Strips, of_grids, of_rows, ranges, reach, spread
 from tubelet.language.times import ARITHMETIC, Arithmetic, Number, from_steps, from_times
 from tubelet.shapes import Bool, Int64
 
@@ -109,13 +110,17 @@ class Positions:
 
 
 class Blocks(NamedTuple):
-    """Rows by the runs they fill. lengths (N,): rows of each block; owners (N,): the item it is from; offsets (R, 3) of
-    each row from where its block starts; extent (N,): how far the counter moves on behind the block."""
+    """Rows by the runs they fill, in the order of the prompts. lengths (N,): rows of each block, at least one; owners
+    (N,): the item it is from; extent (N,): how far the counter moves on behind it; strips: where its rows lie."""
 
     lengths: Int64[np.ndarray, " N"]
     owners: Int64[np.ndarray, " N"]
-    offsets: Int64[np.ndarray, "3 R"]
     extent: Int64[np.ndarray, " N"]
+    strips: Strips
+
+
+_NONE = np.zeros(0, np.int64)
+_NO_BLOCKS = Blocks(_NONE, _NONE, _NONE, Strips(np.zeros((3, 0), np.int64), _NONE, _NONE))
 
 
 def rope_index(
@@ -150,19 +155,24 @@ def rope_index(
     seconds = _seconds(second_per_grid_ts, len(videos))
     if token_ids.video in (None, token_ids.image) and len(videos):
         raise InputError("grids of videos need a video placeholder of their own; see `place` for a shared one")
-    parts: list[tuple[np.ndarray, Blocks]] = []
-    for kind, grids, token in (("image", images, token_ids.image), ("video", videos, token_ids.video)):
-        if token is None:
-            continue
-        is_video = np.full(len(grids), kind == "video")
-        table = _table(grids[:, 0], is_video, rule, seconds=seconds if kind == "video" else [])
-        blocks = _blocks(_places(grids), grids.prod(axis=1), grids, table, is_video, rule)
-        places = found.find(token)
-        align.check(found, places, blocks.lengths, owners=blocks.owners, what=kind, several=False)
-        parts.append((places, blocks))
-        if token_ids.video == token_ids.image:
-            break
-    return lay_out(found, parts, rule).to(input_ids.device)
+    grids = np.concatenate([images, videos])
+    is_video = np.arange(len(grids)) >= len(images)
+    table = _table(grids[:, 0], is_video, rule, seconds=seconds)
+    owners, begin, frames = _pieces(grids[:, 0], is_video, rule)
+    lengths = frames * grids[owners, 1] * grids[owners, 2]
+    runs = found.runs(*token_ids.placeholders)
+    cut = int(np.searchsorted(owners, len(images)))  # pieces of images stand before those of videos
+    first = align.fit(found, runs.of(token_ids.image), lengths[:cut], owners=owners[:cut], what="image")
+    if token_ids.video not in (None, token_ids.image):
+        more = owners[cut:] - len(images)
+        clips = align.fit(found, runs.of(token_ids.video), lengths[cut:], owners=more, what="video")
+        first = np.concatenate([first, clips])
+        order = np.argsort(first)
+        first, owners, begin, frames, lengths = (x[order] for x in (first, owners, begin, frames, lengths))
+    times = (np.cumsum(grids[:, 0]) - grids[:, 0])[owners] + begin
+    strips = of_grids(frames, grids[owners, 1], grids[owners, 2], times, table)
+    blocks = Blocks(lengths, owners, _extent(grids, owners, table, strips, rule), strips)
+    return lay_out(found, first, blocks, rule).to(input_ids.device)
 
 
 def item_blocks(
@@ -175,81 +185,93 @@ def item_blocks(
     """Blocks of rows with their own places `pos`, `lengths` of them from each item; times are the items'."""
     grids = np.fromiter(chain.from_iterable(i.grid for i in items), np.int64, 3 * len(items)).reshape(-1, 3)
     times = np.fromiter(chain.from_iterable(i.times_s for i in items), np.float64, int(grids[:, 0].sum()))
-    return _blocks(pos.T.copy(), lengths, grids, _table(grids[:, 0], is_video, rule, times=times), is_video, rule)
+    table = _table(grids[:, 0], is_video, rule, times=times)
+    owners = np.flatnonzero(lengths)
+    lengths = lengths[owners]
+    if rule.time == "blocks" and is_video.any():
+        lengths, owners = _frames(pos[:, 0], lengths, owners, is_video)
+    first_time = np.cumsum(grids[:, 0]) - grids[:, 0]
+    strips = of_rows(pos, lengths, first_time[owners], table)
+    return Blocks(lengths, owners, _extent(grids, owners, table, strips, rule), strips)
 
 
-def lay_out(found: Prompts, parts: Sequence[tuple[Int64[np.ndarray, "..."], Blocks]], rule: PositionRule) -> Positions:
-    """Positions of every token: the counter moves on by one for text, and behind each block by its extent. Offsets of
-    the blocks are written to, because at 10^5 tokens fresh memory costs more than the sums."""
+def lay_out(found: Prompts, first: Int64[np.ndarray, " N"], blocks: Blocks, rule: PositionRule) -> Positions:
+    """Positions of every token: the counter moves on by one for text, and behind each block by its extent. first:
+    where each block starts, counted through the batch row by row."""
     batch, length = found.ids.shape
-    step = found.real.astype(np.int64).ravel()
-    begins: list[tuple[Int64[np.ndarray, " R"], Int64[np.ndarray, " N"], Blocks]] = []
-    if rule.time != "none":
-        for places, blocks in parts:
-            first = places[np.cumsum(blocks.lengths) - blocks.lengths]
-            step[places] = 0
-            step[first] = blocks.extent
-            begins.append((places, first, blocks))
-    after = step.reshape(batch, length).cumsum(axis=1)
-    counter = np.subtract(after.ravel(), step, out=step)
-    ids = np.empty((3, batch * length), np.int64)
-    ids[:] = counter
-    for places, first, blocks in begins:
-        start = np.repeat(counter[first], blocks.lengths)
-        for axis, offset in zip(ids, blocks.offsets, strict=True):  # one axis at a time: numpy is 5 x faster at it
-            offset += start
-            axis[places] = offset
+    if rule.time == "none":
+        first, blocks = first[:0], _NO_BLOCKS  # rows are text here
+    # tokens of text: those in the gaps between blocks that are not padding
+    begin = np.append(0, first + blocks.lengths)
+    gaps = np.append(first, batch * length) - begin
+    text = ranges(begin, gaps)
+    text = text if found.real is None else text[found.real.ravel()[text]]
+    # text and extents before each block, and before each sample and behind the last, both from the batch's beginning
+    border = np.arange(batch + 1) * length
+    passed = np.append(0, np.cumsum(blocks.extent))
+    words, moved = np.searchsorted(text, first), np.searchsorted(first, border)
+    base = np.searchsorted(text, border) + passed[moved]
+    start = words + passed[:-1] - base[first // max(length, 1)]
+    running = np.arange(len(text)) + np.repeat(passed, np.diff(words, prepend=0, append=len(text)))
+    if batch > 1:
+        running -= base[text // max(length, 1)]
+    ids = spread(blocks.strips, start, gaps)
+    ids[:, text] = running
     compat = rule.compat == "transformers-5"
-    if not found.real.all():
+    if found.real is not None:
         ids[:, ~found.real.ravel()] = 0 if compat else 1
-    following = after[:, -1:] if length else np.zeros((batch, 1), np.int64)
-    base = np.full((batch, 1), length)
+    following = np.diff(base)
+    behind = np.full(batch, length)
     if compat:
-        base = found.real.sum(axis=1, keepdims=True)
-        largest = ids.reshape(3, batch, length).max(axis=2, initial=0).max(axis=0)  # padding holds 0
-        following = np.where(base > 0, largest[:, None] + 1, 0)
-    together = ids.reshape(3, batch, length)
-    return Positions(torch.from_numpy(together), torch.from_numpy(following - base), torch.from_numpy(following.copy()))
+        behind = behind if found.real is None else found.real.sum(axis=1)
+        last = np.zeros(batch, np.int64)
+        np.maximum.at(last, text // max(length, 1), running + 1)
+        np.maximum.at(last, first // max(length, 1), start + reach(blocks.strips) + 1)
+        following = last
+    return Positions(
+        torch.from_numpy(ids.reshape(3, batch, length)),
+        torch.from_numpy(following - behind)[:, None],
+        torch.from_numpy(following)[:, None],
+    )
 
 
 # ---- the steps
 
 
-def _blocks(
-    offsets: Int64[np.ndarray, "3 R"],
-    lengths: Int64[np.ndarray, " N"],
+def _pieces(
+    rows_of_time: Int64[np.ndarray, " N"], is_video: Bool[np.ndarray, " N"], rule: PositionRule
+) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
+    """Of each block of whole items: its item, its first row of time there, and how many it has."""
+    apart = is_video if rule.time == "blocks" else np.zeros_like(is_video)
+    count = np.where(apart, rows_of_time, 1)
+    owners = np.repeat(np.arange(len(count)), count)
+    return owners, ranges(np.zeros_like(count), count), np.where(apart, 1, rows_of_time)[owners]
+
+
+def _extent(
     grids: Int64[np.ndarray, "N 3"],
+    owners: Int64[np.ndarray, " B"],
     table: Int64[np.ndarray, " F"],
-    is_video: Bool[np.ndarray, " N"],
+    strips: Strips,
     rule: PositionRule,
-) -> Blocks:
-    """Blocks of items, or of their frames, from places in grids: `offsets` is written to, its first axis becoming
-    steps of time. Extents are those of grids or of rows."""
-    rows_of_time = grids[:, 0]
-    first_time = np.cumsum(rows_of_time) - rows_of_time
+) -> Int64[np.ndarray, " B"]:
+    """How far the counter moves on behind each block: past its item's grid, or past its own rows."""
+    if rule.extent == "rows" and rule.compat is None:
+        return reach(strips) + 1
     behind = np.maximum(grids[:, 1], grids[:, 2])
     if rule.compat is None and len(table):
-        behind = np.maximum(behind, np.maximum.reduceat(table, first_time) + 1)
-    by_item, owners = lengths, np.arange(len(lengths))
-    if rule.time == "blocks" and is_video.any():
-        lengths, owners = _frames(offsets[0], lengths, is_video)
-    if len(table) and (grids[:, 0] > 1).any():  # else the only row of time of every item counts 0
-        offsets[0] = table[np.repeat(first_time, by_item) + offsets[0]]
-    used = lengths > 0
-    lengths, owners = lengths[used], owners[used]
-    extent = behind[owners]
-    if rule.extent == "rows" and len(lengths) and rule.compat is None:
-        extent = np.maximum.reduceat(offsets.max(axis=0), np.cumsum(lengths) - lengths) + 1
-    return Blocks(lengths, owners, offsets, extent)
+        behind = np.maximum(behind, np.maximum.reduceat(table, np.cumsum(grids[:, 0]) - grids[:, 0]) + 1)
+    return behind[owners]
 
 
 def _frames(
-    t: Int64[np.ndarray, " R"], lengths: Int64[np.ndarray, " N"], is_video: Bool[np.ndarray, " N"]
+    t: Int64[np.ndarray, " R"],
+    lengths: Int64[np.ndarray, " N"],
+    owners: Int64[np.ndarray, " N"],
+    is_video: Bool[np.ndarray, " items"],
 ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
     """Rows of each frame of each video, and of each picture as a whole; the items they belong to."""
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    if not len(owner):
-        return lengths[:0], lengths[:0]
+    owner = np.repeat(owners, lengths)
     new = np.ones(len(owner), bool)
     new[1:] = (np.diff(owner) != 0) | ((np.diff(t) != 0) & is_video[owner[1:]])
     starts = np.flatnonzero(new)
@@ -306,16 +328,3 @@ def _seconds(given: Tensor | Sequence[Number] | None, videos: int) -> list[Numbe
     if len(values) != videos:
         raise ShapeError(f"{len(values)} second_per_grid_ts for {videos} videos", expected=videos, got=len(values))
     return values
-
-
-def _places(grids: Int64[np.ndarray, "N 3"]) -> Int64[np.ndarray, "3 R"]:
-    """(t, h, w) of every token of whole grids in raster order, end to end."""
-    lines = grids[:, 0] * grids[:, 1]
-    number = np.arange(int(lines.sum())) - np.repeat(np.cumsum(lines) - lines, lines)
-    t, h = np.divmod(number, np.repeat(grids[:, 1], lines))
-    widths = np.repeat(grids[:, 2], lines)
-    places = np.empty((3, int(widths.sum())), np.int64)
-    places[0], places[1] = np.repeat(t, widths), np.repeat(h, widths)
-    places[2] = np.arange(places.shape[1])
-    places[2] -= np.repeat(np.cumsum(widths) - widths, widths)
-    return places

@@ -21,6 +21,7 @@ from tubelet.language import align
 from tubelet.language.align import Prompts, TokenIds
 from tubelet.language.mrope import ONE_D, PositionRule, Positions, item_blocks, lay_out
 from tubelet.language.prompt import IGNORED
+from tubelet.language.strips import ranges
 from tubelet.packed import Packed
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Bool, Float, Int64
@@ -82,7 +83,9 @@ def place(
     visual = torch.zeros(input_ids.numel(), dtype=torch.bool, device=device)
     visual[flat] = True
     visual = visual.view(input_ids.shape)
-    real = torch.from_numpy(found.real).to(device).view(input_ids.shape)
+    real = torch.ones(input_ids.shape, dtype=torch.bool, device=device)
+    if found.real is not None:
+        real = torch.from_numpy(found.real).to(device).view(input_ids.shape)
     at = at.to(device)
     return Placed(
         _embeddings(p, input_ids, token_ids, flat, embed),
@@ -132,20 +135,19 @@ def _positions(
     p: Packed, found: Prompts, token_ids: TokenIds, rule: PositionRule, counts: Sequence[int] | None
 ) -> tuple[Int64[np.ndarray, " R"], Positions]:
     """Where the rows go in the flattened batch, checked, and the positions of every token."""
-    places = found.find(*token_ids.placeholders)
+    runs = found.runs(*token_ids.placeholders)
     lengths = np.array(p.lengths, np.int64)
-    if int(lengths.sum()) != len(places):  # before kinds are read off the placeholders
-        align.check(found, places, lengths, counts=counts)
-    grids_t = np.array([item.grid.t for item in p.items], np.int64)
-    is_video = grids_t > 1
+    used = np.flatnonzero(lengths)
+    if int(lengths.sum()) != int(runs.length.sum()):  # before kinds are read off the placeholders
+        align.fit(found, runs, lengths[used], owners=used, counts=counts)
+    is_video = np.array([item.grid.t > 1 for item in p.items], bool)
     if token_ids.video not in (None, token_ids.image):
-        used = lengths > 0
-        first = (np.cumsum(lengths) - lengths)[used]
-        is_video[used] = found.ids.ravel()[places[first]] == token_ids.video
-    pos = p.pos.detach().cpu().numpy().astype(np.int64)
-    blocks = item_blocks(pos, lengths, p.items, is_video, rule)
-    align.check(found, places, blocks.lengths, owners=blocks.owners, counts=counts)
-    return places, lay_out(found, [(places, blocks)], rule)
+        first = np.cumsum(lengths) - lengths
+        run = np.searchsorted(np.cumsum(runs.length), first[used], side="right")
+        is_video[used] = runs.ids[run] == token_ids.video
+    blocks = item_blocks(p.pos.detach().cpu().numpy().astype(np.int64), lengths, p.items, is_video, rule)
+    starts = align.fit(found, runs, blocks.lengths, owners=blocks.owners, counts=counts)
+    return ranges(runs.first, runs.length), lay_out(found, starts, blocks, rule)
 
 
 def _embeddings(

@@ -10,6 +10,7 @@ from tubelet.families.fields import Field, read_fields
 from tubelet.language.align import TokenIds
 from tubelet.language.mrope import ONE_D, PositionRule
 from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.views_plan import ViewRule
 
 Wording = Literal["parts", "image_tag"]
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
@@ -24,7 +25,9 @@ class Scheme:
     pictures become rows, video_pixels: how clips do, None = alike. states: numbers of the encoder's hidden states that
     are joined on channels, () for what the encoder gives. wording: how the chat template is told of an item, as a part
     of the message ({"type": "image"}) or as "<image>" in its text. square: pictures are first made square with a border
-    of the mean colour (LLaVA's image_aspect_ratio "pad").
+    of the mean colour (LLaVA's image_aspect_ratio "pad"). views: how a picture becomes views (its "anyres"), which are
+    pooled and joined behind the projector; rows out of which some were chosen are joined and not pooled.
+    Raises ConfigError for views that are squared first, or whose frames are blocks.
 
         >>> Scheme(TokenIds(image=9), pixels=tubelet.PixelRecipe(14)).rule.time
         'none'
@@ -37,8 +40,13 @@ class Scheme:
     states: tuple[int, ...] = ()
     wording: Wording = "parts"
     square: bool = False
+    views: ViewRule | None = None
 
     def __post_init__(self) -> None:
+        if self.views is not None and (self.square or self.rule.time == "blocks"):
+            raise ConfigError(
+                "views are not squared first, and a view is one run of placeholders", got=(self.square, self.rule.time)
+            )
         if self.wording not in WORDINGS:
             raise ConfigError(f"wording is one of {', '.join(WORDINGS)}", expected=WORDINGS, got=self.wording)
 
@@ -48,6 +56,8 @@ def scheme_to(scheme: Scheme) -> dict[str, Any]:
     said = asdict(scheme)
     rate = scheme.rule.tokens_per_second
     said["rule"]["tokens_per_second"] = str(rate if isinstance(rate, Fraction) else Fraction(float(rate)))
+    if scheme.views is not None:
+        said["views"]["pinpoints"] = [side for pinpoint in scheme.views.pinpoints for side in pinpoint]
     return said
 
 
@@ -81,11 +91,20 @@ _FIELDS = {
     "wording": "parts",
     "square": False,
 }
+_NAME = Field(None, kind=str, none=True)
+_VIEWS = {
+    "tile": Field(0, least=1, most=1 << 16),
+    "pinpoints": Field((), kind=list, least=1, most=1 << 20),
+    "pool": _NAME,
+    "join": "flat",
+    "stride": 2,
+    "compat": _NAME,
+}
 
 
 def scheme_from(said: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Scheme:
     """The scheme of a config.json, every field checked; mean and std are the encoder's. Raises ConfigError."""
-    plain = {k: v for k, v in said.items() if k not in ("pixels", "video_pixels")}
+    plain = {k: v for k, v in said.items() if k not in ("pixels", "video_pixels", "views")}
     f = read_fields(plain, _FIELDS, where="tubelet.")
     clips = said.get("video_pixels")
     try:
@@ -99,9 +118,23 @@ def scheme_from(said: Mapping[str, Any], mean: tuple[float, ...], std: tuple[flo
             tuple(f["states"]),
             f["wording"],
             f["square"],
+            _views(said.get("views")),
         )
     except (InputError, ValueError, TypeError, ZeroDivisionError) as e:
         raise e if isinstance(e, ConfigError) else ConfigError("the section tubelet of config.json does not fit") from e
+
+
+def _views(said: Any) -> ViewRule | None:
+    """A view rule; its pinpoints stand there as one list of numbers, height and width in turn."""
+    if said is None:
+        return None
+    if not isinstance(said, Mapping):
+        raise ConfigError("tubelet.views is an object", source="config.json", got=type(said).__name__)
+    f = read_fields(said, _VIEWS, where="tubelet.views.")
+    sides = f.pop("pinpoints")
+    if len(sides) % 2:
+        raise ConfigError("pinpoints are pairs of a height and a width", source="config.json", got=len(sides))
+    return ViewRule(pinpoints=tuple(zip(sides[::2], sides[1::2], strict=True)), **f)
 
 
 def _recipe(said: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelRecipe:

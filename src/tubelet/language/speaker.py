@@ -18,6 +18,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tubelet.errors import InputError, ShapeError
 
+# The name that transformers has for its cache: "cache" since 5.24, "past_key_values" before
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
 
 class Speaker(PreTrainedModel, GenerationMixin):
     """A causal language model of transformers that reads rows at places of their own.
@@ -44,6 +47,11 @@ class Speaker(PreTrainedModel, GenerationMixin):
         if lm.can_generate() and lm.generation_config is not None:
             self.generation_config = lm.generation_config
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """The language model was asked when it was made; like attention, how its experts run is its own choice."""
+        return True
+
     def get_input_embeddings(self) -> nn.Module:
         """The table of token embeddings."""
         return self.lm.get_input_embeddings()
@@ -65,7 +73,7 @@ class Speaker(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         places: Tensor | None = None,
         delta: Tensor | None = None,
@@ -75,18 +83,21 @@ class Speaker(PreTrainedModel, GenerationMixin):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        past_key_values: Cache | None = None,
     ) -> CausalLMOutputWithPast:
-        """Logits of the tokens given. places, delta, deepstack: see the class; without them positions count from 0."""
+        """Logits of the tokens given. places, delta, deepstack: see the class; without them positions count from 0.
+        cache or past_key_values: `CACHE` is the name that the installed transformers hands on and takes."""
+        cache = past_key_values if cache is None else cache
         fed = inputs_embeds if inputs_embeds is not None else input_ids
         if fed is None:
             raise ShapeError("the language model was given neither token ids nor embeddings")
-        start = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        start = 0 if cache is None else int(cache.get_seq_length())
         stop = start + fed.shape[1]
         given: dict[str, Any] = {
             "input_ids": None if inputs_embeds is not None else input_ids,
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
+            CACHE: cache,
             "use_cache": use_cache,
             "return_dict": True,
         }
@@ -101,12 +112,8 @@ class Speaker(PreTrainedModel, GenerationMixin):
         out = self.lm(**given)
         hidden = out.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return CausalLMOutputWithPast(
-            logits=self.head(hidden[:, kept]),
-            past_key_values=out.past_key_values,
-            hidden_states=out.get("hidden_states"),
-            attentions=out.get("attentions"),
-        )
+        more = {name: out.get(name) for name in (CACHE, "hidden_states", "attentions")}
+        return CausalLMOutputWithPast(logits=self.head(hidden[:, kept]), **more)
 
 
 def _positions(places: Tensor, delta: Tensor | None, start: int, stop: int) -> Tensor:

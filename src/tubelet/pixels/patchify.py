@@ -25,41 +25,60 @@ from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, all_positions
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Fit, box_of, fit, resize_frames
+from tubelet.pixels.views import View, Views, cut_views, view_items
 from tubelet.read.clip import Clip
 from tubelet.shapes import UInt8
 
 AXES = (0, 2, 5, 3, 6, 8, 1, 4, 7)  # t pt bh m p bw m p c  ->  t bh bw m m c pt p p
 
 
-def patchify(clips: Sequence[Clip], recipe: PixelRecipe) -> Packed:
+def patchify(clips: Sequence[Clip], recipe: PixelRecipe, *, views: Views | None = None) -> Packed:
     """uint8 rows of every clip, resized as `recipe` says: one item a clip, `picture` its index in `clips`.
 
     x is (T, 3 x pt x p x p) in the order of the module's head. Frames are filled up to a multiple of `temporal` by
-    repeating the last one. Runs on the calling thread; cost: one resize and one strided copy a clip.
-    Raises ShapeError or LimitError naming the item (see `fit`).
+    repeating the last one. views: a rule that makes several items of a picture (tubelet.pixels.views), one after the
+    other, all with its `picture`. Their sizes are the rule's and not the recipe's, their black borders are known
+    (`Item.seen`), and a clip of several frames has one view. Runs on the calling thread; cost: one resize and one
+    strided copy a clip, with views one resize for each canvas.
+    Raises ShapeError or LimitError naming the item (see `fit`, `view_items`).
 
         >>> clip = Clip(np.zeros((1, 480, 640, 3), np.uint8), (0.0,))
         >>> patchify([clip], PixelRecipe(patch=14))
         Packed(T=1530, D=588, uint8, cpu, 1 items: [1x34x45])
+        >>> patchify([clip], PixelRecipe(patch=14), views=tubelet.LAVIDA).lengths
+        (729, 729, 729, 729, 729)
     """
-    items: list[Item] = []
-    sizes: list[Fit] = []
+    parts: list[list[tuple[View | Fit, Item]]] = []
     for i, clip in enumerate(clips):
+        size = clip.height, clip.width, clip.times_s
         try:
-            sizes.append(fit(clip.height, clip.width, recipe, len(clip)))
+            if views is None:
+                parts.append([(fit(clip.height, clip.width, recipe, len(clip)), item_of(*size, i, recipe))])
+            else:
+                parts.append([*view_items(*size, i, recipe, views)])
         except InputError as e:
             raise e.placed(item=i, source=clip.source) from None
-        items.append(item_of(clip.height, clip.width, clip.times_s, i, recipe))
+    items = [item for part in parts for _, item in part]
     out = empty_rows(sum(item.grid.rows for item in items), recipe)
     start = 0
-    for clip, item, size in zip(clips, items, sizes, strict=True):
-        rows = out[start : start + item.grid.rows]
-        frames = resize_frames(
-            as_tensor(clip.frames), size, resampler=recipe.resampler, interpolation=recipe.interpolation
-        )
-        write_frames(rows, item.grid, frames.numpy(), recipe)
-        start += item.grid.rows
+    for clip, part in zip(clips, parts, strict=True):
+        cut = _resized(as_tensor(clip.frames), [how for how, _ in part], recipe)
+        for (_, item), frames in zip(part, cut, strict=True):
+            write_frames(out[start : start + item.grid.rows], item.grid, frames.numpy(), recipe)
+            start += item.grid.rows
     return packed_of(out, items, recipe)
+
+
+def _resized(frames: Tensor, how: Sequence[View | Fit], recipe: PixelRecipe) -> list[Tensor]:
+    """The frames as a whole, or each of their views."""
+    views = [one for one in how if isinstance(one, View)]
+    if views:
+        return cut_views(frames, views, recipe)
+    return [
+        resize_frames(frames, one, resampler=recipe.resampler, interpolation=recipe.interpolation)
+        for one in how
+        if isinstance(one, Fit)
+    ]
 
 
 def item_of(height: int, width: int, times_s: Sequence[float], picture: int, recipe: PixelRecipe) -> Item:

@@ -7,19 +7,47 @@
 
     5 views of 27 x 27 tokens   ->   pooled to 14 x 14   ->   joined: 14 x 14, then (16 + newline) rows of the tiles
 
-Nothing is decoded or cut here; who draws the views takes the same numbers. All pairs are (height, width).
+Nothing is decoded or cut here: `tubelet.pixels.views` cuts what `views` says. All pairs are (height, width).
 Source: rkawamura0483/LaViDa_mod:llava/mm_utils.py and llava/model/llava_arch.py@cff2211.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tubelet.errors import ConfigError
 from tubelet.pixels.sizes import Pad, anyres, check_sides
 
 Pool = Literal["bilinear", "average", "max"]
-Joining = Literal["flat", "unpad"]
+Joining = Literal["flat", "spatial", "unpad"]
+JOININGS: tuple[Joining, ...] = ("flat", "spatial", "unpad")
+Compat = Literal["transformers-5"]
 POOLS: tuple[Pool, ...] = ("bilinear", "average", "max")
+
+
+class View(NamedTuple):
+    """A rectangle, in pixels, of a canvas on which the whole picture lies as `pad` says; what is left is black."""
+
+    name: str
+    pad: Pad
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom in the pixels of the upright picture; beyond it where the canvas is.
+
+        >>> [view.box(192, 768) for view in LAVIDA.views(192, 768)[:2]]
+        [(0.0, 0.0, 768.0, 192.0), (0.0, -96.0, 384.0, 288.0)]
+        """
+        x, y = width / self.pad.resize_w, height / self.pad.resize_h
+        left, top = self.left - self.pad.left, self.top - self.pad.top
+        return left * x, top * y, (left + self.width) * x, (top + self.height) * y
+
+
+def whole_view(name: str, side: int) -> View:
+    """The whole picture squashed to a square, its ratio lost."""
+    return View(name, Pad(side, side, 0, 0, side, side), 0, 0, side, side)
 
 
 @dataclass(frozen=True)
@@ -47,9 +75,11 @@ class ViewRule:
     fill, in the order that decides ties (LLaVA's own lists are of (width, height)).
 
     pool: stride x stride tokens of a view become one, as LLaVA's get_2dPool does; None keeps all. join: "flat" puts the
-    views' tokens one after the other; "unpad" (LLaVA's spatial_unpad) joins the tiles to one grid, drops what lies on
-    the canvas's empty borders, and ends each of its rows with a newline token. A clip has the global view of each frame
-    and no tiles. Raises ConfigError for canvases that tiles do not fill.
+    views' tokens one after the other; "spatial" joins the tiles to one grid; "unpad" (LLaVA's spatial_unpad) joins
+    them, drops what lies on the canvas's empty borders, and ends each row of the grid with a newline token. A clip has
+    the global view of each frame and no tiles, and under "unpad" one newline at its end. compat="transformers-5": unpad
+    by the numbers of transformers' LlavaNext, which rounds before it cuts. Raises ConfigError for canvases that tiles
+    do not fill.
 
     >>> LAVIDA.tiling(600, 1000).pad
     Pad(resize_h=461, resize_w=768, top=153, left=0, height=768, width=768)
@@ -60,6 +90,7 @@ class ViewRule:
     pool: Pool | None = None
     join: Joining = "flat"
     stride: int = 2
+    compat: Compat | None = None
 
     def __post_init__(self) -> None:
         if self.tile < 1 or self.stride < 1:
@@ -72,9 +103,10 @@ class ViewRule:
                 expected=self.tile,
                 got=self.pinpoints,
             )
-        if self.pool not in (None, *POOLS) or self.join not in ("flat", "unpad"):
+        if self.pool not in (None, *POOLS) or self.join not in JOININGS or self.compat not in (None, "transformers-5"):
             raise ConfigError(
-                f"pool is one of {', '.join(POOLS)} or None, join flat or unpad", got=(self.pool, self.join)
+                f"pool is {', '.join(POOLS)} or None, join {', '.join(JOININGS)}, compat transformers-5 or None",
+                got=(self.pool, self.join, self.compat),
             )
 
     def tiling(self, height: int, width: int) -> Tiling:
@@ -85,6 +117,24 @@ class ViewRule:
         """
         pad = anyres(height, width, self.pinpoints)
         return Tiling(pad, pad.height // self.tile, pad.width // self.tile)
+
+    def views(self, height: int, width: int) -> tuple[View, ...]:
+        """The views of a picture: the whole of it squashed to one tile, then the tiles. Raises ShapeError.
+
+        >>> [(view.name, view.top, view.left) for view in LAVIDA.views(400, 900)[1:]]
+        [('tile 0,0', 0, 0), ('tile 0,1', 0, 384), ('tile 0,2', 0, 768)]
+        """
+        tiling, side = self.tiling(height, width), self.tile
+        corners = [(r * side, c * side) for r in range(tiling.rows) for c in range(tiling.cols)]
+        tiles = (
+            View(name, tiling.pad, *corner, side, side) for name, corner in zip(tiling.names[1:], corners, strict=True)
+        )
+        return self.glance(height, width), *tiles
+
+    def glance(self, height: int, width: int) -> View:
+        """The one view that frames of a clip have."""
+        check_sides(height, width)
+        return whole_view("global", self.tile)
 
     def pooled(self, grid: tuple[int, int]) -> tuple[int, int]:
         """A view's (rows, columns) of tokens after its pool: bilinear rounds up, the others drop what is left over.
@@ -108,25 +158,36 @@ class ViewRule:
         """
         tiling = self.tiling(height, width)
         h, w = self.pooled(grid)
-        if self.join == "flat":
+        if self.join != "unpad":
             return (h * w,) * len(tiling.names)
-        top, left = unpadded(height, width, tiling.rows * h, tiling.cols * w)
+        top, left = self.unpadded(height, width, tiling.rows * h, tiling.cols * w)
         kept_rows, kept_cols = _kept(tiling.rows, h, top), _kept(tiling.cols, w, left)
         last = tiling.cols - 1
         return (h * w, *(r * (c + (j == last)) for r in kept_rows for j, c in enumerate(kept_cols)))
 
+    def clip_tokens(self, t: int, grid: tuple[int, int]) -> int:
+        """Tokens that a clip of t rows of time leaves after pool and join.
 
-def unpadded(height: int, width: int, rows: int, cols: int) -> tuple[int, int]:
-    """Rows and columns of tokens to drop at (top and bottom, left and right): those on empty borders, counted as LLaVA
-    counts them, from the picture's sides and not from where its pixels lie.
+        >>> LAVIDA.clip_tokens(8, (27, 27))
+        1569
+        """
+        h, w = self.pooled(grid)
+        return t * h * w + (self.join == "unpad")
 
-    >>> unpadded(600, 1000, 28, 28)
-    (6, 0)
-    """
-    check_sides(height, width)
-    if width / height > cols / rows:
-        return (rows - int(height * (cols / width))) // 2, 0
-    return 0, (cols - int(width * (rows / height))) // 2
+    def unpadded(self, height: int, width: int, rows: int, cols: int) -> tuple[int, int]:
+        """Rows and columns of tokens to drop at (top and bottom, left and right): those on empty borders, counted as
+        LLaVA counts them, from the picture's sides and not from where its pixels lie.
+
+        >>> LAVIDA.unpadded(600, 1000, 28, 28)
+        (6, 0)
+        """
+        check_sides(height, width)
+        if width / height > cols / rows:
+            return (rows - self._cut(height * (cols / width))) // 2, 0
+        return 0, (cols - self._cut(width * (rows / height))) // 2
+
+    def _cut(self, length: float) -> int:
+        return int(length if self.compat is None else round(length, 7))
 
 
 def _kept(tiles: int, each: int, dropped: int) -> list[int]:

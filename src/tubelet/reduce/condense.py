@@ -1,6 +1,7 @@
 """Fewer rows that carry what the dropped ones said: VisionZip, PruMerge, ToMe, and pooling to a budget.
 
-Unlike `select`, these change rows. What is left keeps the place of the row it grew from. Scores and keys come from a
+Unlike `select`, these change rows. What is left keeps the place of the row it grew from. Blank rows
+(tubelet.reduce.blank) are neither kept nor merged into others. Scores and keys come from a
 layer of the encoder (tubelet.encoder.received) or from anywhere else.
 """
 
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tubelet.errors import InputError, LimitError, ShapeError
-from tubelet.packed import Grid, Packed, all_positions
+from tubelet.packed import Grid, Item, Packed, positions
+from tubelet.reduce.blank import blank_rows, without_blank
 from tubelet.reduce.groups import Per, checked_scores, groups_of
 from tubelet.reduce.merge import rows_by_place
 from tubelet.reduce.select import budgets_of
@@ -89,8 +91,8 @@ def prumerge(
         raise InputError(f"neighbours are 0 or more, got {neighbours}", limit=0, got=neighbours)
     if budget is None:
         groups = groups_of(p, per)
-        order = groups.of_row.argsort(stable=True).split(groups.sizes) if len(groups) else ()
-        budget = [_outliers(s[own]) for own in order]
+        order, blank = groups.of_row.argsort(stable=True).split(groups.sizes) if len(groups) else (), blank_rows(p)
+        budget = [_outliers(s[without_blank(blank, own)]) for own in order]
 
     def kept(own: Tensor, k: int) -> Kept:
         rows = own[s[own].argsort(descending=True, stable=True)[:k]]
@@ -145,7 +147,8 @@ def pool_to(p: Packed, *, budget: int | Sequence[int], per: Per = "item") -> Pac
 
     The reference every choice of rows has to beat. Frames stay apart; views of one picture (per="picture") share the
     budget by their rows, rounded down. Cells are those of torch's adaptive_avg_pool2d: they overlap by a row where
-    sides do not divide. Raises ShapeError for an item that has lost rows, LimitError where a frame would get no row.
+    sides do not divide. A view's blank border is cut off first, and an item that is all border has no rows. Raises
+    ShapeError for an item that has lost rows, LimitError where a frame would get no row.
 
         >>> p = tubelet.pack([torch.arange(16.0)[:, None]], [tubelet.Item.of(1, 4, 4)])
         >>> pool_to(p, budget=5).x.flatten().tolist()
@@ -155,24 +158,50 @@ def pool_to(p: Packed, *, budget: int | Sequence[int], per: Per = "item") -> Pac
     budgets = budgets_of(groups, budget)
     if not len(p):
         return p
-    items, parts = [], []
+    items, pos, parts = [], [], []
+    seen = [item.grid.t * len(rows) * len(cols) for item in p.items for rows, cols in (item.seen,)]
+    totals = [sum(n for n, g in zip(seen, groups.of_item, strict=True) if g == group) for group in range(len(groups))]
     for i, (item, x) in enumerate(zip(p.items, p.x.index_select(0, by_place).split(p.lengths), strict=True)):
+        if not seen[i]:
+            items.append(item)
+            continue
         group = groups.of_item[i]
-        share = budgets[group] * item.grid.rows // groups.sizes[group]
+        share = min(budgets[group], totals[group]) * seen[i] // totals[group]
         if share < item.grid.t:
             raise LimitError(f"{share} rows for {item.grid.t} frames", item=i, limit=share, got=item.grid.t)
-        small = _pooled_grid(item.grid, share)
-        frames = x.view(*item.grid, -1).permute(0, 3, 1, 2)
+        part = _seen_part(item)
+        (top, bottom), (left, right) = ((r.start, r.stop) for r in item.seen)
+        small = fitting_grid(part.grid, share)
+        frames = x.view(*item.grid, -1)[:, top:bottom, left:right].permute(0, 3, 1, 2)
         parts.append(F.adaptive_avg_pool2d(frames.float(), small[1:]).permute(0, 2, 3, 1).flatten(0, 2).to(p.dtype))
-        items.append(replace(item, grid=small))
-    return Packed(torch.cat(parts), all_positions(items).to(p.device), tuple(items), tuple(i.grid.rows for i in items))
+        items.append(replace(part, grid=small))
+        pos.append(positions(small))
+    lengths = tuple(i.grid.rows if n else 0 for i, n in zip(items, seen, strict=True))
+    where = torch.cat([p.pos[:0].cpu(), *pos]).to(p.device)
+    return Packed(torch.cat([p.x[:0], *parts]), where, tuple(items), lengths)
 
 
 # ---- the steps
 
 
-def _pooled_grid(grid: Grid, rows: int) -> Grid:
-    """The grid of at most `rows` cells that loses least: cells times how near its shape is to the frame's."""
+def _seen_part(item: Item) -> Item:
+    """The item without its blank rows and columns: that grid and its box."""
+    rows, cols = item.seen
+    if (len(rows), len(cols)) == (item.grid.h, item.grid.w):
+        return item
+    left, top, right, bottom = item.box
+    wide, high = (right - left) / item.grid.w, (bottom - top) / item.grid.h
+    box = (left + cols.start * wide, top + rows.start * high, left + cols.stop * wide, top + rows.stop * high)
+    return replace(item, grid=Grid(item.grid.t, len(rows), len(cols)), box=box)
+
+
+def fitting_grid(grid: Grid, rows: int) -> Grid:
+    """The grid of as many frames and at most `rows` cells that loses least: cells times how near its shape is to the
+    frame's. `rows` must be no fewer than its frames.
+
+        >>> fitting_grid(Grid(1, 56, 37), 64)
+        Grid(t=1, h=10, w=6)
+    """
     each, wanted = rows // grid.t, grid.h / grid.w
 
     def worth(size: tuple[int, int]) -> float:
@@ -202,10 +231,12 @@ def _weighted(v: Tensor, gone: Tensor, target: Tensor, weight: Tensor, total: Te
 
 
 def _condensed(p: Packed, budget: int | Sequence[int], per: Per, kept: Callable[[Tensor, int], Kept]) -> Packed:
-    """The rows that `kept` names of each group, with the values it gives them, in the order they had."""
+    """The rows that `kept` names of each group, blank ones aside, with the values it gives them, in their order."""
     groups = groups_of(p, per)
-    order = groups.of_row.argsort(stable=True).split(groups.sizes) if len(groups) else ()
-    found = [kept(own, k) for own, k in zip(order, budgets_of(groups, budget), strict=True) if k]
+    order, blank = groups.of_row.argsort(stable=True).split(groups.sizes) if len(groups) else (), blank_rows(p)
+    seen = [without_blank(blank, own) for own in order]
+    fewer = [min(k, len(own)) for own, k in zip(seen, budgets_of(groups, budget), strict=True)]
+    found = [kept(own, k) for own, k in zip(seen, fewer, strict=True) if k]
     if not found:
         return p.keep(torch.zeros(0, dtype=torch.long, device=p.device))
     rows, place = torch.cat([r for r, _ in found]).sort()

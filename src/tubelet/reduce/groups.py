@@ -106,6 +106,8 @@ def by_range(p: Packed, scores: Float[Tensor, " T"], *, per: Per = "picture") ->
 def by_rank(p: Packed, scores: Float[Tensor, " T"], *, per: Per = "picture") -> Float[Tensor, " T"]:
     """Each score as its rank in its group, least 0 and greatest 1; equal scores share the mean of their ranks.
 
+    -inf stays and has no rank.
+
     >>> p = tubelet.pack([torch.zeros(4, 1)], [tubelet.Item.of(1, 1, 4)])
     >>> by_rank(p, torch.tensor([0.1, 90.0, 0.2, 0.3])).tolist()
     [0.0, 1.0, 0.3333333432674408, 0.6666666865348816]
@@ -113,7 +115,8 @@ def by_rank(p: Packed, scores: Float[Tensor, " T"], *, per: Per = "picture") -> 
     groups, s = groups_of(p, per), _real(scores)
     order = sorted_by(groups.of_row, -s)  # ascending
     of, sizes = groups.of_row[order], torch.tensor(groups.sizes, dtype=torch.long, device="cpu").to(s.device)
-    start = sizes.cumsum(0) - sizes
+    below = torch.zeros_like(sizes).index_add(0, groups.of_row, (s == -torch.inf).long())
+    start = sizes.cumsum(0) - sizes + below  # of ranks: -inf stands first
     rank = torch.arange(len(s), device=s.device) - start[of]
     new = torch.ones_like(of, dtype=torch.bool)
     new[1:] = (of.diff() != 0) | (s[order].diff() != 0)
@@ -122,7 +125,7 @@ def by_rank(p: Packed, scores: Float[Tensor, " T"], *, per: Per = "picture") -> 
     last = torch.zeros_like(rank).scatter_reduce_(0, run, rank, "amax", include_self=False)
     mean = (first + last)[run].to(s.dtype) / 2
     out = torch.empty_like(s)
-    out[order] = mean / (sizes[of] - 1).clamp(min=1).to(s.dtype)
+    out[order] = mean / (sizes - below - 1)[of].clamp(min=1).to(s.dtype)
     return torch.where((s == -torch.inf) | s.isnan(), s, out)
 
 

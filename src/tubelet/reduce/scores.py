@@ -15,10 +15,11 @@ from torch import Tensor
 
 from tubelet.errors import InputError
 from tubelet.packed import Item, Packed
+from tubelet.reduce.blank import blank_rows, has_blank
 from tubelet.reduce.cells import cells_of
 from tubelet.reduce.groups import Per, groups_of, item_values
 from tubelet.reduce.select import budgets_of
-from tubelet.shapes import Float
+from tubelet.shapes import Bool, Float, Int64
 
 Box = tuple[float, float, float, float]
 
@@ -46,7 +47,7 @@ def norm(p: Packed) -> Float[Tensor, " T"]:
 def edges(p: Packed) -> Float[Tensor, " T"]:
     """Mean distance of each row to the rows left, right, above and below it in its frame; 0 for one without any.
 
-    Only rows that are there count, so a border is no edge. Cost: two passes over the rows.
+    Only rows that are there and show something count, so a border is no edge. Cost: two passes over the rows.
 
         >>> p = tubelet.pack([torch.tensor([[0.0], [0.0], [6.0]])], [tubelet.Item.of(1, 1, 3)])
         >>> edges(p).tolist()
@@ -54,16 +55,22 @@ def edges(p: Packed) -> Float[Tensor, " T"]:
     """
     x, cells = p.x.float(), cells_of(p)
     total, count = x.new_zeros(len(x)), x.new_zeros(len(x))
+    blank = blank_rows(p)
     for dh, dw in ((0, 1), (1, 0)):
-        after, before = cells.neighbour(dh, dw), cells.neighbour(-dh, -dw)
+        after, before = (_seen(cells.neighbour(*step), blank) for step in ((dh, dw), (-dh, -dw)))
         step = torch.linalg.vector_norm(x[after.clamp(min=0)] - x, dim=1).masked_fill(after < 0, 0.0)
         total = total + step + step[before.clamp(min=0)].masked_fill(before < 0, 0.0)
         count = count + (after >= 0) + (before >= 0)
     return total / count.clamp(min=1)
 
 
+def _seen(neighbour: Int64[Tensor, " T"], blank: Bool[Tensor, " T"]) -> Int64[Tensor, " T"]:
+    """-1 where the neighbour, or the row itself, is blank."""
+    return neighbour.masked_fill(blank | ((neighbour >= 0) & blank[neighbour.clamp(min=0)]), -1)
+
+
 def uniform(p: Packed, *, budget: int | Sequence[int], per: Per = "picture") -> Float[Tensor, " T"]:
-    """1 for `budget` rows of each picture at equal distances in the order of rows, 0 for the others.
+    """1 for `budget` rows of each picture at equal distances in the order of rows, 0 for the others and blank ones.
 
     Row r of n is one of K where floor((r + 1) K / n) > floor(r K / n).
 
@@ -71,6 +78,9 @@ def uniform(p: Packed, *, budget: int | Sequence[int], per: Per = "picture") -> 
         >>> uniform(p, budget=3).tolist()
         [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     """
+    if has_blank(p) and bool((blank := blank_rows(p)).any()):
+        seen = uniform(p.keep(~blank), budget=budget, per=per)
+        return torch.zeros(len(blank), device=p.device).masked_scatter(~blank, seen)
     groups = groups_of(p, per)
     k = torch.tensor(budgets_of(groups, budget), dtype=torch.long, device="cpu").to(p.device)[groups.of_row]
     sizes = torch.tensor(groups.sizes, dtype=torch.long, device="cpu").to(p.device)

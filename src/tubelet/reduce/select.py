@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tubelet.errors import InputError, LimitError, ShapeError
 from tubelet.packed import Packed
+from tubelet.reduce.blank import blank_rows
 from tubelet.reduce.groups import Groups, Per, checked_scores, groups_of, item_values, sorted_by
 from tubelet.shapes import Bool, Int64
 
@@ -36,16 +37,18 @@ def select(
     """The rows of each picture with the highest scores: exactly `budget`, or all where there are fewer.
 
     Views of one picture share its budget (per="item": each item has its own); a sequence gives one number to each
-    picture in the order of their first items. Equal scores: the row that comes first. A score of -inf means never.
-    Nothing depends on other pictures in the pack. Items stay, also those that are left without rows.
+    picture in the order of their first items. Equal scores: the row that comes first. A score of -inf means never, and
+    so does a place on the black border of a view (tubelet.reduce.blank), whatever its score. Nothing depends on other
+    pictures in the pack. Items stay, also those that are left without rows.
 
     coverage: side of the square regions whose best row is taken before all others, 0 for none; at most
     `coverage_share` of the budget goes to them, the best first. always: rows, as a mask (T,) or indices, that are
     kept whatever their score; they count towards the budget.
 
     Cost: three stable sorts of T numbers. Differentiable in x. Syncs with the device, because how many rows each view
-    keeps is known only there. Raises: InputError for a negative budget; LimitError when more rows are `always` than the
-    budget holds; ShapeError for scores or masks of another shape; NotFinite naming the item of a NaN.
+    keeps is known only there. Raises: InputError for a negative budget, or a blank row among `always`; LimitError when
+    more rows are `always` than the budget holds; ShapeError for scores or masks of another shape; NotFinite naming the
+    item of a NaN.
 
         >>> p = tubelet.pack([torch.arange(6.0)[:, None]], [tubelet.Item.of(1, 2, 3)])
         >>> scores = torch.tensor([9.0, 1, 8, 2, 2, 7])
@@ -71,10 +74,12 @@ def chosen(
     groups = groups_of(p, per)
     s = checked_scores(p, scores)
     budgets = budgets_of(groups, budget)
+    blank = blank_rows(p)
     first = _mask(p, always)
+    _require_seen(p, blank & first)
     room = _room(p, groups, budgets, first)
     order = sorted_by(groups.of_row, s)
-    never = (s == -torch.inf) & ~first
+    never = blank | ((s == -torch.inf) & ~first)
     tier = torch.where(first, 0, 2)
     if index(coverage) < 0 or not 0 <= coverage_share <= 1:
         raise InputError(
@@ -122,6 +127,17 @@ def _mask(p: Packed, always: Tensor | None) -> Bool[Tensor, " T"]:
     if len(outside):
         raise ShapeError(f"row {int(outside[0])} is outside 0..{total - 1}", limit=total, got=int(outside[0]))
     return torch.zeros(total, dtype=torch.bool, device=p.device).index_fill(0, always.long(), True)
+
+
+def _require_seen(p: Packed, wrong: Bool[Tensor, " T"]) -> None:
+    if len(rows := wrong.nonzero()):
+        row = int(rows[0])
+        item = next(i for i, end in enumerate(p.starts[1:]) if row < end)
+        raise InputError(
+            f"row {row - p.starts[item]} lies on the border of its picture and shows nothing: it cannot be kept always",
+            item=item,
+            got=row,
+        )
 
 
 def _room(p: Packed, groups: Groups, budgets: tuple[int, ...], first: Bool[Tensor, " T"]) -> Int64[Tensor, " G"]:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Item, Packed
+from tubelet.reduce.blank import blank_rows
 from tubelet.reduce.cells import dilate
 from tubelet.reduce.groups import Per, by_range, by_rank, groups_of, item_values
 from tubelet.reduce.merge import rows_by_place
 from tubelet.reduce.relevance import Words, relevance
 from tubelet.reduce.scores import edges, variance
-from tubelet.reduce.select import COVERAGE_SHARE, select
+from tubelet.reduce.select import COVERAGE_SHARE, budgets_of, select
 from tubelet.reduce.shirg_fovea import METHODS, fovea, fovea2
 from tubelet.reduce.shirg_parts import Chosen
 from tubelet.reduce.shirg_scale import Modular, dual_scale, fixed, modular, shirg_x
@@ -102,7 +103,8 @@ def shirg_score(
     scale: Scale = "range",
     per: Per = "picture",
 ) -> Float[Tensor, " T"]:
-    """What `shirg` chooses by; -inf for rows whose place a finer view of the picture shows (`finest`).
+    """What `shirg` chooses by; -inf for blank rows, and for rows whose place a finer view of the picture shows
+    (`finest`). No term's range or ranks count blank rows.
 
         score = w_t dilate(T) + w_v V + w_e E + w_a A        each term between 0 and 1 in its picture
 
@@ -120,23 +122,28 @@ def shirg_score(
         raise ShapeError("features are not those of the same rows", expected=repr(p), got=repr(seen))
     if scale not in SCALES:
         raise InputError(f"scale is one of {', '.join(SCALES)}", expected=SCALES, got=scale)
-    to_scale = by_range if scale == "range" else by_rank
+    blank = blank_rows(p)
     terms: list[Tensor] = []
+
+    def to_scale(scores: Tensor) -> Tensor:
+        seen = scores.to(p.device).masked_fill(blank, -torch.inf)
+        return by_range(p, seen, per=per) if scale == "range" else by_rank(p, seen, per=per)
+
     if weights.text:
         if text is None:
             raise InputError("the text has weight and there is none; give one, or weights without text")
-        near = to_scale(p, relevance(seen, text, words=words, per=per), per=per)
+        near = to_scale(relevance(seen, text, words=words, per=per))
         terms.append(weights.text * dilate(p, near, radius=radius, falloff=falloff))
     if weights.attention:
         if attention is None:
             raise InputError("attention has weight and there is none")
-        terms.append(weights.attention * to_scale(p, attention, per=per))
+        terms.append(weights.attention * to_scale(attention))
     for weight, score in ((weights.variance, variance), (weights.edges, edges)):
         if weight:
-            terms.append(weight * to_scale(p, score(seen), per=per))
+            terms.append(weight * to_scale(score(seen)))
     if not terms:
         raise InputError("no term has weight", got=weights)
-    return torch.stack(terms).sum(dim=0).masked_fill(~finest(p), -torch.inf)
+    return torch.stack(terms).sum(dim=0).masked_fill(blank | ~finest(p), -torch.inf)
 
 
 def rows_of(p: Packed, items: Sequence[int]) -> Bool[Tensor, " T"]:
@@ -267,10 +274,11 @@ def historical(
 ) -> Packed:
     """What a version of `VERSIONS` keeps of each item, each by itself: the rows it takes, unchanged, in raster order.
 
-    Its summary, merged and smoothed tokens are left out, because they have no place; `VERSIONS[version].run` gives
-    them. budget: upstream's own if None. Computed on the CPU. Items must be whole and, but for shirg-v1 and shirg-v1b,
-    square pictures.
-    Raises InputError for an unknown version, ShapeError naming the item that does not fit.
+    Its summary and merged tokens are left out, because they have no place, and smoothing is not done;
+    `VERSIONS[version].run` gives all that. None knew of black borders, so they may take a view's blank rows, unlike
+    everything else here. budget: upstream's own if None. Computed on the CPU. Items must be whole and, but for shirg-v1
+    and shirg-v1b, square pictures.
+    Raises InputError for an unknown version or a budget that is none, ShapeError naming the item that does not fit.
 
         >>> p = tubelet.pack([torch.randn(256, 8)], [tubelet.Item.of(1, 16, 16)])
         >>> historical(p, "shirg-fixed", budget=64).lengths
@@ -281,6 +289,8 @@ def historical(
             f"no version {version}; there are {', '.join(VERSIONS)}", expected=tuple(VERSIONS), got=version
         )
     wanted = VERSIONS[version]
+    if budget is not None:
+        budgets_of(groups_of(p), budget)
     by_place = rows_by_place(p)
     rows = [by_place[:0]]
     words = None if text is None else text.float().cpu()[None]
@@ -290,6 +300,6 @@ def historical(
             found = wanted.run(p.x[own].float().cpu()[None], words, budget=wanted.budget if budget is None else budget)
         except (ShapeError, InputError) as e:
             raise e.placed(item=i) from None
-        index = found.index[0]
+        index = (found.index if found.place is None else found.place)[0]
         rows.append(own[index[index >= 0].unique().to(own.device)])
     return p.keep(torch.cat(rows))

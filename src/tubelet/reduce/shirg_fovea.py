@@ -58,7 +58,9 @@ def fovea2(
     near, words = mm(_first_token(x)), mm(_mean_word(x, text))
     edge = 0.25 if method == "edge" else 0.8
     edge = edge if edge_weight is None else edge_weight
-    quiet = (near.std(dim=1, keepdim=True) <= threshold).float()
+    # one token has no deviation: upstream's is NaN, which is not below the threshold
+    spread = near.std(dim=1, keepdim=True) if near.shape[1] > 1 else torch.full_like(near, torch.inf)
+    quiet = (spread <= threshold).float()
     if method in ("base", "entropy"):
         scores = 0.7 * near + 0.3 * words
         scores = scores * quiet if method == "entropy" else scores

@@ -24,11 +24,13 @@ _SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 @dataclass(frozen=True)
 class Chosen:
     """tokens (B, K, D) in upstream's order; index (B, K): the row each came from, -1 for one that is none (a summary,
-    a merged block); coords (B, K, 4) as (x, y, h, w) in 0..1 where the version returns them."""
+    a merged block, a smoothed token); coords (B, K, 4) as (x, y, h, w) in 0..1 where the version returns them; place
+    (B, K): the row each stands for, where tokens are changed and keep their places."""
 
     tokens: Float[Tensor, "B K D"]
     index: Int64[Tensor, "B K"]
     coords: Float[Tensor, "B K 4"] | None = None
+    place: Int64[Tensor, "B K"] | None = None
 
 
 def side_of(x: Tensor) -> int:

@@ -217,7 +217,7 @@ def modular(
     index = best(scores, budget)
     came = index if tokens is x else torch.full_like(index, SUMMARY)
     coords = coordinates(side)[index] if commit in ("9ab210f", "3c07ec2") else None
-    return Chosen(taken(tokens, index), came, coords)
+    return Chosen(taken(tokens, index), came, coords, index)
 
 
 def _smooth_scores(x: Tensor, text: Tensor | None, commit: Modular) -> Float[Tensor, "B N"]:

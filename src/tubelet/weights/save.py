@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, WeightsError
 from tubelet.families import families, home_of, write_config
 from tubelet.families.family import Family, to_theirs
+from tubelet.files import write_tensors
 from tubelet.weights.load import report_of
 from tubelet.weights.locate import CONFIG, PROCESSOR, SINGLE
 
@@ -50,10 +50,7 @@ def save_encoder(
     if family.processor_to is not None:
         files[PROCESSOR] = family.processor_to(encoder.config)
     with staged(Path(folder), overwrite) as beside:
-        (beside / SINGLE).touch()  # its mode is the one the user's umask gives; the writer would make it private
-        mode = (beside / SINGLE).stat().st_mode
-        save_file(tensors, str(beside / SINGLE), metadata=metadata)
-        (beside / SINGLE).chmod(mode)
+        write_tensors(beside / SINGLE, tensors, metadata)
         for name, said in files.items():
             (beside / name).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     return Path(folder)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ..cases import Case
+from .lavida import run_lavida
 from .llava_projector import run_projector
 from .llava_tower import run_tower
 from .onevision_codec import run_codec_demo, run_codec_select
@@ -11,6 +12,7 @@ from .onevision_model import run_model
 from .onevision_pixels import run_preprocess
 from .onevision_tables import run_ov2_tables, run_residual_topk, run_temporal_tables
 from .shirg import run_shirg
+from .shirg_metrics import run_upstream_metrics
 from .spatial_mrope import run_mrope_apply, run_rope_index
 
 SHIRG = (
@@ -40,6 +42,9 @@ def runner_for(case: Case) -> Runner | None:
         "preprocess": run_preprocess,
         "projector": run_projector,
         "tower": run_tower,
+        "lavida": run_lavida,
+        "position": run_lavida,
+        "upstream": run_upstream_metrics,
         **dict.fromkeys(SHIRG, run_shirg),
     }
     return table.get(kind)

@@ -1,0 +1,303 @@
+"""What `select` and `compare` share: their options, the text, the boxes, and the encoder's run over one file."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tubelet.cli.options import DEFAULT_MODEL, option
+from tubelet.cli.terminal import UsageError, file_name
+from tubelet.errors import InputError, TubeletError, UnsupportedFormat
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tubelet.cli.model import Model
+    from tubelet.packed import Packed
+    from tubelet.pixels.recipe import PixelRecipe
+    from tubelet.pixels.views import Views
+    from tubelet.read.clip import Clip
+    from tubelet.read.sampling import Sampling
+    from tubelet.reduce.inputs import Space
+    from tubelet.reduce.methods import Inputs, Need, Settings, Sparse
+    from tubelet.reduce.scores import Box
+
+TextOf = Annotated[str | None, option("what is asked: its words are looked for by SigLIP's own text tower", "TEXT")]
+TextFile = Annotated[
+    str | None, option("or: vectors of words, (S, D) in a safetensors file, for any model", "FILE.safetensors")
+]
+SpaceOf = Annotated[
+    Literal["auto", "head", "rows"],
+    option("where text is looked for: in the space of the pooling head, or in that of the tokens (default: auto)"),
+]
+ModelOf = Annotated[
+    str,
+    option(
+        "a variant (see tubelet models; random weights), a folder or safetensors file, or a hub id "
+        f"(default: {DEFAULT_MODEL}, untrained)",
+        "MODEL",
+    ),
+]
+Budget = Annotated[int, option("tokens that are kept of each picture or clip", "N")]
+Coverage = Annotated[int | None, option("the best of each N x N region comes first, for a quarter of them", "N")]
+WordsOf = Annotated[Literal["max", "logsumexp", "mean"], option("how several words count (default: max)")]
+Dilate = Annotated[int | None, option("how many tokens around a word count with it (default: 3 for shirg)", "N")]
+BoxesOf = Annotated[
+    str | None,
+    option(
+        "what matters, in pixels: left,top,right,bottom;... of one file, or a JSON file of such lists by file name", "B"
+    ),
+]
+ViewsOf = Annotated[
+    str | None, option("cut pictures into views: lavida, or such as 384:768x384,384x768 (see tubelet plan)", "NAME")
+]
+ScaffoldOf = Annotated[int | None, option("with --views: the whole view, pooled to N tokens, is always kept", "N")]
+LayerOf = Annotated[int, option("the layer whose attention is read (default: -2)", "N")]
+Seed = Annotated[int, option("of a random choice (default: 0)", "N")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the options ask for, before anything is loaded."""
+
+    methods: tuple[str, ...]
+    budget: int
+    settings: "Settings"
+    text: str | None
+    text_file: str | None
+    space: "Space"
+    boxes: str | None
+    views: "Views | None"
+    scaffold: int | None
+    layer: int
+
+    @property
+    def needs(self) -> "set[Need]":
+        from tubelet.reduce.methods import needs_of
+
+        return {need for name in self.methods for need in needs_of(name, self.settings)}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One file, read and encoded: what methods read, and the seconds it took. scaffold: items that are always kept."""
+
+    clip: "Clip"
+    patches: "Packed"
+    inputs: "Inputs"
+    scaffold: tuple[int, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def checked(wish: Wish, files: Sequence[str]) -> Wish:
+    """The wish, if the command line can mean it. Raises UsageError."""
+    from tubelet.reduce.methods import METHODS
+
+    if wish.budget < 0:
+        raise UsageError(f"--budget is 0 tokens or more, got {wish.budget}")
+    for name in wish.methods:
+        if name not in METHODS:
+            raise UsageError(f"no method {name}; there are {', '.join(METHODS)}")
+    if wish.text is not None and wish.text_file is not None:
+        raise UsageError("--text and --text-embeddings are two ways to give one text")
+    given = wish.text is not None or wish.text_file is not None
+    readers = [n for n in wish.methods if "text" in METHODS[n].needs]
+    if "text" in wish.needs and not given:
+        raise UsageError(f"{readers[0]} needs --text or --text-embeddings")
+    if given and not readers and not any(n.startswith("shirg-") for n in wish.methods):
+        raise UsageError(f"none of {', '.join(wish.methods)} reads a text")
+    if "boxes" in wish.needs and wish.boxes is None:
+        raise UsageError("boxes needs --boxes")
+    if wish.boxes is not None and len(files) > 1 and not wish.boxes.endswith(".json"):
+        raise UsageError("--boxes for several files is a JSON file of lists by file name")
+    if len(wish.methods) == 1 and not METHODS[wish.methods[0]].covers and (wish.settings.coverage or wish.scaffold):
+        able = ", ".join(name for name, method in METHODS.items() if method.covers)
+        raise UsageError(f"{wish.methods[0]} cannot follow --coverage or --scaffold; these can: {able}")
+    if wish.scaffold is not None and (wish.views is None or wish.scaffold < 1):
+        raise UsageError("--scaffold takes 1 token or more and belongs to --views")
+    return wish
+
+
+def words_of(wish: Wish, model: "Model") -> "Tensor | None":
+    """The vectors of the words that are asked for, or None.
+
+    Raises InputError where the model has no text tower, saying what to give instead, and for a file that holds none.
+    """
+    from tubelet.weights.load import report_of
+
+    if wish.text_file is not None:
+        return _stored_words(wish.text_file)
+    if wish.text is None:
+        return None
+    instead = "give --text-embeddings FILE.safetensors with (S, D) vectors in its space"
+    report = report_of(model.encoder)
+    if report is None or report.family != "siglip":
+        raise InputError(f"{model.name} has no text tower here; {instead}", source=model.name, expected="siglip")
+    if model.as_dict()["seed"] is not None:
+        raise InputError(
+            f"{model.name} has random weights and no text tower; give --model FOLDER of SigLIP's weights, or {instead}",
+            source=model.name,
+        )
+    from tubelet.language.siglip_text import SiglipText
+
+    return SiglipText.load(model.name).words(wish.text)
+
+
+def _stored_words(file: str) -> "Tensor":
+    from safetensors import SafetensorError, safe_open
+
+    name = file_name(file)
+    try:
+        with safe_open(file, framework="pt") as f:
+            keys = list(f.keys())
+            key = "text" if "text" in keys else keys[0] if len(keys) == 1 else None
+            found = None if key is None else f.get_tensor(key)
+    except (OSError, SafetensorError) as e:
+        raise InputError("the file with vectors of words cannot be read as safetensors", source=name) from e
+    if found is None:
+        raise InputError("of several tensors, one must be called text", source=name, got=sorted(keys)[:8])
+    if found.ndim != 2 or not found.is_floating_point() or not len(found):
+        raise InputError(f"vectors of words are (S, D), got {tuple(found.shape)}", source=name, got=tuple(found.shape))
+    return found.float()
+
+
+def boxes_of(wish: Wish, files: Sequence[str]) -> "dict[int, list[Box]]":
+    """Boxes by the number of the file. Raises UsageError, InputError."""
+    if wish.boxes is None:
+        return {}
+    if not wish.boxes.endswith(".json"):
+        return {0: [_box(part.split(",")) for part in wish.boxes.split(";")]}
+    try:
+        stored = json.loads(Path(wish.boxes).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise InputError("the file of boxes cannot be read as JSON", source=file_name(wish.boxes)) from e
+    if not isinstance(stored, dict) or not all(isinstance(v, list) for v in stored.values()):
+        raise InputError("boxes are lists of four numbers by file name", source=file_name(wish.boxes))
+    wanted = {i: stored.get(f, stored.get(Path(f).name)) for i, f in enumerate(files)}
+    return {i: [_box(b) for b in boxes] for i, boxes in wanted.items() if boxes}
+
+
+def _box(values: Any) -> "Box":
+    try:
+        left, top, right, bottom = (float(v) for v in values)
+    except (TypeError, ValueError) as e:
+        raise UsageError(f"a box is left,top,right,bottom, got {values}") from e
+    return left, top, right, bottom
+
+
+def seen_of(
+    file: str,
+    index: int,
+    wish: Wish,
+    model: "Model",
+    recipe: "PixelRecipe",
+    text: "Tensor | None",
+    boxes: "dict[int, list[Box]]",
+    sampling: "Sampling",
+    *,
+    animation: bool,
+    isolate: Literal["auto", "always", "never"],
+) -> Seen:
+    """One file, read, cut and encoded, with everything the methods need. Raises what these raise, naming the file."""
+    import torch
+
+    from tubelet.pixels.patchify import patchify
+    from tubelet.read import read
+    from tubelet.reduce.inputs import inputs_of, smaller_patches
+    from tubelet.reduce.methods import Inputs, Sparse
+    from tubelet.reduce.scaffold import with_scaffold
+
+    start = time.perf_counter()
+    try:
+        clip = read(
+            [file],
+            fps=sampling.fps,
+            num_frames=sampling.num_frames,
+            times_s=sampling.times_s,
+            animation=animation,
+            isolate=isolate,
+        )[0]
+        patches = patchify([clip], recipe, views=wish.views)
+    except TubeletError as e:
+        e.item = index
+        raise
+    if "sparse" in wish.needs and not clip.is_video:
+        raise UnsupportedFormat("the method codec is for videos, this is a picture", item=index, source=clip.source)
+    read_s = time.perf_counter() - start
+    per_unit = 1 if model.encoder.config.merger is not None else recipe.merge**2
+    patches = patches.to(model.device)
+
+    def smaller(budget: int) -> "Packed":
+        native = wish.views is not None
+        rows = smaller_patches([clip], recipe, budget=budget, per_unit=per_unit, native=native)
+        with torch.inference_mode():
+            return model.encoder(rows.to(model.device))
+
+    def sparse(budget: int) -> Sparse:
+        return sparse_tokens(file, model, recipe, sampling, budget, isolate)
+
+    given = {"smaller": smaller, "sparse": sparse if clip.is_video else None}
+    start = time.perf_counter()
+    try:
+        with torch.inference_mode():
+            if wish.methods == ("codec",) and model.encoder.config.merger is None:
+                inputs = Inputs(patches, **given)  # the codec chooses before anything is encoded
+            else:
+                inputs = inputs_of(
+                    model.encoder,
+                    patches,
+                    wish.needs,
+                    text=text,
+                    space=wish.space,
+                    boxes={0: boxes[index]} if index in boxes else None,
+                    layer=wish.layer,
+                    **given,
+                )
+            found = (inputs, ()) if wish.scaffold is None else with_scaffold(inputs, rows=wish.scaffold)
+    except TubeletError as e:
+        raise e.placed(item=index, source=clip.source) from None
+    return Seen(clip, patches, *found, {"read": read_s, "encode": time.perf_counter() - start})
+
+
+def sparse_tokens(
+    file: str,
+    model: "Model",
+    recipe: "PixelRecipe",
+    sampling: "Sampling",
+    budget: int,
+    isolate: Literal["auto", "always", "never"],
+) -> "Sparse":
+    """Tokens of the patches of a video that its codec points at: at most `budget`, and a score for each.
+
+    An encoder that merges makes one token of each block, whose score is the mean of its patches'.
+    """
+    import torch
+
+    from tubelet.pixels.sparse import read_sparse
+    from tubelet.reduce.methods import Sparse
+
+    block = recipe.merge**2 if model.encoder.config.merger is not None else 1
+    found = read_sparse(
+        file,
+        recipe,
+        budget=budget * block,
+        fps=sampling.fps,
+        num_frames=sampling.num_frames,
+        times_s=sampling.times_s,
+        isolate=isolate,
+    )
+    with torch.inference_mode():
+        tokens = model.encoder(found.packed.to(model.device))
+    return Sparse(tokens, found.scores.float().view(-1, block).mean(dim=1))
+
+
+def settings_for(wish: Wish, seen: Seen, name: str) -> "Settings":
+    """The settings of one method for one file: only what it can follow."""
+    from tubelet.reduce.methods import METHODS
+
+    if not METHODS[name].covers:
+        return replace(wish.settings, coverage=None, scaffold=())
+    return replace(wish.settings, scaffold=seen.scaffold)

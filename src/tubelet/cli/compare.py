@@ -1,0 +1,284 @@
+"""`tubelet compare`: several ways to choose tokens beside each other, with pooling, down-sampling and chance."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tubelet.cli.choosing import (
+    BoxesOf,
+    Budget,
+    Coverage,
+    Device,
+    Dilate,
+    LayerOf,
+    ModelOf,
+    ScaffoldOf,
+    Seed,
+    Seen,
+    SpaceOf,
+    TextFile,
+    TextOf,
+    ViewsOf,
+    Wish,
+    WordsOf,
+    boxes_of,
+    checked,
+    seen_of,
+    settings_for,
+    words_of,
+)
+from tubelet.cli.options import (
+    DEFAULT_MODEL,
+    Animation,
+    Config,
+    Debug,
+    Files,
+    Fps,
+    Isolate,
+    Json,
+    MaxPixels,
+    NumFrames,
+    Quiet,
+    Times,
+    option,
+    require_files,
+    sampling_of,
+    with_budget,
+)
+from tubelet.cli.output import Drawings, save_png
+from tubelet.cli.progress import progress
+from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
+from tubelet.errors import TubeletError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tubelet.cli.model import Model
+    from tubelet.metrics import Estimate
+    from tubelet.reduce.methods import Choice
+
+REFERENCES = ("random", "pool", "downsample")
+WITH_TEXT, WITHOUT_TEXT = ("shirg", "text", "divprune"), ("divprune", "attention", "edges")
+DRAWS = 20  # random choices of one picture, so that chance has an interval
+SMALLEST_SIDE = 500
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare ways to choose tokens at the same budget: one page with a picture for each, and a table of numbers.
+
+    page.jpg becomes page.compared.png in the current folder, unless --show says otherwise. A random choice, pooling
+    and down-sampling are always there: what does not beat them is not worth its time. Every number comes with its 95 %
+    interval over pictures, or says that one picture has none; chance is the mean of 20 draws where there is one
+    picture. "time" is the encoder and the method over the encoder alone. Methods are those of tubelet select.
+
+    Example: tubelet compare receipt.png --methods divprune,edges --budget 64 --boxes 90,640,540,680
+    """
+
+    files: Files
+    budget: Budget
+    methods: Annotated[
+        str | None, option("such as shirg,divprune (default: shirg,text,divprune; divprune,attention,edges)", "A,B,...")
+    ] = None
+    text: TextOf = None
+    text_embeddings: TextFile = None
+    text_space: SpaceOf = "auto"
+    model: ModelOf = DEFAULT_MODEL
+    config: Config = None
+    show: Annotated[str | None, option("the PNG to write, or a folder for those of several files", "FILE")] = None
+    boxes: BoxesOf = None
+    coverage: Coverage = None
+    words: WordsOf = "max"
+    dilate: Dilate = None
+    views: ViewsOf = None
+    scaffold: ScaffoldOf = None
+    layer: LayerOf = -2
+    seed: Seed = 0
+    runs: Annotated[int, option("how often the encoder and each method are timed, 0: never (default: 6)", "N")] = 6
+    fps: Fps = None
+    num_frames: NumFrames = None
+    times: Times = None
+    max_pixels: MaxPixels = None
+    max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    device: Device = "auto"
+    animation: Animation = False
+    isolate: Isolate = "auto"
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+    def run(self, terminal: Terminal) -> int:
+        """Do it; the exit code."""
+        from tubelet.cli.compare_report import compare_document, compare_table
+        from tubelet.cli.model import load_model
+
+        require_files(self.files)
+        sampling = sampling_of(self.fps, self.num_frames, self.times)
+        if self.max_side < SMALLEST_SIDE or self.runs < 0:
+            raise UsageError(f"--max-side is {SMALLEST_SIDE} or more and --runs 0 or more")
+        wish = checked(self._wish(), self.files)
+        boxes = boxes_of(wish, self.files)
+        drawings = Drawings(self.show, self.files, option="--show")
+        model = load_model(self.model, "float32", self.device, pool=False, config=self.config)
+        recipe = with_budget(model.encoder.pixels, self.max_pixels)
+        text = words_of(wish, model)
+        result = Compared(wish, model, self.runs)
+        with progress(terminal, len(self.files)) as tick:
+            for i, file in enumerate(self.files):
+                tick("comparing", i)
+                options = {"animation": self.animation, "isolate": self.isolate}
+                seen = seen_of(file, i, wish, model, recipe, text, boxes, sampling, **options)
+                choices = self._choices(i, seen, wish)
+                result.add(seen, choices)
+                path = drawings.path(i, "compared")
+                save_png(self._page(seen, choices, result, len(result.files)), path)
+                result.files.append(self._about(file, str(path), seen))
+        terminal.show(compare_table(result, terminal.columns))
+        terminal.document(compare_document(result))
+        return OK
+
+    def _wish(self) -> Wish:
+        from tubelet.cli.plan import view_rule
+        from tubelet.reduce.methods import Settings
+
+        given = self.text is not None or self.text_embeddings is not None
+        named = (WITH_TEXT if given else WITHOUT_TEXT) if self.methods is None else tuple(self.methods.split(","))
+        names = tuple(dict.fromkeys((*(n.strip() for n in named), *REFERENCES)))
+        settings = Settings(coverage=self.coverage, words=self.words, radius=self.dilate, seed=self.seed)
+        views = view_rule(self.views, None, None)
+        asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
+        return Wish(names, self.budget, settings, *asked)
+
+    def _choices(self, index: int, seen: Seen, wish: Wish) -> "dict[str, Choice]":
+        from tubelet.reduce.methods import choose
+
+        out = {}
+        for name in wish.methods:
+            try:
+                out[name] = choose(name, seen.inputs, budget=wish.budget, settings=settings_for(wish, seen, name))
+            except TubeletError as e:
+                e.message = f"{name}: {e.message}"
+                raise e.placed(item=index, source=seen.clip.source) from None
+        return out
+
+    def _page(self, seen: Seen, choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
+        from tubelet.cli.compare_report import cells
+        from tubelet.draw_compare import Entry, draw_comparison
+        from tubelet.draw_kept import layers_of, name_of, warning
+        from tubelet.lettering import INK, Line
+        from tubelet.reduce.methods import METHODS
+
+        tokens, model, wish = seen.inputs.tokens, result.model, result.wish
+        entries = []
+        for name, choice in choices.items():
+            cell = None
+            if METHODS[name].kind == "resizes":
+                cell = model.encoder.pixels.unit if name == "downsample" else 0
+            note = f"{len(choice.kept.x):,} tokens: {METHODS[name].about}"
+            entries.append(Entry(name, note, tuple(layers_of(tokens, choice.kept, 0)), cell))
+        about = [f"budget {wish.budget:,} of {len(tokens.x):,} tokens"]
+        about += [f'text "{wish.text}"'] if wish.text is not None else []
+        lines = [Line((name_of(seen.clip),), 19, INK), Line(tuple(about)), Line((model.name,))]
+        if model.untrained:
+            lines[2] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
+        return draw_comparison(seen.clip, entries, cells(result.rows(index)), lines, max_side=self.max_side)
+
+    def _about(self, file: str, path: str, seen: Seen) -> dict[str, Any]:
+        return {
+            "file": file_name(file),
+            "picture": file_name(path),
+            "width": seen.clip.width,
+            "height": seen.clip.height,
+            "frames": len(seen.clip),
+            "tokens": len(seen.inputs.tokens.x),
+            "views": [{"grid": list(i.grid), "box": list(i.box)} for i in seen.inputs.tokens.items],
+            "complete": seen.clip.complete,
+            "notes": list(seen.clip.notes),
+        }
+
+
+class Compared:
+    """What has been compared so far: choices of each file by method, and how long they took beside the encoder."""
+
+    def __init__(self, wish: Wish, model: "Model", runs: int) -> None:
+        self.wish, self.model, self.runs = wish, model, runs
+        self.files: list[dict[str, Any]] = []
+        self.seen: list[Seen] = []
+        self.choices: list[dict[str, Choice]] = []
+        self.costs: list[dict[str, list[float]]] = []
+
+    def add(self, seen: Seen, choices: "dict[str, Choice]") -> None:
+        """One file, timed."""
+        self.seen.append(seen)
+        self.choices.append(choices)
+        self.costs.append(whole_costs(seen, self.wish, self.model, self.runs))
+
+    def rows(self, index: int | None = None) -> "dict[str, dict[str, Estimate]]":
+        """The numbers of each method: over all files, or of one."""
+        from tubelet.metrics import quantile_of, summary
+        from tubelet.packed import concat
+
+        picked = range(len(self.seen)) if index is None else (index,)
+        whole = concat([self.seen[i].inputs.tokens for i in picked])
+        boxes = {n: self.seen[i].inputs.boxes for n, i in enumerate(picked)}
+        known = {n: found[0] for n, found in boxes.items() if found}
+        out = {}
+        for name in self.wish.methods:
+            kept = concat([self.choices[i][name].kept for i in picked])
+            numbers = summary(whole, kept, known) if len(picked) > 1 or name != "random" else self._chance(picked[0])
+            quotients = [q for i in picked for q in self.costs[i].get(name, ())]
+            out[name] = numbers | ({"time": quantile_of(quotients, 0.5)} if quotients else {})
+        return out
+
+    def _chance(self, index: int) -> "dict[str, Estimate]":
+        """The mean of many random choices from one picture."""
+        from tubelet.metrics import mean_of, summary
+        from tubelet.reduce.methods import choose
+
+        seen = self.seen[index]
+        settings = settings_for(self.wish, seen, "random")
+        draws = []
+        for draw in range(DRAWS):
+            own = replace(settings, seed=settings.seed + draw)
+            kept = choose("random", seen.inputs, budget=self.wish.budget, settings=own).kept
+            draws.append(summary(seen.inputs.tokens, kept, seen.inputs.boxes))
+        return {name: mean_of([draw[name].value for draw in draws]) for name in draws[0]}
+
+
+def whole_costs(seen: Seen, wish: Wish, model: "Model", runs: int) -> dict[str, list[float]]:
+    """Of each method: seconds of the encoder and itself over those of the encoder alone, run by run in turns."""
+    import torch
+
+    from tubelet.encoder.received import attended
+    from tubelet.metrics import timed
+    from tubelet.reduce.methods import METHODS, choose
+    from tubelet.reduce.relevance import in_joint_space
+
+    if not runs:
+        return {}
+    encoder, inputs = model.encoder, seen.inputs
+    watched = {"attention", "keys"}
+    stages: dict[str, dict[str, Any]] = {"": {"encode": lambda: encoder(seen.patches)}}
+    if watched & wish.needs:
+        stages["attended"] = {"encode": lambda: attended(encoder, seen.patches, layer=wish.layer)}
+    plain = stages[""]["encode"]
+    tokens = plain() if inputs.features is not None else inputs.tokens
+    for name in wish.methods:
+        settings = settings_for(wish, seen, name)
+        reads = "text" in METHODS[name].needs and inputs.features is not None
+        first = {"features": lambda: in_joint_space(encoder, tokens)} if reads else {}
+        stages[f"method {name}"] = {
+            **first,
+            "choose": lambda n=name, s=settings: choose(n, inputs, budget=wish.budget, settings=s),
+        }
+    with torch.inference_mode():
+        settle = torch.cuda.synchronize if model.device == "cuda" else None
+        found = timed(stages, runs=runs, warmup=1, settle=settle)
+    alone = found[""].total_s
+    out = {}
+    for name in wish.methods:
+        own = found[f"method {name}"].total_s
+        base = found["attended"].total_s if watched & set(METHODS[name].needs) else alone
+        if name in ("downsample", "codec"):  # these run the encoder themselves
+            base = (0.0,) * runs
+        out[name] = [(b + s) / a for a, b, s in zip(alone, base, own, strict=True)]
+    return out

@@ -1,0 +1,93 @@
+"""The scaffold: the whole picture at a glance, pooled to a few rows that are always kept, beside chosen rows of tiles.
+
+whole view 27 x 27, tiles 27 x 27 each   ->   whole view 8 x 8, kept as it is, and budget - 64 rows of the tiles
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tubelet.errors import InputError
+from tubelet.packed import Item, Packed, concat
+from tubelet.reduce.condense import pool_to
+from tubelet.reduce.methods import Inputs
+
+
+class Scaffold(NamedTuple):
+    """inputs: with the whole view of each picture pooled. items: numbers of these views, for `Settings.scaffold`."""
+
+    inputs: Inputs
+    items: tuple[int, ...]
+
+
+def with_scaffold(inputs: Inputs, *, rows: int) -> Scaffold:
+    """Inputs whose whole views are average-pooled to at most `rows`, and which items these are.
+
+    The whole view of a picture is the coarsest of its views that shows all of it; pictures of one view have none and
+    are left alone. Tokens, features, attention and keys are pooled alike. Raises InputError where no picture has one.
+
+        >>> whole = tubelet.Item(tubelet.Grid(1, 4, 4), (0.0,), 0, (0, 0, 8, 8))
+        >>> tile = tubelet.Item(tubelet.Grid(1, 4, 4), (0.0,), 0, (0, 0, 4, 4))
+        >>> p = tubelet.pack([torch.randn(16, 2), torch.randn(16, 2)], [whole, tile])
+        >>> found = with_scaffold(Inputs(p), rows=4)
+        >>> found.inputs.tokens.lengths, found.items
+        ((4, 16), (0,))
+    """
+    p = inputs.tokens
+    numbers = whole_views(p)
+    if not numbers:
+        raise InputError("a scaffold is the whole view of a picture that has several; these have one each")
+
+    def pooled(q: Packed) -> Packed:
+        parts = [q.reorder([i]) for i in range(len(q))]
+        return concat([pool_to(v, budget=rows) if i in numbers else v for i, v in enumerate(parts)], renumber=False)
+
+    def along(values: Tensor | None) -> Tensor | None:
+        return None if values is None else pooled(p.with_x(values.reshape(len(values), -1).float())).x
+
+    attention = along(inputs.attention)
+    small = replace(
+        inputs,
+        tokens=pooled(p),
+        features=None if inputs.features is None else pooled(inputs.features),
+        attention=None if attention is None else attention.flatten(),
+        keys=along(inputs.keys),
+    )
+    return Scaffold(small, numbers)
+
+
+def whole_views(p: Packed) -> tuple[int, ...]:
+    """The number of the coarsest view of each picture that shows all of it, for pictures of several views.
+
+    >>> whole_views(tubelet.pack([torch.zeros(4, 1)], [tubelet.Item.of(1, 2, 2)]))
+    ()
+    """
+    views: dict[int, list[int]] = {}
+    for i, item in enumerate(p.items):
+        views.setdefault(item.picture, []).append(i)
+    found = []
+    for members in views.values():
+        shown = [_shown(p.items[i]) for i in members]
+        low, high = torch.tensor(shown)[:, :2].amin(dim=0), torch.tensor(shown)[:, 2:].amax(dim=0)
+        every = [
+            i
+            for i, box in zip(members, shown, strict=True)
+            if bool((torch.tensor(box[:2]) <= low + 1).all() and (torch.tensor(box[2:]) >= high - 1).all())
+        ]
+        if len(members) > 1 and every:
+            found.append(max(every, key=lambda i: _area(p.items[i])))
+    return tuple(found)
+
+
+def _shown(item: Item) -> tuple[float, float, float, float]:
+    """The part of its picture that a view shows."""
+    (a, b, c, d), (left, top, right, bottom) = item.box, item.content or item.box
+    return max(a, left), max(b, top), min(c, right), min(d, bottom)
+
+
+def _area(item: Item) -> float:
+    """Of one cell, in pixels of the picture."""
+    left, top, right, bottom = item.box
+    return (right - left) / item.grid.w * (bottom - top) / item.grid.h
