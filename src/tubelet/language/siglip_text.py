@@ -71,7 +71,8 @@ class SiglipText:
         config = getattr(config, "text_config", config)
         if not isinstance(config, SiglipTextConfig):
             raise ConfigError("not a SigLIP text model", expected="siglip", got=getattr(config, "model_type", None))
-        model = SiglipTextModel(config).to(dtype=dtype or torch.float32)
+        model = SiglipTextModel(config)
+        torch.nn.Module.to(model, dtype=dtype or torch.float32)
         model.load_state_dict(_stored(find_checkpoint(source, revision), model))
         torch.nn.Module.to(model, torch.device(device))
         return cls(model, tokenizer)
