@@ -176,6 +176,20 @@ def test_heat_views_scaffold_and_boxes(
     assert bool((Packed.load(here / "t.safetensors").pos[:, 2] < 4).all())
 
 
+def test_shirg_keeps_the_whole_view_beside_tiles(
+    files: dict[str, Path], siglip: Path, capsys: pytest.CaptureFixture[str]
+):
+    args = (files["wide"], "--model", siglip, "--views", "64:128x64,128x128", "--text", "total", "--json")
+    assert select(*args, "--budget", 80) == 0
+    told = document(capsys)
+    assert told["settings"]["scaffold"] == 64
+    assert (told["files"][0]["views"][0]["kept"], told["kept"]) == (64, 80)
+    assert select(*args, "--budget", 80, "--scaffold", 0) == 0
+    assert document(capsys)["files"][0]["views"][0]["kept"] == 0
+    assert select(*args, "--budget", 60) == 1
+    assert document(capsys)["error"] == "LimitError"
+
+
 def test_boxes_by_file_name(files: dict[str, Path], siglip: Path, here: Path, capsys: pytest.CaptureFixture[str]):
     Path("boxes.json").write_text(json.dumps({"wide.png": [[0, 0, 50, 20]], "tall.jpg": [[0, 0, 33, 40]]}))
     args = ("--model", siglip, "--budget", 4, "--method", "boxes", "--boxes", "boxes.json", "--json")

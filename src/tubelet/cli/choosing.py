@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tubelet.reduce.methods import Inputs, Need, Settings, Sparse
     from tubelet.reduce.scores import Box
 
+SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
+
 TextOf = Annotated[str | None, option("what is asked: its words are looked for by SigLIP's own text tower", "TEXT")]
 TextFile = Annotated[
     str | None, option("or: vectors of words, (S, D) in a safetensors file, for any model", "FILE.safetensors")
@@ -53,7 +55,10 @@ BoxesOf = Annotated[
 ViewsOf = Annotated[
     str | None, option("cut pictures into views: lavida, 384:768x384,384x768 or others (see tubelet plan)", "RULE")
 ]
-ScaffoldOf = Annotated[int | None, option("with --views: the whole view, pooled to N tokens, is always kept", "N")]
+ScaffoldOf = Annotated[
+    int | None,
+    option("with --views: the whole view, pooled to N tokens, is always kept (default: 64 for shirg, else 0)", "N"),
+]
 LayerOf = Annotated[int, option("the layer whose attention is read (default: -2)", "N")]
 Seed = Annotated[int, option("of a random choice (default: 0)", "N")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")]
@@ -73,6 +78,13 @@ class Wish:
     views: "Views | None"
     scaffold: int | None
     layer: int
+
+    @property
+    def whole_rows(self) -> int | None:
+        """Tokens of the whole view that are always kept: as asked, or SHIRG's own where it chooses among views."""
+        if self.scaffold is not None:
+            return self.scaffold or None
+        return SCAFFOLD if self.views is not None and "shirg" in self.methods else None
 
     @property
     def needs(self) -> "set[Need]":
@@ -116,8 +128,8 @@ def checked(wish: Wish, files: Sequence[str]) -> Wish:
     if len(wish.methods) == 1 and not METHODS[wish.methods[0]].covers and (wish.settings.coverage or wish.scaffold):
         able = ", ".join(name for name, method in METHODS.items() if method.covers)
         raise UsageError(f"{wish.methods[0]} cannot follow --coverage or --scaffold; these can: {able}")
-    if wish.scaffold is not None and (wish.views is None or wish.scaffold < 1):
-        raise UsageError("--scaffold takes 1 token or more and belongs to --views")
+    if wish.scaffold is not None and (wish.views is None or wish.scaffold < 0):
+        raise UsageError("--scaffold takes 0 tokens or more and belongs to --views")
     return wish
 
 
@@ -222,7 +234,7 @@ def seen_of(
         raise
     if "sparse" in wish.needs and not clip.is_video:
         raise UnsupportedFormat("the method codec is for videos, this is a picture", item=index, source=clip.source)
-    if wish.scaffold is not None and not whole_views(patches):
+    if wish.scaffold and not whole_views(patches):
         raise InputError("--scaffold is for pictures that have several views", item=index, source=clip.source)
     read_s = time.perf_counter() - start
     start = time.perf_counter()
@@ -248,14 +260,15 @@ def _encoded(
 
     from tubelet.reduce.inputs import inputs_of
     from tubelet.reduce.methods import Inputs
-    from tubelet.reduce.scaffold import with_scaffold
+    from tubelet.reduce.scaffold import whole_views, with_scaffold
 
     if wish.methods == ("codec",) and model.encoder.config.merger is None:
         return Inputs(patches, **others), ()
     with torch.inference_mode():
         options = {"text": text, "space": wish.space, "layer": wish.layer}
         inputs = inputs_of(model.encoder, patches, wish.needs, **options, **others)
-        return (inputs, ()) if wish.scaffold is None else with_scaffold(inputs, rows=wish.scaffold)
+        rows = wish.whole_rows
+        return (inputs, ()) if rows is None or not whole_views(patches) else with_scaffold(inputs, rows=rows)
 
 
 def smaller_tokens(clip: "Clip", model: "Model", recipe: "PixelRecipe", budget: int, *, native: bool) -> "Packed":

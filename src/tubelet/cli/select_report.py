@@ -68,7 +68,7 @@ def select_document(result: "Selected", out: str | None, wish: "Wish") -> dict[s
             "radius": settings.radius,
             "seed": settings.seed,
             "text": wish.text,
-            "scaffold": wish.scaffold,
+            "scaffold": wish.whole_rows,
             "layer": wish.layer,
         },
         "out": None if out is None or not result.kept else file_name(out),
