@@ -1,6 +1,7 @@
 """Where one scene ends and another begins, judged frame by frame from what has been seen so far."""
 
 from collections import deque
+from collections.abc import Callable
 from statistics import median
 from typing import Final
 
@@ -21,18 +22,21 @@ class CutFinder:
     and the sharpest moment of anything else (3.5).
 
         >>> finder = CutFinder()
-        >>> [finder.is_cut(unexplained, contrast=50.0, share=0.9) for unexplained in (2.0, 2.5, 40.0, 2.0)]
+        >>> [finder.is_cut(unexplained, lambda: (50.0, 0.9)) for unexplained in (2.0, 2.5, 40.0, 2.0)]
         [False, False, True, False]
     """
 
     def __init__(self) -> None:
         self._past: deque[float] = deque(maxlen=_PAST)
 
-    def is_cut(self, unexplained: float, contrast: float, share: float) -> bool:
-        """unexplained: mean levels of the frame that neither staying nor moving explains. contrast: the deviation of
-        luma in this frame and the one before, together, in levels. share: of cells that are much unexplained."""
-        usual = median(self._past) if self._past else None
+    def is_cut(self, unexplained: float, look: Callable[[], tuple[float, float]]) -> bool:
+        """unexplained: mean levels of the frame that neither staying nor moving explains. look: asked only where that
+        is much; gives the contrast (the deviation of luma in this frame and the one before, together, in levels) and
+        the share of cells that are much unexplained."""
+        least = max(_LEAST_LEVELS, _TIMES * median(self._past)) if self._past else _LEAST_LEVELS
+        of_contrast = _OF_CONTRAST if self._past else _ALONE
         self._past.append(unexplained)  # a cut too: where everything shakes, that soon is usual
-        if usual is None:
-            return unexplained >= max(_LEAST_LEVELS, _ALONE * contrast) and share >= _SHARE
-        return unexplained >= max(_LEAST_LEVELS, _OF_CONTRAST * contrast, _TIMES * usual) and share >= _SHARE
+        if unexplained < least:
+            return False
+        contrast, share = look()
+        return unexplained >= of_contrast * contrast and share >= _SHARE

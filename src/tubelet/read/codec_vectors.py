@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import av.video
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 
 from tubelet.shapes import Float, Int64, Shaped
 
@@ -34,8 +34,10 @@ class Reach(NamedTuple):
 
 
 def exported(frame: av.video.VideoFrame) -> Shaped[np.ndarray, " n"] | None:
-    """AVMotionVector records of a decoded frame, None for one without. Copied."""
-    vectors = cast(Any, frame.side_data).get(Type.MOTION_VECTORS)  # its stubs know names only
+    """AVMotionVector records of a decoded frame, None for one without. The frame's own memory."""
+    # Not `frame.side_data`: a frame keeps what it gives there, which points back to it, and so outlives its use until
+    # Python looks for circles: dozens of decoded pictures.
+    vectors = cast(Any, SideDataContainer)(frame).get(Type.MOTION_VECTORS)
     return None if vectors is None or len(vectors) == 0 else vectors.to_ndarray()
 
 

@@ -102,7 +102,7 @@ class Watcher:
         self._now, self._before = Luma(*size), Luma(*size)
         self._reformatter = VideoReformatter()
         self._cuts = CutFinder()
-        self._last, self._last_taken, self._contrast = -1, -1, 0.0
+        self._last, self._last_taken = -1, -1
         self._moves = np.zeros((self._now.rows, self._now.columns, 2), np.float32)
         self._clear()
 
@@ -123,10 +123,9 @@ class Watcher:
         check_size(frame, self._way)
         self._now, self._before = self._before, self._now
         self._now.fill(self._luma(frame))
-        contrast = float(cell_means(self._now.inside).std())
         if self._last >= 0:
-            self._compare(frame, number, rank, contrast)
-        self._last, self._contrast = rank, contrast
+            self._compare(frame, number, rank)
+        self._last = rank
         for slot in slots:
             self._take(slot, rank, _KINDS.get(int(frame.pict_type), "?"))
 
@@ -144,16 +143,19 @@ class Watcher:
             view = memoryview(first)
         return np.ndarray((height, width), np.uint8, buffer=view, strides=(first.line_size, 1))
 
-    def _compare(self, frame: av.video.VideoFrame, number: int, rank: int, contrast: float) -> None:
+    def _compare(self, frame: av.video.VideoFrame, number: int, rank: int) -> None:
         still = still_error(self._now, self._before)
         error = still
         if self._signal != "difference":
             moves, known = self._field(frame, number, rank, still)
             error = motion_error(self._now, self._before, still, moves)
             self._motion += _path(moves, known, self._scale)
-        both = hypot(contrast, self._contrast)
-        share = float((error > max(2 * NOISE_LEVELS, 0.2 * both)).mean())
-        self._cut |= self._cuts.is_cut(float(error.mean()), both, share)
+
+        def look() -> tuple[float, float]:
+            contrast = hypot(*(float(cell_means(luma.inside).std()) for luma in (self._now, self._before)))
+            return contrast, float((error > max(2 * NOISE_LEVELS, 0.2 * contrast)).mean())
+
+        self._cut |= self._cuts.is_cut(float(error.mean()), look)
         self._error += np.maximum(error - NOISE_LEVELS, 0)
 
     @property
@@ -249,10 +251,14 @@ def _path(
 ) -> Float[np.ndarray, "h w"]:
     """How far each cell moved against the camera, which moves as the median of the cells does, both ways."""
     there = known > 0
-    if not there.any():
+    count = int(np.count_nonzero(there))
+    if not count:
         return np.zeros(known.shape, np.float32)
-    away = (moves - np.median(moves[there], axis=0)) * np.array(scale, np.float32)
-    return np.where(there, np.hypot(away[..., 0], away[..., 1]), 0).astype(np.float32)
+    across, down = moves[..., 0], moves[..., 1]
+    camera = [np.partition(part[there], count // 2)[count // 2] for part in (across, down)]
+    path = np.hypot((across - camera[0]) * np.float32(scale[0]), (down - camera[1]) * np.float32(scale[1]))
+    path[~there] = 0
+    return path
 
 
 def turned(field: Float[np.ndarray, "h w"], way: Upright) -> Float[np.ndarray, "h2 w2"]:
