@@ -21,6 +21,8 @@ from tubelet.language.align import TokenIds
 from tubelet.language.front import FrontEnd, Looked
 from tubelet.language.place import place
 from tubelet.packed import Packed
+from tubelet.pixels.patchify import normalise, unpatchify
+from tubelet.pixels.views import PageCrops, Pyramid, Views
 from tubelet.pixels.views_plan import LAVIDA, Pool
 from tubelet.project import Projector
 from tubelet.reduce.blank import blank_rows
@@ -172,6 +174,21 @@ def test_a_clip_gives_one_view_a_frame_and_a_newline(tower: tuple[hf.SiglipVisio
     frames = np.random.default_rng(3).integers(0, 256, (5, 40, 70, 3), dtype=np.uint8)
     got = front([Clip(frames, tuple(map(float, range(5))), is_video=True)])
     assert got.lengths == (5 * 4 + 1,) and torch.equal(got.x[-1], NEWLINE)
+
+
+@pytest.mark.parametrize("rule", [Pyramid(((112, 56), (112, 112))), PageCrops(84, overlap=0.2)])
+def test_views_of_other_sizes_go_through_the_tower_with_a_resized_table(
+    tower: tuple[hf.SiglipVisionModel, Encoder], rule: Views
+):
+    model, encoder = tower
+    recipe = encoder.pixels
+    p = tubelet.patchify([picture(75, 125), picture(130, 30, seed=1)], recipe, views=rule)
+    views = unpatchify(normalise(p, recipe), recipe)
+    with torch.no_grad():
+        got = encoder(p).unpack()
+        for view, rows in zip(views, got, strict=True):
+            out = model(view.permute(0, 3, 1, 2), interpolate_pos_encoding=True)
+            torch.testing.assert_close(rows, out.last_hidden_state[0], atol=2e-5, rtol=1e-4)
 
 
 def test_every_weight_learns(tower: tuple[hf.SiglipVisionModel, Encoder]):
