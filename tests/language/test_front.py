@@ -1,5 +1,6 @@
 """LaViDa's way from a picture to rows, against a twin of Pillow, transformers' SigLIP, torch's pools and slices."""
 
+import json
 import math
 from copy import deepcopy
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers as hf
+from safetensors.torch import save_file
 from tests.pixels.pillow_views import views_by_pillow
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from tubelet import Clip, ViewRule
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.language.align import TokenIds
-from tubelet.language.front import FrontEnd, Looked
+from tubelet.language.front import LAVIDA_TOWER, FrontEnd, Looked
 from tubelet.language.place import place
 from tubelet.packed import Packed
 from tubelet.pixels.patchify import normalise, unpatchify
@@ -104,6 +106,44 @@ def rows_by_twin(
             tiles = tiles[:, :, drop : cols - drop]
         tiles = torch.cat([tiles, NEWLINE[:, None, None].expand(-1, tiles.shape[1], 1)], dim=2)
     return torch.cat([flat[0], tiles.flatten(1).T])
+
+
+def lavida_folder(model: hf.SiglipVisionModel, folder: Path, **config: object) -> Path:
+    """A LaViDa checkpoint's front end: a tower that has lost its last layer and its head, projector and newline."""
+    state = {
+        f"model.vision_tower.vision_tower.vision_model.{name}": tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith((f"encoder.layers.{DEPTH}.", "head."))
+    }
+    state |= {f"model.mm_projector.{name}": tensor for name, tensor in projector().state_dict().items()}
+    state |= {"model.image_newline": NEWLINE, "model.transformer.wte.weight": torch.zeros(5, WIDTH)}
+    said = {
+        "model_type": "llava_llada",
+        "mm_projector_type": "mlp2x_gelu",
+        "image_aspect_ratio": "anyres",
+        "image_grid_pinpoints": [[w, h] for h, w in PINPOINTS],
+        "mm_patch_merge_type": "spatial_unpad",
+        "mm_spatial_pool_stride": 2,
+        "mm_spatial_pool_mode": "bilinear",
+    }
+    folder.mkdir(exist_ok=True)
+    save_file(state, str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(json.dumps(said | config), encoding="utf-8")
+    return folder
+
+
+def test_the_front_end_of_a_checkpoint_is_read_alone(tower: tuple[hf.SiglipVisionModel, Encoder], tmp_path: Path):
+    model, encoder = tower
+    short = replace(encoder.config, layers=DEPTH, pool=False)
+    front = FrontEnd.from_pretrained(lavida_folder(model, tmp_path / "m"), tower=short)
+    assert (front.rule, front.depth) == (RULE, DEPTH)
+    clips = [picture(*size, seed=n) for n, size in enumerate(SIZES)]
+    with torch.no_grad():
+        assert front(clips).equal(front_of(encoder)(clips))
+    assert (LAVIDA_TOWER.layers, LAVIDA_TOWER.pool, LAVIDA_TOWER.hidden) == (26, False, 1152)
+    for n, change in enumerate(({"image_aspect_ratio": "pad"}, {"mm_spatial_pool_mode": "sum"}, {"auto_map": {}})):
+        with pytest.raises(ConfigError):
+            FrontEnd.from_pretrained(lavida_folder(model, tmp_path / str(n), **change), tower=short)
 
 
 SIZES = [(120, 120), (75, 125), (90, 40), (30, 200), (43, 61)]
