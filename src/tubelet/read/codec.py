@@ -98,20 +98,24 @@ def read_both(
     src: Source, limits: Limits, sampling: Sampling, signal: Asked, *, allocate: Allocate = new_frames
 ) -> tuple[Clip, CodecSignals]:
     """The frames that are taken and their signals: what a child process sends. Raises: as `codec_signals`."""
-    plan = plan_video(src, limits, sampling)
-    frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
-    got: list[FrameSignal] = []
+    try:
+        plan = plan_video(src, limits, sampling)
+        frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
+        got: list[FrameSignal] = []
 
-    def begin() -> Give:
-        got.clear()
+        def begin() -> Give:
+            got.clear()
 
-        def give(slot: int, rgb: np.ndarray | None, seen: FrameSignal) -> None:
-            frames[slot] = rgb
-            got.append(seen)
+            def give(slot: int, rgb: np.ndarray | None, seen: FrameSignal) -> None:
+                frames[slot] = rgb
+                got.append(seen)
 
-        return give
+            return give
 
-    result, kind = watch_video(src, plan, limits, signal, begin)
+        result, kind = watch_video(src, plan, limits, signal, begin)
+    except TubeletError as error:
+        error.placed(source=src.name)
+        raise
     kept = frames if len(result.slots) == len(frames) else frames[list(result.slots)]
     clip = Clip(
         kept,
@@ -174,7 +178,7 @@ def watch_video(
 
 
 def signals_of(src: Source, plan: VideoPlan, result: VideoResult, kind: str, got: list[FrameSignal]) -> CodecSignals:
-    rows_px, columns_px = edges_px(plan.way)
+    rows_px, columns_px = edges_px(plan.way, kind)
     return CodecSignals(
         kind,
         plan.codec,
