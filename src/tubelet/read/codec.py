@@ -49,8 +49,9 @@ def codec_signals(
     source: one video: a path, bytes or a binary file object. signal: "auto" is the file's own vectors where the decoder
     exports them (H.264, MPEG-1, -2, -4, H.263 and their kin), else a search for them (HEVC, VP9, AV1 ...). isolate: as
     in `read`; a child process sends the frames along as well, which are dropped.
-    Cost: every frame is decoded and compared on one thread (about 1 ms at 640 x 360; larger pictures are compared at a
-    half or a quarter), except for "difference". Memory: the fields, and a quarter kilobyte for each packet of the file.
+    Cost: every frame is decoded and compared on one thread, at a half or a quarter where pictures are large; searching
+    costs several times what vectors do. "difference" decodes only the frames taken and what they need. Memory: the
+    fields, and a quarter kilobyte for each packet of the file.
     Raises: as `read`; UnsupportedFormat for a picture; InputError for vectors of a codec that has none.
 
     >>> codec_signals("walk.mp4", num_frames=3, signal="difference")
