@@ -26,7 +26,7 @@ from tubelet.grid import Grid
 from tubelet.limits import Limits
 from tubelet.pixels import fill, load
 from tubelet.pixels.recipe import RULES, SIZED, PixelRecipe, Rule
-from tubelet.pixels.views import views_of
+from tubelet.pixels.views import PageCrops, Pyramid, Views, views_of
 from tubelet.pixels.views_plan import LAVIDA, Joining, Pool, ViewRule
 from tubelet.read.clip import Clip
 from tubelet.read.isolate import DecodeChild
@@ -357,6 +357,29 @@ def test_views_are_planned_as_they_are_cut_and_joined(
     assert p.tokens == sum(n for _, n in p.items[0].views) == len(made.x)
     if join == "flat":
         assert tuple(n for _, n in p.items[0].views) == made.lengths
+
+
+@given(
+    width=st.integers(1, 1500),
+    height=st.integers(1, 1500),
+    frames=st.sampled_from((1, 1, 3)),
+    rule=st.sampled_from(
+        (Pyramid(((112, 56), (112, 112))), Pyramid(((56, 56), (168, 56)), "squash"), PageCrops(56, 0.25, most=5))
+    ),
+    recipe=st.sampled_from((PixelRecipe(14), PixelRecipe(16, merge=2, order="block"), PixelRecipe(14, temporal=2))),
+)
+@settings(max_examples=40, deadline=None)
+def test_other_rules_are_planned_as_they_are_cut(
+    width: int, height: int, frames: int, rule: Views, recipe: PixelRecipe
+):
+    p = plan((width, height, frames), recipe, After(space=recipe.merge), views=rule)
+    clip = Clip(np.zeros((frames, height, width, 3), np.uint8), tuple(map(float, range(frames))))
+    cut = patchify([clip], recipe, views=rule)
+    assert p.grids == tuple(item.grid for item in cut.items) and p.patches == len(cut.x)
+    assert [name for name, _ in p.items[0].views] == [v.name for v in views_of(height, width, frames, rule)]
+    assert [n for _, n in p.items[0].views] == [n // recipe.merge**2 for n in cut.lengths]
+    assert p.tokens == len(cut.x) // recipe.merge**2
+    assert p.stages[1].shape == tuple(cut.x.shape)
 
 
 def test_the_encoder_sees_views_as_items():

@@ -124,11 +124,12 @@ def test_the_example_files_are_small():
     assert (ROOT / "examples" / "walk.mp4").stat().st_size < 300_000
 
 
-def test_the_picture_of_the_readme_is_what_its_script_draws(workplace: Path):
+@pytest.mark.parametrize("name", ["show", "compare"])
+def test_a_picture_of_the_documents_is_what_its_script_draws(name: str, workplace: Path):
     (workplace / "docs" / "images").mkdir(parents=True)
-    shutil.copy(ROOT / "docs" / "images" / "make_show.py", workplace / "docs" / "images")
-    run([sys.executable, "docs/images/make_show.py"], workplace)
-    pictures = (Image.open(folder / "docs/images/show.png").convert("RGB") for folder in (ROOT, workplace))
+    shutil.copy(ROOT / "docs" / "images" / f"make_{name}.py", workplace / "docs" / "images")
+    run([sys.executable, f"docs/images/make_{name}.py"], workplace)
+    pictures = (Image.open(folder / f"docs/images/{name}.png").convert("RGB") for folder in (ROOT, workplace))
     ours, again = (np.asarray(picture, np.int16) for picture in pictures)
     assert ours.shape == again.shape
     assert np.abs(ours - again).mean() < 3.0

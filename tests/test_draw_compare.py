@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from test_draw_kept import TILES, WHOLE, clip, rows
+from tubelet.draw_cells import layers_of
 from tubelet.draw_compare import Entry, draw_comparison
-from tubelet.draw_kept import layers_of
 from tubelet.errors import ShapeError
 from tubelet.lettering import INK, Line
 from tubelet.packed import Grid, Item, pack

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tubelet.draw import FRAME
-from tubelet.draw_kept import OUTLINE, Layer, draw_kept, extent, layers_of, overlay, panels_of, resized_view, warning
+from tubelet.draw_cells import OUTLINE, Layer, extent, layers_of, overlay, panels_of, resized_view
+from tubelet.draw_kept import draw_kept, warning
 from tubelet.errors import ShapeError
 from tubelet.lettering import PAPER, Line
 from tubelet.packed import Grid, Item, Packed, pack
@@ -72,6 +73,9 @@ def test_equal_scores_have_one_colour():
     layer = layers_of(p, p.keep(torch.tensor([0])), 0, torch.ones(16))[0]
     assert layer.heat is not None
     assert set(layer.heat.flatten().tolist()) == {0.5}
+    rounding = layers_of(p, p.keep(torch.tensor([0])), 0, 20 + torch.arange(16.0) * 1e-6)[0]
+    assert rounding.heat is not None
+    assert set(rounding.heat.flatten().tolist()) == {0.5}
 
 
 def test_tiles_lie_together_and_the_whole_picture_apart():

@@ -16,8 +16,8 @@ ORDER = (
     "errors", "limits", "shapes", "files", "grid", "packed", "read", "pixels", "encoder", "families", "weights",
     "reduce", "geometry", "project", "projector_files", "language", "budget_flops", "budget_trace", "budget_calls",
     "budget_memory", "budget_shapes", "budget_projector", "budget_inputs", "budget", "budget_fit", "budget_rate",
-    "metrics", "lettering", "chart", "draw", "draw_kept", "draw_compare", "bench", "train", "integrations", "web",
-    "cli",
+    "metrics", "lettering", "chart", "draw", "draw_cells", "draw_kept", "draw_compare", "bench", "train",
+    "integrations", "web", "cli",
 )  # fmt: skip
 LEAVES = {"train", "integrations", "web", "cli"}  # side by side; nothing imports them
 CORE = {"torch", "numpy", "PIL", "av", "safetensors", "huggingface_hub", "tyro", "rich"}

@@ -3,7 +3,7 @@
     plan([Input(640, 480, frames=16)], recipe or encoder configuration, ...)   ->   Plan
 
     stage       rows x width                                    one line of arithmetic each
-    frames      F x 3 x H x W      views, the recipe's size rule tubelet.pixels.views_plan, tubelet.pixels.resize
+    frames      F x 3 x H x W      views, the recipe's size rule  tubelet.pixels.views, tubelet.pixels.resize
     patches     t h w x 3 pt p p   what `patchify` gives
     encoder     t h w x D          what the encoder gives        tubelet.budget_flops, tubelet.budget_memory
     merged      / (time space^2)   neighbours become channels
@@ -29,7 +29,8 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, LimitError, ShapeError, TubeletError
 from tubelet.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Fit, fit
+from tubelet.pixels.resize import fit
+from tubelet.pixels.views import Views, cut_to_units, views_of
 from tubelet.pixels.views_plan import ViewRule
 
 
@@ -62,9 +63,9 @@ class After:
 
 @dataclass(frozen=True)
 class PlannedItem:
-    """One input: the size it (or each of its views) is resized to, that grid, its merged grid; tokens of all of it at
-    the end, and the positions they take. views: (name, tokens) of each, empty without a view rule; with `select` the
-    tokens before it, for which of them go is not known."""
+    """One input: the size it (or the first of its views) is resized to, that grid, its merged grid; tokens of all of it
+    at the end, and the positions they take. views: (name, tokens) of each, empty without a view rule; with `select` the
+    tokens before it, for which of them go is not known. cuts: grid and merged grid of each view, empty without."""
 
     input: Input
     height: int
@@ -74,11 +75,17 @@ class PlannedItem:
     tokens: int
     extent: int
     views: tuple[tuple[str, int], ...] = ()
+    cuts: tuple[tuple[Grid, Grid], ...] = ()
 
     @property
     def grids(self) -> tuple[Grid, ...]:
         """Of every item that the encoder sees of this input."""
-        return (self.grid,) * max(1, len(self.views))
+        return tuple(grid for grid, _ in self.cuts) or (self.grid,)
+
+    @property
+    def merged_rows(self) -> int:
+        """Rows of all of them once neighbours are merged."""
+        return sum(merged.rows for _, merged in self.cuts) or self.merged.rows
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ class Plan:
     recipe: PixelRecipe
     config: EncoderConfig | None
     after: After
-    views: ViewRule | None = None
+    views: Views | None = None
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -208,13 +215,13 @@ def plan(
     sources: Any,
     what: EncoderConfig | PixelRecipe,
     after: After = After(),
-    views: ViewRule | None = None,
+    views: Views | None = None,
 ) -> Plan:
     """What `sources` cost: Inputs, or (width, height) or (width, height, frames), one or a sequence of them.
 
     what: an encoder's configuration, or a recipe alone (then nothing is known of FLOPs and memory). views: cuts every
-    picture into a global view and tiles, each an item of the encoder. For files see `tubelet.budget_inputs.inputs_of`.
-    Nothing is read and nothing allocated.
+    picture into views, each an item of the encoder (tubelet.pixels.views). For files see
+    `tubelet.budget_inputs.inputs_of`. Nothing is read and nothing allocated.
     Raises: ShapeError and LimitError of the size rule, naming the item; ShapeError where a merge does not divide a
     grid; ConfigError, also for a selection beside a view rule that pools or unpads, and for an aggregator of views.
 
@@ -249,50 +256,61 @@ def _input(source: Any) -> Input:
     return Input(width, height, *frames)
 
 
-def _agree(after: After, views: ViewRule | None) -> None:
+def _joins(views: Views | None) -> bool:
+    """Whether the rule pools or joins what the encoder makes of its views."""
+    return isinstance(views, ViewRule) and (views.pool is not None or views.join != "flat")
+
+
+def _agree(after: After, views: Views | None) -> None:
     """A selection takes the place of pooling; an aggregator sees whole frames."""
     if views is None:
         return
-    if after.select is not None and (views.pool is not None or views.join != "flat"):
+    if after.select is not None and _joins(views):
         raise ConfigError("a selection takes the place of pool and unpad: give the views neither", got=after.select)
     if after.aggregator is not None:
         raise ConfigError("an aggregator sees whole frames, no views", got=after.aggregator)
 
 
 def _item(
-    one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: After, views: ViewRule | None
+    one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: After, views: Views | None
 ) -> PlannedItem:
-    size = fit(one.height, one.width, recipe, one.frames) if views is None else _tile(recipe, views)
-    grid = Grid(-(-one.frames // recipe.temporal), size.height // recipe.patch, size.width // recipe.patch)
+    times = -(-one.frames // recipe.temporal)
     space = after.space * (config.merger.merge if config is not None and config.merger else 1)
-    if grid.t % after.time or grid.h % space or grid.w % space:
-        raise ShapeError(
-            f"a grid of {grid.t} x {grid.h} x {grid.w} has no blocks of {after.time} x {space} x {space}",
-            expected=(after.time, space, space),
-            got=tuple(grid),
-        )
-    merged = Grid(grid.t // after.time, grid.h // space, grid.w // space)
-    named = () if views is None else _views(one, merged, views)
+    if views is None:
+        size = fit(one.height, one.width, recipe, one.frames)
+        sides, seen = [(size.height, size.width)], []
+    else:
+        seen = cut_to_units(views_of(one.height, one.width, one.frames, views), recipe)
+        sides = [(view.height, view.width) for view in seen]
+    grids = [Grid(times, h // recipe.patch, w // recipe.patch) for h, w in sides]
+    cuts = tuple((grid, _merged(grid, after.time, space)) for grid in grids)
+    (height, width), (grid, merged) = sides[0], cuts[0]
+    named = tuple(zip([v.name for v in seen], _view_tokens(one, cuts, views), strict=True)) if views is not None else ()
     rows = merged.rows if views is None else sum(n for _, n in named)
     tokens = rows if after.select is None else min(rows, after.select)
     mrope = max(math.floor((merged.t - 1) * after.step) + 1, merged.h, merged.w)
-    return PlannedItem(one, size.height, size.width, grid, merged, tokens, mrope if views is None else tokens, named)
+    extent, cuts = (mrope, ()) if views is None else (tokens, cuts)
+    return PlannedItem(one, height, width, grid, merged, tokens, extent, named, cuts)
 
 
-def _tile(recipe: PixelRecipe, views: ViewRule) -> Fit:
-    """What of a tile fills whole units: the size that every view has, whatever the recipe's own size rule."""
-    side = views.tile // recipe.unit * recipe.unit
-    if not side:
-        raise ShapeError(f"a tile of {views.tile} does not fill one unit", limit=recipe.unit, got=views.tile)
-    return Fit(views.tile, views.tile, (0, 0, side, side), side, side)
+def _merged(grid: Grid, time: int, space: int) -> Grid:
+    if grid.t % time or grid.h % space or grid.w % space:
+        raise ShapeError(
+            f"a grid of {grid.t} x {grid.h} x {grid.w} has no blocks of {time} x {space} x {space}",
+            expected=(time, space, space),
+            got=tuple(grid),
+        )
+    return Grid(grid.t // time, grid.h // space, grid.w // space)
 
 
-def _views(one: Input, merged: Grid, views: ViewRule) -> tuple[tuple[str, int], ...]:
-    """(name, tokens at the end) of every view of an input; of a clip, the global one of all its frames."""
+def _view_tokens(one: Input, cuts: Sequence[tuple[Grid, Grid]], views: Views) -> tuple[int, ...]:
+    """Tokens that each view leaves at the end: those of its grid, or what pool and join make of them."""
+    merged = cuts[0][1]
+    if not isinstance(views, ViewRule):
+        return tuple(grid.rows for _, grid in cuts)
     if one.frames > 1:
-        return (("global", views.clip_tokens(merged.t, (merged.h, merged.w))),)
-    tokens = views.tokens(one.height, one.width, (merged.h, merged.w))
-    return tuple(zip(views.tiling(one.height, one.width).names, tokens, strict=True))
+        return (views.clip_tokens(merged.t, (merged.h, merged.w)),)
+    return views.tokens(one.height, one.width, (merged.h, merged.w))
 
 
 def _stages(
@@ -300,7 +318,7 @@ def _stages(
     recipe: PixelRecipe,
     config: EncoderConfig | None,
     after: After,
-    views: ViewRule | None,
+    views: Views | None,
 ) -> list[Stage]:
     grids = [g for i in items for g in i.grids]
     rows = sum(g.rows for g in grids)
@@ -316,7 +334,7 @@ def _stages(
             rows, width = rows // config.merger.merge**2, config.merger.out
             stages.append(Stage("merger", (rows, width), flop["merger"]))
     if after.space * after.time > 1:
-        rows = sum(i.merged.rows * len(i.grids) for i in items)
+        rows = sum(i.merged_rows for i in items)
         times = after.time * after.space**2
         width = None if width is None else width * times
         stages.append(Stage("merged", (rows, width), times=times))
@@ -327,7 +345,7 @@ def _stages(
     if target is not None:
         flop = 0 if width is None else projector_flop(after.projector, rows, width, target)
         stages.append(Stage("projected", (rows, target), flop))
-    if views is not None and (views.pool is not None or views.join != "flat"):
+    if _joins(views):
         width, times = (width, times) if target is None else (target, 1)
         stages.append(Stage("joined", (sum(i.tokens for i in items), width), times=times))
     return stages + ([] if after.aggregator is None else _geometry(items, recipe, after.aggregator))
@@ -335,11 +353,12 @@ def _stages(
 
 def _frames(items: Sequence[PlannedItem], recipe: PixelRecipe) -> tuple[int, ...]:
     """(frames, 3, H, W) where all have one size, else values in all."""
-    counts = [len(i.grids) * i.grid.t * recipe.temporal for i in items]
-    sizes = {(i.height, i.width) for i in items}
-    if len(sizes) == 1:
-        return (sum(counts), 3, *sizes.pop())
-    return (sum(n * 3 * i.height * i.width for n, i in zip(counts, items, strict=True)),)
+    grids = [grid for i in items for grid in i.grids]
+    frames = [grid.t * recipe.temporal for grid in grids]
+    sides = [(grid.h * recipe.patch, grid.w * recipe.patch) for grid in grids]
+    if len(set(sides)) == 1:
+        return (sum(frames), 3, *sides[0])
+    return (sum(n * 3 * h * w for n, (h, w) in zip(frames, sides, strict=True)),)
 
 
 def _geometry(items: Sequence[PlannedItem], recipe: PixelRecipe, aggregator: Aggregator) -> list[Stage]:

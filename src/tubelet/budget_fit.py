@@ -12,7 +12,7 @@ from tubelet.budget_inputs import Input
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, LimitError
 from tubelet.pixels.recipe import FILLING, PixelRecipe
-from tubelet.pixels.views_plan import ViewRule
+from tubelet.pixels.views import Views
 
 MOST_UNITS = 4096  # units on the longer side at which the search for a size stops
 MOST_FRAMES = 65_536
@@ -34,7 +34,7 @@ def fit_budget(
     one: Input,
     what: EncoderConfig | PixelRecipe,
     after: After = After(),  # noqa: B008
-    views: ViewRule | None = None,
+    views: Views | None = None,
     *,
     max_tokens: int | None = None,
     max_memory_bytes: int | None = None,

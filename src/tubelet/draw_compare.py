@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tubelet.draw import FRAME, GAP, MARGIN, NARROW
-from tubelet.draw_kept import Layer, extent, overlay, panels_of, resized_view
+from tubelet.draw_cells import Layer, extent, overlay, panels_of, resized_view
 from tubelet.errors import ShapeError
 from tubelet.lettering import INK, MUTED, PAPER, Line, caption, drawable, length, shorten, words
 from tubelet.read.clip import Clip
@@ -49,7 +49,7 @@ def draw_comparison(
 
         >>> clip = tubelet.read("photo.jpg")[0]
         >>> p = tubelet.patchify([clip], tubelet.PixelRecipe(16))
-        >>> from tubelet.draw_kept import layers_of
+        >>> from tubelet.draw_cells import layers_of
         >>> entry = Entry("first", "2 of 24", tuple(layers_of(p, p.keep(torch.tensor([0, 1])), 0)))
         >>> draw_comparison(clip, [entry], [["", "kept"], ["first", "2"]], []).mode
         'RGB'

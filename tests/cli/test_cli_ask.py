@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "language"))  # its small models are these tests' too
-from tiny_speakers import tokenizer, whole_model  # pyright: ignore[reportMissingImports]
+from tiny_speakers import SPECIAL, randomised, tokenizer, whole_model  # pyright: ignore[reportMissingImports]
 
 from tubelet import read
 from tubelet.cli import main
 from tubelet.language.chat import ask as ask_model
 from tubelet.language.model import VLM
 from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.load import untrained
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -96,6 +98,37 @@ def test_json_is_one_document(files: dict[str, Path], models: dict[str, Path], c
     assert [f["frames"] for f in said["files"]] == [1, 10]
     seconds = said["seconds"]
     assert 0 < seconds["encode"] <= seconds["first_token"] <= seconds["answer"]
+
+
+def test_views_of_a_picture_are_asked_about_and_drawn(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """transformers' LlavaNext: a picture is a global view and joined tiles, one run of placeholders."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": None}
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 160, "pad_token_id": 0}
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+    pinpoints = [[56, 112], [112, 56], [112, 112]]
+    config = hf.LlavaNextConfig(
+        vision_config=hf.CLIPVisionConfig(**tower, image_size=56, patch_size=14),
+        text_config=hf.LlamaConfig(**sizes, **heads),
+        image_token_index=150,
+        image_grid_pinpoints=pinpoints,
+    )
+    model = tmp_path / "next"
+    randomised(hf.LlavaNextForConditionalGeneration(config), scale=0.15).save_pretrained(model)
+    part = "{% if c.type == 'image' %}" + SPECIAL[2] + "{% else %}{{ c.text }}{% endif %}"
+    talk = "{% for m in messages %}{% for c in m.content %}" + part + "{% endfor %}{% endfor %}"
+    tokenizer(talk).save_pretrained(model)
+    options = ("--model", model, "--device", "cpu", "--max-new-tokens", 3, "--show", tmp_path / "seen.png", "--json")
+    assert main(["ask", str(files["wide"]), str(files["small"]), "Why?", *map(str, options)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    rule = ViewRule(56, tuple((h, w) for h, w in pinpoints), join="unpad", compat="transformers-5")
+    for found in said["files"]:
+        assert found["tokens"] == sum(rule.tokens(found["height"], found["width"], (4, 4)))
+        assert found["grid"] == found["grids"][0] == [1, 4, 4] and len(found["grids"]) == 2
+    assert said["tokens"]["visual"] == sum(found["tokens"] for found in said["files"])
+    with Image.open(tmp_path / "seen.png") as seen:
+        assert seen.height > 4 * 200  # two views of each of two pictures
 
 
 def test_what_was_seen_is_drawn(files: dict[str, Path], models: dict[str, Path], tmp_path: Path):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import tubelet
 from tubelet.cli import main
 from tubelet.cli.models import PROOFS
 from tubelet.cli.terminal import file_name, seconds, visible
@@ -53,6 +54,19 @@ def test_show_takes_patches_from_a_model_or_a_number(
         drawn = json.loads(capsys.readouterr().out)["files"][0]
         assert drawn["grid"] == grid
         assert drawn["out"] == str(tmp_path / "o.png")
+
+
+def test_show_draws_every_view(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    args = ("show", files["wide"], "--patch", 14, "--out", tmp_path / "v.png", "--json", "--views")
+    assert run(*args, "lavida") == 0
+    [said] = json.loads(capsys.readouterr().out)["files"]
+    views = tubelet.LAVIDA.views(said["height"], said["width"])
+    assert [v["name"] for v in said["views"]] == [v.name for v in views]
+    assert said["tokens"] == 729 * len(views) and said["grid"] == [1, 27, 27]
+    with Image.open(tmp_path / "v.png") as picture:
+        assert min(picture.size) > 500
+    assert run(*args, "page:10") == 1  # smaller than a patch
+    assert run(*args, "nothing") == 2
 
 
 def test_show_into_a_folder_keeps_equal_names_apart(files: dict[str, Path], tmp_path: Path):

@@ -77,6 +77,14 @@ def test_views(tubelet: Run):
     assert [v["tokens"] for v in own["items"][0]["views"]] == [144] * 3
     done = tubelet("plan", *lavida)
     assert "views" in done.stdout and "bilinear pool" in done.stdout
+    two = planned(tubelet, "--size", "800x600", "--patch", 14, "--views", "pyramid:672/336,672/672")
+    assert (two["tokens"], [v["tokens"] for v in two["items"][0]["views"]]) == (4608, [576] * 4 + [2304])
+    page = planned(tubelet, "--size", "1000x3000", "--patch", 14, "--views", "page:384/0.1")
+    assert [v["name"] for v in page["items"][0]["views"]] == ["page", "crop 0", "crop 1", "crop 2", "crop 3"]
+    few = planned(tubelet, "--size", "1000x3000", "--patch", 14, "--views", "page:384/.1/2")
+    assert len(few["items"][0]["views"]) == 3
+    said = tubelet("plan", "--size", "800x600", "--patch", 14, "--views", "pyramid:672/336,672/672+squash").stdout
+    assert "in tiles of 336" in said
 
 
 def test_the_projector_is_part_of_the_memory(tubelet: Run):
@@ -114,6 +122,10 @@ def test_the_drawing_is_a_picture(tubelet: Run, tmp_path: Path, more: tuple[obje
         ("--size", "640x480", "--merge", "0"),
         ("--size", "640x480", "--views", "somebody"),
         ("--size", "640x480", "--views", "384:768x380"),
+        ("--size", "640x480", "--views", "pyramid:672/300"),
+        ("--size", "640x480", "--views", "page:384/1.5"),
+        ("--size", "640x480", "--views", "page:0"),
+        ("--size", "640x480", "--views", "pyramid:672/672", "--pool", "max"),
         ("--size", "640x480", "--views", "lavida", "--select", "100"),
         ("--size", "640x480", "--views", "lavida", "--geometry", "vggt"),
         ("--size", "640x480", "--pool", "max"),

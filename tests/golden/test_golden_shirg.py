@@ -52,8 +52,6 @@ def test_the_committed_choice_has_every_version():
         ("x_components", "output.merged_coords"),
         ("v1_forward_ward", "output.group_of_token"),
         ("token_dropout_structured", "output.mask"),
-        ("lavida_splice_tall", "output.inputs_embeds"),
-        ("lavida_splice_tall", "output.labels"),
         ("lavida_best_resolution", "output.grid_wh"),
         ("position_table_27_to_24", "output.interpolated"),
         ("upstream_metrics_small", "output.spatial_coherence"),

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import tubelet
 from tubelet.encoder.config import EncoderConfig, Merger
@@ -510,3 +512,62 @@ def test_items_of_the_result_are_the_merged_ones() -> None:
     assert [i.grid for i in p.items] == [Grid(1, 1, 2), Grid(3, 1, 1)]
     assert [i.picture for i in p.items] == [0, 1]
     assert isinstance(p.items[0], Item)
+
+
+# ---- an encoder with a class token, against transformers' own
+
+
+def clip_pair(tmp_path: Path, layers: int = 5) -> tuple[Any, Encoder]:
+    config = CLIPVisionConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=2,
+                              image_size=28, patch_size=14)  # fmt: skip
+    torch.manual_seed(4)
+    model = CLIPVisionModel(config).eval()
+    model.save_pretrained(tmp_path)
+    return model, tubelet.load_encoder(tmp_path)
+
+
+CLASS = [
+    ("patch", -2, (-2,)),
+    ("cls_patch", -2, (-2,)),
+    ("cls_patch", 1, (1,)),
+    ("slicefour_cls_patch", -1, (0, 1, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(("feature", "layer", "states"), CLASS, ids=str)
+@pytest.mark.parametrize("grad", [False, True], ids=["in place", "with gradients"])
+def test_a_class_token_stands_where_llava_s_own_tower_keeps_it(
+    feature: str, layer: int, states: tuple[int, ...], grad: bool, tmp_path: Path
+) -> None:
+    """hidden_states[select_layer] as it is for cls_patch, without its first token for patch."""
+    model, encoder = clip_pair(tmp_path, layers=3 if feature.startswith("slice") else 5)
+    tower, images = VisionTower(encoder, select_layer=layer, select_feature=feature), noise(3, 3, 28, 28)
+    with torch.set_grad_enabled(grad):
+        every = model(images, output_hidden_states=True).hidden_states
+        want = torch.cat([every[i] for i in states], dim=-1)
+        want = want if "cls" in feature else want[:, 1:]
+        got, h, w = tower(images, return_spatial_dims=True)
+        listed = tower(list(images))
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    assert (h, w) == (2, 2)
+    assert isinstance(listed, list)
+    torch.testing.assert_close(torch.stack(listed), want, atol=1e-5, rtol=1e-5)
+
+
+def test_frames_of_a_clip_have_a_class_token_each(tmp_path: Path) -> None:
+    _, encoder = clip_pair(tmp_path)
+    tower, clip = VisionTower(encoder, select_feature="cls_patch"), noise(1, 3, 3, 28, 28)
+    frames = tower(clip[0].transpose(0, 1))
+    torch.testing.assert_close(tower(clip)[0], frames.flatten(0, 1), **CLOSE)
+    mixed = tower([clip[0], clip[0, :, 0], clip[0, :, 1]])
+    assert [len(one) for one in mixed] == [15, 5, 5]
+    torch.testing.assert_close(mixed[2], frames[1], **CLOSE)
+
+
+def test_a_class_token_has_no_place_in_a_pack(tmp_path: Path) -> None:
+    _, encoder = clip_pair(tmp_path)
+    tower = VisionTower(encoder, select_feature="cls_patch")
+    with pytest.raises(ConfigError, match="class token"):
+        tower.features(tower.pack(noise(1, 3, 28, 28)))
+    with pytest.raises(ConfigError, match="class token"):
+        encode_images(tower, build_projector("linear", tower.hidden_size, 16), noise(1, 3, 28, 28))

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,8 @@ def test_the_plugin_is_in_the_group_that_vllm_loads():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["entry-points"][SAID["plugins_group"]] == {"tubelet": "tubelet.integrations.vllm:register"}
     assert SAID["plugin_is_called_with"] == []
+    named = project["entry-points"][SAID["plugins_group"]]["tubelet"]
+    assert EntryPoint("tubelet", named, SAID["plugins_group"]).load() is register
 
 
 def test_the_plugin_tells_transformers_of_the_towers(tmp_path: Path):

@@ -97,7 +97,19 @@ def test_weights_that_change_change_their_key():
     layer.double()
     assert weights_key(layer) not in (before, written)
     with torch.inference_mode():
-        assert weights_key(torch.nn.Linear(2, 2))  # tensors without a version
+        assert weights_key(torch.nn.Linear(2, 2)) is None  # writes to them are not counted
+
+
+def test_a_model_where_a_forgotten_one_stood_has_another_key():
+    """The same memory, names, types and counts of writes."""
+    memory = torch.zeros(2, 2)
+    keys = set()
+    for _ in range(3):
+        layer = torch.nn.Linear(2, 2, bias=False)
+        layer.weight = torch.nn.Parameter(memory)
+        keys.add(weights_key(layer))
+        assert weights_key(layer) in keys
+    assert len(keys) == 3
 
 
 # ---- the cache

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers as hf
-from PIL import Image
+from tests.pixels.pillow_views import views_by_pillow
 from torch import Tensor, nn
 
 import tubelet
@@ -67,32 +67,16 @@ def picture(height: int, width: int, seed: int = 0) -> Clip:
 # ---- the twin: nothing of this project but weights
 
 
-def views_by_pillow(pixels: np.ndarray) -> tuple[Tensor, int, int]:
-    """Normalised views (V, 3, S, S), and rows and columns of tiles."""
-    image = Image.fromarray(pixels)
-    width, height = image.size
-    best, most, least = (0, 0), -1, 0
-    for h, w in PINPOINTS:
-        scale = min(w / width, h / height)
-        shown = min(int(width * scale) * int(height * scale), width * height)
-        if shown > most or (shown == most and w * h - shown < least):
-            best, most, least = (w, h), shown, w * h - shown
-    w, h = best
-    if w / width < h / height:
-        size = (w, min(math.ceil(height * (w / width)), h))
-    else:
-        size = (min(math.ceil(width * (h / height)), w), h)
-    canvas = Image.new("RGB", best, (0, 0, 0))
-    canvas.paste(image.resize(size), ((w - size[0]) // 2, (h - size[1]) // 2))
-    cuts = [canvas.crop((x, y, x + SIDE, y + SIDE)) for y in range(0, h, SIDE) for x in range(0, w, SIDE)]
-    stacked = np.stack([np.asarray(view) for view in (image.resize((SIDE, SIDE)), *cuts)])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255 * 2 - 1, h // SIDE, w // SIDE
+def normalised(pixels: np.ndarray) -> tuple[Tensor, int, int]:
+    """Views (V, 3, S, S) from -1 to 1, and rows and columns of tiles."""
+    views, (rows, cols) = views_by_pillow(pixels, SIDE, PINPOINTS)
+    return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255 * 2 - 1, rows, cols
 
 
 def rows_by_twin(
     model: hf.SiglipVisionModel, mlp: nn.Module, pixels: np.ndarray, pool: Pool | None, join: str
 ) -> Tensor:
-    views, tile_rows, tile_cols = views_by_pillow(pixels)
+    views, tile_rows, tile_cols = normalised(pixels)
     height, width = pixels.shape[:2]
     with torch.no_grad():
         states = model(views, output_hidden_states=True).hidden_states
@@ -148,7 +132,7 @@ def test_the_projector_reads_a_state_without_a_norm_and_scores_come_from_the_who
     clip = picture(75, 125)
     with torch.no_grad():
         seen = front.look(front.cut([clip]))
-        out = model(views_by_pillow(clip.frames[0])[0], output_hidden_states=True)
+        out = model(normalised(clip.frames[0])[0], output_hidden_states=True)
     torch.testing.assert_close(seen.rows.x, out.hidden_states[DEPTH].flatten(0, 1), atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(seen.scoring.x, out.last_hidden_state.flatten(0, 1), atol=2e-5, rtol=1e-4)
 

@@ -19,6 +19,7 @@ from tubelet.language.align import TokenIds
 from tubelet.language.cache import FeatureCache
 from tubelet.language.chat import see
 from tubelet.language.model import VLM
+from tubelet.language.place import blank, touch
 from tubelet.language.scheme import Scheme
 from tubelet.pixels.patchify import normalise, patchify
 from tubelet.pixels.recipe import PixelRecipe
@@ -322,6 +323,39 @@ def test_two_encoders_may_share_a_cache(pair: tuple[str, Any, VLM], tmp_path: Pa
     assert vlm.cache.counts.hits == 0
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")  # torch's own RMS norm under autocast
+def test_what_else_decides_features_is_in_the_key(pair: tuple[str, Any, VLM]):
+    """Autocast, a recipe, the encoder's configuration; and nothing is kept for weights made in inference mode."""
+    _, _, vlm = pair
+    small(vlm)
+    vlm.cache = FeatureCache()
+    p = patchify([picture(60, 90)], vlm.scheme.pixels)
+    scheme, config = vlm.scheme, vlm.encoder.config
+    with torch.no_grad():
+        plain = vlm.encode(p).tokens.x
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = vlm.encode(p).tokens.x
+        vlm.scheme = replace(scheme, video_pixels=replace(scheme.pixels, max_pixels=28 * 28 * 4))
+        vlm.encode(p)
+        vlm.scheme = scheme
+        vlm.encoder.config = replace(config, eps=1e-3)
+        vlm.encode(p)
+        vlm.encoder.config = config
+        assert vlm.cache.counts.hits == 0
+        assert len(vlm.cache) == 4
+        assert torch.equal(vlm.encode(p).tokens.x, plain)
+        assert vlm.cache.counts.hits == 1
+        assert not torch.equal(mixed, plain)
+    kept = vlm.encoder.patch.weight
+    try:
+        with torch.inference_mode():
+            vlm.encoder.patch.weight = torch.nn.Parameter(kept.clone(), requires_grad=False)
+            vlm.encode(p)
+    finally:
+        vlm.encoder.patch.weight = kept
+    assert len(vlm.cache) == 4
+
+
 # ---- training, and wrong calls
 
 
@@ -339,6 +373,22 @@ def test_gradients_reach_the_encoder_and_the_language_model(pair: tuple[str, Any
     dead = [name for name, p in vlm.named_parameters() if p.grad is None or not p.grad.any()]
     vlm.zero_grad()
     assert dead == []
+
+
+def test_a_batch_of_text_alone_takes_part_with_every_weight(pair: tuple[str, Any, VLM]):
+    """The blank pack through tower, mergers and deepstack: no value changes, every gradient is there and zero."""
+    _, _, vlm = pair
+    ids = torch.tensor([[5, 6, 7]])
+    ready = vlm.ready(None, ids)
+    rows = vlm.encode(blank(vlm.scheme.pixels))
+    touched = replace(ready, inputs_embeds=touch(ready.inputs_embeds, rows.tokens, *rows.deepstack))
+    assert torch.equal(touched.inputs_embeds, ready.inputs_embeds)
+    vlm.zero_grad()
+    vlm(touched).square().mean().backward()
+    seen = {name: p.grad for name, p in vlm.encoder.named_parameters()}
+    vlm.zero_grad()
+    assert [name for name, gradient in seen.items() if gradient is None] == []
+    assert not any(bool(gradient.any()) for gradient in seen.values() if gradient is not None)
 
 
 def test_a_wrong_number_of_placeholders_names_the_sample(pair: tuple[str, Any, VLM]):

@@ -1,6 +1,7 @@
 """Small language models with random weights, and the golden cases of a whole model."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,26 @@ WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 IDS = {"image_token_id": 150, "video_token_id": 151, "vision_start_token_id": 148, "vision_end_token_id": 149}
 
 
-def whole_model(kind: str, seed: int = 0, *, tie_word_embeddings: bool = False, moe_intermediate_size: int = 24) -> Any:
+def whole_model(
+    kind: str,
+    seed: int = 0,
+    *,
+    tie_word_embeddings: bool = False,
+    moe_intermediate_size: int = 24,
+    vocab_size: int = 160,
+    ids: Mapping[str, int] = IDS,
+) -> Any:
     """A complete Qwen-VL of transformers: three layers of 64 channels on a tower of three layers of 32, 160 tokens.
 
     Every parameter is drawn, norms 1 + 0.1 N and matrices so that no layer saturates.
     """
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 3}
-    text: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 160}
+    text: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "vocab_size": vocab_size,
+    }
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     text |= heads | {"pad_token_id": 0, "rope_parameters": rope}
     vision: dict[str, Any] = {"depth": 3, "num_heads": 2, "patch_size": 14}
@@ -92,7 +106,7 @@ def whole_model(kind: str, seed: int = 0, *, tie_word_embeddings: bool = False, 
         vision |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "num_position_embeddings": 64}
         vision |= {"deepstack_visual_indexes": [0, 2]}
     made: Any = getattr(transformers, f"{name}Config")
-    config = made(text_config=text, vision_config=vision, tie_word_embeddings=tie_word_embeddings, **IDS)
+    config = made(text_config=text, vision_config=vision, tie_word_embeddings=tie_word_embeddings, **ids)
     model: Any = getattr(transformers, f"{name}ForConditionalGeneration")(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

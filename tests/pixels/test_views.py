@@ -1,8 +1,6 @@
 """Views as pixels: upstream's own, a slow twin with Pillow, and laws of tiles, boxes and blank cells."""
 
 import json
-import math
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.pixels.pillow_views import views_by_pillow
 
 import tubelet
 from tubelet.errors import ConfigError, ShapeError
@@ -47,35 +46,13 @@ def pictures(p: Packed, recipe: PixelRecipe) -> list[np.ndarray]:
 # ---- pixels
 
 
-def lavida_by_pillow(pixels: np.ndarray, tile: int, pinpoints: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """A picture's views as Pillow makes them: the published recipe, step by step. pinpoints: (width, height)."""
-    image = Image.fromarray(pixels)
-    width, height = image.size
-    best, most, least = (0, 0), -1, 0
-    for w, h in pinpoints:
-        scale = min(w / width, h / height)
-        shown = min(int(width * scale) * int(height * scale), width * height)
-        if shown > most or (shown == most and w * h - shown < least):
-            best, most, least = (w, h), shown, w * h - shown
-    w, h = best
-    if w / width < h / height:
-        size = (w, min(math.ceil(height * (w / width)), h))
-    else:
-        size = (min(math.ceil(width * (h / height)), w), h)
-    canvas = Image.new("RGB", best, (0, 0, 0))
-    canvas.paste(image.resize(size, Image.Resampling.BICUBIC), ((w - size[0]) // 2, (h - size[1]) // 2))
-    cuts = [canvas.crop((x, y, x + tile, y + tile)) for y in range(0, h, tile) for x in range(0, w, tile)]
-    whole = image.resize((tile, tile), Image.Resampling.BICUBIC)
-    return [np.asarray(view) for view in (whole, *cuts)]
-
-
 @LAWS
 @given(sides, sides)
 def test_any_resolution_equals_pillow_step_by_step(height: int, width: int):
     recipe = PixelRecipe(4, resampler="pillow")
     clip = noise(height, width)
     got = pictures(patchify([clip], recipe, views=SMALL), recipe)
-    expected = lavida_by_pillow(clip.frames[0], 16, [(w, h) for h, w in SMALL.pinpoints])
+    expected, _ = views_by_pillow(clip.frames[0], 16, SMALL.pinpoints)
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
         assert np.array_equal(a, b)

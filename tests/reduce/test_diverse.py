@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tubelet.errors import NotFinite
 from tubelet.packed import Item, Packed, concat, pack
+from tubelet.reduce import diverse
 from tubelet.reduce.diverse import cdpruner, divprune
 from tubelet.reduce.groups import Per, groups_of
 from tubelet.reduce.select import chosen, select
@@ -129,3 +130,16 @@ def test_rows_that_are_no_numbers_name_their_item():
         assert caught.value.item == 1
     with pytest.raises(NotFinite):
         cdpruner(p, torch.full((8,), math.nan), budget=2)
+
+
+@pytest.mark.parametrize("held", [1, 40, 10_000])
+def test_pictures_too_large_for_all_pairs_are_compared_row_by_row(held: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(diverse, "MOST_HELD", held)
+    x = values(23, 6)
+    p = pack([x], [Item.of(1, 1, 23)])
+    farthest_first(x, 9, picks_of(divprune(p, budget=9), list(range(23)), 9))
+    few = pack([x[:12]], [Item.of(1, 1, 12)])
+    relevance = values(12, 1, 3).flatten()
+    log_det_first(x[:12], relevance, picks_of(cdpruner(few, relevance, budget=5), list(range(12)), 5))
+    copies = pack([values(1, 4).expand(6, 4)], [Item.of(1, 2, 3)])
+    assert chosen(copies, divprune(copies, budget=3), budget=3).tolist() == [0, 1, 2]

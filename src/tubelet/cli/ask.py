@@ -21,7 +21,7 @@ from tubelet.cli.options import (
     sampling_of,
     with_budget,
 )
-from tubelet.cli.output import output_file, save_png
+from tubelet.cli.output import on_one_page, output_file, save_png
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from tubelet.language.model import VLM
     from tubelet.read.clip import Clip
     from tubelet.read.sampling import Sampling
-
-GAP = 16  # pixels between the drawings of --show
 
 
 @dataclass(frozen=True)
@@ -176,22 +174,15 @@ class Ask:
 
 def drawn(asked: "Asked") -> "Image":
     """Every picture with the grid of the tokens the model saw and every clip's frames with it, under one another."""
-    from PIL import Image
 
-    from tubelet.draw import PAPER, contact_sheet, draw_grid
+    from tubelet.draw import contact_sheet, draw_grid
 
     pages = []
     for item, side in zip(asked.rows.tokens.items, asked.sides, strict=True):
         clip = asked.clips[item.picture]
         draw = contact_sheet if clip.is_video else draw_grid
         pages.append(draw(clip, item, side))
-    height = sum(p.height for p in pages) + GAP * (len(pages) - 1)
-    sheet = Image.new("RGB", (max(p.width for p in pages), height), PAPER)
-    top = 0
-    for page in pages:
-        sheet.paste(page, (0, top))
-        top += page.height + GAP
-    return sheet
+    return on_one_page(pages)
 
 
 def _files(asked: "Asked") -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ BoxesOf = Annotated[
     ),
 ]
 ViewsOf = Annotated[
-    str | None, option("cut pictures into views: lavida, or such as 384:768x384,384x768 (see tubelet plan)", "NAME")
+    str | None, option("cut pictures into views: lavida, 384:768x384,384x768 or others (see tubelet plan)", "RULE")
 ]
 ScaffoldOf = Annotated[int | None, option("with --views: the whole view, pooled to N tokens, is always kept", "N")]
 LayerOf = Annotated[int, option("the layer whose attention is read (default: -2)", "N")]
@@ -202,13 +202,8 @@ def seen_of(
     isolate: Literal["auto", "always", "never"],
 ) -> Seen:
     """One file, read, cut and encoded, with everything the methods need. Raises what these raise, naming the file."""
-    import torch
-
     from tubelet.pixels.patchify import patchify
     from tubelet.read import read
-    from tubelet.reduce.inputs import inputs_of, smaller_patches
-    from tubelet.reduce.methods import Inputs, Sparse
-    from tubelet.reduce.scaffold import with_scaffold
 
     start = time.perf_counter()
     try:
@@ -220,46 +215,56 @@ def seen_of(
             animation=animation,
             isolate=isolate,
         )[0]
-        patches = patchify([clip], recipe, views=wish.views)
+        patches = patchify([clip], recipe, views=wish.views).to(model.device)
     except TubeletError as e:
         e.item = index
         raise
     if "sparse" in wish.needs and not clip.is_video:
         raise UnsupportedFormat("the method codec is for videos, this is a picture", item=index, source=clip.source)
     read_s = time.perf_counter() - start
-    per_unit = 1 if model.encoder.config.merger is not None else recipe.merge**2
-    patches = patches.to(model.device)
-
-    def smaller(budget: int) -> "Packed":
-        native = wish.views is not None
-        rows = smaller_patches([clip], recipe, budget=budget, per_unit=per_unit, native=native)
-        with torch.inference_mode():
-            return model.encoder(rows.to(model.device))
-
-    def sparse(budget: int) -> Sparse:
-        return sparse_tokens(file, model, recipe, sampling, budget, isolate)
-
-    given = {"smaller": smaller, "sparse": sparse if clip.is_video else None}
     start = time.perf_counter()
+    others = {
+        "boxes": {0: boxes[index]} if index in boxes else None,
+        "smaller": lambda budget: smaller_tokens(clip, model, recipe, budget, native=wish.views is not None),
+        "sparse": (lambda budget: sparse_tokens(file, model, recipe, sampling, budget, isolate))
+        if clip.is_video
+        else None,
+    }
     try:
-        with torch.inference_mode():
-            if wish.methods == ("codec",) and model.encoder.config.merger is None:
-                inputs = Inputs(patches, **given)  # the codec chooses before anything is encoded
-            else:
-                inputs = inputs_of(
-                    model.encoder,
-                    patches,
-                    wish.needs,
-                    text=text,
-                    space=wish.space,
-                    boxes={0: boxes[index]} if index in boxes else None,
-                    layer=wish.layer,
-                    **given,
-                )
-            found = (inputs, ()) if wish.scaffold is None else with_scaffold(inputs, rows=wish.scaffold)
+        inputs, scaffold = _encoded(patches, wish, model, text, others)
     except TubeletError as e:
         raise e.placed(item=index, source=clip.source) from None
-    return Seen(clip, patches, *found, {"read": read_s, "encode": time.perf_counter() - start})
+    return Seen(clip, patches, inputs, scaffold, {"read": read_s, "encode": time.perf_counter() - start})
+
+
+def _encoded(
+    patches: "Packed", wish: Wish, model: "Model", text: "Tensor | None", others: dict[str, Any]
+) -> "tuple[Inputs, tuple[int, ...]]":
+    """What methods read, and which items are a scaffold. What a codec chooses alone is encoded only then."""
+    import torch
+
+    from tubelet.reduce.inputs import inputs_of
+    from tubelet.reduce.methods import Inputs
+    from tubelet.reduce.scaffold import with_scaffold
+
+    if wish.methods == ("codec",) and model.encoder.config.merger is None:
+        return Inputs(patches, **others), ()
+    with torch.inference_mode():
+        options = {"text": text, "space": wish.space, "layer": wish.layer}
+        inputs = inputs_of(model.encoder, patches, wish.needs, **options, **others)
+        return (inputs, ()) if wish.scaffold is None else with_scaffold(inputs, rows=wish.scaffold)
+
+
+def smaller_tokens(clip: "Clip", model: "Model", recipe: "PixelRecipe", budget: int, *, native: bool) -> "Packed":
+    """Tokens of a picture made so small that it has at most `budget`."""
+    import torch
+
+    from tubelet.reduce.inputs import smaller_patches
+
+    per_unit = 1 if model.encoder.config.merger is not None else recipe.merge**2
+    rows = smaller_patches([clip], recipe, budget=budget, per_unit=per_unit, native=native)
+    with torch.inference_mode():
+        return model.encoder(rows.to(model.device))
 
 
 def sparse_tokens(

@@ -71,7 +71,7 @@ class Compare:
     interval over pictures, or says that one picture has none; chance is the mean of 20 draws where there is one
     picture. "time" is the encoder and the method over the encoder alone. Methods are those of tubelet select.
 
-    Example: tubelet compare receipt.png --methods divprune,edges --budget 64 --boxes 90,640,540,680
+    Example: tubelet compare receipt.png --methods divprune,edges --budget 64 --boxes 340,565,525,605
     """
 
     files: Files
@@ -162,8 +162,10 @@ class Compare:
 
     def _page(self, seen: Seen, choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
         from tubelet.cli.compare_report import cells
+        from tubelet.draw import name_of
+        from tubelet.draw_cells import layers_of
         from tubelet.draw_compare import Entry, draw_comparison
-        from tubelet.draw_kept import layers_of, name_of, warning
+        from tubelet.draw_kept import warning
         from tubelet.lettering import INK, Line
         from tubelet.reduce.methods import METHODS
 

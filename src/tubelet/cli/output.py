@@ -11,6 +11,8 @@ from tubelet.errors import InputError, RunError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+GAP = 16  # pixels between drawings on one page
+
 
 def output_file(out: str, inputs: Sequence[str]) -> Path:
     """The path to write, links followed, after trying that a file can be made beside it.
@@ -83,6 +85,21 @@ class Drawings:
         self.taken.add(path)
         output_file(str(path), self.inputs)
         return path
+
+
+def on_one_page(pictures: "Sequence[Image]", columns: int = 1) -> "Image":
+    """Pictures beside and under one another, each in the upper left of its place, in rows of `columns`."""
+    from PIL import Image
+
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    widths = [max(p.width for p in pictures[i::columns]) for i in range(min(columns, len(pictures)))]
+    heights = [max(p.height for p in row) for row in rows]
+    size = (sum(widths) + GAP * (len(widths) - 1), sum(heights) + GAP * (len(heights) - 1))
+    page = Image.new("RGB", size, (255, 255, 255))
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            page.paste(picture, (sum(widths[:j]) + GAP * j, sum(heights[:i]) + GAP * i))
+    return page
 
 
 def save_png(picture: "Image", path: Path) -> None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from tubelet.budget import After
     from tubelet.encoder.config import EncoderConfig
     from tubelet.pixels.recipe import PixelRecipe
-    from tubelet.pixels.views_plan import Joining, Pool, ViewRule
+    from tubelet.pixels.views import Views
+    from tubelet.pixels.views_plan import Joining, Pool
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
@@ -53,14 +54,14 @@ class Plan:
     merge_time: Annotated[int, option("and so many rows of time (default: 1)", "N")] = 1
     select: Annotated[int | None, option("keep so many tokens of each input at most", "N")] = None
     views: Annotated[
-        str | None, option("cut pictures into a global view and tiles: lavida, or TILE:WxH,... canvases", "RULE")
+        str | None, option("cut pictures into views: lavida, TILE:WxH,..., pyramid:SIDE/TILE,... or page:TILE", "RULE")
     ] = None
     pool: Annotated[
         Literal["none", "bilinear", "average", "max"] | None,
         option("of the tokens of each view, 2 by 2 (default: none)"),
     ] = None
     join: Annotated[
-        Literal["flat", "unpad"] | None, option("views one by one, or tiles as one grid (default: flat)")
+        Literal["flat", "spatial", "unpad"] | None, option("views one by one, or tiles as one grid (default: flat)")
     ] = None
     llm: Annotated[str | None, option("a language model's shape, for width and KV cache", "NAME")] = None
     llm_width: Annotated[int | None, option("or its width alone", "N")] = None
@@ -99,10 +100,12 @@ class Plan:
         from tubelet.budget_fit import fit_budget
         from tubelet.budget_inputs import Input, inputs_of
         from tubelet.cli.plan_report import extras, plan_table
+        from tubelet.pixels.views import ViewRule
 
         what, after = self._what()
         views = view_rule(self.views, self.pool, self.join)
-        if views is not None and self.select is not None and (views.pool is not None or views.join != "flat"):
+        tiled = isinstance(views, ViewRule)
+        if tiled and self.select is not None and (views.pool is not None or views.join != "flat"):
             raise UsageError("--select takes the place of pooling: add --pool none --join flat")
         if views is not None and self.geometry != "none":
             raise UsageError("--geometry sees whole frames, so it does not go with --views")
@@ -184,31 +187,65 @@ class Plan:
         return replace(config, pixels=with_budget(config.pixels, self.max_pixels)), after
 
 
-def view_rule(text: str | None, pool: str | None, join: str | None) -> "ViewRule | None":
+def view_rule(text: str | None, pool: str | None, join: str | None) -> "Views | None":
     """The rule that --views, --pool and --join give, canvases written (width, height) as sizes are. Raises UsageError.
+
+        lavida                     LaViDa's
+        384:768x384,384x768        tiles of 384 that fill the best of these canvases
+        pyramid:672/336,672/672    the whole picture at 672, in tiles of 336, and as one view; +squash loses its ratio
+        page:384/0.1               crops of 384 along a page that overlap by a tenth at least; page:384/0.1/8: at most 8
 
     >>> view_rule("384:768x384,384x768", "bilinear", None).pinpoints
     ((384, 768), (768, 384))
+    >>> view_rule("page:384/0.1", None, None)
+    PageCrops(tile=384, overlap=0.1, most=12, whole=True)
     """
-    from tubelet.pixels.views_plan import LAVIDA, ViewRule
+    from tubelet.pixels.views import LAVIDA, ViewRule
 
     if text is None:
         if pool is not None or join is not None:
             raise UsageError("--pool and --join belong to --views")
         return None
-    if text == "lavida":
-        rule = LAVIDA
-    elif found := re.fullmatch(r"([0-9]{1,6}):((?:[0-9]{1,6}x[0-9]{1,6})(?:,[0-9]{1,6}x[0-9]{1,6})*)", text):
-        sides = [tuple(int(n) for n in canvas.split("x")) for canvas in found[2].split(",")]
-        try:
-            rule = ViewRule(int(found[1]), tuple((h, w) for w, h in sides))
-        except ConfigError as e:
-            raise UsageError(f"--views {text}: every canvas is made of whole tiles of the first number") from e
-    else:
-        raise UsageError(f"--views takes lavida or TILE:WxH,..., such as 384:768x384,384x768, got {text!r}")
+    rule = LAVIDA if text == "lavida" else _named_rule(text)
+    if not isinstance(rule, ViewRule):
+        if pool is not None or join is not None:
+            raise UsageError(f"--pool and --join are for tiles of one canvas, not for {text}")
+        return rule
     if pool is not None:
         rule = replace(rule, pool=None if pool == "none" else cast("Pool", pool))
     return rule if join is None else replace(rule, join=cast("Joining", join))
+
+
+def _named_rule(text: str) -> "Views":
+    from tubelet.pixels.views import PageCrops, Pyramid, ViewRule
+
+    number = "[0-9]{1,6}"
+    kinds = {
+        rf"(?P<tile>{number}):(?P<sides>{number}x{number}(,{number}x{number})*)": lambda m: ViewRule(
+            int(m["tile"]), tuple((h, w) for w, h in _pairs(m["sides"], "x"))
+        ),
+        rf"pyramid:(?P<sides>{number}/{number}(,{number}/{number})*)(?P<squash>\+squash)?": lambda m: Pyramid(
+            _pairs(m["sides"], "/"), "squash" if m["squash"] else "keep"
+        ),
+        rf"page:(?P<tile>{number})(/(?P<overlap>0?\.?[0-9]{{1,6}}))?(/(?P<most>{number}))?": lambda m: PageCrops(
+            int(m["tile"]), float(m["overlap"] or 0), int(m["most"] or PageCrops.most)
+        ),
+    }
+    for pattern, make in kinds.items():
+        if found := re.fullmatch(pattern, text):
+            try:
+                return make(found)
+            except ConfigError as e:
+                raise UsageError(f"--views {text}: {e}") from e
+    raise UsageError(
+        "--views takes lavida, TILE:WxH,... such as 384:768x384,384x768, pyramid:SIDE/TILE,... such as "
+        f"pyramid:672/336,672/672, or page:TILE/OVERLAP such as page:384/0.1, got {text!r}"
+    )
+
+
+def _pairs(text: str, between: str) -> tuple[tuple[int, int], ...]:
+    pairs = (part.split(between) for part in text.split(","))
+    return tuple((int(a), int(b)) for a, b in pairs)
 
 
 def parse_sizes(text: str) -> list[tuple[int, int, int]]:

@@ -13,6 +13,7 @@ from tubelet.budget import Plan
 from tubelet.budget_fit import Fitted
 from tubelet.budget_memory import Dtype
 from tubelet.cli.terminal import megabytes, seconds, visible
+from tubelet.pixels.views import PageCrops, Pyramid
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 MODES = ("inference", "training", "checkpointed")
@@ -145,8 +146,14 @@ def _lines(found: Plan, more: dict[str, Any]) -> list[Text]:
 
 
 def _views(found: Plan) -> str:
-    if found.views is None:
+    rule = found.views
+    if rule is None:
         return "one view of each input"
-    pool = "not pooled" if found.views.pool is None else f"{found.views.pool} pool"
-    join = "one after the other" if found.views.join == "flat" else "tiles joined and unpadded, newlines counted"
-    return f"a global view and tiles of {found.views.tile} pixels, {pool}, {join}"
+    if isinstance(rule, Pyramid):
+        return "views at " + ", ".join(f"{canvas} pixels in tiles of {tile}" for canvas, tile in rule.levels)
+    if isinstance(rule, PageCrops):
+        return f"at most {rule.most} crops of {rule.tile} pixels along the page, {rule.overlap:.0%} overlap"
+    pool = "not pooled" if rule.pool is None else f"{rule.pool} pool"
+    joins = {"flat": "one after the other", "spatial": "tiles joined"}
+    join = joins.get(rule.join, "tiles joined and unpadded, newlines counted")
+    return f"a global view and tiles of {rule.tile} pixels, {pool}, {join}"

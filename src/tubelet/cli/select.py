@@ -174,7 +174,8 @@ class Select:
         result.add(file_name(self.files[index]), file_name(str(path)), seen, choice)
 
     def _draw(self, seen: Seen, choice: "Choice", wish: Wish, model: "Model") -> "Image":
-        from tubelet.draw_kept import draw_kept, layers_of, warning
+        from tubelet.draw_cells import layers_of
+        from tubelet.draw_kept import draw_kept, warning
         from tubelet.lettering import Line
         from tubelet.reduce.methods import METHODS
 

@@ -1,5 +1,6 @@
 """`tubelet show`: what the encoder is given, as PNG."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,8 @@ from tubelet.cli.options import (
     sampling_of,
     with_budget,
 )
-from tubelet.cli.output import Drawings, save_png
+from tubelet.cli.output import Drawings, on_one_page, save_png
+from tubelet.cli.plan import view_rule
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
 from tubelet.errors import InputError, TubeletError
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tubelet.pixels.recipe import PixelRecipe
+    from tubelet.pixels.views import Views
     from tubelet.read.clip import Clip
     from tubelet.read.sampling import Sampling
 
@@ -53,6 +56,9 @@ class Show:
     ] = DEFAULT_MODEL
     config: Config = None
     patch: Annotated[int | None, option("or: patches of so many pixels, sizes rounded down to them", "N")] = None
+    views: Annotated[
+        str | None, option("cut pictures into views, as tubelet plan does, and draw each: lavida, page:384 ...", "RULE")
+    ] = None
     no_grid: Annotated[bool, option("frames of a clip without the patch grid")] = False
     fps: Fps = None
     num_frames: NumFrames = None
@@ -72,6 +78,7 @@ class Show:
         sampling = sampling_of(self.fps, self.num_frames, self.times)
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
+        rule = view_rule(self.views, None, None)
         drawings = Drawings(self.out, self.files)
         recipe = self._recipe()
         drawn: list[dict[str, Any]] = []
@@ -79,7 +86,7 @@ class Show:
         for i, file in enumerate(self.files):
             try:
                 clip = self._read(file, i, sampling)
-                picture, about = self._draw(clip, recipe, i)
+                picture, about = self._draw(clip, recipe, i, rule)
             except InputError as e:
                 if self.on_error == "raise":
                     raise
@@ -126,15 +133,26 @@ class Show:
             recipe = load_model(self.model, None, "cpu", pool=False, config=self.config).encoder.pixels
         return with_budget(recipe, self.max_pixels)
 
-    def _draw(self, clip: "Clip", recipe: "PixelRecipe", index: int) -> "tuple[Image, dict[str, Any]]":
+    def _draw(
+        self, clip: "Clip", recipe: "PixelRecipe", index: int, rule: "Views | None"
+    ) -> "tuple[Image, dict[str, Any]]":
         from tubelet.draw import contact_sheet, draw_grid
         from tubelet.pixels.patchify import item_of
+        from tubelet.pixels.views import view_items
 
+        size = clip.height, clip.width, clip.times_s, index, recipe
         try:
-            item = item_of(clip.height, clip.width, clip.times_s, index, recipe)
+            cut = [] if rule is None else view_items(*size, rule)
+            items = [item for _, item in cut] or [item_of(*size)]
         except InputError as e:
             raise e.placed(item=index, source=clip.source) from None
-        if not clip.is_video:
+        item = items[0]
+        if len(items) > 1:
+            columns = math.ceil(math.sqrt(len(items)))
+            side = max(self.max_side // columns, SMALLEST_SIDE)
+            pages = [draw_grid(clip, one, recipe.patch, max_side=side) for one in items]
+            picture = on_one_page(pages, columns)
+        elif not clip.is_video:
             picture = draw_grid(clip, item, recipe.patch, max_side=self.max_side)
         elif self.no_grid:
             picture = contact_sheet(clip, max_side=self.max_side)
@@ -147,7 +165,8 @@ class Show:
             "times_s": list(clip.times_s),
             "grid": list(item.grid),
             "patch": recipe.patch,
-            "tokens": item.grid.rows,
+            "tokens": sum(one.grid.rows for one in items),
+            "views": [{"name": v.name, "grid": list(one.grid), "box": list(one.box)} for v, one in cut],
             "complete": clip.complete,
             "notes": list(clip.notes),
         }
@@ -158,4 +177,5 @@ def _words(clip: "Clip", about: dict[str, Any]) -> str:
     t, h, w = about["grid"]
     frames = f", {len(clip)} frames" if clip.is_video else ""
     state = "" if clip.complete else ", INCOMPLETE"
-    return f"{clip.width} x {clip.height}{frames}{state}, grid {t} x {h} x {w}, {about['tokens']:,} tokens"
+    views = f"{len(about['views'])} views, " if about["views"] else ""
+    return f"{clip.width} x {clip.height}{frames}{state}, {views}grid {t} x {h} x {w}, {about['tokens']:,} tokens"

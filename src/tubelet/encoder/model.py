@@ -161,6 +161,11 @@ class Encoder(nn.Module):
         ran = self._run(p, positions, segments, wanted, until=max(wanted, default=0))
         return [p.with_x(ran.layout.outside(ran.states[i])) for i in wanted]
 
+    def prefixed_states(self, p: Packed, only: Sequence[int]) -> list[tuple[Packed, Tensor | None]]:
+        """`hidden_states`, each with the (S, P, D) prefix tokens of its segments, None where the encoder has none."""
+        ran = self._run(p, None, None, only, until=max(only, default=0))
+        return [(p.with_x(ran.layout.outside(ran.states[i])), ran.layout.prefixes(ran.states[i])) for i in only]
+
     def pooled(self, tokens: Packed) -> Float[Tensor, "N D"]:
         """One vector per item from `forward`'s tokens, by the pooling head. Raises ConfigError where there is none;
         an encoder that pools its first prefix token gives that in `features` only."""
@@ -278,6 +283,7 @@ class Encoder(nn.Module):
             x.device.type == "cpu"
             and not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled("cpu")  # it casts products, but not those that write in place
             and self._compiled is None
             and self.backend in ("auto", "sdpa")
             and x.shape[0] > 0

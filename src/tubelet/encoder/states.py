@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from tubelet.errors import ConfigError
 
 M25811_F6 = (-2, -5, -8, -11, 6)
-# mm_vision_select_feature -> what it picks among patches. LLaVA-OneVision's encoders have no class token, so the cls_
-# forms are the same; of an encoder that has one (CLIP) they give the patches too, without it.
+# mm_vision_select_feature -> which states it picks. The cls_ forms keep the class token before the patches, where an
+# encoder has one (CLIP); LLaVA-OneVision's have none, so there they are the same.
 FEATURES = {
     "patch": "one",
     "cls_patch": "one",
@@ -20,6 +20,15 @@ FEATURES = {
     "slice_m25811_f6_patch": "m25811_f6",
     "slice_m25811_f6_cls_patch": "m25811_f6",
 }
+
+
+def keeps_class(select_feature: str, prefix: int) -> bool:
+    """Whether the class token stands among the features: asked for, and there, of `prefix` tokens.
+
+    >>> keeps_class("cls_patch", 1), keeps_class("cls_patch", 0), keeps_class("patch", 1)
+    (True, False, False)
+    """
+    return "cls" in select_feature and prefix > 0
 
 
 def state_numbers(select_feature: str, select_layer: int, layers: int) -> tuple[int, ...]:

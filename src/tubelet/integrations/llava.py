@@ -1,7 +1,7 @@
 """The vision tower of LLaVA forks: pixels in, features in the shapes their code expects, any mix in one packed forward.
 
     images [B, 3, H, W]      ->  [B, h w, D]            pack  ->  chosen hidden states  ->  shaped like the input
-    images [B, 3, T, H, W]   ->  [B, T h w, D]
+    images [B, 3, T, H, W]   ->  [B, T h w, D]          and a class token before them, where cls_patch keeps it
     list of [3, H, W] and [3, T, H, W], any sizes  ->  list of [n_i, D]
 
 Inside there is one `Packed` for the whole call; the shapes above exist only here, at the border. `VisionTower.pack` and
@@ -25,8 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tubelet.encoder.attention import frame_segments, item_segments
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.states import FEATURES as FEATURES
+from tubelet.encoder.states import keeps_class
 from tubelet.encoder.states import state_numbers as state_numbers
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Packed, concat, pack
@@ -99,10 +101,16 @@ class VisionTower(nn.Module):
         Rows go time, picture row, column. uint8 values are pixels, floats are normalised pixels; both are moved to the
         tower's device, and features have the weights' type. return_spatial_dims: (features, h, w), the patches of a
         frame: two ints for a tensor, whose items are all alike, and two lists of ints for a list, one for each item.
-        A clip has T h w rows. Cost: one forward for all items together. Raises ShapeError naming the item.
+        A clip has T h w rows. With cls_patch and an encoder that has a class token (CLIP), that comes first, before the
+        rows of each frame where frames do not see each other; h and w do not count it, registers are left out. Cost:
+        one forward for all items together. Raises ShapeError naming the item.
         """
-        p = self.features(self.pack(images))
-        out = shaped_like(images, p)
+        p = self.pack(images)
+        if keeps_class(self.select_feature, self.vision_tower.config.prefix):
+            each = self._class_first(p)
+            out = torch.stack(each) if isinstance(images, Tensor) else each
+        else:
+            out = shaped_like(images, self.features(p))
         if not return_spatial_dims:
             return out
         h, w = [item.grid.h for item in p.items], [item.grid.w for item in p.items]
@@ -128,10 +136,33 @@ class VisionTower(nn.Module):
     def features(self, p: Packed) -> Packed:
         """The chosen hidden states of packed patches, joined on channels: (T, hidden_size), rows as they came.
 
-        Takes what `tubelet.patchify` makes of files as well, with true times and any number of rows dropped.
+        Takes what `tubelet.patchify` makes of files as well, with true times and any number of rows dropped. Raises
+        ConfigError where the selection keeps a class token: that has no place in a grid, `tower(images)` gives it.
         """
+        if keeps_class(self.select_feature, self.vision_tower.config.prefix):
+            raise ConfigError(
+                f"{self.select_feature} keeps the class token, which has no place in a grid: call the tower itself",
+                expected="patch",
+                got=self.select_feature,
+            )
         states = self.vision_tower.hidden_states(p, only=self.states)
         return states[0] if len(states) == 1 else states[0].with_x(torch.cat([s.x for s in states], dim=1))
+
+    def _class_first(self, p: Packed) -> list[Tensor]:
+        """(n, D) of each item: the class token of each of its segments before their rows, states joined on channels."""
+        window = self.vision_tower.config.window
+        segments = item_segments(p) if window is None else frame_segments(p, window)
+        states = self.vision_tower.prefixed_states(p, self.states)
+        heads = torch.cat([prefix[:, :1] for _, prefix in states if prefix is not None], dim=2)
+        rows = torch.cat([state.x for state, _ in states], dim=1)
+        pieces = [torch.cat(pair) for pair in zip(heads, rows.split(segments.lengths), strict=True)]
+        out: list[Tensor] = []
+        for length in p.lengths:
+            own: list[Tensor] = []
+            while sum(len(piece) - 1 for piece in own) < length:
+                own.append(pieces.pop(0))
+            out.append(torch.cat(own))
+        return out
 
     def _pack_one(self, i: int, image: Tensor, recipe: PixelRecipe) -> Packed:
         if image.ndim not in (3, 4) or image.shape[0] != 3:

@@ -24,19 +24,8 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import ConfigError, InputError
-from tubelet.integrations.served import (
-    KINDS,
-    Kind,
-    Payload,
-    in_raster_order,
-    joined,
-    kinds_of,
-    of_kind,
-    on_host,
-    patch_grids,
-    require_features,
-    require_model,
-)
+from tubelet.integrations import served
+from tubelet.integrations.served import Kind, Payload
 from tubelet.language.align import TokenIds
 from tubelet.language.features import Rows
 from tubelet.language.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
@@ -74,7 +63,7 @@ def request(
         >>> sent["image_data"][0]["mrope_positions"].tolist()
         [[0, 1, 1, 4], [0, 1, 2, 4], [0, 1, 3, 4]]
     """
-    require_model(model, MODELS, "SGLang")
+    served.require_model(model, MODELS, "SGLang")
     counted = RULES[model] if rule is None else rule
     if counted.time == "none":
         raise ConfigError("these models count in three dimensions", expected=RULES[model], got=counted)
@@ -83,9 +72,9 @@ def request(
         raise InputError(f"input_ids are one row of integers, got {ids.dtype} {tuple(ids.shape)}")
     if token_ids.video in (None, token_ids.image):
         raise InputError("images and videos need placeholders of their own", got=token_ids)
-    p = joined(rows)
-    require_features(p)
-    p = in_raster_order(p)
+    p = served.joined(rows)
+    served.require_features(p)
+    p = served.in_raster_order(p)
     p = p.reorder([i for i, n in enumerate(p.lengths) if n])
     placed = place(p.with_x(p.x[:, :1]), ids, token_ids, rule=counted)
     starts = [int(at) for at in placed.visual.nonzero()[:, 0][list(p.starts[:-1])]] if len(p) else []
@@ -95,9 +84,9 @@ def request(
         "mrope_position_delta": placed.positions.rope_deltas,
     }
     sent: Payload = {"input_ids": ids.tolist()}
-    for kind in KINDS:
+    for kind in served.KINDS:
         token = token_ids.image if kind == "image" else token_ids.video
-        some, numbers = of_kind(p, kinds_of(p, kinds), kind)
+        some, numbers = served.of_kind(p, served.kinds_of(p, kinds), kind)
         if some is None:
             continue
         own: dict[str, Any] = {"modality": kind} if kind == "video" else {}
@@ -105,8 +94,8 @@ def request(
             {
                 "format": FORMAT,
                 **own,
-                "precomputed_embeddings": on_host(some.x),
-                f"{kind}_grid_thw": patch_grids(some, merge),
+                "precomputed_embeddings": served.on_host(some.x),
+                f"{kind}_grid_thw": served.patch_grids(some, merge),
                 "offsets": _offsets(ids, token, [(starts[i], p.lengths[i]) for i in numbers]),
                 **positions,
             }

@@ -30,19 +30,8 @@ from torch import Tensor
 
 from tubelet.errors import InputError, ShapeError, UnsafeFile
 from tubelet.files import replace_tensors
-from tubelet.integrations.served import (
-    Kind,
-    Payload,
-    in_raster_order,
-    joined,
-    kinds_of,
-    of_kind,
-    on_host,
-    patch_grids,
-    require_features,
-    require_model,
-    require_whole,
-)
+from tubelet.integrations import served
+from tubelet.integrations.served import Kind, Payload
 from tubelet.language.features import Rows
 from tubelet.packed import Packed
 
@@ -79,19 +68,19 @@ def multi_modal_data(
         >>> data["image"]["image_grid_thw"], data["video"]["second_per_grid_ts"]
         (tensor([[1, 4, 6]]), tensor([1.]))
     """
-    require_model(model, MODELS, "vLLM")
-    p = joined(rows)
-    require_features(p)
-    p = in_raster_order(p)
+    served.require_model(model, MODELS, "vLLM")
+    p = served.joined(rows)
+    served.require_features(p)
+    p = served.in_raster_order(p)
     if model == "llava":
         return {"image": _stacked(p)}
-    require_whole(p, "vLLM counts placeholders from whole grids")
-    each = kinds_of(p, kinds)
+    served.require_whole(p, "vLLM counts placeholders from whole grids")
+    each = served.kinds_of(p, kinds)
     data: Payload = {}
     for kind in ("image", "video"):
-        some, numbers = of_kind(p, each, kind)
+        some, numbers = served.of_kind(p, each, kind)
         if some is not None:
-            data[kind] = {f"{kind}_embeds": on_host(some.x), f"{kind}_grid_thw": patch_grids(some, merge)}
+            data[kind] = {f"{kind}_embeds": served.on_host(some.x), f"{kind}_grid_thw": served.patch_grids(some, merge)}
             if kind == "video":
                 data[kind] |= _seconds(some, numbers, model, timestamps)
     return data
@@ -124,7 +113,7 @@ def content_parts(data: Mapping[str, Any], *, merge: int = 2) -> list[dict[str, 
 def npy(x: Tensor) -> str:
     """A tensor as an npy file in base64, the form vLLM reads without unpickling; bfloat16 becomes float32."""
     with io.BytesIO() as buffer:
-        values = on_host(x)
+        values = served.on_host(x)
         np.save(buffer, (values.float() if values.dtype == torch.bfloat16 else values).numpy(), allow_pickle=False)
         return base64.b64encode(buffer.getvalue()).decode("ascii")
 
@@ -150,7 +139,7 @@ def save(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
             flat = (
                 value if isinstance(value, Tensor) else torch.cat([torch.tensor(v, dtype=torch.float64) for v in value])
             )
-            tensors[name] = on_host(flat).clone()
+            tensors[name] = served.on_host(flat).clone()
     replace_tensors(path, tensors, {"format": FORMAT})
 
 
@@ -207,7 +196,7 @@ def _stacked(p: Packed) -> Tensor:
                 expected=p.lengths[0],
                 got=length,
             )
-    return on_host(p.x).view(len(p), p.lengths[0], -1)
+    return served.on_host(p.x).view(len(p), p.lengths[0], -1)
 
 
 def _seconds(p: Packed, numbers: Sequence[int], model: Model, timestamps: Sequence[Any] | None) -> Payload:

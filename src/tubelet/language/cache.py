@@ -6,6 +6,7 @@ so have the same bytes under another recipe, shape or type.
 """
 
 import hashlib
+import itertools
 import struct
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from tubelet.packed import Packed
 
 FORMAT = "tubelet-features-1"
 DEFAULT_BYTES = 1 << 30
+_NUMBER = "_tubelet_number"
+_numbers = itertools.count()
 
 
 def content_key(*parts: bytes | str | int | float | Tensor) -> str:
@@ -63,12 +66,21 @@ def item_key(p: Packed, index: int, decoder: str, options: str) -> str:
     return content_key(FORMAT, decoder, options, mode, *item.grid, p.x[start:stop], p.pos[start:stop].to(torch.int64))
 
 
-def weights_key(module: nn.Module) -> str:
-    """A text that changes when a weight of the module is replaced, moved, cast or written to. Reads no value."""
+def weights_key(module: nn.Module) -> str | None:
+    """A text that changes when a weight of the module is replaced, moved, cast or written to. Reads no value.
+
+    None where one was made in inference mode: torch does not count writes to it. Every weight gets a number of its own,
+    because a new model may stand where a forgotten one stood in memory.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name, p in module.named_parameters():
-        written = 0 if p.is_inference() else p._version
-        digest.update(f"{name} {p.data_ptr()} {written} {p.dtype} {p.device};".encode())
+        if p.is_inference():
+            return None
+        number = getattr(p, _NUMBER, None)
+        if number is None:
+            number = next(_numbers)
+            setattr(p, _NUMBER, number)
+        digest.update(f"{name} {number} {p.data_ptr()} {p._version} {p.dtype} {p.device};".encode())
     return digest.hexdigest()
 
 

@@ -167,12 +167,15 @@ class VLM(nn.Module):
         """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
 
         Without gradients an item whose content was encoded before is taken from `cache`, and one that stands in the
-        pack twice is encoded once. Raises what the stages raise.
+        pack twice is encoded once; weights made in inference mode are the exception, since torch does not tell of
+        writes to them. Raises what the stages raise.
         """
-        if torch.is_grad_enabled() or not self.cache.limit_bytes:
+        options = None if torch.is_grad_enabled() or not self.cache.limit_bytes else self._options()
+        if options is None:
             made = self._features(p)
         else:
-            keys = [item_key(p, i, repr(self.scheme.pixels), self._options()) for i in range(len(p))]
+            recipes = f"{self.scheme.pixels} {self.scheme.video_pixels}"
+            keys = [item_key(p, i, recipes, options) for i in range(len(p))]
             made = remembered(p, keys, self.cache, self._features, self._merge)
         tokens, deep = made[0], made[1:]
         if self.reduce is not None:
@@ -196,9 +199,13 @@ class VLM(nn.Module):
         features = self.encoder.features(p, pool=False)
         return (features.tokens, *features.deepstack)
 
-    def _options(self) -> str:
-        """What decides features beside an item's content."""
-        return f"{self.scheme.states} {self.deep} {self.encoder.backend} {weights_key(self.encoder)}"
+    def _options(self) -> str | None:
+        """What decides features beside an item's content; None where it cannot be known, so that nothing is kept."""
+        weights = weights_key(self.encoder)
+        kind = self.encoder.patch.weight.device.type
+        mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        said = f"{self.scheme.states} {self.deep} {self.encoder.backend} {mixed} {self.encoder.config} {weights}"
+        return None if weights is None else said
 
     @property
     def _merge(self) -> int:

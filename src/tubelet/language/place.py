@@ -112,20 +112,23 @@ def blank(recipe: PixelRecipe) -> Packed:
     return Packed(rows, pos, (Item(grid, (0.0,), 0, (0.0, 0.0, side, side)),), (grid.rows,))
 
 
-def touch(x: Float[Tensor, "*any"], p: Packed) -> Float[Tensor, "*any"]:
-    """x unchanged in value, with the rows of p in its graph at weight zero.
+def touch(x: Float[Tensor, "*any"], *packs: Packed) -> Float[Tensor, "*any"]:
+    """x unchanged in value, with the rows of the packs in its graph at weight zero.
 
     Where some ranks have pixels and others do not, every rank must run the same collectives: DDP stops over parameters
     without a gradient, FSDP and ZeRO-3 wait for each other for ever. A rank without pixels encodes `blank` and touches
-    its text embeddings with it; all gradients it adds are zero. x is bit-equal, also where p holds NaN or infinity.
+    its text embeddings with all that came of it, deepstack rows too; the gradients it adds are zero. x is bit-equal,
+    also where a pack holds NaN or infinity. Raises ShapeError for a pack of pixels.
 
         >>> p = tubelet.pack([torch.ones(1, 8, requires_grad=True)], [tubelet.Item.of(1, 1, 1)])
         >>> touch(torch.zeros(2), p)
         tensor([0., 0.], grad_fn=<AddBackward0>)
     """
-    if not p.dtype.is_floating_point:
-        raise ShapeError(f"rows of {p.dtype} have no gradient; touch with what the encoder gives", got=str(p.dtype))
-    return x + torch.nan_to_num(p.x * 0.0).sum().to(x.dtype)
+    for p in packs:
+        if not p.dtype.is_floating_point:
+            raise ShapeError(f"rows of {p.dtype} have no gradient; touch with what the encoder gives", got=str(p.dtype))
+        x = x + torch.nan_to_num(p.x * 0.0).sum().to(device=x.device, dtype=x.dtype)
+    return x
 
 
 # ---- the steps
@@ -178,5 +181,6 @@ def _embeddings(
         )
     if p.device != text.device:
         raise ShapeError(f"rows are on {p.device} and the text on {text.device}", expected=str(text.device))
-    rows = text.reshape(-1, text.shape[-1])
-    return rows.index_copy(0, flat, p.x.to(text.dtype)).view(text.shape)
+    rows, x = text.reshape(-1, text.shape[-1]), p.x.to(text.dtype)
+    placed = rows.index_copy_(0, flat, x) if embed is None else rows.index_copy(0, flat, x)  # embed's may be anyone's
+    return placed.view(text.shape)

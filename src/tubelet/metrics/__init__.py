@@ -7,14 +7,20 @@
     recall, relevance_over_random                    rows in annotated boxes             tubelet.metrics.boxes
     alignment                                        pictures and texts                  tubelet.metrics.alignment
     timed, latency_ratio                             time, stage by stage                tubelet.metrics.latency
+    anls, relaxed_accuracy, vqa_accuracy, paired     answers, and two methods on them    tubelet.metrics.answers
     summary                                          what choices are compared by        tubelet.metrics.summary
 
 Each gives `Estimate`s, which cannot be printed without their interval. SHIRG's own formulas are in
-tubelet.metrics.upstream. None says what a language model answers; that takes a task.
+tubelet.metrics.upstream. What a language model answers takes a task.
 """
 
 from tubelet.metrics.alignment import Alignment as Alignment
 from tubelet.metrics.alignment import alignment as alignment
+from tubelet.metrics.answers import Paired as Paired
+from tubelet.metrics.answers import anls as anls
+from tubelet.metrics.answers import paired as paired
+from tubelet.metrics.answers import relaxed_accuracy as relaxed_accuracy
+from tubelet.metrics.answers import vqa_accuracy as vqa_accuracy
 from tubelet.metrics.boxes import Recall as Recall
 from tubelet.metrics.boxes import recall as recall
 from tubelet.metrics.boxes import relevance_over_random as relevance_over_random

@@ -148,8 +148,18 @@ def view_items(
     What a view has left over at the right and bottom is not seen, as a convolution of that stride does not see it
     (384 pixels in patches of 14: 378). Raises ShapeError for a view smaller than a unit.
     """
+    times, whole = tuple(times_s[:: recipe.temporal]), (0.0, 0.0, float(width), float(height))
     found: list[tuple[View, Item]] = []
-    for view in views_of(height, width, len(times_s), rule):
+    for view in cut_to_units(views_of(height, width, len(times_s), rule), recipe):
+        grid = Grid(len(times), view.height // recipe.patch, view.width // recipe.patch)
+        found.append((view, Item(grid, times, picture, view.box(height, width), whole)))
+    return found
+
+
+def cut_to_units(views: Sequence[View], recipe: PixelRecipe) -> list[View]:
+    """The views without what fills no unit at their right and bottom. Raises ShapeError for one smaller than a unit."""
+    found: list[View] = []
+    for view in views:
         h, w = view.height // recipe.unit * recipe.unit, view.width // recipe.unit * recipe.unit
         if min(h, w) < 1:
             raise ShapeError(
@@ -157,11 +167,7 @@ def view_items(
                 limit=recipe.unit,
                 got=min(view.height, view.width),
             )
-        seen = view._replace(height=h, width=w)
-        grid = Grid(-(-len(times_s) // recipe.temporal), h // recipe.patch, w // recipe.patch)
-        times = tuple(times_s[:: recipe.temporal])
-        whole = (0.0, 0.0, float(width), float(height))
-        found.append((seen, Item(grid, times, picture, seen.box(height, width), whole)))
+        found.append(view._replace(height=h, width=w))
     return found
 
 

@@ -16,6 +16,7 @@ from tubelet.reduce.groups import Per, checked_rows, checked_scores, groups_of
 from tubelet.reduce.select import budgets_of
 from tubelet.shapes import Float, Int64
 
+MOST_HELD = 1 << 26  # cosines of one picture that are held together, 256 MiB
 _ROUNDING = 1e-5
 _FLOOR = 1e-6  # CDPruner's: the least relevance of a picture, as a share of its range
 
@@ -26,7 +27,8 @@ def divprune(p: Packed, *, budget: int | Sequence[int], per: Per = "picture") ->
         first: the row farthest from its nearest row;  then: argmax over i of  min over picks j of  1 - cos(x_i, x_j)
 
     Equal distances: the row that comes first. Cost: 2 n^2 D FLOPs and n^2 floats for a picture of n rows, then one
-    row of that matrix for each pick. Raises NotFinite naming an item with NaN or infinity.
+    row of that matrix for each pick; above 8,192 rows it is not held, and each pick costs 2 n D FLOPs. Raises NotFinite
+    naming an item with NaN or infinity.
     Source: vbdi/divprune:LLaVA/llava/model/llava_arch.py@799e2d9 (DivPrune); CVPR 2025, arXiv 2503.02175.
 
         >>> p = tubelet.pack([torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])], [tubelet.Item.of(1, 1, 3)])
@@ -34,7 +36,7 @@ def divprune(p: Packed, *, budget: int | Sequence[int], per: Per = "picture") ->
         [1.0, 0.0, 2.0]
     """
     rows = F.normalize(checked_rows(p), dim=1)
-    return _picked(p, budget, per, lambda own, k: _farthest(rows[own], k))
+    return _picked(p, budget, per, lambda own, k: _farthest(_Products(rows[own]), k))
 
 
 def cdpruner(
@@ -80,33 +82,54 @@ def _picked(
     return out
 
 
-def _farthest(rows: Float[Tensor, "n D"], k: int) -> Int64[Tensor, " k"]:
-    distance = 1 - rows @ rows.T
-    picks = torch.empty(k, dtype=torch.long, device=rows.device)
-    if len(rows) == 1:
+class _Products:
+    """Rows of x x^T: held whole where they are few, made one by one where n^2 numbers would not fit."""
+
+    def __init__(self, x: Float[Tensor, "n D"]) -> None:
+        self.x = x
+        self.whole = x @ x.T if len(x) ** 2 <= MOST_HELD else None
+
+    def row(self, i: Tensor) -> Float[Tensor, " n"]:
+        return self.x @ self.x[i] if self.whole is None else self.whole[i]
+
+    def diagonal(self) -> Float[Tensor, " n"]:
+        return self.x.square().sum(dim=1) if self.whole is None else self.whole.diagonal().clone()
+
+    def second_largest(self) -> Float[Tensor, " n"]:
+        """Of each row; the largest is usually the row with itself."""
+        if self.whole is not None:
+            return self.whole.topk(2, dim=0).values[1]
+        parts = self.x.split(max(1, MOST_HELD // len(self.x)))
+        return torch.cat([(part @ self.x.T).topk(2, dim=1).values[:, 1] for part in parts])
+
+
+def _farthest(products: _Products, k: int) -> Int64[Tensor, " k"]:
+    device, n = products.x.device, len(products.x)
+    picks = torch.empty(k, dtype=torch.long, device=device)
+    if n == 1:
         return picks.zero_()
-    # Upstream takes the second smallest of each column, the smallest being the row's distance to itself.
-    nearest = distance.topk(2, dim=0, largest=False).values[1]
-    taken = torch.zeros(len(rows), device=rows.device)
+    # Upstream takes the second smallest distance of each column, the smallest being the row's distance to itself.
+    nearest = 1 - products.second_largest()
+    taken = torch.zeros(n, device=device)
     for i in range(k):
         picks[i] = (nearest + taken).argmax()
         taken[picks[i]] = -torch.inf
-        mine = distance[picks[i]]
+        mine = 1 - products.row(picks[i])
         nearest = mine if i == 0 else torch.minimum(nearest, mine)
     return picks
 
 
 def _greedy_map(rows: Float[Tensor, "n D"], weight: Float[Tensor, " n"], k: int) -> Int64[Tensor, " k"]:
-    scaled = rows * weight[:, None]
-    kernel = scaled @ scaled.T
-    gain = kernel.diagonal().clone()
+    kernel = _Products(rows * weight[:, None])
+    scale = kernel.diagonal()
+    gain = scale.clone()
     basis = torch.zeros(k, len(rows), device=rows.device)  # what the picks so far explain of each row
     picks = torch.empty(k, dtype=torch.long, device=rows.device)
     for i in range(k):
         j = picks[i] = gain.argmax()
-        left = kernel[j] - basis[:i, j] @ basis[:i]
+        left = kernel.row(j) - basis[:i, j] @ basis[:i]
         # A pick that the others explain up to rounding adds no direction of its own.
-        new = gain[j] > _ROUNDING * kernel[j, j]
+        new = gain[j] > _ROUNDING * scale[j]
         basis[i] = torch.where(new, left / torch.where(new, gain[j], 1.0).sqrt(), 0.0)
         gain = (gain - basis[i].square()).index_fill(0, j[None], -torch.inf)
     return picks

@@ -74,7 +74,7 @@ def smaller_patches(
 
         >>> clip = tubelet.read("photo.jpg")[0]
         >>> smaller_patches([clip], tubelet.PixelRecipe(patch=16), budget=8)
-        Packed(T=6, D=768, uint8, cpu, 1 items: [1x2x3])
+        Packed(T=8, D=768, uint8, cpu, 1 items: [1x2x4])
     """
     items: list[Item] = []
     own = PixelRecipe(recipe.patch, merge=recipe.merge, temporal=recipe.temporal) if native else recipe

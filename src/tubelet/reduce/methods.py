@@ -309,10 +309,10 @@ METHODS: dict[str, Method] = {
     "divprune": Method("as different from each other as can be", _divprune),
     "cdpruner": Method("different from each other, and relevant to a text", _cdpruner, ("text",)),
     "codec": Method("where a video's codec spent its work", _codec, ("sparse",)),
-    "visionzip": Method("most attended to, the others merged into some", _visionzip, ("attention", "keys"), "merges"),
+    "visionzip": Method("most attended to, others merged in", _visionzip, ("attention", "keys"), "merges"),
     "prumerge": Method("most attended to, with their likest added", _prumerge, ("attention", "keys"), "merges"),
     "tome": Method("likest pairs become one", _tome, (), "merges"),
-    "pool": Method("averages of neighbours on a coarser grid", _pool, (), "resizes"),
-    "downsample": Method("the picture made smaller before it is encoded", _smaller, ("smaller",), "resizes"),
+    "pool": Method("averages on a coarser grid", _pool, (), "resizes"),
+    "downsample": Method("made smaller before encoding", _smaller, ("smaller",), "resizes"),
     **{version: Method(f"historical; {v.faults[0]}", _history(version)) for version, v in VERSIONS.items()},
 }
