@@ -308,6 +308,10 @@ def test_wrong_calls_name_what_is_wrong():
         multi_modal_data(p.with_x(p.x.to(torch.uint8)), "qwen2_vl")
     with pytest.raises(InputError, match="without items"):
         multi_modal_data(tubelet.pack([], []), "qwen2_vl")
+    view = tubelet.Item(tubelet.Grid(1, 2, 2), (0.0,), 0, (0, 0, 4, 4), content=(0, 0, 4, 3))
+    with pytest.raises(InputError, match="view of a picture") as refused:
+        multi_modal_data(tubelet.concat([p, tubelet.pack([torch.ones(4, p.x.shape[1])], [view])]), "llava")
+    assert refused.value.item == len(p)
     with pytest.raises(InputError, match="merge"):
         multi_modal_data(p, "qwen2_vl", merge=0)
     with pytest.raises(InputError, match="2 kinds for 3"):

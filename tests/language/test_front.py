@@ -1,5 +1,6 @@
 """LaViDa's way from a picture to rows, against a twin of Pillow, transformers' SigLIP, torch's pools and slices."""
 
+import json
 import math
 from copy import deepcopy
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers as hf
+from safetensors.torch import save_file
 from tests.pixels.pillow_views import views_by_pillow
 from torch import Tensor, nn
 
@@ -18,9 +20,11 @@ from tubelet import Clip, ViewRule
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.language.align import TokenIds
-from tubelet.language.front import FrontEnd, Looked
+from tubelet.language.front import LAVIDA_TOWER, FrontEnd, Looked
 from tubelet.language.place import place
 from tubelet.packed import Packed
+from tubelet.pixels.patchify import normalise, unpatchify
+from tubelet.pixels.views import PageCrops, Pyramid, Views
 from tubelet.pixels.views_plan import LAVIDA, Pool
 from tubelet.project import Projector
 from tubelet.reduce.blank import blank_rows
@@ -104,6 +108,44 @@ def rows_by_twin(
     return torch.cat([flat[0], tiles.flatten(1).T])
 
 
+def lavida_folder(model: hf.SiglipVisionModel, folder: Path, **config: object) -> Path:
+    """A LaViDa checkpoint's front end: a tower that has lost its last layer and its head, projector and newline."""
+    state = {
+        f"model.vision_tower.vision_tower.vision_model.{name}": tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith((f"encoder.layers.{DEPTH}.", "head."))
+    }
+    state |= {f"model.mm_projector.{name}": tensor for name, tensor in projector().state_dict().items()}
+    state |= {"model.image_newline": NEWLINE, "model.transformer.wte.weight": torch.zeros(5, WIDTH)}
+    said = {
+        "model_type": "llava_llada",
+        "mm_projector_type": "mlp2x_gelu",
+        "image_aspect_ratio": "anyres",
+        "image_grid_pinpoints": [[w, h] for h, w in PINPOINTS],
+        "mm_patch_merge_type": "spatial_unpad",
+        "mm_spatial_pool_stride": 2,
+        "mm_spatial_pool_mode": "bilinear",
+    }
+    folder.mkdir(exist_ok=True)
+    save_file(state, str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(json.dumps(said | config), encoding="utf-8")
+    return folder
+
+
+def test_the_front_end_of_a_checkpoint_is_read_alone(tower: tuple[hf.SiglipVisionModel, Encoder], tmp_path: Path):
+    model, encoder = tower
+    short = replace(encoder.config, layers=DEPTH, pool=False)
+    front = FrontEnd.from_pretrained(lavida_folder(model, tmp_path / "m"), tower=short)
+    assert (front.rule, front.depth) == (RULE, DEPTH)
+    clips = [picture(*size, seed=n) for n, size in enumerate(SIZES)]
+    with torch.no_grad():
+        assert front(clips).equal(front_of(encoder)(clips))
+    assert (LAVIDA_TOWER.layers, LAVIDA_TOWER.pool, LAVIDA_TOWER.hidden) == (26, False, 1152)
+    for n, change in enumerate(({"image_aspect_ratio": "pad"}, {"mm_spatial_pool_mode": "sum"}, {"auto_map": {}})):
+        with pytest.raises(ConfigError):
+            FrontEnd.from_pretrained(lavida_folder(model, tmp_path / str(n), **change), tower=short)
+
+
 SIZES = [(120, 120), (75, 125), (90, 40), (30, 200), (43, 61)]
 
 
@@ -172,6 +214,21 @@ def test_a_clip_gives_one_view_a_frame_and_a_newline(tower: tuple[hf.SiglipVisio
     frames = np.random.default_rng(3).integers(0, 256, (5, 40, 70, 3), dtype=np.uint8)
     got = front([Clip(frames, tuple(map(float, range(5))), is_video=True)])
     assert got.lengths == (5 * 4 + 1,) and torch.equal(got.x[-1], NEWLINE)
+
+
+@pytest.mark.parametrize("rule", [Pyramid(((112, 56), (112, 112))), PageCrops(84, overlap=0.2)])
+def test_views_of_other_sizes_go_through_the_tower_with_a_resized_table(
+    tower: tuple[hf.SiglipVisionModel, Encoder], rule: Views
+):
+    model, encoder = tower
+    recipe = encoder.pixels
+    p = tubelet.patchify([picture(75, 125), picture(130, 30, seed=1)], recipe, views=rule)
+    views = unpatchify(normalise(p, recipe), recipe)
+    with torch.no_grad():
+        got = encoder(p).unpack()
+        for view, rows in zip(views, got, strict=True):
+            out = model(view.permute(0, 3, 1, 2), interpolate_pos_encoding=True)
+            torch.testing.assert_close(rows, out.last_hidden_state[0], atol=2e-5, rtol=1e-4)
 
 
 def test_every_weight_learns(tower: tuple[hf.SiglipVisionModel, Encoder]):

@@ -170,6 +170,7 @@ def test_what_it_does_not_do_is_refused(pair: tuple[Any, VLM, Path], change: dic
         {"image_grid_pinpoints": [[28, 56]]},
         {"image_processor_type": "CLIPImageProcessor"},
         {"do_normalize": False},
+        {"aspect_ratio_setting": "square"},
     ],
     ids=str,
 )
@@ -179,6 +180,35 @@ def test_a_processor_that_cuts_other_views_is_refused(pair: tuple[Any, VLM, Path
     with pytest.raises(ConfigError):
         next_pixels(said, pair[1].encoder.pixels)
         next_scheme(config, pair[1].encoder.config, said)
+
+
+NAMES = {  # in the file, as transformers 5 writes it -> as transformers 4 did, and as transformers 5 has it in memory
+    "published": {"vision_tower.": "vision_tower.vision_model."},
+    "in memory": {
+        "language_model.lm_head.": "lm_head.",
+        "language_model.model.": "model.language_model.",
+        "vision_tower.": "model.vision_tower.",
+        "multi_modal_projector.": "model.multi_modal_projector.",
+        "image_newline": "model.image_newline",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_other_names_of_the_same_tensors(pair: tuple[Any, VLM, Path], kind: str, tmp_path: Path):
+    state: dict[str, Tensor] = {}
+    for name, tensor in load_file(str(pair[2] / "model.safetensors")).items():
+        old = next((prefix for prefix in NAMES[kind] if name.startswith(prefix)), "")
+        state[NAMES[kind].get(old, "") + name.removeprefix(old)] = tensor
+    save_file(state, str(tmp_path / "model.safetensors"))
+    config = json.loads((pair[2] / "config.json").read_text(encoding="utf-8"))
+    more = {"use_image_newline_parameter": True, "ignore_index": -100, "torch_dtype": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps(config | more), encoding="utf-8")
+    said = json.loads(processor().to_json_string()) | {"aspect_ratio_setting": "anyres"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said), encoding="utf-8")
+    again = VLM.from_pretrained(tmp_path)
+    assert again.scheme == pair[1].scheme
+    assert all(torch.equal(t, again.state_dict()[name]) for name, t in pair[1].state_dict().items())
 
 
 def test_missing_tensors_are_named(pair: tuple[Any, VLM, Path], tmp_path: Path):

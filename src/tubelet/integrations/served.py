@@ -76,9 +76,15 @@ def require_whole(p: Packed, why: str) -> None:
 
 
 def require_features(p: Packed) -> None:
-    """Raises ShapeError for rows that are pixels, InputError for a pack without items."""
+    """Raises ShapeError for rows that are pixels, InputError for a pack without items or of views."""
     if not len(p):
         raise InputError("a pack without items has nothing to send")
+    view = next((i for i, item in enumerate(p.items) if item.content is not None), None)
+    if view is not None:
+        raise InputError(
+            "a view of a picture: servers take one item for each picture, and cut views by rules of their own",
+            item=view,
+        )
     if not p.dtype.is_floating_point:
         raise ShapeError(f"rows to send are floating point features, got {p.dtype}", got=str(p.dtype))
 

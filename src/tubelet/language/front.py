@@ -10,22 +10,32 @@ projector; an MLP and a pool do not change places.
 Source: rkawamura0483/LaViDa_mod:llava/model/llava_arch.py and multimodal_encoder/siglip_encoder.py@cff2211.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
+from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
+from tubelet.families.fields import refuse_code
+from tubelet.families.siglip import SIGLIP
+from tubelet.language.llava import llava_views, read_newline
 from tubelet.packed import Packed
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.views_plan import LAVIDA, ViewRule
+from tubelet.pixels.views_plan import LAVIDA, POOLS, ViewRule
 from tubelet.project import Projector
+from tubelet.projector_files import load_projector
 from tubelet.read.clip import Clip
 from tubelet.reduce.join import join_views, pooled_views
+from tubelet.weights.load import load_encoder
+from tubelet.weights.locate import find_place
 
 LAVIDA_DEPTH = 26
+LAVIDA_TOWER = replace(SIGLIP.variants["siglip_so400m_patch14_384"], layers=LAVIDA_DEPTH, pool=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +92,41 @@ class FrontEnd(nn.Module):
                 got=None if newline is None else tuple(newline.shape),
             )
         self.newline = None if newline is None else nn.Parameter(newline.detach().clone())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        tower: EncoderConfig | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "FrontEnd":
+        """The front end of a LaViDa checkpoint: its tower, projector, pinpoints and newline. Nothing else is read.
+
+        tower: SigLIP so400m of 26 layers without its head, if None; all layers of it are read up to the last. Its files
+        say how views are joined; they are pooled 2 x 2 by mm_spatial_pool_mode, bilinear if that is absent, whatever
+        stride they name, as LaViDa's code does. Raises what `load_encoder` raises, and ConfigError, KeyMismatch.
+        """
+        place = find_place(source, revision)
+        config = place.config() or {}
+        refuse_code(config)
+        whole = LAVIDA_TOWER if tower is None else tower
+        encoder = load_encoder(source, config=whole, revision=revision, dtype=dtype, device=device)
+        plain = {k: v for k, v in config.items() if k != "mm_spatial_pool_stride"}
+        rule = llava_views(plain, encoder.pixels)
+        mode = config.get("mm_spatial_pool_mode", "bilinear")
+        if rule is None or mode not in POOLS:
+            raise ConfigError(
+                "LaViDa's views are anyres, pooled bilinear, average or max",
+                source=place.name,
+                got=(config.get("image_aspect_ratio"), mode),
+            )
+        projector = load_projector(source, revision=revision, dtype=dtype, device=device)
+        newline = read_newline(place, dtype, device) if rule.join == "unpad" else None
+        rule = replace(rule, pool=mode)
+        return cls(encoder, projector, rule, depth=encoder.config.layers, newline=newline).eval()
 
     @property
     def pixels(self) -> PixelRecipe:

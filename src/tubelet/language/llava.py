@@ -167,7 +167,11 @@ def next_pixels(processor: Mapping[str, Any], recipe: PixelRecipe) -> PixelRecip
     kind = processor.get("image_processor_type", "LlavaNextImageProcessor")
     if not isinstance(kind, str) or not kind.startswith("LlavaNext"):
         raise ConfigError(f"a LlavaNext has no {kind!r:.60}", expected="LlavaNextImageProcessor", got=kind)
-    own = ("image_processor_type", "image_grid_pinpoints", "do_pad")  # do_pad fills up batches, no pictures
+    if processor.get("aspect_ratio_setting", ANYRES) != ANYRES:
+        said = processor["aspect_ratio_setting"]
+        raise ConfigError(f"aspect_ratio_setting = {said!r:.40} is not read here", expected=ANYRES, got=said)
+    # do_pad fills up batches, no pictures
+    own = ("image_processor_type", "image_grid_pinpoints", "aspect_ratio_setting", "do_pad")
     plain = {name: value for name, value in processor.items() if name not in own}
     found = recipe_from({"image_processor_type": "CLIPImageProcessor", **plain}, recipe) if plain else recipe
     if found.size != recipe.size or found.shortest not in (None, found.size):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tubelet.packed import Item, Packed
-from tubelet.reduce.groups import item_values
+from tubelet.reduce.groups import Groups, item_values
 from tubelet.shapes import Bool, Int64
 
 
@@ -36,9 +36,13 @@ def has_blank(p: Packed) -> bool:
     return any(_shown(item) != (item.grid.h, item.grid.w) for item in p.items)
 
 
-def without_blank(blank: Bool[Tensor, " T"], own: Int64[Tensor, " n"]) -> Int64[Tensor, " k"]:
-    """Those of some rows that are not blank. Syncs with the device."""
-    return own[~blank[own]]
+def seen_rows(p: Packed, groups: Groups) -> tuple[Int64[Tensor, " n"], ...]:
+    """The rows of each group that are not blank, ascending. Syncs with the device where there are blank cells."""
+    order = groups.of_row.argsort(stable=True).split(groups.sizes) if len(groups) else ()
+    if not has_blank(p):
+        return tuple(order)
+    blank = blank_rows(p)
+    return tuple(own[~blank[own]] for own in order)
 
 
 def _shown(item: Item) -> tuple[int, int]:

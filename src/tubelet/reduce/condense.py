@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tubelet.errors import InputError, LimitError, ShapeError
 from tubelet.packed import Grid, Item, Packed, positions
-from tubelet.reduce.blank import blank_rows, without_blank
+from tubelet.reduce.blank import seen_rows
 from tubelet.reduce.groups import Per, checked_scores, groups_of
 from tubelet.reduce.merge import rows_by_place
 from tubelet.reduce.select import budgets_of
@@ -91,8 +91,7 @@ def prumerge(
         raise InputError(f"neighbours are 0 or more, got {neighbours}", limit=0, got=neighbours)
     if budget is None:
         groups = groups_of(p, per)
-        order, blank = groups.of_row.argsort(stable=True).split(groups.sizes) if len(groups) else (), blank_rows(p)
-        budget = [_outliers(s[without_blank(blank, own)]) for own in order]
+        budget = [_outliers(s[own]) for own in seen_rows(p, groups)]
 
     def kept(own: Tensor, k: int) -> Kept:
         rows = own[s[own].argsort(descending=True, stable=True)[:k]]
@@ -233,10 +232,8 @@ def _weighted(v: Tensor, gone: Tensor, target: Tensor, weight: Tensor, total: Te
 def _condensed(p: Packed, budget: int | Sequence[int], per: Per, kept: Callable[[Tensor, int], Kept]) -> Packed:
     """The rows that `kept` names of each group, blank ones aside, with the values it gives them, in their order."""
     groups = groups_of(p, per)
-    order, blank = groups.of_row.argsort(stable=True).split(groups.sizes) if len(groups) else (), blank_rows(p)
-    seen = [without_blank(blank, own) for own in order]
-    fewer = [min(k, len(own)) for own, k in zip(seen, budgets_of(groups, budget), strict=True)]
-    found = [kept(own, k) for own, k in zip(seen, fewer, strict=True) if k]
+    pairs = zip(seen_rows(p, groups), budgets_of(groups, budget), strict=True)
+    found = [kept(own, k) for own, k in ((own, min(k, len(own))) for own, k in pairs) if k]
     if not found:
         return p.keep(torch.zeros(0, dtype=torch.long, device=p.device))
     rows, place = torch.cat([r for r, _ in found]).sort()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tubelet.packed import Packed
-from tubelet.reduce.blank import blank_rows, without_blank
+from tubelet.reduce.blank import seen_rows
 from tubelet.reduce.groups import Per, checked_rows, checked_scores, groups_of
 from tubelet.reduce.select import budgets_of
 from tubelet.shapes import Float, Int64
@@ -72,12 +72,9 @@ def _picked(
 ) -> Float[Tensor, " T"]:
     """k for the first pick of each group, k - 1 for the next ..., 0 for what was not picked."""
     groups = groups_of(p, per)
-    out, blank = torch.zeros(p.x.shape[0], device=p.device), blank_rows(p)
-    order = groups.of_row.argsort(stable=True).split(groups.sizes) if len(groups) else ()
-    for own, k in zip(order, budgets_of(groups, budget), strict=True):
-        own = without_blank(blank, own)
-        k = min(k, len(own))
-        if k:
+    out = torch.zeros(p.x.shape[0], device=p.device)
+    for own, budgeted in zip(seen_rows(p, groups), budgets_of(groups, budget), strict=True):
+        if k := min(budgeted, len(own)):
             out[own[picks(own, k)]] = torch.arange(k, 0, -1, dtype=out.dtype, device=p.device)
     return out
 

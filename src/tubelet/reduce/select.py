@@ -76,7 +76,8 @@ def chosen(
     budgets = budgets_of(groups, budget)
     blank = blank_rows(p)
     first = _mask(p, always)
-    _require_seen(p, blank & first)
+    if always is not None:
+        _require_seen(p, blank & first)
     room = _room(p, groups, budgets, first)
     order = sorted_by(groups.of_row, s)
     never = blank | ((s == -torch.inf) & ~first)

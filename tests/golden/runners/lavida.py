@@ -81,6 +81,7 @@ def run_splice(case: Case) -> None:
     width, height = params["image_size"]
     rule = rule_of(case, join=JOINS[params["mm_patch_merge_type"]])
     items = [item for _, item in view_items(height, width, (0.0,), 0, PixelRecipe(14), rule)]
+    items = items[: len(case.inputs["features"])]  # the global view alone, where a case has one view
     rows = join_views(pooled_views(pack(list(case.inputs["features"]), items), rule), rule, case.inputs["newline"])
     ids = params["input_ids"]
     prompt = expand_placeholders(ids, [sum(rows.lengths)], LLAVA, labels=ids)
