@@ -249,8 +249,10 @@ def test_merger_refuses_rows_it_would_scramble() -> None:
         with pytest.raises(ShapeError, match="block order"):
             encoder(raster)
         block = make_pack(((1, 4, 4),), merge=2)
-        with pytest.raises(ShapeError, match="every row of its blocks"):
-            encoder(block.keep(torch.arange(12)))
+        for rows in (torch.arange(13), torch.arange(2, 14), torch.tensor([0, 1, 3, 2])):
+            with pytest.raises(ShapeError, match="every row of its blocks"):
+                encoder(block.keep(rows))
+        assert encoder(block.keep(torch.arange(4, 16))).pos.tolist() == [[0, 0, 1], [0, 1, 0], [0, 1, 1]]
         odd = make_pack(((1, 4, 4), (1, 3, 4)))
         with pytest.raises(ShapeError, match="no 2 x 2 blocks") as e:
             encoder(odd)

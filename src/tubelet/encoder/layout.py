@@ -176,7 +176,7 @@ def check_blocks(p: Packed, merge: int) -> None:
             got=p.lengths[odd],
         )
     blocks = p.pos.view(-1, group, 3)
-    inside = torch.tensor([(0, y, x) for y in range(merge) for x in range(merge)], dtype=p.pos.dtype)
+    inside = torch.tensor([(0, y, x) for y in range(merge) for x in range(merge)], dtype=p.pos.dtype, device="cpu")
     first = blocks[:, :1]
     in_order = (blocks == first + inside.to(p.device)).all() & (first[..., 1:] % merge == 0).all()
     if p.device.type == "cuda":
