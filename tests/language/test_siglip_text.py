@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
 from tests.language.tiny_siglip import saved
 
-from tubelet.errors import ConfigError, InputError
+from tubelet.errors import ConfigError, InputError, KeyMismatch
 from tubelet.language.siglip_text import SiglipText
 from tubelet.packed import Item, pack
 from tubelet.reduce.relevance import relevance
@@ -54,6 +55,36 @@ def test_what_is_no_text_or_no_model_is_refused(folder: Path, tmp_path: Path):
     with pytest.raises(InputError, match="no word"):
         text.words("What is it?")
     with pytest.raises(ConfigError, match="no SigLIP text model"):
+        SiglipText.load(tmp_path)
+
+
+def test_loading_reads_the_text_part_alone_and_says_nothing(folder: Path, capfd: pytest.CaptureFixture[str]):
+    SiglipText.load(folder)
+    said = capfd.readouterr()
+    assert "UNEXPECTED" not in said.out + said.err
+    assert "Loading weights" not in said.out + said.err
+
+
+def test_a_text_tower_that_is_not_whole_is_named(folder: Path, tmp_path: Path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    stored = load_file(tmp_path / "model.safetensors")
+    gone = "text_model.head.bias"
+    save_file({k: v for k, v in stored.items() if k != gone}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(KeyMismatch) as caught:
+        SiglipText.load(tmp_path)
+    assert caught.value.missing == (gone,)
+    save_file({**stored, gone: torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(KeyMismatch) as caught:
+        SiglipText.load(tmp_path)
+    assert caught.value.misshaped == ((gone, (16,), (3,)),)
+
+
+def test_a_model_of_another_kind_is_refused(folder: Path, tmp_path: Path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}', encoding="utf-8")
+    with pytest.raises(ConfigError, match="not a SigLIP text model"):
         SiglipText.load(tmp_path)
 
 

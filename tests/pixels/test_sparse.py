@@ -134,7 +134,7 @@ def test_first_frame_and_cuts_are_whole_and_what_moves_is_kept(kind: str):
     moving = [t for t in range(40) if t not in (0, 13, 29)]
     square = found.packed.pos.long()[torch.isin(found.packed.pos[:, 0].long(), torch.tensor(moving))]
     inside = (square[:, 1] >= 2) & (square[:, 1] < 8) & (square[:, 2] >= 1) & (square[:, 2] < 11)
-    assert inside.float().mean() > (0.7 if kind == "mpeg2" else 0.95) and min(rows) > 0  # its noise fades slowly
+    assert inside.float().mean() > (0.7 if kind == "mpeg2" else 0.85) and min(rows) > 0  # its noise fades slowly
 
 
 def test_a_tight_budget_starves_no_cut():

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from codec_clips import SIDE, H, W, glide, gliding, made, scenes, still, texture, three_scenes
-from video_clips import encoded
+from video_clips import KINDS, clip, encoded
 
 from tubelet.errors import DecodeError, InputError, LimitError, NoVideo, UnsupportedFormat, WorkerDied
 from tubelet.limits import Limits
@@ -16,6 +16,7 @@ from tubelet.read import isolate as isolation
 from tubelet.read import read
 from tubelet.read.codec import check_words, codec_signals
 from tubelet.read.codec_signals import CodecSignals
+from tubelet.read.codec_watch import signal_for
 from tubelet.read.one import Job
 from tubelet.read.sampling import Sampling
 from tubelet.read.source import open_source
@@ -339,3 +340,14 @@ def test_errors_of_the_child_are_ours():
 
 def test_a_repr_says_what_it_is():
     assert repr(signals(still(), fps=5.0)) == "CodecSignals('<bytes>', vectors of h264, 5 frames of 12 x 20 cells)"
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_of_file_gives_the_frames_that_reading_gives(kind: str):
+    data = clip(kind, 24)
+    want = read(data, num_frames=ALL, isolate="never")[0]
+    for signal in ("auto", "difference"):
+        found = signals(data, signal=signal)
+        assert found.times_s == want.times_s and found.complete and sum(found.frames) == 24
+        assert found.signal == ("difference" if signal == "difference" else signal_for(found.codec, "auto"))
+        assert np.isfinite(found.error_levels).all() and found.error_levels[1:].mean() > 1  # every frame is another one

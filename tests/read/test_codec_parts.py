@@ -252,18 +252,20 @@ def test_cuts():
 
 def test_cells_of_a_turned_picture():
     way = Upright(150, 92, 150, 92, transpose=True, flip_columns=True)
-    rows, columns = edges_px(way)
+    rows, columns = edges_px(way, "vectors")
     assert rows == (*(8.0 * k for k in range(19)), 150.0)
     assert columns == (0.0, *(4.0 + 8 * k for k in range(12)))
-    wide = edges_px(Upright(160, 96, 320, 96))[1]
+    wide = edges_px(Upright(160, 96, 320, 96), "blocks")[1]
     assert wide[:2] == (0.0, 16.0) and wide[-1] == 320.0
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "shrink"), [(480, 640, 1), (720, 1280, 2), (1080, 1920, 2), (2160, 3840, 4)]
+    ("height", "width", "vectors", "blocks"),
+    [(360, 640, 1, 1), (720, 1280, 2, 2), (1080, 1920, 2, 4), (2160, 3840, 4, 8)],
 )
-def test_large_pictures_are_reduced(height: int, width: int, shrink: int):
-    assert shrink_of(height, width) == shrink
+def test_large_pictures_are_reduced(height: int, width: int, vectors: int, blocks: int):
+    assert shrink_of(height, width, "vectors") == shrink_of(height, width, "difference") == vectors
+    assert shrink_of(height, width, "blocks") == blocks
 
 
 # ---- trying again

@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from merge_cases import values
 
 from tubelet.errors import InputError, LimitError
 from tubelet.packed import Grid, Item, Packed, concat, pack
+from tubelet.pixels.patchify import patchify
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.views import LAVIDA
+from tubelet.read.clip import Clip
 from tubelet.reduce.condense import pool_to
 from tubelet.reduce.methods import Inputs, Settings, choose
 from tubelet.reduce.scaffold import whole_views, with_scaffold
@@ -75,3 +80,11 @@ def test_nothing_else_changes():
     found = with_scaffold(given, rows=1000).inputs
     assert found.tokens.equal(p)
     assert replace(found, tokens=p) == given
+
+
+def test_lavidas_whole_view_counts_though_a_strip_of_it_is_not_seen():
+    """27 patches of 14 are 378 of its 384 pixels."""
+    page = np.zeros((1, 600, 1000, 3), np.uint8)
+    p = patchify([Clip(page, (0.0,))], PixelRecipe(14), views=LAVIDA)
+    assert p.lengths == (729,) * 5
+    assert whole_views(p) == (0,)

@@ -18,6 +18,7 @@ from video_clips import clip, number_of
 from tubelet.errors import InputError, TubeletError
 from tubelet.limits import Limits
 from tubelet.read.clip import Clip
+from tubelet.read.codec import read_both
 from tubelet.read.sampling import Sampling
 from tubelet.read.source import open_source
 from tubelet.read.video import plan_video, probe_video, read_video
@@ -36,6 +37,14 @@ def sparse(data: bytes) -> Clip:
     """A few frames, by seeking and skipping on two threads."""
     with open_source(data, LIMITS) as source:
         return read_video(source, LIMITS, Sampling(num_frames=7), workers=2)
+
+
+def watched(data: bytes) -> Clip:
+    """Every frame with its codec's signals, which must be finite and as many as there are frames."""
+    with open_source(data, LIMITS) as source:
+        found, seen = read_both(source, LIMITS, EVERY, "auto")
+    assert len(seen) == len(found) and np.isfinite(seen.error_levels).all() and np.isfinite(seen.motion_px).all()
+    return found
 
 
 def plain_av(data: bytes) -> Clip:
@@ -81,6 +90,11 @@ def test_bad_videos_end_in_an_error_of_ours_or_in_a_clip(torture: int):
 
 def test_sparse_reading_of_bad_videos(torture: int):
     wrong = failures(make, cases(torture // 6, "vcut_", "vflip_", "vsplice_"), sparse)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_signals_of_bad_videos(torture: int):
+    wrong = failures(make, cases(torture // 12, "vcut_", "vflip_", "vsplice_", "vsize_"), watched)
     assert not wrong, "\n".join(wrong)
 
 

@@ -204,6 +204,7 @@ def seen_of(
     """One file, read, cut and encoded, with everything the methods need. Raises what these raise, naming the file."""
     from tubelet.pixels.patchify import patchify
     from tubelet.read import read
+    from tubelet.reduce.scaffold import whole_views
 
     start = time.perf_counter()
     try:
@@ -221,6 +222,8 @@ def seen_of(
         raise
     if "sparse" in wish.needs and not clip.is_video:
         raise UnsupportedFormat("the method codec is for videos, this is a picture", item=index, source=clip.source)
+    if wish.scaffold is not None and not whole_views(patches):
+        raise InputError("--scaffold is for pictures that have several views", item=index, source=clip.source)
     read_s = time.perf_counter() - start
     start = time.perf_counter()
     others = {

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.choosing import (
@@ -126,7 +126,7 @@ class Select:
         model = load_model(self.model, "float32", self.device, pool=False, config=self.config)
         recipe = with_budget(model.encoder.pixels, self.max_pixels)
         text = words_of(wish, model)
-        result = Selected(wish.methods[0], self.budget, model, model_s=time.perf_counter() - start)
+        result = Selected(wish.methods[0], self.budget, model, time.perf_counter() - start)
         with progress(terminal, len(self.files)) as tick:
             for i, file in enumerate(self.files):
                 tick("choosing", i)
@@ -198,14 +198,11 @@ class Selected:
     method: str
     budget: int
     model: "Model"
-    model_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.files: list[dict[str, Any]] = []
-        self.errors: list[dict[str, Any]] = []
-        self.kept: list[Packed] = []
-        self.scores: list[Tensor | None] = []
-        self.numbers: list[int] = []
+    model_s: float
+    files: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    kept: "list[Packed]" = field(default_factory=list)
+    scores: "list[Tensor | None]" = field(default_factory=list)
 
     def add(self, file: str, picture: str, seen: Seen, choice: "Choice") -> None:
         """One file's choice."""

@@ -78,4 +78,5 @@ def select_document(result: "Selected", out: str | None, wish: "Wish") -> dict[s
         "errors": result.errors,
         "tokens": sum(f["tokens"] for f in result.files),
         "kept": sum(f["kept"] for f in result.files),
+        "seconds": {"model": result.model_s},
     }

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from tubelet.errors import AlignmentError, ConfigError, InputError
-from tubelet.language.model import VLM, Ready, Rows
+from tubelet.language.features import Rows
+from tubelet.language.model import VLM
 from tubelet.language.prompt import Prompt, expand_placeholders, pad
+from tubelet.language.ready import Ready
 from tubelet.language.scheme import IMAGE_TAG, Scheme
 from tubelet.packed import Packed, concat
 from tubelet.pixels.patchify import patchify

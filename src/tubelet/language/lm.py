@@ -11,6 +11,7 @@ transformers' own tables by the model type of the text configuration; no file ca
 
 import inspect
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ LLAVA_BASES = {
     "llava_mistral": "mistral",
 }
 _SAMPLING = {"repetition_penalty": float, "temperature": float, "top_p": float, "top_k": int, "do_sample": bool}
+_TOP_K = 50  # transformers' own number where nobody says another
 _IDS = ("bos_token_id", "pad_token_id", "eos_token_id")
 
 
@@ -297,3 +299,18 @@ def generation_settings(said: Mapping[str, Any], config: "PreTrainedConfig") -> 
         ends = given["eos_token_id"]
         given["pad_token_id"] = ends[0] if isinstance(ends, list) else ends
     return GenerationConfig(**given)
+
+
+def replace_settings(
+    settings: Any, max_new_tokens: int, temperature: float | None, top_p: float | None, num_beams: int
+) -> Any:
+    """A copy of a GenerationConfig with these choices. What the file says of temperature, top_p and top_k is left out:
+    published ones say top_k=1, with which a temperature would change nothing."""
+    made = deepcopy(settings)
+    drawn = temperature is not None
+    changes = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": drawn, "max_length": None}
+    changes |= {"temperature": temperature if drawn else 1.0, "top_p": top_p if drawn and top_p is not None else 1.0}
+    changes |= {"top_k": _TOP_K}
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made

@@ -9,7 +9,6 @@ Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VL
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from tubelet.encoder.model import Encoder
-from tubelet.errors import ConfigError, InputError, ShapeError
+from tubelet.errors import ConfigError, InputError
 from tubelet.language.cache import FeatureCache, item_key, weights_key
 from tubelet.language.features import Rows, followed, remembered
 from tubelet.language.folder import Parts, read_parts
+from tubelet.language.lm import replace_settings, require_transformers
 from tubelet.language.place import place
+from tubelet.language.ready import Ready, laid_out, nothing
 from tubelet.language.save import write_parts
 from tubelet.language.scheme import Scheme
 from tubelet.packed import Packed
@@ -30,37 +31,6 @@ from tubelet.reduce.join import join_views, pooled_views
 from tubelet.shapes import Float, Int64
 
 Reduce = Callable[[Packed], Packed]
-TOP_K = 50  # transformers' own number where nobody says another
-
-
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """A batch of prompts as the language model takes them, on its device.
-
-    input_ids: with 0 where a placeholder lies outside the vocabulary. places: (B, 3, S), (B, S) for plain positions.
-    delta: (B,), see `Speaker`. deepstack: (B, L, S, D), zeros where no row stands. visual: True where a row stands.
-    """
-
-    input_ids: Int64[Tensor, "B S"]
-    inputs_embeds: Float[Tensor, "B S D"]
-    attention_mask: Int64[Tensor, "B S"]
-    places: Tensor
-    delta: Int64[Tensor, " B"]
-    visual: Tensor
-    labels: Tensor | None = None
-    deepstack: Tensor | None = None
-
-    @property
-    def arguments(self) -> dict[str, Tensor]:
-        """The keyword arguments of `Speaker.generate` for this batch."""
-        given = {
-            "input_ids": self.input_ids,
-            "inputs_embeds": self.inputs_embeds,
-            "attention_mask": self.attention_mask,
-            "places": self.places,
-            "delta": self.delta,
-        }
-        return given if self.deepstack is None else given | {"deepstack": self.deepstack}
 
 
 class VLM(nn.Module):
@@ -98,8 +68,6 @@ class VLM(nn.Module):
         cache: FeatureCache | None = None,
     ) -> None:
         super().__init__()
-        from tubelet.language.lm import require_transformers
-
         require_transformers("a vision-language model")
         from tubelet.language.speaker import Speaker
 
@@ -233,7 +201,7 @@ class VLM(nn.Module):
         ids = torch.atleast_2d(input_ids).to(device)
         mask = None if attention_mask is None else torch.atleast_2d(attention_mask).to(device)
         wanted = None if labels is None else torch.atleast_2d(labels).to(device)
-        tokens = _nothing(self.width, device) if rows is None else rows.tokens.to(device)
+        tokens = nothing(self.width, device) if rows is None else rows.tokens.to(device)
         placed = place(
             tokens,
             ids,
@@ -254,7 +222,7 @@ class VLM(nn.Module):
             placed.positions.next_position[:, 0] - ids.shape[1],
             placed.visual,
             placed.labels,
-            _laid_out(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
+            laid_out(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
         )
 
     def forward(self, ready: Ready) -> Float[Tensor, "B S V"]:
@@ -338,39 +306,3 @@ class VLM(nn.Module):
             cache=cache,
         )
         return vlm.eval()
-
-
-# ---- the steps
-
-
-def _nothing(width: int, device: torch.device) -> Packed:
-    """A pack without items."""
-    pos = torch.zeros(0, 3, dtype=torch.int32, device=device)
-    return Packed(torch.zeros(0, width, device=device), pos, (), ())
-
-
-def _laid_out(deep: Sequence[Packed], visual: Tensor, like: Tensor) -> Tensor | None:
-    """(B, L, S, D): the rows of each pack where rows stand, zeros elsewhere. None without any."""
-    if not deep or not len(deep[0].x):
-        return None
-    zeros = torch.zeros_like(like)
-    if any(len(one.x) != len(deep[0].x) for one in deep):
-        raise ShapeError("deepstack packs have as many rows as the tokens", got=[len(one.x) for one in deep])
-    return torch.stack([zeros.masked_scatter(visual[..., None], one.x.to(like)) for one in deep], dim=1)
-
-
-def replace_settings(
-    settings: Any, max_new_tokens: int, temperature: float | None, top_p: float | None, num_beams: int
-) -> Any:
-    """A copy of a GenerationConfig with these choices. What the file says of temperature, top_p and top_k is left out:
-    published ones say top_k=1, with which a temperature would change nothing."""
-    from copy import deepcopy
-
-    made = deepcopy(settings)
-    drawn = temperature is not None
-    changes = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": drawn, "max_length": None}
-    changes |= {"temperature": temperature if drawn else 1.0, "top_p": top_p if drawn and top_p is not None else 1.0}
-    changes |= {"top_k": TOP_K}
-    for name, value in changes.items():
-        setattr(made, name, value)
-    return made

@@ -9,12 +9,31 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, SiglipTextModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, SiglipTextModel
 from transformers.models.siglip import SiglipTextConfig
 
-from tubelet.errors import ConfigError, InputError
+from tubelet.errors import ConfigError, InputError, KeyMismatch
 from tubelet.reduce.relevance import content_words
 from tubelet.shapes import Float
+from tubelet.weights.load import TensorReader
+from tubelet.weights.locate import Checkpoint, find_checkpoint
+
+
+def _stored(checkpoint: Checkpoint, model: SiglipTextModel) -> dict[str, Tensor]:
+    """The model's tensors out of a checkpoint, which names them text_model.*. Raises KeyMismatch."""
+    wanted = {name: f"text_model.{name.removeprefix('text_model.')}" for name in model.state_dict()}
+    missing = [key for key in wanted.values() if key not in checkpoint.home]
+    if missing:
+        raise KeyMismatch(
+            f"{len(missing)} tensors of a text tower are missing", missing=missing, source=checkpoint.name
+        )
+    with TensorReader(checkpoint) as reader:
+        found = {name: reader(key) for name, key in wanted.items()}
+    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    other = [(wanted[n], shapes[n], tuple(t.shape)) for n, t in found.items() if tuple(t.shape) != shapes[n]]
+    if other:
+        raise KeyMismatch(f"{len(other)} tensors of another shape", misshaped=other, source=checkpoint.name)
+    return found
 
 
 class SiglipText:
@@ -38,15 +57,22 @@ class SiglipText:
         dtype: torch.dtype | None = None,
         revision: str = "main",
     ) -> "SiglipText":
-        """The text part of a folder or hub id of SigLIP: safetensors only, no remote code. Raises ConfigError."""
+        """The text part of a folder or hub id of SigLIP: safetensors only, no remote code, and only its tensors.
+
+        Raises ConfigError where there is no such configuration or tokenizer, KeyMismatch naming tensors that are
+        missing or of another shape, and what reading weights raises.
+        """
         name = os.fspath(source)
         try:
-            model = SiglipTextModel.from_pretrained(
-                name, revision=revision, use_safetensors=True, trust_remote_code=False, dtype=dtype or torch.float32
-            )
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         except (OSError, ValueError) as e:
             raise ConfigError("no SigLIP text model with safetensors and a tokenizer there", source=name) from e
+        config = getattr(config, "text_config", config)
+        if not isinstance(config, SiglipTextConfig):
+            raise ConfigError("not a SigLIP text model", expected="siglip", got=getattr(config, "model_type", None))
+        model = SiglipTextModel(config).to(dtype=dtype or torch.float32)
+        model.load_state_dict(_stored(find_checkpoint(source, revision), model))
         torch.nn.Module.to(model, torch.device(device))
         return cls(model, tokenizer)
 

@@ -28,7 +28,7 @@ from tubelet.pixels.resize import Room, box_of, fit, resize_frames
 from tubelet.pixels.sparse_choice import ANCHOR, KEY, PLAIN, Choice, block_rows
 from tubelet.read.codec import Asked, Give, check_words, sampling_of, signals_of, watch_video
 from tubelet.read.codec_signals import CodecSignals
-from tubelet.read.codec_watch import FrameSignal, edges_px
+from tubelet.read.codec_watch import FrameSignal, edges_px, signal_for
 from tubelet.read.isolate import SUPPORTED, isolated_signals
 from tubelet.read.one import Job
 from tubelet.read.source import Source, open_source
@@ -116,7 +116,8 @@ def read_sparse(
 def _streamed(src: Source, recipe: PixelRecipe, budget: int, job: Job, signal: Asked, dense: float) -> Sparse:
     """Decoded here, each frame forgotten once its best blocks are held."""
     plan = plan_video(src, job.limits, job.sampling)
-    cuts = Cutter(plan.height, plan.width, len(plan.times_s), recipe, budget, dense, edges_px(plan.way), job.limits)
+    edges = edges_px(plan.way, signal_for(plan.codec, signal))
+    cuts = Cutter(plan.height, plan.width, len(plan.times_s), recipe, budget, dense, edges, job.limits)
     seen: list[FrameSignal] = []
 
     def begin() -> Give:

@@ -49,8 +49,9 @@ def codec_signals(
     source: one video: a path, bytes or a binary file object. signal: "auto" is the file's own vectors where the decoder
     exports them (H.264, MPEG-1, -2, -4, H.263 and their kin), else a search for them (HEVC, VP9, AV1 ...). isolate: as
     in `read`; a child process sends the frames along as well, which are dropped.
-    Cost: every frame is decoded and compared on one thread (about 1 ms at 640 x 360; larger pictures are compared at a
-    half or a quarter), except for "difference". Memory: the fields, and a quarter kilobyte for each packet of the file.
+    Cost: every frame is decoded and compared on one thread, at a half or a quarter where pictures are large; searching
+    costs several times what vectors do. "difference" decodes only the frames taken and what they need. Memory: the
+    fields, and a quarter kilobyte for each packet of the file.
     Raises: as `read`; UnsupportedFormat for a picture; InputError for vectors of a codec that has none.
 
     >>> codec_signals("walk.mp4", num_frames=3, signal="difference")
@@ -98,20 +99,24 @@ def read_both(
     src: Source, limits: Limits, sampling: Sampling, signal: Asked, *, allocate: Allocate = new_frames
 ) -> tuple[Clip, CodecSignals]:
     """The frames that are taken and their signals: what a child process sends. Raises: as `codec_signals`."""
-    plan = plan_video(src, limits, sampling)
-    frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
-    got: list[FrameSignal] = []
+    try:
+        plan = plan_video(src, limits, sampling)
+        frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
+        got: list[FrameSignal] = []
 
-    def begin() -> Give:
-        got.clear()
+        def begin() -> Give:
+            got.clear()
 
-        def give(slot: int, rgb: np.ndarray | None, seen: FrameSignal) -> None:
-            frames[slot] = rgb
-            got.append(seen)
+            def give(slot: int, rgb: np.ndarray | None, seen: FrameSignal) -> None:
+                frames[slot] = rgb
+                got.append(seen)
 
-        return give
+            return give
 
-    result, kind = watch_video(src, plan, limits, signal, begin)
+        result, kind = watch_video(src, plan, limits, signal, begin)
+    except TubeletError as error:
+        error.placed(source=src.name)
+        raise
     kept = frames if len(result.slots) == len(frames) else frames[list(result.slots)]
     clip = Clip(
         kept,
@@ -174,7 +179,7 @@ def watch_video(
 
 
 def signals_of(src: Source, plan: VideoPlan, result: VideoResult, kind: str, got: list[FrameSignal]) -> CodecSignals:
-    rows_px, columns_px = edges_px(plan.way)
+    rows_px, columns_px = edges_px(plan.way, kind)
     return CodecSignals(
         kind,
         plan.codec,

@@ -173,24 +173,29 @@ def _refined(
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
     """The best move of each cell among `moves` and their neighbours, by a pixel and then by half of one, and its cost.
 
-    All candidates of a step are cut out of one window, read a pixel further on each side.
+    A cell that a step explains takes no further one. All candidates of a step are cut out of one window, read a pixel
+    further on each side.
     """
     here = now.cells[y, :, x]
     around = before.around(y, x, moves)
-    best, cost = moves, _difference(here, around[:, 1:-1, 1:-1])
-    for dx, dy in _AROUND:  # content that moved by dx more comes from dx further left
-        tried = _difference(here, around[:, 1 - dy : 1 - dy + CELL, 1 - dx : 1 - dx + CELL])
-        best, cost = _better(best, cost, moves + np.array((dx, dy)), tried)
-    fine, rough = best.astype(np.float32), (cost > NOISE_LEVELS).nonzero()[0]
-    if len(rough):
-        halves = _half_pixels(before.around(y[rough], x[rough], best[rough]))
-        start, found, least = fine[rough], fine[rough], cost[rough]
-        for (dx, dy), tried in halves:
-            found, least = _better(
-                found, least, start + np.array((dx, dy), np.float32), _difference(here[rough], tried)
-            )
+    fine, cost = moves.astype(np.float32), _difference(here, around[:, 1:-1, 1:-1])
+    for step in (_whole_pixels, _half_pixels):
+        rough = (cost > NOISE_LEVELS).nonzero()[0]
+        if not len(rough):
+            break
+        mine, start = here[rough], fine[rough]
+        window = around[rough] if step is _whole_pixels else before.around(y[rough], x[rough], start.astype(np.int64))
+        found, least = start, cost[rough]
+        for further, tried in step(window):
+            found, least = _better(found, least, start + np.array(further, np.float32), _difference(mine, tried))
         fine[rough], cost[rough] = found, least
     return fine, cost
+
+
+def _whole_pixels(around: UInt8[np.ndarray, "n y x"]) -> Iterator[tuple[tuple[float, float], np.ndarray]]:
+    """((dx, dy), 8 x 8 blocks) of the moves a pixel around: what moved by dx more comes from dx further left."""
+    for dx, dy in _AROUND:
+        yield (dx, dy), around[:, 1 - dy : 1 - dy + CELL, 1 - dx : 1 - dx + CELL]
 
 
 def _half_pixels(around: UInt8[np.ndarray, "n y x"]) -> Iterator[tuple[tuple[float, float], np.ndarray]]:

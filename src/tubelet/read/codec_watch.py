@@ -30,7 +30,8 @@ from tubelet.shapes import Float, UInt8
 
 Signal = Literal["vectors", "blocks", "difference"]
 SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
-_MOST_PIXELS: Final = 1 << 19  # of luma to compare; larger pictures are halved until they are below
+# Pixels of luma to compare; larger pictures are halved until they are below. Searching costs several times as much.
+_MOST_PIXELS: Final[dict[str, int]] = {"vectors": 1 << 19, "blocks": 1 << 18, "difference": 1 << 19}
 _LUMA_FIRST: Final = frozenset(  # formats whose first plane is luma of 8 bits
     (
         *("gray", "nv12", "nv21", "yuva420p", "yuv410p", "yuv411p"),
@@ -97,8 +98,8 @@ class Watcher:
         self._rank = np.full(len(index.size), -1, np.int32)  # of each packet; -1: its picture is not shown
         self._rank[index.order] = np.arange(len(index.order), dtype=np.int32)
         self._references = References(index, nal_bytes if codec == "h264" else -1)
-        self.shrink = shrink_of(way.stored_h, way.stored_w)
-        size = compared_size(way)
+        self.shrink = shrink_of(way.stored_h, way.stored_w, signal)
+        size = compared_size(way, signal)
         self._now, self._before = Luma(*size), Luma(*size)
         self._reformatter = VideoReformatter()
         self._cuts = CutFinder()
@@ -232,17 +233,17 @@ class References:
         return Reach(starts[rank] - starts[before], starts[rank] - starts[back], starts[rank] - starts[forward])
 
 
-def shrink_of(height: int, width: int) -> int:
+def shrink_of(height: int, width: int, signal: str) -> int:
     """By how much a stored picture is reduced for comparing: 1, 2, 4 ..."""
     shrink = 1
-    while (height // shrink) * (width // shrink) > _MOST_PIXELS:
+    while (height // shrink) * (width // shrink) > _MOST_PIXELS[signal]:
         shrink *= 2
     return shrink
 
 
-def compared_size(way: Upright) -> tuple[int, int]:
+def compared_size(way: Upright, signal: str) -> tuple[int, int]:
     """Height and width of the luma that is compared, as stored."""
-    shrink = shrink_of(way.stored_h, way.stored_w)
+    shrink = shrink_of(way.stored_h, way.stored_w, signal)
     return max(1, way.stored_h // shrink), max(1, way.stored_w // shrink)
 
 
@@ -267,10 +268,10 @@ def turned(field: Float[np.ndarray, "h w"], way: Upright) -> Float[np.ndarray, "
     return np.ascontiguousarray(out[:: -1 if way.flip_rows else 1, :: -1 if way.flip_columns else 1])
 
 
-def edges_px(way: Upright) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def edges_px(way: Upright, signal: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(rows, columns): where the cells of an upright field begin and end, in pixels of the upright picture, from 0 to
     its height and width. The cells at one edge may be smaller."""
-    height, width = compared_size(way)
+    height, width = compared_size(way, signal)
     down, across = _edges(height, way.square_h), _edges(width, way.square_w)
     if way.transpose:
         down, across = across, down

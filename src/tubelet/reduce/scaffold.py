@@ -3,10 +3,10 @@
 whole view 27 x 27, tiles 27 x 27 each   ->   whole view 8 x 8, kept as it is, and budget - 64 rows of the tiles
 """
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from tubelet.errors import InputError
@@ -61,23 +61,27 @@ def with_scaffold(inputs: Inputs, *, rows: int) -> Scaffold:
 def whole_views(p: Packed) -> tuple[int, ...]:
     """The number of the coarsest view of each picture that shows all of it, for pictures of several views.
 
-    >>> whole_views(tubelet.pack([torch.zeros(4, 1)], [tubelet.Item.of(1, 2, 2)]))
-    ()
+    A strip narrower than one of its cells may be missing, such as what a patch of 14 leaves of 384 pixels.
+
+        >>> whole_views(tubelet.pack([torch.zeros(4, 1)], [tubelet.Item.of(1, 2, 2)]))
+        ()
     """
     views: dict[int, list[int]] = {}
     for i, item in enumerate(p.items):
         views.setdefault(item.picture, []).append(i)
     found = []
     for members in views.values():
-        shown = [_shown(p.items[i]) for i in members]
-        low, high = torch.tensor(shown)[:, :2].amin(dim=0), torch.tensor(shown)[:, 2:].amax(dim=0)
-        every = [
-            i
-            for i, box in zip(members, shown, strict=True)
-            if bool((torch.tensor(box[:2]) <= low + 1).all() and (torch.tensor(box[2:]) >= high - 1).all())
-        ]
+        shown = {i: _shown(p.items[i]) for i in members}
+        left, top = (min(box[n] for box in shown.values()) for n in (0, 1))
+        right, bottom = (max(box[n] for box in shown.values()) for n in (2, 3))
+        every = []
+        for i in members:
+            wide, high = _cell(p.items[i])
+            across = shown[i][0] - left < wide and right - shown[i][2] < wide
+            if across and shown[i][1] - top < high and bottom - shown[i][3] < high:
+                every.append(i)
         if len(members) > 1 and every:
-            found.append(max(every, key=lambda i: _area(p.items[i])))
+            found.append(max(every, key=lambda i: math.prod(_cell(p.items[i]))))
     return tuple(found)
 
 
@@ -87,7 +91,7 @@ def _shown(item: Item) -> tuple[float, float, float, float]:
     return max(a, left), max(b, top), min(c, right), min(d, bottom)
 
 
-def _area(item: Item) -> float:
-    """Of one cell, in pixels of the picture."""
+def _cell(item: Item) -> tuple[float, float]:
+    """Width and height of one cell, in pixels of the picture."""
     left, top, right, bottom = item.box
-    return (right - left) / item.grid.w * (bottom - top) / item.grid.h
+    return (right - left) / item.grid.w, (bottom - top) / item.grid.h
