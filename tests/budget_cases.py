@@ -6,6 +6,7 @@ the tensors of the library, not the interpreter's pages, which depend on what ra
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,8 +102,28 @@ def _in_place_product(self: Any, a: Any, b: Any, *args: Any, **options: Any) -> 
     return 2 * a[0] * a[1] * b[1]
 
 
+def _attended(query: Any, key: Any, *args: Any, products: int, **options: Any) -> int:
+    b, heads, rows, width = query
+    return products * 2 * b * heads * rows * key[2] * width
+
+
+def _attended_back(grad: Any, query: Any, key: Any, *args: Any, **options: Any) -> int:
+    return _attended(query, key, products=5)  # scores once more, and the gradients of scores, v, q and k
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter with entries for what some of its releases do not know: the in-place product, which none does,
+    and attention on a CPU, which those before 2.15 do not."""
+    own = {
+        torch.ops.aten.addmm_: _in_place_product,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: partial(_attended, products=2),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attended_back,
+    }
+    return FlopCounterMode(display=False, custom_mapping=own)
+
+
 def counted(work: Callable[[], object]) -> int:
-    """FLOPs of `work` by torch's counter, which has no entry for the in-place product: that one is given to it."""
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _in_place_product}) as counter:
+    """FLOPs of `work` by torch's counter."""
+    with flop_counter() as counter:
         work()
     return counter.get_total_flops()

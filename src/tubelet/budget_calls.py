@@ -86,7 +86,7 @@ def patch(trace: Trace) -> None:
         trace.briefly(2 * rows)
         trace.make(rows, weight if trace.half else 0)
     trace.make(trace.first)
-    trace.rounded(trace.load.patches * c.hidden)
+    trace.product(trace.load.patches, c.pixels.width, c.hidden)
     if not trace.load.floats:
         trace.drop(values * FLOAT, weight if trace.half else 0)
     if not trace.saving:
@@ -95,7 +95,7 @@ def patch(trace: Trace) -> None:
     def back() -> None:
         trace.where = "backward of the patch embedding"
         trace.make(values * a)
-        trace.rounded(values)
+        trace.product(c.hidden, trace.load.patches, c.pixels.width, turned=True)
         trace.drop(trace.first, rows)
         if not trace.load.floats:
             trace.briefly(values * ((2 * FLOAT) if trace.half else FLOAT))

@@ -17,7 +17,17 @@ from typing import Literal
 
 from tubelet.budget_calls import inference, local_layers, making_tables, table_bytes, training
 from tubelet.budget_flops import inner_lengths, window_lengths
-from tubelet.budget_trace import FLOAT, POS_BYTES, Load, Runs, Trace, attention_scratch, index_bytes, tables_bytes
+from tubelet.budget_trace import (
+    FLOAT,
+    POS_BYTES,
+    Load,
+    Runs,
+    Trace,
+    attention_scratch,
+    index_bytes,
+    product_scratch,
+    tables_bytes,
+)
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.errors import ConfigError
 from tubelet.grid import Grid
@@ -147,6 +157,10 @@ def in_place_moments(config: EncoderConfig, load: Load, block: int, cached: int)
     moments = _before_the_layers(config, load, block, cached) | {
         "scales in the weights": buffers + (config.mlp * d * a if widened else 0) if config.scale else 0,
         "norm inside a layer": buffers + part * d * a + _beside(config.norm, d, part, a),
+        "products inside a layer": buffers + max(
+            part * d * a + max(product_scratch(load, part, d, 3 * d), product_scratch(load, part, d, up)),
+            product_scratch(load, part, config.mlp, d),
+        ),
         "rotary positions": buffers + turned,
         "attention": buffers + max(attention_bytes(load, config, n, m) for n, m in (*load.runs, *load.local)),
         "x sigmoid(1.702 x)": buffers + few * config.mlp * a if config.act == "quick_gelu" else 0,
@@ -175,7 +189,7 @@ def _before_the_layers(config: EncoderConfig, load: Load, block: int, cached: in
         "rotary tables": index + max(making_tables(config, load), 4 * index),
         "folding the patch weight": tables + _folded(config, load),
         "patch embedding": tables + d * FLOAT + one * max(a, FLOAT) + one * (a if a != FLOAT else 0) + first
-        + part * w * a * min(count, 2),
+        + part * w * a * min(count, 2) + product_scratch(load, part, w, d),
         "norm of the patch embedding": tables + 2 * first + _beside(config.norm, d, t, a) if config.embed_norm else 0,
         "positions of the table": tables + first + max(making, adding) if config.table is not None else 0,
         "rows in their places inside": tables + 3 * x if index else 0,
@@ -199,7 +213,12 @@ def _merging_in_place(config: EncoderConfig, load: Load, block: int) -> dict[str
     rows, width = (out, wide) if merger.joined else (t, config.hidden)
     return {
         "norm of the merger": kept + x * (1 + widened) + _beside(merger.norm, width, rows, a),
-        "merger": kept + x + weights + out * merger.out * a + part * wide * a + last,
+        "merger": kept
+        + x
+        + weights
+        + out * merger.out * a
+        + part * wide * a
+        + max(last, product_scratch(load, part, wide, wide), product_scratch(load, part, wide, merger.out)),
     }
 
 
@@ -249,14 +268,14 @@ def memory(
         raise ConfigError(f"no plan for {mode} in {dtype}", expected=(*ITEM_BYTES,), got=(mode, dtype))
     rows, item = sum(g.rows for g in grids), ITEM_BYTES[dtype]
     cpu = device == "cpu"
-    work, sums, torch_threads = _machine(dtype)
+    work, sums, packs, torch_threads = _machine(dtype)
     threads = torch_threads if threads is None else threads
     in_place = mode == "inference" and cpu and not plain
     full, local = _runs(config, grids, joined=not cpu and item < FLOAT)
     inside = sum(n * m for n, m in full)
     load = Load(
         inside, full, item, work if in_place else item, threads * cpu, cpu, sums and cpu, pixels == "float",
-        inside - rows, local, tuple(dict.fromkeys((g.h, g.w) for g in grids)),
+        inside - rows, local, tuple(dict.fromkeys((g.h, g.w) for g in grids)), packs and cpu,
     )  # fmt: skip
     if rows == 0:
         moments = {"nothing": 0}
@@ -285,9 +304,9 @@ def _runs(config: EncoderConfig, grids: Sequence[Grid], *, joined: bool) -> tupl
     return runs_of(lengths), runs_of(windows)
 
 
-def _machine(dtype: Dtype) -> tuple[int, bool, int]:
+def _machine(dtype: Dtype) -> tuple[int, bool, bool, int]:
     """Of this CPU, for weights of `dtype`: bytes of an activation, whether a product keeps float32 sums of its own,
-    and torch's threads.
+    whether it packs what it reads, and torch's threads.
 
     Without arithmetic of bfloat16, oneDNN adds a product up in a float32 tensor of its size and rounds that at the
     end; products of float16 are then not oneDNN's, and round as they go.
@@ -298,4 +317,5 @@ def _machine(dtype: Dtype) -> tuple[int, bool, int]:
 
     kind = getattr(torch, dtype)
     sums = kind == torch.bfloat16 and not has_arithmetic(kind)
-    return work_dtype(kind).itemsize, sums, torch.get_num_threads()
+    packs = kind != torch.float32 and has_arithmetic(kind)
+    return work_dtype(kind).itemsize, sums, packs, torch.get_num_threads()

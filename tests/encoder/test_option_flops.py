@@ -2,8 +2,8 @@
 
 import pytest
 from test_options import OPTIONS, build, pack_for
-from torch.utils.flop_counter import FlopCounterMode
 
+from budget_cases import flop_counter
 from tubelet.budget_flops import encoder_flop, training_flop, window_lengths
 from tubelet.encoder.layout import layout_of
 
@@ -13,7 +13,7 @@ def test_equal_torchs_counter(name: str) -> None:
     encoder = build(name)
     p = pack_for(encoder)
     grids = [i.grid for i in p.items]
-    with FlopCounterMode(display=False) as counter:  # with gradients: products into given memory are not counted
+    with flop_counter() as counter:  # with gradients: products into given memory are not counted
         encoder.features(p)
     planned = encoder_flop(encoder.config, grids, pool=encoder.pool is not None)
     assert sum(planned.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
@@ -23,7 +23,7 @@ def test_equal_torchs_counter(name: str) -> None:
 def test_training_equals_torchs_counter(name: str) -> None:
     encoder = build(name)
     p = pack_for(encoder)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         f = encoder.features(p)
         loss = f.tokens.x.sum() + sum(d.x.sum() for d in f.deepstack)
         (loss if f.pooled is None else loss + f.pooled.sum()).backward()
