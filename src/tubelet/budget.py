@@ -165,7 +165,9 @@ class Plan:
         if self.config is None:
             raise ConfigError("memory needs an encoder, and this plan knows a recipe only")
         alone = memory(self.config, self.grids, dtype=dtype, mode=mode, **how)
-        return alone if self.projection is None else with_projector(alone, self.projection, dtype, mode)
+        if self.projection is None:
+            return alone
+        return with_projector(alone, self.projection, dtype, mode, device=how.get("device", "cpu"))
 
     def projector_bytes(self, dtype: Dtype = "float32") -> int:
         """Weights of the projector, which are part of `memory`; 0 where there is none."""

@@ -304,6 +304,16 @@ def _runs(config: EncoderConfig, grids: Sequence[Grid], *, joined: bool) -> tupl
     return runs_of(lengths), runs_of(windows)
 
 
+def beside_product(dtype: Dtype, rows: int, inner: int, out: int, *, device: str = "cpu") -> int:
+    """Bytes beside the result of one product (rows x inner) (inner x out) while it is made, on this machine's CPU."""
+    _, sums, packs, threads = _machine(dtype)
+    if device != "cpu" or not (sums or packs):
+        return 0
+    half = ITEM_BYTES[dtype]
+    packed = product_scratch(Load(rows, (), half, half, threads, packs=packs), rows, inner, out)
+    return max(packed, rows * out * FLOAT if sums else 0)
+
+
 def _machine(dtype: Dtype) -> tuple[int, bool, bool, int]:
     """Of this CPU, for weights of `dtype`: bytes of an activation, whether a product keeps float32 sums of its own,
     whether it packs what it reads, and torch's threads.

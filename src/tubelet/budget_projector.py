@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from tubelet.budget_flops import projector_layers, projector_parameters
-from tubelet.budget_memory import ITEM_BYTES, Dtype, Memory, Mode
+from tubelet.budget_memory import ITEM_BYTES, Dtype, Memory, Mode, beside_product
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Projection:
         return [self.rows * self.wide, *[self.rows * self.out] * max(0, 2 * len(self.layers) - 1)]
 
 
-def with_projector(found: Memory, after: Projection, dtype: Dtype, mode: Mode) -> Memory:
-    """`found`, an encoder's memory, with the projector's weights, optimizer state and moment added.
+def with_projector(found: Memory, after: Projection, dtype: Dtype, mode: Mode, *, device: str = "cpu") -> Memory:
+    """`found`, an encoder's memory on that device, with the projector's weights, optimizer state and moment added.
 
     >>> from tubelet.budget_memory import memory
     >>> from tubelet.families.onevision import VARIANTS
@@ -61,7 +61,7 @@ def with_projector(found: Memory, after: Projection, dtype: Dtype, mode: Mode) -
     item = ITEM_BYTES[dtype]
     weights = after.parameters * item
     if mode == "inference":
-        moments = found.moments_bytes | {"projector": _forward(after, item)}
+        moments = found.moments_bytes | {"projector": _forward(after, dtype, device)}
         optimizer = 0
     else:
         out = after.steps[-1] * item if after.layers else 0  # the caller has it, in place of the tokens
@@ -86,13 +86,12 @@ def _before(after: Projection, item: int) -> int:
     return (after.tokens * after.width + (after.rows * after.wide if after.copied else 0)) * item
 
 
-def _forward(after: Projection, item: int) -> int:
+def _forward(after: Projection, dtype: Dtype, device: str) -> int:
     """Two neighbouring steps are alive at once; what goes in stays, for the caller has it."""
-    steps = after.steps
+    steps, item = after.steps, ITEM_BYTES[dtype]
     inside = max((a + b for a, b in pairwise(steps[1:])), default=sum(steps[1:]))
-    # a CPU without arithmetic of half types accumulates a product in float32; elsewhere this is room to spare
-    widened = after.rows * after.out * ITEM_BYTES["float32"] if item < ITEM_BYTES["float32"] and after.layers else 0
-    return _before(after, item) + inside * item + widened
+    beside = max((beside_product(dtype, after.rows, a, b, device=device) for a, b in after.layers), default=0)
+    return _before(after, item) + inside * item + beside
 
 
 def _backward(after: Projection, item: int) -> int:

@@ -33,6 +33,7 @@ from tubelet.pixels.patchify import normalise, unpatchify
 from tubelet.weights.save import save_encoder
 
 FP32_ATOL = 1e-4  # at outputs of order 10; smaller outputs are held to it as they are
+SAME_WEIGHTS_ATOL = 1e-5  # equal weights in other memory: its alignment chooses among kernels, which round differently
 GRAD_RTOL = 1e-4  # of the largest entry of each gradient
 BF16_COSINE = 0.999
 
@@ -372,7 +373,7 @@ def check_save_back(pair: Pair, folder: Path) -> None:
         bare = bare_name(name, pair.family)
         if bare in used or bare not in pair.family.unused:
             assert torch.equal(state[name], tensor), name
-    compare(run_peer(pair, pair.rows, model.eval()), run_peer(pair, pair.rows), atol=0.0)
+    compare(run_peer(pair, pair.rows, model.eval()), run_peer(pair, pair.rows), atol=SAME_WEIGHTS_ATOL)
 
 
 def check_variants(family: Family, peer: type[PreTrainedModel], config: type[PreTrainedConfig]) -> None:
