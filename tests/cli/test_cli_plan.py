@@ -92,7 +92,9 @@ def test_the_projector_is_part_of_the_memory(tubelet: Run):
     for dtype, of in both["memory_bytes"].items():
         assert of["projector"] > 0
         assert of["weights"] == alone["memory_bytes"][dtype]["weights"] + of["projector"]
-        assert of["inference"] > alone["memory_bytes"][dtype]["inference"] + of["projector"]
+        before = alone["memory_bytes"][dtype]["inference"] + of["projector"]
+        assert of["inference"] >= before  # above it where its moment is the highest: always in float32
+        assert of["inference"] > before or dtype != "float32"
 
 
 @pytest.mark.parametrize("more", [(), ("--patch", 16), ("--views", "lavida"), ("--patch", 14, "--views", "lavida")])
