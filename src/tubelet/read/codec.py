@@ -23,7 +23,7 @@ from tubelet.read.isolate import SUPPORTED, isolated_signals
 from tubelet.read.one import Job as OneJob
 from tubelet.read.sampling import Sampling
 from tubelet.read.source import Source, open_source
-from tubelet.read.video import VideoPlan, VideoResult, plan_video, result_of
+from tubelet.read.video import VideoPlan, VideoResult, clip_of, plan_video, result_of
 from tubelet.read.video_decode import Job, decode, decode_plain
 from tubelet.read.video_index import Segment, segments
 
@@ -117,18 +117,7 @@ def read_both(
     except TubeletError as error:
         error.placed(source=src.name)
         raise
-    kept = frames if len(result.slots) == len(frames) else frames[list(result.slots)]
-    clip = Clip(
-        kept,
-        result.times_s,
-        source=src.name,
-        is_video=True,
-        duration_s=result.duration_s,
-        complete=result.complete,
-        frames_expected=result.frames_expected,
-        notes=result.notes,
-    )
-    return clip, signals_of(src, plan, result, kind, got)
+    return clip_of(src, frames, result), signals_of(src, plan, result, kind, got)
 
 
 def watch_video(

@@ -201,6 +201,11 @@ def read_video(
     except TubeletError as error:
         error.placed(source=src.name)
         raise
+    return clip_of(src, frames, result)
+
+
+def clip_of(src: Source, frames: np.ndarray, result: VideoResult) -> Clip:
+    """The frames that were delivered, out of room for all that were planned."""
     kept = frames if len(result.slots) == len(frames) else frames[list(result.slots)]
     return Clip(
         kept,
