@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_inputs import write_clip
 from safetensors import safe_open
+from tests.cli.cli_inputs import write_clip
 from tests.families.pooling_towers import pooled_by_peer, write_tower
 
 from tubelet import Packed, read
@@ -20,7 +20,7 @@ from tubelet.cli.encode import chunks
 from tubelet.encoder.config import EncoderConfig
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.read.sampling import Sampling
+from tubelet.reading.sampling import Sampling
 from tubelet.weights.load import load_encoder, untrained
 from tubelet.weights.save import save_encoder
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from conftest import Run
-from tubelet.chart import ticks
+from tests.cli.conftest import Run
 from tubelet.cli.plan import parse_bytes
 from tubelet.cli.terminal import UsageError
+from tubelet.inspect.draw.chart import ticks
 
 
 def planned(tubelet: Run, *args: object) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from torch import Tensor
 import tubelet
 from tubelet import load_encoder
 from tubelet.encoder.attention import Segments
+from tubelet.encoder.attention_scores import Queries, attended, received
 from tubelet.encoder.layers import Layer
 from tubelet.encoder.model import Encoder
-from tubelet.encoder.received import Queries, attended, received
 from tubelet.errors import ConfigError
 from tubelet.packed import Item, Packed, pack
 

@@ -20,10 +20,10 @@ from tubelet.encoder.model import Encoder, Ran
 from tubelet.errors import ConfigError, ShapeError, WeightsError
 from tubelet.integrations import llava
 from tubelet.integrations.llava import VisionTower, build_vision_tower, encode_images, state_numbers
+from tubelet.language.project.projector import build_projector
 from tubelet.packed import Grid, Item, Packed
 from tubelet.pixels.patchify import from_pixels, normalise
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.project import build_projector
 from tubelet.weights.save import save_encoder
 
 PATCH, D = 4, 32

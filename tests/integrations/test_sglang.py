@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from record_servers import RECORDERS
+from tests.integrations.record_servers import RECORDERS
 
 import tubelet
 from tubelet import Grid, Item, Packed, TokenIds
 from tubelet.errors import AlignmentError, ConfigError, InputError, ShapeError
 from tubelet.integrations.sglang import FORMAT, MODELS, RULES, request
-from tubelet.language.features import Rows
-from tubelet.language.mrope import ONE_D, rope_index
+from tubelet.language.placing.mrope import ONE_D, rope_index
+from tubelet.language.vlm.features import Rows
 
 SAID: dict[str, Any] = json.loads((Path(__file__).parent / "servers" / "sglang.json").read_text(encoding="utf-8"))
 IMAGE, VIDEO, START, END = 90, 91, 92, 93

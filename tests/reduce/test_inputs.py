@@ -6,15 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tubelet.encoder.attention_scores import attended
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
-from tubelet.encoder.received import attended
 from tubelet.errors import ConfigError, InputError, LimitError
 from tubelet.families.siglip import SIGLIP
 from tubelet.packed import Grid
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.reduce.condense import fitting_grid
 from tubelet.reduce.inputs import inputs_of, smaller_patches
 from tubelet.reduce.methods import Settings, choose

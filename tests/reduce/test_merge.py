@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_cases import in_block_order, items_of, packs, shuffled, values
+from tests.reduce.merge_cases import in_block_order, items_of, packs, shuffled, values
 from torch import Tensor
 
 import tubelet

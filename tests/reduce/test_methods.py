@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from merge_cases import values
+from tests.reduce.merge_cases import values
 from torch import Tensor
 
 from tubelet.errors import InputError, LimitError, NotFinite, ShapeError, TubeletError

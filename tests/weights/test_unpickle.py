@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import random_encoder, tiny_config
+from tests.weights.tiny_models import random_encoder, tiny_config
 
 from tubelet.errors import TubeletError, UnsafeFile, UnsafePath, WeightsError, WorkerDied
 from tubelet.families import onevision as ov

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors import safe_open
-from whole_models import LANGUAGE, config_of, small, tensors_of, whole
+from tests.weights.whole_models import LANGUAGE, config_of, small, tensors_of, whole
 
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, WeightsError

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import RenderableType
 
-    from tubelet.language.chat import Asked
-    from tubelet.language.model import VLM
-    from tubelet.read.clip import Clip
-    from tubelet.read.sampling import Sampling
+    from tubelet.language.vlm.chat import Asked
+    from tubelet.language.vlm.model import VLM
+    from tubelet.reading.clip import Clip
+    from tubelet.reading.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Ask:
             terminal.say(f"{file_name(self.model)} is UNTRAINED: random weights, the answer means nothing")
         laps["load"] = time.perf_counter() - start
         start = time.perf_counter()
-        from tubelet.language.chat import ask
+        from tubelet.language.vlm.chat import ask
 
         asked = ask(vlm, clips, question)
         laps["encode"] = time.perf_counter() - start
@@ -120,7 +120,7 @@ class Ask:
         import torch
 
         from tubelet.cli.model import device_of
-        from tubelet.language.model import VLM
+        from tubelet.language.vlm.model import VLM
 
         kind = None if self.dtype == "stored" else getattr(torch, self.dtype)
         where = device_of(self.device)
@@ -131,7 +131,7 @@ class Ask:
         return vlm
 
     def _read(self, files: Sequence[str], sampling: "Sampling") -> "list[Clip]":
-        from tubelet.read import read
+        from tubelet.reading import read
 
         return read(
             list(files),
@@ -148,7 +148,7 @@ class Ask:
         """The answer, said to stdout as it comes, and how many tokens it took. `laps` gets the times since `start`."""
         import torch
 
-        from tubelet.language.stream import Spoken
+        from tubelet.language.vlm.stream import Spoken
 
         said: list[str] = []
 
@@ -175,7 +175,7 @@ class Ask:
 def drawn(asked: "Asked") -> "Image":
     """Every picture with the grid of the tokens the model saw and every clip's frames with it, under one another."""
 
-    from tubelet.draw import contact_sheet, draw_grid
+    from tubelet.inspect.draw.frames import contact_sheet, draw_grid
 
     pages = []
     for item, side in zip(asked.rows.tokens.items, asked.sides, strict=True):

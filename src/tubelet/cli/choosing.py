@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tubelet.packed import Packed
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
-    from tubelet.read.clip import Clip
-    from tubelet.read.sampling import Sampling
+    from tubelet.reading.clip import Clip
+    from tubelet.reading.sampling import Sampling
     from tubelet.reduce.inputs import Space
     from tubelet.reduce.methods import Inputs, Need, Settings, Sparse
     from tubelet.reduce.scores import Box
@@ -153,7 +153,7 @@ def words_of(wish: Wish, model: "Model") -> "Tensor | None":
             f"{model.name} has random weights and no text tower; give --model FOLDER of SigLIP's weights, or {instead}",
             source=model.name,
         )
-    from tubelet.language.siglip_text import SiglipText
+    from tubelet.reduce.siglip_text import SiglipText
 
     return SiglipText.load(model.name).words(wish.text)
 
@@ -215,7 +215,7 @@ def seen_of(
 ) -> Seen:
     """One file, read, cut and encoded, with everything the methods need. Raises what these raise, naming the file."""
     from tubelet.pixels.patchify import patchify
-    from tubelet.read import read
+    from tubelet.reading import read
     from tubelet.reduce.scaffold import whole_views
 
     start = time.perf_counter()

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tubelet.cli.model import Model
-    from tubelet.metrics import Estimate
+    from tubelet.inspect.metrics import Estimate
     from tubelet.reduce.methods import Choice
 
 REFERENCES = ("random", "pool", "downsample")
@@ -162,11 +162,11 @@ class Compare:
 
     def _page(self, seen: Seen, choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
         from tubelet.cli.compare_report import cells
-        from tubelet.draw import name_of
-        from tubelet.draw_cells import layers_of
-        from tubelet.draw_compare import Entry, draw_comparison
-        from tubelet.draw_kept import warning
-        from tubelet.lettering import INK, Line
+        from tubelet.inspect.draw.cells import layers_of
+        from tubelet.inspect.draw.compare import Entry, draw_comparison
+        from tubelet.inspect.draw.frames import name_of
+        from tubelet.inspect.draw.kept import warning
+        from tubelet.inspect.draw.lettering import INK, Line
         from tubelet.reduce.methods import METHODS
 
         tokens, model, wish = seen.inputs.tokens, result.model, result.wish
@@ -216,7 +216,7 @@ class Compared:
 
     def rows(self, index: int | None = None) -> "dict[str, dict[str, Estimate]]":
         """The numbers of each method: over all files, or of one."""
-        from tubelet.metrics import quantile_of, summary
+        from tubelet.inspect.metrics import quantile_of, summary
         from tubelet.packed import concat
 
         picked = range(len(self.seen)) if index is None else (index,)
@@ -233,7 +233,7 @@ class Compared:
 
     def _chance(self, index: int) -> "dict[str, Estimate]":
         """The mean of many random choices from one picture."""
-        from tubelet.metrics import mean_of, summary
+        from tubelet.inspect.metrics import mean_of, summary
         from tubelet.reduce.methods import choose
 
         seen = self.seen[index]
@@ -250,8 +250,8 @@ def whole_costs(seen: Seen, wish: Wish, model: "Model", runs: int) -> dict[str, 
     """Of each method: seconds of the encoder and itself over those of the encoder alone, run by run in turns."""
     import torch
 
-    from tubelet.encoder.received import attended
-    from tubelet.metrics import timed
+    from tubelet.encoder.attention_scores import attended
+    from tubelet.inspect.metrics import timed
     from tubelet.reduce.methods import METHODS, choose
     from tubelet.reduce.relevance import in_joint_space
 

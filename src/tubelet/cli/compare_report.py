@@ -11,7 +11,7 @@ from tubelet.cli.terminal import visible
 
 if TYPE_CHECKING:
     from tubelet.cli.compare import Compared
-    from tubelet.metrics import Estimate
+    from tubelet.inspect.metrics import Estimate
 
 SHOWN = {
     "coverage": "coverage",

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tubelet.cli.model import Model
-    from tubelet.grid import Item
+    from tubelet.packed.grid import Item
     from tubelet.pixels.load import LoadedSource
     from tubelet.pixels.recipe import PixelRecipe
-    from tubelet.read.sampling import Sampling
+    from tubelet.reading.sampling import Sampling
 
 CHUNK_ROWS = 32_768  # patches that are decoded and encoded together; memory grows with it, results do not change
 CHUNK_FILES = 256
@@ -87,7 +87,7 @@ class Encode:
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        from tubelet.cli.report import encode_document, encode_table
+        from tubelet.cli.encode_report import encode_document, encode_table
 
         sampling = self._checked()
         out = output_file(self.out, self.files)
@@ -253,8 +253,8 @@ def chunks(
 def expected_rows(file: str, recipe: "PixelRecipe", sampling: "Sampling", animation: bool) -> int:
     """Patches a file will have, from its header alone; 0 where that fails, because reading it will tell why."""
     from tubelet.pixels.resize import grid_of
-    from tubelet.read import probe
-    from tubelet.read.image import PictureInfo
+    from tubelet.reading.picture.image import PictureInfo
+    from tubelet.reading.read import probe
 
     try:
         info = probe(file)

@@ -24,8 +24,8 @@ from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tubelet.budget import After
     from tubelet.encoder.config import EncoderConfig
+    from tubelet.inspect.budget.plan import After
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
     from tubelet.pixels.views_plan import Joining, Pool
@@ -96,10 +96,10 @@ class Plan:
         most_bytes = None if self.fit_memory is None else parse_bytes(self.fit_memory)
         self._checked(most_bytes)
         out = None if self.plot is None else output_file(self.plot, self.files)
-        from tubelet.budget import plan
-        from tubelet.budget_fit import fit_budget
-        from tubelet.budget_inputs import Input, inputs_of
         from tubelet.cli.plan_report import extras, plan_table
+        from tubelet.inspect.budget.fit import fit_budget
+        from tubelet.inspect.budget.inputs import Input, inputs_of
+        from tubelet.inspect.budget.plan import plan
         from tubelet.pixels.views import ViewRule
 
         what, after = self._what()
@@ -148,16 +148,16 @@ class Plan:
     def _rate(self, config: "EncoderConfig | None") -> float | None:
         if not self.measure or config is None:
             return None
-        from tubelet.budget_rate import gemm_rate
         from tubelet.cli.model import device_of
+        from tubelet.inspect.speed.rate import gemm_rate
 
         return gemm_rate(config.hidden, dtype=self.dtype, device=device_of(self.device))
 
     def _what(self) -> "tuple[EncoderConfig | PixelRecipe, After]":
         """The encoder or recipe, whose sizes --merge divides, and what follows it."""
-        from tubelet.budget import After
-        from tubelet.budget_shapes import LANGUAGE, VGGT
         from tubelet.families import variants
+        from tubelet.inspect.budget.networks import LANGUAGE, VGGT
+        from tubelet.inspect.budget.plan import After
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.llm is not None and self.llm not in LANGUAGE:

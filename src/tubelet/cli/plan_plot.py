@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tubelet.budget import Plan, plan
-from tubelet.budget_inputs import Input
-from tubelet.chart import Panel, chart
 from tubelet.cli.terminal import megabytes
 from tubelet.errors import InputError
-from tubelet.lettering import INK, Line
+from tubelet.inspect.budget.inputs import Input
+from tubelet.inspect.budget.plan import Plan, plan
+from tubelet.inspect.draw.chart import Panel, chart
+from tubelet.inspect.draw.lettering import INK, Line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -174,9 +174,9 @@ class Select:
         result.add(file_name(self.files[index]), file_name(str(path)), seen, choice)
 
     def _draw(self, seen: Seen, choice: "Choice", wish: Wish, model: "Model") -> "Image":
-        from tubelet.draw_cells import layers_of
-        from tubelet.draw_kept import draw_kept, warning
-        from tubelet.lettering import Line
+        from tubelet.inspect.draw.cells import layers_of
+        from tubelet.inspect.draw.kept import draw_kept, warning
+        from tubelet.inspect.draw.lettering import Line
         from tubelet.reduce.methods import METHODS
 
         name, tokens = wish.methods[0], seen.inputs.tokens
@@ -258,7 +258,7 @@ class Selected:
 
 def _scores_of(tokens: "Packed", choice: "Choice") -> "Tensor | None":
     """The scores of the kept rows, where a method has such."""
-    from tubelet.metrics.pictures import still_there
+    from tubelet.inspect.metrics.pictures import still_there
 
     if choice.scores is None or choice.kept.items != tokens.items:
         return None

@@ -20,8 +20,8 @@ from torch import Tensor
 from tubelet.encoder.attention import Segments, frame_segments, item_segments, sent
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.grid import all_positions
 from tubelet.packed import Packed
+from tubelet.packed.grid import all_positions
 from tubelet.shapes import Int64, Shaped
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import AlignmentError, ConfigError, InputError, ShapeError
-from tubelet.language.features import Rows
+from tubelet.language.vlm.features import Rows
 from tubelet.packed import Packed, concat
 from tubelet.shapes import Int64
 

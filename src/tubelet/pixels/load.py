@@ -19,19 +19,19 @@ from typing import Any, Literal
 import numpy as np
 
 from tubelet.errors import InputError, LimitError, TubeletError
-from tubelet.grid import MAX_ROWS, Item
-from tubelet.limits import Limits
 from tubelet.packed import Packed
-from tubelet.pixels.fill import Laps, LoadedSource, Options, Task, cut_whole, decode_into, describe
+from tubelet.packed.grid import MAX_ROWS, Item
+from tubelet.pixels.load_one import Laps, LoadedSource, Options, Task, cut_whole, decode_into, describe
 from tubelet.pixels.patchify import empty_rows, packed_of
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.read import is_one
-from tubelet.read.isolate import SUPPORTED, isolated_outline, isolated_read
-from tubelet.read.one import Job, decode_source
-from tubelet.read.outline import outline_source
-from tubelet.read.sampling import Sampling
-from tubelet.read.source import VIDEOS, open_source
-from tubelet.read.video import plan_video
+from tubelet.reading.isolated.pool import SUPPORTED, isolated_outline, isolated_read
+from tubelet.reading.job import Job, decode_source
+from tubelet.reading.limits import Limits
+from tubelet.reading.outline import outline_source
+from tubelet.reading.read import is_one
+from tubelet.reading.sampling import Sampling
+from tubelet.reading.source import VIDEOS, open_source
+from tubelet.reading.video.video import plan_video
 
 Progress = Callable[[int, int, str], None]
 """Called in the caller's thread after each input: how many are done, of how many, and the name of this one."""

@@ -1,6 +1,6 @@
 """A clip as few rows, chosen while it is decoded: key frames and scene cuts whole, of the rest what changes.
 
-    file ──> every frame: what the frame before does not explain (tubelet.read.codec), summed up
+    file ──> every frame: what the frame before does not explain (tubelet.reading.codec.decode), summed up
          ──> frames taken: upright RGB, resized, cut into rows; energy of each block
          ──> the best blocks so far (tubelet.pixels.sparse_choice)                 ──> Packed, exactly `budget` rows
 
@@ -19,20 +19,20 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import InputError, TubeletError
-from tubelet.grid import Grid, Item, positions
-from tubelet.limits import Limits
 from tubelet.packed import Packed
+from tubelet.packed.grid import Grid, Item, positions
 from tubelet.pixels.patchify import as_tensor, empty_rows, write_frame
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Room, box_of, fit, resize_frames
 from tubelet.pixels.sparse_choice import ANCHOR, KEY, PLAIN, Choice, block_rows
-from tubelet.read.codec import Asked, Give, check_words, sampling_of, signals_of, watch_video
-from tubelet.read.codec_signals import CodecSignals
-from tubelet.read.codec_watch import FrameSignal, edges_px, signal_for
-from tubelet.read.isolate import SUPPORTED, isolated_signals
-from tubelet.read.one import Job
-from tubelet.read.source import Source, open_source
-from tubelet.read.video import plan_video
+from tubelet.reading.codec.decode import Asked, Give, check_words, sampling_of, signals_of, watch_video
+from tubelet.reading.codec.signals import CodecSignals
+from tubelet.reading.codec.watch import FrameSignal, edges_px, signal_for
+from tubelet.reading.isolated.pool import SUPPORTED, isolated_signals
+from tubelet.reading.job import Job
+from tubelet.reading.limits import Limits
+from tubelet.reading.source import Source, open_source
+from tubelet.reading.video.video import plan_video
 from tubelet.shapes import Float
 
 MOTION_LEVELS = 16.0  # energy of content that moves by a whole patch, which changes nothing if it moves as a whole

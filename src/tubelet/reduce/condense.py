@@ -2,7 +2,7 @@
 
 Unlike `select`, these change rows. What is left keeps the place of the row it grew from. Blank rows
 (tubelet.reduce.blank) are neither kept nor merged into others. Scores and keys come from a
-layer of the encoder (tubelet.encoder.received) or from anywhere else.
+layer of the encoder (tubelet.encoder.attention_scores) or from anywhere else.
 """
 
 import math

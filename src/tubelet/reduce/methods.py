@@ -47,8 +47,8 @@ Budget = int | Sequence[int]
 # What to give where a need is not met.
 GIVE: dict[Need, str] = {
     "text": "vectors of words in the rows' space as text",
-    "attention": "the attention each row gets as attention (tubelet.encoder.received)",
-    "keys": "the keys of a layer as keys (tubelet.encoder.received)",
+    "attention": "the attention each row gets as attention (tubelet.encoder.attention_scores)",
+    "keys": "the keys of a layer as keys (tubelet.encoder.attention_scores)",
     "boxes": "boxes by picture as boxes",
     "smaller": "a function that encodes the pictures made smaller as smaller",
     "sparse": "a function that encodes the patches a video's codec points at as sparse; pictures have none",

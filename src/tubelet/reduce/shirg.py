@@ -18,15 +18,15 @@ from tubelet.packed import Item, Packed
 from tubelet.reduce.blank import blank_rows
 from tubelet.reduce.cells import dilate
 from tubelet.reduce.groups import Per, by_range, by_rank, groups_of, item_values
+from tubelet.reduce.history.fovea import METHODS, fovea, fovea2
+from tubelet.reduce.history.parts import Chosen
+from tubelet.reduce.history.scale import Modular, dual_scale, fixed, modular, shirg_x
+from tubelet.reduce.history.v1 import v1
+from tubelet.reduce.history.v2 import v1b, v2, v3
 from tubelet.reduce.merge import rows_by_place
 from tubelet.reduce.relevance import Words, relevance
 from tubelet.reduce.scores import edges, variance
 from tubelet.reduce.select import COVERAGE_SHARE, budgets_of, select
-from tubelet.reduce.shirg_fovea import METHODS, fovea, fovea2
-from tubelet.reduce.shirg_parts import Chosen
-from tubelet.reduce.shirg_scale import Modular, dual_scale, fixed, modular, shirg_x
-from tubelet.reduce.shirg_v1 import v1
-from tubelet.reduce.shirg_v2 import v1b, v2, v3
 from tubelet.shapes import Bool, Float
 
 Scale = Literal["range", "rank"]

@@ -23,7 +23,16 @@ from torch import Tensor
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, UnsafeFile
-from tubelet.families import families, find, format_of, home_of, read_config, require_variant, variant_of, write_config
+from tubelet.families import (
+    families,
+    find,
+    format_of,
+    home_of,
+    read_config,
+    require_variant,
+    variant_of,
+    write_config,
+)
 from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.families.match import Match, matches
 from tubelet.families.processors import recipe_from

@@ -8,14 +8,14 @@ import av
 import numpy as np
 import torch
 
-from tubelet.limits import Limits
-from tubelet.read.codec_vectors import exported
-from tubelet.read.sampling import Sampling
-from tubelet.read.source import Source, open_source
-from tubelet.read.video import plan_video
-from tubelet.read.video_decode import Job, decode_plain
-from tubelet.read.video_index import Segment
-from tubelet.reduce import onevision_codec as oc
+from tubelet.reading.codec.vectors import exported
+from tubelet.reading.limits import Limits
+from tubelet.reading.sampling import Sampling
+from tubelet.reading.source import Source, open_source
+from tubelet.reading.video.decode import Job, decode_plain
+from tubelet.reading.video.index import Segment
+from tubelet.reading.video.video import plan_video
+from tubelet.reduce.history import onevision_codec as oc
 
 from ..cases import Case, Mismatch
 
