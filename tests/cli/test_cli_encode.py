@@ -16,10 +16,10 @@ from tests.families.pooling_towers import pooled_by_peer, write_tower
 from tubelet import Packed, read
 from tubelet.cli import encode as encode_module
 from tubelet.cli import main
-from tubelet.cli.encode import chunks
 from tubelet.encoder.config import EncoderConfig
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.stream import chunks
 from tubelet.reading.sampling import Sampling
 from tubelet.weights.load import load_encoder, untrained
 from tubelet.weights.save import save_encoder

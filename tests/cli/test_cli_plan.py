@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
-
 from tests.cli.conftest import Run
-from tubelet.cli.plan import parse_bytes
+
 from tubelet.cli.terminal import UsageError
+from tubelet.cli.values import parse_bytes
 from tubelet.inspect.draw.chart import ticks
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tubelet.reduce.history.fovea import METHODS
-from tubelet.reduce.shirg import VERSIONS
+from tubelet.reduce.history.versions import VERSIONS
 
 from .cases import find_cases, load_case, run_case
 from .runners import SHIRG

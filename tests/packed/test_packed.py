@@ -17,7 +17,7 @@ import tubelet
 from tubelet import Grid, Item, Packed, concat, pack
 from tubelet.errors import InputError, NotFinite, RunError, ShapeError, UnsafeFile
 from tubelet.packed import MAX_ROWS, positions
-from tubelet.packed.packed import FORMAT
+from tubelet.packed.file import FORMAT
 
 
 def counted(*grids: tuple[int, int, int], width: int = 2, dtype: torch.dtype = torch.float32) -> Packed:

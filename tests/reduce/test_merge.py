@@ -15,7 +15,8 @@ from torch import Tensor
 import tubelet
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, concat, pack
-from tubelet.reduce.merge import ODD, Mode, Odd, merge, pool, rows_by_place
+from tubelet.packed.order import rows_by_place
+from tubelet.reduce.merge import ODD, Mode, Odd, merge, pool
 
 LAWS = settings(deadline=None)
 steps = st.integers(1, 3)

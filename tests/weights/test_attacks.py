@@ -15,7 +15,7 @@ from tests.weights.whole_models import config_of, small, tensors_of
 from torch import Tensor
 
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, UnsafeFile, UnsafePath, WeightsError
-from tubelet.families import families
+from tubelet.families.catalogue import families
 from tubelet.families.family import Family
 from tubelet.families.fields import CODE_FIELDS
 from tubelet.weights.load import load_encoder

@@ -17,9 +17,10 @@ from tubelet.language.project.projector import Projector, build_projector
 from tubelet.packed import Item, pack
 from tubelet.pixels.patchify import from_pixels
 from tubelet.weights.convert import check_network, convert
-from tubelet.weights.load import load_encoder, read_state, report_of, untrained
+from tubelet.weights.load import load_encoder, report_of, untrained
 from tubelet.weights.locate import SINGLE
 from tubelet.weights.save import save_encoder
+from tubelet.weights.tensors import read_state
 
 
 @pytest.mark.parametrize("to", ov.FORMATS)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from tubelet.errors import ConfigError
-from tubelet.families import families
+from tubelet.families.catalogue import families
 from tubelet.families.family import Family
 from tubelet.weights.load import load_encoder
 from tubelet.weights.locate import PROCESSOR, PROCESSORS

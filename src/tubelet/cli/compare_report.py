@@ -10,7 +10,7 @@ from rich.text import Text
 from tubelet.cli.terminal import visible
 
 if TYPE_CHECKING:
-    from tubelet.cli.compare import Compared
+    from tubelet.cli.compared import Compared
     from tubelet.inspect.metrics import Estimate
 
 SHOWN = {

@@ -55,7 +55,7 @@ class Convert:
         """Do it; the exit code."""
         if self.to == "projector":
             return self._projector(terminal)
-        from tubelet.families import families
+        from tubelet.families.catalogue import families
         from tubelet.language.project.files import fold_of, load_projector
         from tubelet.weights.convert import convert
 

@@ -1,6 +1,10 @@
 """What `tubelet encode` says at the end: a table for people, a document for programs."""
 
+import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -11,7 +15,7 @@ from rich.text import Text
 from tubelet.cli.terminal import file_name, megabytes, seconds, visible
 
 if TYPE_CHECKING:
-    from tubelet.cli.encode import Result
+    from tubelet.cli.encode_report import Result
     from tubelet.cli.model import Model
 
 WIDE = 116  # letters that a row with every stage needs
@@ -147,3 +151,76 @@ def peak_memory() -> dict[str, int | None]:
         host = most if sys.platform == "darwin" else most * 1024
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {"host": host, "device": device}
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tubelet.cli.model import Model
+    from tubelet.packed.grid import Item
+    from tubelet.pixels.load import LoadedSource
+
+
+@dataclass
+class Result:
+    """What a run has made so far: tokens on the host, their items, and a report for each file."""
+
+    reports: "list[LoadedSource]" = field(default_factory=list)
+    encode_s: list[float] = field(default_factory=list)  # for each file: its share of its chunk, by tokens
+    items: "list[Item]" = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    x: "list[Tensor]" = field(default_factory=list)
+    pos: "list[Tensor]" = field(default_factory=list)
+    pooled: "list[Tensor]" = field(default_factory=list)
+    model_s: float = 0.0
+    save_s: float = 0.0
+    wall_s: float = 0.0
+
+    def add(
+        self, reports: "Sequence[LoadedSource]", tokens: Any, pooled: "Tensor | None", spent: float, *, first: int
+    ) -> None:
+        """The tokens of one chunk whose first file is number `first`."""
+        total = sum(tokens.lengths) or 1
+        for report in reports:
+            rows = 0 if report.item is None else tokens.lengths[report.item]
+            self.encode_s.append(spent * rows / total)
+        self.reports += reports
+        self.items += [replace(item, picture=item.picture + first) for item in tokens.items]
+        self.lengths += tokens.lengths
+        self.x.append(tokens.x)
+        self.pos.append(tokens.pos)
+        if pooled is not None:
+            self.pooled.append(pooled)
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    def save(self, out: Path, model: "Model", files: Sequence[str]) -> None:
+        """Write everything as one pack. Raises RunError."""
+        from tubelet import __version__
+        from tubelet.packed import Packed
+
+        x, pos = joined(self.x), joined(self.pos)
+        packed = Packed(x, pos, tuple(self.items), tuple(self.lengths))
+        left_out = {str(i): r.error.as_dict()["error"] for i, r in enumerate(self.reports) if r.error is not None}
+        metadata = {
+            "tubelet": __version__,
+            "model": json.dumps(model.as_dict(), default=str),
+            "files": json.dumps([file_name(f) for f in files]),
+            "left_out": json.dumps(left_out),
+            "untrained": "true" if model.untrained else "false",
+        }
+        packed.save(out, {"pooled": joined(self.pooled)} if self.pooled else None, metadata)
+
+
+def joined(parts: "list[Tensor]") -> "Tensor":
+    """Tensors end to end; `parts` shrinks to the result, each part freed once it is copied: no second copy of all."""
+    if len(parts) > 1:
+        out = parts[0].new_empty(sum(len(p) for p in parts), *parts[0].shape[1:])
+        start = len(out)
+        while parts:
+            last = parts.pop()
+            out[start - len(last) : start] = last
+            start -= len(last)
+        parts.append(out)
+    return parts[0]

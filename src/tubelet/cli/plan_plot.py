@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tubelet.cli.terminal import megabytes
 from tubelet.errors import InputError
 from tubelet.inspect.budget.inputs import Input
-from tubelet.inspect.budget.plan import Plan, plan
+from tubelet.inspect.budget.plan import plan
+from tubelet.inspect.budget.values import Plan
 from tubelet.inspect.draw.chart import Panel, chart
 from tubelet.inspect.draw.lettering import INK, Line
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from tubelet.cli.terminal import megabytes, seconds, visible
 from tubelet.inspect.budget.fit import Fitted
 from tubelet.inspect.budget.memory import Dtype
-from tubelet.inspect.budget.plan import Plan
+from tubelet.inspect.budget.values import Plan
 from tubelet.pixels.views import PageCrops, Pyramid
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")

@@ -24,8 +24,8 @@ from tubelet.cli.options import (
     with_budget,
 )
 from tubelet.cli.output import Drawings, on_one_page, save_png
-from tubelet.cli.plan import view_rule
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
+from tubelet.cli.values import view_rule
 from tubelet.errors import InputError, TubeletError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Show:
             raise
 
     def _recipe(self) -> "PixelRecipe":
-        from tubelet.families import variants
+        from tubelet.families.catalogue import variants
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.patch is not None:

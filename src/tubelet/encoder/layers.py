@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.encoder.attention import Backend, Segments, attention_op, kernel_attention, varlen_attention
+from tubelet.encoder.attention import Backend, Segments, kernel_attention, varlen_attention
+from tubelet.encoder.attention_op import attention_op
 from tubelet.encoder.config import Act, EncoderConfig, Merger
 from tubelet.encoder.rope import apply_rope
 from tubelet.pixels.recipe import PixelRecipe

@@ -21,7 +21,7 @@ from tubelet.encoder.attention import Segments, frame_segments, item_segments, s
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Packed
-from tubelet.packed.grid import all_positions
+from tubelet.packed.order import check_order
 from tubelet.shapes import Int64, Shaped
 
 
@@ -147,39 +147,3 @@ def _frame_windows(h: int, w: int, side: int, merge: int) -> tuple[np.ndarray, t
     return windows_of(rows.reshape(-1, 3), side)
 
 
-def check_order(p: Packed, merge: int) -> None:
-    """Raise ShapeError unless the rows of whole items stand in block order of `merge` (1: in raster order).
-
-    On CUDA a device assertion does it, so that nothing waits.
-    """
-    expected = all_positions(p.items, merge=merge).to(p.device)
-    in_order = (p.pos == expected).all()
-    if p.device.type == "cuda":
-        torch._assert_async(in_order)
-    elif p.device.type != "meta" and not bool(in_order):
-        order = f"block order of {merge}: patchify with order='block'" if merge > 1 else "raster order"
-        raise ShapeError(f"rows are not in {order}", expected="block" if merge > 1 else "raster")
-
-
-def check_blocks(p: Packed, merge: int) -> None:
-    """Raise ShapeError unless the rows of each item are whole merge x merge blocks, each in raster order inside.
-
-    On CUDA a device assertion does it for the places, so that nothing waits.
-    """
-    group = merge * merge
-    odd = next((i for i, n in enumerate(p.lengths) if n % group), None)
-    if odd is not None:
-        raise ShapeError(
-            "a merger needs every row of its blocks: merge before rows are dropped",
-            item=odd,
-            expected=group,
-            got=p.lengths[odd],
-        )
-    blocks = p.pos.view(-1, group, 3)
-    inside = torch.tensor([(0, y, x) for y in range(merge) for x in range(merge)], dtype=p.pos.dtype, device="cpu")
-    first = blocks[:, :1]
-    in_order = (blocks == first + inside.to(p.device)).all() & (first[..., 1:] % merge == 0).all()
-    if p.device.type == "cuda":
-        torch._assert_async(in_order)
-    elif p.device.type != "meta" and not bool(in_order):
-        raise ShapeError("a merger needs every row of its blocks: merge before rows are dropped", expected=group)

@@ -12,12 +12,13 @@ from tubelet.encoder import cpu
 from tubelet.encoder.attention import Backend, Segments, resolve
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.layers import Layer, MergerMLP, PatchEmbed, Plan, Span, norm_layer
-from tubelet.encoder.layout import Layout, check_blocks, check_order, layout_of
+from tubelet.encoder.layout import Layout, layout_of
 from tubelet.encoder.pool import first_prefix, pool_of
 from tubelet.encoder.rope import places, rope_tables
 from tubelet.encoder.table import PositionTable
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Grid, Packed
+from tubelet.packed.order import check_blocks, check_order
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Float
 

@@ -239,7 +239,7 @@ def shaped_like(images: Tensor | Sequence[Tensor], p: Packed) -> Any:
 def encode_images(tower: VisionTower, projector: Callable[[Packed], Packed], images: Tensor | Sequence[Tensor]) -> Any:
     """LLaVA's `encode_images`: tower, then projector, for any mix of images and clips in one packed forward.
 
-    A tensor gives [B, n, C], a list a list of [n_i, C]. The projector takes and gives a Packed (`tubelet.language.project`), so
+    A tensor gives [B, n, C], a list a list of [n_i, C]. The projector takes and gives a Packed (`language.project`), so
     spatial_merge knows each item's own grid and nobody passes heights and widths. Raises what the two raise.
 
         >>> tower = VisionTower(tubelet.untrained("llava_vit_packing_small"))

@@ -4,12 +4,14 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tubelet.errors import RunError
+from tubelet.packed.grid import Grid, Item
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -39,3 +41,29 @@ def replace_tensors(target: str | os.PathLike[str], tensors: Mapping[str, Tensor
         raise RunError("the file could not be written", source=path.name) from e
     finally:
         beside.unlink(missing_ok=True)
+
+
+FORMAT = "tubelet-packed-1"
+
+
+def _item_to(item: Item) -> dict[str, Any]:
+    """Plain values of an item. One whose cells all show something is written as ever."""
+    said = {"grid": list(item.grid), "times_s": list(item.times_s), "picture": item.picture, "box": list(item.box)}
+    return said if item.content is None else said | {"content": list(item.content)}
+
+
+def _item_from(said: dict[str, Any]) -> Item:
+    where = Grid(*said["grid"]), tuple(said["times_s"]), said["picture"], tuple(said["box"])
+    return Item(*where, tuple(said["content"]) if "content" in said else None)
+
+
+def _storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the host, contiguous, no two in the same memory, as a file needs them."""
+    out: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        on_host = tensor.detach().cpu().contiguous()
+        memory = on_host.untyped_storage().data_ptr()
+        out[name] = on_host.clone() if memory in seen else on_host
+        seen.add(memory)
+    return out

@@ -17,14 +17,13 @@ from functools import cached_property
 from itertools import accumulate
 from operator import index
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tubelet.errors import InputError, NotFinite, ShapeError, TubeletError, UnsafeFile
-from tubelet.packed.file import replace_tensors
+from tubelet.packed.file import FORMAT, _item_from, _item_to, _storages, replace_tensors
 from tubelet.packed.grid import MAX_ROWS as MAX_ROWS
 from tubelet.packed.grid import Grid as Grid
 from tubelet.packed.grid import Item as Item
@@ -32,7 +31,6 @@ from tubelet.packed.grid import all_positions as all_positions
 from tubelet.packed.grid import positions as positions
 from tubelet.shapes import Bool, Int, Int32, Int64, Shaped
 
-FORMAT = "tubelet-packed-1"
 _PLACES = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -341,29 +339,6 @@ def _integers(values: Iterable[int], what: str) -> tuple[int, ...]:
         raise ShapeError(f"{what} must be integers, got {values!r}", got=values) from e
 
 
-def _item_to(item: Item) -> dict[str, Any]:
-    """Plain values of an item. One whose cells all show something is written as ever."""
-    said = {"grid": list(item.grid), "times_s": list(item.times_s), "picture": item.picture, "box": list(item.box)}
-    return said if item.content is None else said | {"content": list(item.content)}
-
-
-def _item_from(said: dict[str, Any]) -> Item:
-    where = Grid(*said["grid"]), tuple(said["times_s"]), said["picture"], tuple(said["box"])
-    return Item(*where, tuple(said["content"]) if "content" in said else None)
-
-
-def _storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the host, contiguous, no two in the same memory, as a file needs them."""
-    out: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        on_host = tensor.detach().cpu().contiguous()
-        memory = on_host.untyped_storage().data_ptr()
-        out[name] = on_host.clone() if memory in seen else on_host
-        seen.add(memory)
-    return out
-
-
 def pack(rows: Iterable[Tensor], items: Sequence[Item], *, merge: int = 1) -> Packed:
     """Whole items from one (grid.rows, D) tensor each, in raster order (or in block order of `merge`).
 
@@ -417,3 +392,7 @@ def concat(packs: Sequence[Packed], *, renumber: bool = True) -> Packed:
         tuple(items),
         tuple(n for p in packs for n in p.lengths),
     )
+
+
+def _whole(x: Tensor, items: tuple[Item, ...]) -> Packed:
+    return Packed(x, all_positions(items).to(x.device), items, tuple(i.grid.rows for i in items))

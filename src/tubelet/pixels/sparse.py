@@ -25,10 +25,18 @@ from tubelet.pixels.patchify import as_tensor, empty_rows, write_frame
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Room, box_of, fit, resize_frames
 from tubelet.pixels.sparse_choice import ANCHOR, KEY, PLAIN, Choice, block_rows
-from tubelet.reading.codec.decode import Asked, Give, check_words, sampling_of, signals_of, watch_video
+from tubelet.reading.codec.decode import (
+    Asked,
+    Give,
+    check_words,
+    isolated_signals,
+    sampling_of,
+    signals_of,
+    watch_video,
+)
 from tubelet.reading.codec.signals import CodecSignals
 from tubelet.reading.codec.watch import FrameSignal, edges_px, signal_for
-from tubelet.reading.isolated.pool import SUPPORTED, isolated_signals
+from tubelet.reading.isolated.pool import SUPPORTED
 from tubelet.reading.job import Job
 from tubelet.reading.limits import Limits
 from tubelet.reading.source import Source, open_source

@@ -22,16 +22,8 @@ from PIL import Image
 
 from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.reading.clip import Clip
-from tubelet.reading.isolated.wire import (
-    FileAt,
-    SharedFrames,
-    clip_fields,
-    error_fields,
-    pack_maps,
-    receive,
-    send,
-    signal_fields,
-)
+from tubelet.reading.codec.signals import pack_maps, signal_fields
+from tubelet.reading.isolated.wire import FileAt, SharedFrames, clip_fields, error_fields, receive, send
 from tubelet.reading.job import Job, decode_source
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import outline_source

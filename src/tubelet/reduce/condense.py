@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tubelet.errors import InputError, LimitError, ShapeError
 from tubelet.packed import Grid, Item, Packed, positions
+from tubelet.packed.order import rows_by_place
 from tubelet.reduce.blank import seen_rows
 from tubelet.reduce.groups import Per, checked_scores, groups_of
-from tubelet.reduce.merge import rows_by_place
 from tubelet.reduce.select import budgets_of
 from tubelet.shapes import Float, Int64, Shaped
 

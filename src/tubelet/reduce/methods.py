@@ -23,21 +23,11 @@ from tubelet.reduce.cells import cells_of, dilate
 from tubelet.reduce.condense import pool_to, prumerge, tome, visionzip
 from tubelet.reduce.diverse import cdpruner, divprune
 from tubelet.reduce.groups import by_range, checked_rows, groups_of
+from tubelet.reduce.history.versions import VERSIONS, historical
 from tubelet.reduce.relevance import TEMPERATURE, Words, relevance
 from tubelet.reduce.scores import Box, covered, edges, norm, random, uniform, variance
 from tubelet.reduce.select import COVERAGE_SHARE, budgets_of, select
-from tubelet.reduce.shirg import (
-    FALLOFF,
-    RADIUS,
-    REGION,
-    TEXT_ONLY,
-    VERSIONS,
-    Scale,
-    Weights,
-    historical,
-    rows_of,
-    shirg_score,
-)
+from tubelet.reduce.shirg import FALLOFF, RADIUS, REGION, TEXT_ONLY, Scale, Weights, rows_of, shirg_score
 from tubelet.shapes import Float, Shaped
 
 Need = Literal["text", "attention", "keys", "boxes", "smaller", "sparse"]

@@ -15,8 +15,8 @@ from transformers.models.siglip import SiglipTextConfig
 from tubelet.errors import ConfigError, InputError, KeyMismatch
 from tubelet.reduce.relevance import content_words
 from tubelet.shapes import Float
-from tubelet.weights.load import TensorReader
 from tubelet.weights.locate import Checkpoint, find_checkpoint
+from tubelet.weights.tensors import TensorReader
 
 
 def _stored(checkpoint: Checkpoint, model: SiglipTextModel) -> dict[str, Tensor]:

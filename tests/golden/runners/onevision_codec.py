@@ -13,7 +13,7 @@ from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source, open_source
 from tubelet.reading.video.decode import Job, decode_plain
-from tubelet.reading.video.index import Segment
+from tubelet.reading.video.packets import Segment
 from tubelet.reading.video.video import plan_video
 from tubelet.reduce.history import onevision_codec as oc
 

@@ -13,7 +13,7 @@ from tubelet.reduce.history import v1 as shirg_v1
 from tubelet.reduce.history import v2 as shirg_v2
 from tubelet.reduce.history.fovea import Pooling
 from tubelet.reduce.history.parts import Chosen, best_of_regions, cosmax
-from tubelet.reduce.shirg import VERSIONS
+from tubelet.reduce.history.versions import VERSIONS
 
 from ..cases import Case, Mismatch
 

@@ -21,7 +21,7 @@ from tubelet.inspect.budget.fit import Fitted, fit_budget, largest, scaled
 from tubelet.inspect.budget.flops import projector_flop, projector_layers, projector_parameters
 from tubelet.inspect.budget.inputs import Input, inputs_of
 from tubelet.inspect.budget.networks import LANGUAGE, VGGT
-from tubelet.inspect.budget.plan import After
+from tubelet.inspect.budget.values import After
 from tubelet.packed.grid import Grid
 from tubelet.pixels import load
 from tubelet.pixels import load_one as fill

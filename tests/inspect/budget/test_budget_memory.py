@@ -17,7 +17,7 @@ from tests.inspect.budget.budget_cases import allocated, build, random_config, r
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
-from tubelet.families import variants
+from tubelet.families.catalogue import variants
 from tubelet.families.onevision import SOURCES, VARIANTS
 from tubelet.inspect.budget.memory import Load, Mode, memory, parameter_count, saved_bytes
 from tubelet.packed.grid import Grid

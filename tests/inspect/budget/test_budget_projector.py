@@ -8,8 +8,9 @@ from tests.inspect.budget.budget_cases import allocated, build, random_config, r
 
 from tubelet.families.onevision import VARIANTS
 from tubelet.inspect.budget.memory import Mode, memory
-from tubelet.inspect.budget.plan import After, plan
+from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.projector import Projection, with_projector
+from tubelet.inspect.budget.values import After
 from tubelet.language.project.projector import build_projector
 
 

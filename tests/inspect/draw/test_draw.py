@@ -307,7 +307,6 @@ def test_words_are_ink_on_paper():
 def written(monkeypatch: pytest.MonkeyPatch, draw: object) -> str:
     """All texts that a drawing writes, one a line."""
     import tubelet.inspect.draw.frames
-
     import tubelet.inspect.draw.lettering
 
     texts: list[str] = []

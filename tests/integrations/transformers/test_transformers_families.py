@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel
 from tubelet.encoder.config import EncoderConfig, Head, Local, Merger, Rope, Table
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
-from tubelet.families import families, variants
+from tubelet.families.catalogue import families, variants
 from tubelet.families.family import Family
 from tubelet.integrations.transformers.model import TubeletConfig, TubeletModel
 from tubelet.pixels.recipe import PixelRecipe

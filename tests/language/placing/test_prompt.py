@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import tubelet
 from tubelet.errors import AlignmentError, InputError
-from tubelet.inspect.budget.plan import After
+from tubelet.inspect.budget.values import After
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN3_VL
 from tubelet.language.placing.place import place

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.language.project.projector import (
-    Projector,
-    ProjectorConfig,
-    build_projector,
-    infer_hw,
-    with_inferred_grids,
-)
+from tubelet.language.project.compat import infer_hw, with_inferred_grids
+from tubelet.language.project.projector import Projector, ProjectorConfig, build_projector
 from tubelet.packed import Item, Packed, concat, pack
 from tubelet.reduce.merge import ODD, Odd, merge, pool
 

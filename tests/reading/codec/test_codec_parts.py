@@ -19,7 +19,7 @@ from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import open_source
 from tubelet.reading.video.frames import Upright
-from tubelet.reading.video.index import PacketIndex
+from tubelet.reading.video.packets import PacketIndex
 from tubelet.reading.video.video import plan_video
 
 VECTOR = np.dtype(

@@ -19,7 +19,7 @@ from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Item, Packed, pack
 from tubelet.reduce.history.fovea import Method, Pooling, fovea2, global_view
 from tubelet.reduce.history.parts import best_of_regions, cosmax, laplacian, sobel
-from tubelet.reduce.shirg import VERSIONS, historical
+from tubelet.reduce.history.versions import VERSIONS, historical
 
 FIVE_VIEWS = "shirg-v2-views"
 CHANGED = {"shirg-modular-9ab210f", "shirg-modular-3c07ec2", "shirg-modular-bd9a45f"}  # all tokens are smoothed

@@ -10,7 +10,8 @@ from typing import Any
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, LimitError
 from tubelet.inspect.budget.inputs import Input
-from tubelet.inspect.budget.plan import After, Plan, plan
+from tubelet.inspect.budget.plan import plan
+from tubelet.inspect.budget.values import After, Plan
 from tubelet.pixels.recipe import FILLING, PixelRecipe
 from tubelet.pixels.views import Views
 

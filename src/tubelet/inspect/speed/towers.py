@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
-from tubelet.families import families
+from tubelet.families.catalogue import families
 from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.packed import Item, Packed, pack
 from tubelet.pixels.patchify import unpatchify

@@ -24,9 +24,9 @@ from tubelet.packed.file import replace_tensors
 from tubelet.reduce.merge import Odd
 from tubelet.weights.convert import Fold
 from tubelet.weights.header import Entry, strict_json
-from tubelet.weights.load import TensorReader, compare_names, stored_type
 from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, Checkpoint, find_checkpoint, inside, root_of
 from tubelet.weights.save import staged
+from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 FILE = "mm_projector.safetensors"
 INSIDE = "mm_projector."  # what stands before a key, after whatever else

@@ -14,17 +14,18 @@ mix of sizes, pictures and videos goes through in one call.
 Source: EvolvingLMMs-Lab/OneVision-Encoder:llava_next/llava/model/multimodal_projector/builder.py@c2cd3e0.
 """
 
-import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.packed import Grid, Item, Packed, all_positions
+from tubelet.language.project.compat import _in_runs, with_inferred_grids
+from tubelet.packed import Packed
+from tubelet.packed.order import require_block_order
+from tubelet.packed.packed import _whole
 from tubelet.reduce.merge import ODD, Odd, merge
 from tubelet.shapes import Float
 
@@ -246,7 +247,7 @@ class PatchMerger(Merger):
     def joined(self, p: Packed) -> Packed:
         group = self.config.merge**2
         if self.config.compat is None:
-            _require_block_order(p, self.config.merge)
+            require_block_order(p, self.config.merge)
             return merge(p, space=self.config.merge)
         items = tuple(_in_runs(p.items[i], p.lengths[i], group, i) for i in range(len(p)))
         return _whole(p.x.reshape(len(p.x) // group, group * p.x.shape[1]), items)
@@ -270,69 +271,3 @@ class Pooler(Projector):
 # ---- orders, and what upstream takes for one
 
 
-def infer_hw(rows: int, merge: int = 2) -> tuple[int, int]:
-    """The h <= w with h w = rows that upstream assumes where it is not told: nearly square multiples of `merge`.
-
-    Of all such pairs the one with the smallest difference: wrong for every picture that is not nearly square, or is
-    higher than wide. For compat="infer_hw" alone.
-
-    Raises ShapeError where there is no such pair.
-    Source: EvolvingLMMs-Lab/OneVision-Encoder:llava_next/llava/model/multimodal_projector/builder.py@c2cd3e0.
-
-        >>> infer_hw(18 * 32), infer_hw(4 * 16)
-        ((24, 24), (8, 8))
-    """
-    if merge < 1:
-        raise ShapeError(f"merge starts at 1, got {merge}", limit=1, got=merge)
-    blocks, rest = divmod(max(rows, 0), merge * merge)
-    if not blocks or rest:
-        raise ShapeError(f"{rows} rows are no grid of {merge} x {merge} blocks", expected=merge * merge, got=rows)
-    h = next(h for h in range(math.isqrt(blocks), 0, -1) if blocks % h == 0)
-    return h * merge, blocks // h * merge
-
-
-def with_inferred_grids(p: Packed, merge: int = 2) -> Packed:
-    """The same rows, in the order they stand, under the grids of `infer_hw`: one picture an item, also for a video.
-
-    Raises ShapeError naming the item that has no such grid.
-    """
-    items: list[Item] = []
-    for i, (item, length) in enumerate(zip(p.items, p.lengths, strict=True)):
-        try:
-            grid = Grid(1, *infer_hw(length, merge))
-        except ShapeError as e:
-            raise e.placed(item=i) from None
-        items.append(replace(item, grid=grid, times_s=item.times_s[:1]))
-    return _whole(p.x, tuple(items))
-
-
-def _in_runs(item: Item, length: int, group: int, i: int) -> Item:
-    """An item whose every `group` rows became one; runs that cross picture rows or frames leave it a shorter line."""
-    grid = item.grid
-    if length % group:
-        raise ShapeError(f"{length} rows are no whole number of runs of {group}", item=i, expected=group, got=length)
-    if length == grid.rows and grid.w % group == 0:
-        return replace(item, grid=Grid(grid.t, grid.h, grid.w // group))
-    if length == grid.rows and grid.h * grid.w % group == 0:
-        return replace(item, grid=Grid(grid.t, 1, grid.h * grid.w // group))
-    return replace(item, grid=Grid(1, 1, length // group), times_s=item.times_s[:1])
-
-
-def _whole(x: Tensor, items: tuple[Item, ...]) -> Packed:
-    return Packed(x, all_positions(items).to(x.device), items, tuple(i.grid.rows for i in items))
-
-
-def _require_block_order(p: Packed, side: int) -> None:
-    """Raises ShapeError when whole items with sides that `side` divides stand in another order; what is not whole or
-    not divided, `merge` refuses. On CUDA the device asserts it, and nothing waits."""
-    if not p.whole or any(i.grid.h % side or i.grid.w % side for i in p.items):
-        return
-    in_order = (p.pos == all_positions(p.items, merge=side).to(p.device)).all()
-    if p.device.type == "cuda":
-        torch._assert_async(in_order)
-    elif p.device.type != "meta" and not bool(in_order):
-        raise ShapeError(
-            f"patch_merger joins rows that follow each other, and these are not in block order of {side}: patchify "
-            "with order='block', use spatial_merge (the same weights), or repeat upstream with compat='consecutive'",
-            expected="block",
-        )

@@ -24,8 +24,8 @@ from tubelet.language.project.projector import Projector, build_projector
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import Joining, ViewRule
-from tubelet.weights.load import TensorReader, compare_names, stored_type
 from tubelet.weights.locate import CONFIG, Place
+from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 ANYRES = "anyres"
 JOINS: dict[str | None, Joining] = {None: "flat", "flat": "flat", "spatial": "spatial", "spatial_unpad": "unpad"}

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, RunError
 from tubelet.families.fields import refuse_code
-from tubelet.weights.load import TensorReader, compare_names, stored_type
 from tubelet.weights.locate import Place
+from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -26,7 +26,7 @@ from torch import Tensor
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
-from tubelet.families import require_variant, variants
+from tubelet.families.catalogue import require_variant, variants
 from tubelet.families.fields import refuse_code
 from tubelet.families.processors import recipe_from
 from tubelet.language.placing.align import LLAVA

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import ConfigError
-from tubelet.families import home_of, write_config
+from tubelet.families.catalogue import home_of, write_config
 from tubelet.families.family import to_theirs
 from tubelet.families.fields import CODE_FIELDS
 from tubelet.language.project.files import PREFIX, SETTINGS

@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tubelet.errors import DecodeError, InputError, TubeletError
+from tubelet.errors import DecodeError, InputError, RunError, TubeletError
 from tubelet.reading.clip import Allocate, Clip, new_frames
 from tubelet.reading.codec.signals import CodecSignals
 from tubelet.reading.codec.watch import FrameSignal, Watcher, edges_px, signal_for
-from tubelet.reading.isolated.pool import SUPPORTED, isolated_signals
+from tubelet.reading.isolated.pool import SUPPORTED, pool
 from tubelet.reading.job import Job as OneJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source, open_source
 from tubelet.reading.video.decode import Job, decode, decode_plain
-from tubelet.reading.video.index import Segment, segments
+from tubelet.reading.video.packets import Segment, segments
 from tubelet.reading.video.video import VideoPlan, VideoResult, clip_of, plan_video, result_of
 
 Asked = Literal["auto", "vectors", "blocks", "difference"]
@@ -186,3 +186,15 @@ def signals_of(src: Source, plan: VideoPlan, result: VideoResult, kind: str, got
         result.complete,
         result.notes,
     )
+
+
+def isolated_signals(src: Source, job: OneJob, signal: str) -> tuple[Clip, CodecSignals]:
+    """The frames and signals that `reading.codec.decode.read_both` gives, decoded in a child process under the job's
+    limits. Raises: as `isolated_read`."""
+    if not SUPPORTED:
+        raise RunError("decoding in a child process is not available on Windows", source=src.name)
+    try:
+        return pool().signals(src, job, signal)
+    except TubeletError as error:
+        error.placed(source=src.name)
+        raise

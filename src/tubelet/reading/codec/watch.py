@@ -24,8 +24,8 @@ from tubelet.reading.codec.prediction import CELL, NOISE_LEVELS, Luma, cell_mean
 from tubelet.reading.codec.vectors import BLANK_B, EXPORTING, Reach, exported, moved, on_cells
 from tubelet.reading.video.file import decoder_errors
 from tubelet.reading.video.frames import Upright, check_size
-from tubelet.reading.video.index import PacketIndex
 from tubelet.reading.video.nal import is_referred_to
+from tubelet.reading.video.packets import PacketIndex
 from tubelet.shapes import Float, UInt8
 
 Signal = Literal["vectors", "blocks", "difference"]

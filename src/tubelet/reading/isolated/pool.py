@@ -9,6 +9,7 @@ an interpreter with numpy and Pillow (0.1 to 0.3 s). Children are ended when the
 Each process has its own pool: a fork never talks to the children of its parent.
 """
 
+
 import atexit
 import contextlib
 import io
@@ -26,16 +27,8 @@ from typing import Any
 
 from tubelet.errors import DecodeError, LimitError, RunError, TubeletError, WorkerDied
 from tubelet.reading.clip import Clip
-from tubelet.reading.codec.signals import CodecSignals
-from tubelet.reading.isolated.wire import (
-    anonymous_file,
-    clip_from,
-    error_from,
-    map_frames,
-    receive,
-    send,
-    signals_from,
-)
+from tubelet.reading.codec.signals import CodecSignals, signals_from
+from tubelet.reading.isolated.wire import anonymous_file, clip_from, error_from, map_frames, receive, send
 from tubelet.reading.job import Job
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import Outline
@@ -308,18 +301,6 @@ def isolated_outline(src: Source, job: Job) -> Outline:
         raise RunError("decoding in a child process is not available on Windows", source=src.name)
     try:
         return pool().outline(src, job)
-    except TubeletError as error:
-        error.placed(source=src.name)
-        raise
-
-
-def isolated_signals(src: Source, job: Job, signal: str) -> tuple[Clip, CodecSignals]:
-    """The frames and signals that `reading.codec.decode.read_both` gives, decoded in a child process under the job's
-    limits. Raises: as `isolated_read`."""
-    if not SUPPORTED:
-        raise RunError("decoding in a child process is not available on Windows", source=src.name)
-    try:
-        return pool().signals(src, job, signal)
     except TubeletError as error:
         error.placed(source=src.name)
         raise

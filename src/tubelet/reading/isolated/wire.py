@@ -5,6 +5,7 @@
 No pickle, no paths, no code. Pixels never pass through here: they lie in anonymous memory, whose descriptor travels.
 """
 
+
 import io
 import json
 import mmap
@@ -21,17 +22,11 @@ import numpy as np
 from tubelet import errors
 from tubelet.errors import RunError, TubeletError
 from tubelet.reading.clip import Clip
-from tubelet.reading.codec.signals import CodecSignals
 
 MAX_MESSAGE = 8 << 20  # 8,192 frame times take 200 kB
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _SEALED = 0x2 | 0x4  # may neither shrink nor grow: a mapping of it cannot be pulled away
 _CLIP_FIELDS = tuple(f.name for f in fields(Clip) if f.name not in ("frames", "source"))
-_SIGNAL_FIELDS = tuple(
-    f.name
-    for f in fields(CodecSignals)
-    if f.name not in ("error_levels", "motion_px", "times_s", "source", "complete", "notes")
-)  # the last four are those of the clip
 _KINDS = {k.__name__: k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, TubeletError)}
 
 
@@ -158,45 +153,6 @@ def clip_from(values: dict[str, Any], frames: np.ndarray, source: str) -> Clip:
         complete=bool(values["complete"]),
         frames_expected=None if expected is None else int(expected),
         notes=tuple(str(note) for note in values["notes"]),
-    )
-
-
-def signal_fields(signals: CodecSignals) -> dict[str, Any]:
-    """Everything of CodecSignals but its fields of numbers and what the clip that travels with it says too."""
-    return {name: getattr(signals, name) for name in _SIGNAL_FIELDS}
-
-
-def pack_maps(signals: CodecSignals) -> np.ndarray:
-    """Both fields as the bytes of one array of the shape that frames have, (2, F x h, w, 4)."""
-    maps = np.stack([signals.error_levels, signals.motion_px]).astype(np.float32)
-    return maps.reshape(2, -1, maps.shape[3], 1).view(np.uint8)
-
-
-def signals_from(values: dict[str, Any], maps: np.ndarray, clip: Clip) -> CodecSignals:
-    """The CodecSignals of the fields that were sent, of a clip. Raises: TypeError, ValueError for anything else."""
-    if set(values) != set(_SIGNAL_FIELDS):
-        raise ValueError("the fields are not those of CodecSignals")
-    rows, columns = (tuple(float(e) for e in values[name]) for name in ("rows_px", "columns_px"))
-    shape = (2, len(clip), len(rows) - 1, len(columns) - 1)
-    error, motion = maps.view(np.float32).reshape(shape)
-    if not (np.isfinite(error).all() and np.isfinite(motion).all()):
-        raise ValueError("fields that are not finite")
-    return CodecSignals(
-        str(values["signal"]),
-        str(values["codec"]),
-        clip.times_s,
-        tuple(str(p) for p in values["pictures"]),
-        tuple(int(n) for n in values["frames"]),
-        tuple(int(n) for n in values["packet_bytes"]),
-        tuple(bool(k) for k in values["keys"]),
-        tuple(bool(c) for c in values["cuts"]),
-        error,
-        motion,
-        rows,
-        columns,
-        clip.source,
-        clip.complete,
-        clip.notes,
     )
 
 

@@ -27,7 +27,8 @@ from tubelet.reading.limits import Limits
 from tubelet.reading.source import Source
 from tubelet.reading.video.file import FOREIGN, Guard, decoder_errors, only_stream, opened
 from tubelet.reading.video.frames import Painter, Upright
-from tubelet.reading.video.index import PacketIndex, Segment, check_clock
+from tubelet.reading.video.index import check_clock
+from tubelet.reading.video.packets import PacketIndex, Segment
 
 _SKIP_AHEAD: Final = 200  # packets that are cheaper to read over than to seek past
 _LOOK: Final = 200  # packets in which an entry must come after a seek

@@ -9,11 +9,9 @@ Reading the packets of a clip costs a hundredth of decoding it, and tells everyt
     entry of frame i = the last entry before it in decode order that is not shown after it
 """
 
-import itertools
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final
 
@@ -23,11 +21,12 @@ import av.video
 
 from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.reading.limits import Limits
-from tubelet.reading.sampling import Sampling, shown_at
 from tubelet.reading.sniff import Format
-from tubelet.reading.video.boxes import Media, Structure
+from tubelet.reading.video.complete import _judge, _step
 from tubelet.reading.video.file import FOREIGN
 from tubelet.reading.video.nal import has_layers, is_true_entry, length_bytes
+from tubelet.reading.video.packets import PacketIndex, _Row
+from tubelet.reading.video.structure import Structure
 
 # Every packet stands alone.
 INTRA: Final = frozenset(("mjpeg", "prores", "dnxhd", "dvvideo", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "png"))
@@ -35,87 +34,7 @@ INTRA: Final = frozenset(("mjpeg", "prores", "dnxhd", "dvvideo", "rawvideo", "hu
 _ENTERED: Final = INTRA | {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video"}
 # Codecs whose decoder can leave out the pictures that no other picture refers to.
 _NONREF: Final = frozenset(("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"))
-_DEEPEST: Final = 16  # no codec holds back more pictures; times that ask for it are damaged
 _CLOCK_EVERY = 512  # packets between two looks at the clock
-
-
-@dataclass
-class PacketIndex:
-    """One entry per packet with content, in decode order, and the display order of those that are shown.
-
-    size, position, pts: as the demuxer gives them, to recognise a packet again. entry: decoding may start here.
-    order: packet numbers in display order. starts_s: of those, from 0.0, ascending. duration_s: to the end of the last.
-    by_count: the presentation times cannot be trusted (AVI with reordered pictures): the n-th picture that comes out of
-    a decoder that saw everything is the n-th of `order`. cut: the file ends, or breaks, before the stream does; then
-    `declared_s` is how long it should have been where the file says so, and never less than `duration_s`.
-    blanks: packets without content, each of which lets the picture before it stay.
-    reorder: how many pictures a decoder must hold back to put them in order; early: by how many places one is decoded
-    before its turn, at most. nonref: unneeded ones may be skipped.
-    """
-
-    kind: Format = "MP4"
-    pts: list[int | None] = field(default_factory=list)
-    dts: list[int | None] = field(default_factory=list)
-    size: list[int] = field(default_factory=list)
-    position: list[int | None] = field(default_factory=list)
-    entry: list[bool] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
-    starts_s: list[float] = field(default_factory=list)
-    duration_s: float = 0.0
-    declared_s: float = 0.0
-    by_count: bool = False
-    cut: bool = False
-    blanks: int = 0
-    reorder: int = 0
-    early: int = 0
-    nonref: bool = False
-    slack_s: float = 0.0
-    _entries: dict[tuple[int | None, int, int | None], int] = field(default_factory=dict, repr=False)
-
-    def is_packet(self, number: int, packet: av.packet.Packet) -> bool:
-        """Whether `packet` is the one that stands at `number`."""
-        if self.size[number] != packet.size or self.position[number] != packet.pos:
-            return False
-        return packet.pos is not None or self.pts[number] == packet.pts
-
-    def number_of_entry(self, packet: av.packet.Packet) -> int | None:
-        """The number of a packet that is an entry, None for any other."""
-        if not self._entries:
-            self._entries = {
-                (self.position[i], self.size[i], None if self.position[i] is not None else self.pts[i]): i
-                for i in range(len(self.size) - 1, -1, -1)
-                if self.entry[i]
-            }
-        return self._entries.get((packet.pos, packet.size, None if packet.pos is not None else packet.pts))
-
-    def entry_of(self, packet: int) -> int:
-        """The last entry at or before `packet` in decode order that is not shown after it."""
-        for i in range(packet, 0, -1):
-            if self.entry[i] and (i == packet or not self.shown_before(packet, i)):
-                return i
-        return 0
-
-    def entry_before(self, entry: int) -> int:
-        return next((i for i in range(entry - 1, 0, -1) if self.entry[i]), 0)
-
-    def shown_before(self, a: int, b: int) -> bool:
-        """Whether packet `a` has a presentation time before that of packet `b`."""
-        stamp_a, stamp_b = self.pts[a], self.pts[b]
-        return stamp_a is not None and stamp_b is not None and stamp_a < stamp_b
-
-    def seek_stamp(self, entry: int) -> int | None:
-        """The time to seek to for an entry: MKV lists entries by presentation time, the others by decode time."""
-        by_pts = self.kind in ("MKV", "WEBM") or self.dts[entry] is None
-        return self.pts[entry] if by_pts else self.dts[entry]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of packets to decode in one go, first to last inclusive; `wanted` maps packet numbers to slots."""
-
-    first: int
-    last: int
-    wanted: dict[int, tuple[int, ...]]
 
 
 def read_index(
@@ -145,12 +64,6 @@ def read_index(
     _judge(index, rows, stream, kind, structure, tick, cut, container)
     limits.check("max_seconds", index.declared_s, "seconds declared:")
     return index
-
-
-@dataclass
-class _Row:
-    duration: int
-    shown: bool
 
 
 def _demux(
@@ -261,116 +174,9 @@ def _reorder_depth(order: Sequence[int]) -> tuple[int, int]:
     return max(ahead), -min(ahead)
 
 
-def _step(starts: Sequence[float]) -> float:
-    """The usual time from one frame to the next, 0.0 for a single frame."""
-    gaps = [b - a for a, b in itertools.pairwise(starts) if b > a]
-    return statistics.median(gaps) if gaps else 0.0
-
-
 # --- whether all of it is there ---------------------------------------------------------------------------------------
-
-
-def _judge(
-    index: PacketIndex,
-    rows: Sequence[_Row],
-    stream: av.video.VideoStream,
-    kind: Format,
-    structure: Structure,
-    tick: Fraction,
-    stopped: bool,
-    container: av.container.InputContainer,
-) -> None:
-    """Sets `cut` and `declared_s` by what the structure, the header and the packets say together.
-
-    A cut in what follows the last picture (an index, the sound) is not a cut of the video: where the file says how much
-    video it has, by number or by length, and all of that is there, nothing is missing.
-    """
-    step = _step(index.starts_s)
-    declared = _declared_length(index, rows, stream, kind, structure, tick)
-    index.declared_s = max(index.duration_s, declared or 0.0)
-    missing_s = index.declared_s - index.duration_s
-    ends_early = missing_s > step * 1.5 + 0.005
-    there = len(rows) + index.blanks
-    if kind == "MP4":
-        media = structure.media.get(stream.id, Media(samples=stream.frames))
-        listed, trimmed = media.samples, not structure.fragmented and media.shown_s < media.media_s - step
-        whole = 0 < listed <= there and (structure.after_media or not structure.fragmented)
-        short = ends_early or (listed > there and not trimmed)
-    elif kind == "AVI":
-        whole, short = 0 < stream.frames <= there, stream.frames > there
-    else:
-        whole = structure.after_media and declared is not None and missing_s <= step / 2 + 0.002
-        short = ends_early
-    lost = structure.missing_bytes > 0 and not whole
-    index.cut = stopped or lost or short or structure.broken or index.reorder > _DEEPEST or index.early > 2 * _DEEPEST
-    if index.cut and declared is None and container.duration is not None:
-        index.declared_s = max(index.declared_s, container.duration / 1e6)
-    if not index.cut:
-        index.declared_s = index.duration_s
-
-
-def _declared_length(
-    index: PacketIndex,
-    rows: Sequence[_Row],
-    stream: av.video.VideoStream,
-    kind: Format,
-    structure: Structure,
-    tick: Fraction,
-) -> float | None:
-    """Seconds of video from the first picture shown, as the file declares for this stream; None where it does not."""
-    if kind == "MP4":
-        return structure.declared_s if structure.fragmented else structure.media.get(stream.id, Media()).shown_s or None
-    if kind == "AVI":
-        lost = stream.frames - len(rows) - index.blanks
-        return index.duration_s + float(max(0, lost) * tick) if stream.frames > 0 else None
-    end_s = _clock_time(stream.metadata.get("DURATION", ""))
-    first = index.pts[index.order[0]]
-    return None if end_s is None else end_s - float((first or 0) * tick)
-
-
-def _clock_time(text: str) -> float | None:
-    """Seconds of "hh:mm:ss.fraction", None for anything else."""
-    parts = text.split(":")
-    if len(parts) != 3 or not all(p.replace(".", "", 1).isdigit() and p.isascii() for p in parts):
-        return None
-    return float(parts[0]) * 3600 + float(parts[1]) * 60 + float(parts[2])
 
 
 # --- what to decode for which frames ----------------------------------------------------------------------------------
 
 
-def choose(index: PacketIndex, sampling: Sampling, limits: Limits) -> tuple[list[int], int]:
-    """(frame numbers in display order to take, how many were wanted). They differ in number only for a cut file, of
-    which the part that is missing is sampled as well, and counted. Raises: InputError, LimitError, DecodeError.
-    """
-    if not index.cut:
-        chosen = sampling.choose(index.starts_s, index.duration_s, limits, index.slack_s)
-        return chosen, len(chosen)
-    times = sampling.times(0.0, index.declared_s, limits)
-    there = [shown_at(index.starts_s, t, index.slack_s) for t in times if t < index.duration_s - index.slack_s]
-    lost = len(times) - len(there)
-    chosen = there if sampling.times_s is not None else sorted(set(there))
-    if not chosen:
-        raise DecodeError("the file ends before the first of the times asked for", expected=lost, got=0)
-    return chosen, len(chosen) + lost
-
-
-def segments(index: PacketIndex, chosen: Sequence[int]) -> list[Segment]:
-    """The stretches to decode for the frames `chosen` (display order), in decode order, none overlapping.
-
-    Decoding restarts at an entry wherever that leaves packets out.
-    """
-    wanted: dict[int, list[int]] = {}
-    for slot, rank in enumerate(chosen):
-        wanted.setdefault(index.order[rank], []).append(slot)
-    if index.by_count:
-        return [Segment(0, len(index.size) - 1, {packet: tuple(slots) for packet, slots in wanted.items()})]
-    out: list[Segment] = []
-    for packet in sorted(wanted):
-        first = index.entry_of(packet)
-        slots = {packet: tuple(wanted[packet])}
-        if out and first <= out[-1].last:
-            out[-1] = Segment(out[-1].first, packet, out[-1].wanted | slots)
-        else:
-            out.append(Segment(first, packet, slots))
-    return out

@@ -21,12 +21,14 @@ from tubelet.reading.clip import Allocate, Clip, new_frames
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source
-from tubelet.reading.video.boxes import Structure, walk
+from tubelet.reading.video.boxes import walk
 from tubelet.reading.video.decode import Job, decode
 from tubelet.reading.video.file import choose_stream, only_stream, opened, stored_as
 from tubelet.reading.video.frames import Upright, upright
-from tubelet.reading.video.index import PacketIndex, choose, read_index, segments
+from tubelet.reading.video.index import read_index
 from tubelet.reading.video.nal import length_bytes
+from tubelet.reading.video.packets import PacketIndex, choose, segments
+from tubelet.reading.video.structure import Structure
 
 
 @dataclass(frozen=True)
