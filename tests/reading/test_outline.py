@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 
 from tubelet.errors import LimitError, WorkerDied
 from tubelet.reading.isolated.pool import DecodeChild, isolated_outline
-from tubelet.reading.job import Job, decode_source
+from tubelet.reading.job import ReadJob, decode_source
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import Outline, outline_source
 from tubelet.reading.sampling import Sampling
@@ -44,7 +44,7 @@ def never(*_: object) -> None:
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "walk"])
 def test_the_outline_is_the_clip(kind: str, sampling: Sampling, monkeypatch: pytest.MonkeyPatch):
     data = WALK if kind == "walk" else moving(kind)
-    job = Job(sampling=sampling, animation=True)
+    job = ReadJob(sampling=sampling, animation=True)
     with open_source(data, Limits()) as src:
         clip = decode_source(src, job)
     with monkeypatch.context() as patch:
@@ -61,12 +61,12 @@ def test_the_outline_is_the_clip(kind: str, sampling: Sampling, monkeypatch: pyt
 
 def test_an_animation_is_one_picture_unless_asked_for():
     with open_source(moving("GIF"), Limits()) as src:
-        assert outline_source(src, Job()) == Outline(44, 30, (0.0,))
+        assert outline_source(src, ReadJob()) == Outline(44, 30, (0.0,))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_an_avif_says_how_many_frames_it_can_promise(sampling: Sampling):
-    data, job = moving("AVIF"), Job(sampling=sampling, animation=True)
+    data, job = moving("AVIF"), ReadJob(sampling=sampling, animation=True)
     with open_source(data, Limits()) as src:
         seen = outline_source(src, job)
         clip = decode_source(src, job)
@@ -93,4 +93,4 @@ def test_a_child_that_lies_is_not_believed(change: dict[str, Any], error: type, 
 
     monkeypatch.setattr(DecodeChild, "_ask", lying)
     with open_source(moving("GIF"), Limits()) as src, pytest.raises(error):
-        isolated_outline(src, Job(animation=True))
+        isolated_outline(src, ReadJob(animation=True))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet.encoder.attention_scores import attended
+from tubelet.encoder.attention_scores import attention_scores
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError, LimitError
@@ -49,7 +49,7 @@ def test_one_run_gives_what_each_function_gives():
     encoder = tiny()
     patches = patchify([clip(64, 96), clip(48, 48, seed=1)], encoder.pixels)
     found = inputs_of(encoder, patches, ("attention", "keys"), layer=0)
-    tokens, received, keys = attended(encoder, patches, layer=0)
+    tokens, received, keys = attention_scores(encoder, patches, layer=0)
     assert found.tokens.equal(tokens)
     assert found.attention is not None
     assert found.keys is not None

@@ -9,16 +9,16 @@ from tubelet.cli.choosing import (
     Coverage,
     Device,
     Dilate,
+    EncodedFile,
     LayerOf,
     ModelOf,
     ScaffoldOf,
     Seed,
-    Seen,
+    SelectionRequest,
     SpaceOf,
     TextFile,
     TextOf,
     ViewsOf,
-    Wish,
     WordsOf,
     boxes_of,
     checked,
@@ -134,7 +134,7 @@ class Compare:
         terminal.document(compare_document(result))
         return OK
 
-    def _wish(self) -> Wish:
+    def _wish(self) -> SelectionRequest:
         from tubelet.cli.values import view_rule
         from tubelet.reduce.methods import Settings
 
@@ -144,9 +144,9 @@ class Compare:
         settings = Settings(coverage=self.coverage, words=self.words, radius=self.dilate, seed=self.seed)
         views = view_rule(self.views, None, None)
         asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
-        return Wish(names, self.budget, settings, *asked)
+        return SelectionRequest(names, self.budget, settings, *asked)
 
-    def _choices(self, index: int, seen: Seen, wish: Wish) -> "dict[str, Choice]":
+    def _choices(self, index: int, seen: EncodedFile, wish: SelectionRequest) -> "dict[str, Choice]":
         from tubelet.reduce.methods import choose
 
         out = {}
@@ -158,13 +158,13 @@ class Compare:
                 raise e.placed(item=index, source=seen.clip.source) from None
         return out
 
-    def _page(self, seen: Seen, choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
+    def _page(self, seen: EncodedFile, choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
         from tubelet.cli.compare_report import cells
         from tubelet.inspect.draw.cells import layers_of
         from tubelet.inspect.draw.compare import Entry, draw_comparison
         from tubelet.inspect.draw.frames import name_of
         from tubelet.inspect.draw.kept import warning
-        from tubelet.inspect.draw.lettering import INK, Line
+        from tubelet.inspect.draw.lettering import INK, TextLine
         from tubelet.reduce.methods import METHODS
 
         tokens, model, wish = seen.inputs.tokens, result.model, result.wish
@@ -177,12 +177,12 @@ class Compare:
             entries.append(Entry(name, note, tuple(layers_of(tokens, choice.kept, 0)), cell))
         about = [f"budget {wish.budget:,} of {len(tokens.x):,} tokens"]
         about += [f'text "{wish.text}"'] if wish.text is not None else []
-        lines = [Line((name_of(seen.clip),), 19, INK), Line(tuple(about)), Line((model.name,))]
+        lines = [TextLine((name_of(seen.clip),), 19, INK), TextLine(tuple(about)), TextLine((model.name,))]
         if model.untrained:
             lines[2] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
         return draw_comparison(seen.clip, entries, cells(result.rows(index)), lines, max_side=self.max_side)
 
-    def _about(self, file: str, path: str, seen: Seen) -> dict[str, Any]:
+    def _about(self, file: str, path: str, seen: EncodedFile) -> dict[str, Any]:
         return {
             "file": file_name(file),
             "picture": file_name(path),
@@ -194,5 +194,3 @@ class Compare:
             "complete": seen.clip.complete,
             "notes": list(seen.clip.notes),
         }
-
-

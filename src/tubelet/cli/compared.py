@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tubelet.cli.choosing import Seen, Wish, settings_for
+from tubelet.cli.choosing import EncodedFile, SelectionRequest, settings_for
 
 if TYPE_CHECKING:
     from tubelet.cli.model import Model
@@ -17,14 +17,14 @@ DRAWS = 20  # random choices of one picture, so that chance has an interval
 class Compared:
     """What has been compared so far: choices of each file by method, and how long they took beside the encoder."""
 
-    def __init__(self, wish: Wish, model: "Model", runs: int) -> None:
+    def __init__(self, wish: SelectionRequest, model: "Model", runs: int) -> None:
         self.wish, self.model, self.runs = wish, model, runs
         self.files: list[dict[str, Any]] = []
-        self.seen: list[Seen] = []
+        self.seen: list[EncodedFile] = []
         self.choices: list[dict[str, Choice]] = []
         self.costs: list[dict[str, list[float]]] = []
 
-    def add(self, seen: Seen, choices: "dict[str, Choice]") -> None:
+    def add(self, seen: EncodedFile, choices: "dict[str, Choice]") -> None:
         """One file, timed."""
         self.seen.append(seen)
         self.choices.append(choices)
@@ -62,11 +62,11 @@ class Compared:
         return {name: mean_of([draw[name].value for draw in draws]) for name in draws[0]}
 
 
-def whole_costs(seen: Seen, wish: Wish, model: "Model", runs: int) -> dict[str, list[float]]:
+def whole_costs(seen: EncodedFile, wish: SelectionRequest, model: "Model", runs: int) -> dict[str, list[float]]:
     """Of each method: seconds of the encoder and itself over those of the encoder alone, run by run in turns."""
     import torch
 
-    from tubelet.encoder.attention_scores import attended
+    from tubelet.encoder.attention_scores import attention_scores
     from tubelet.inspect.metrics import timed
     from tubelet.reduce.methods import METHODS, choose
     from tubelet.reduce.relevance import in_joint_space
@@ -77,7 +77,7 @@ def whole_costs(seen: Seen, wish: Wish, model: "Model", runs: int) -> dict[str, 
     watched = {"attention", "keys"}
     stages: dict[str, dict[str, Any]] = {"": {"encode": lambda: encoder(seen.patches)}}
     if watched & wish.needs:
-        stages["attended"] = {"encode": lambda: attended(encoder, seen.patches, layer=wish.layer)}
+        stages["attended"] = {"encode": lambda: attention_scores(encoder, seen.patches, layer=wish.layer)}
     plain = stages[""]["encode"]
     tokens = plain() if inputs.features is not None else inputs.tokens
     for name in wish.methods:

@@ -162,5 +162,3 @@ def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor |
 
 
 # ---- before the work
-
-

@@ -152,6 +152,7 @@ def peak_memory() -> dict[str, int | None]:
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {"host": host, "device": device}
 
+
 if TYPE_CHECKING:
     from torch import Tensor
 

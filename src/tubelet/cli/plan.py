@@ -24,7 +24,7 @@ from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
 
 if TYPE_CHECKING:
     from tubelet.encoder.config import EncoderConfig
-    from tubelet.inspect.budget.values import After
+    from tubelet.inspect.budget.values import Downstream
     from tubelet.pixels.recipe import PixelRecipe
 
 
@@ -93,7 +93,7 @@ class Plan:
         out = None if self.plot is None else output_file(self.plot, self.files)
         from tubelet.cli.plan_report import extras, plan_table
         from tubelet.inspect.budget.fit import fit_budget
-        from tubelet.inspect.budget.inputs import Input, inputs_of
+        from tubelet.inspect.budget.inputs import Input, inputs_of_files
         from tubelet.inspect.budget.plan import plan
         from tubelet.pixels.views import ViewRule
 
@@ -104,7 +104,7 @@ class Plan:
             raise UsageError("--select takes the place of pooling: add --pool none --join flat")
         if views is not None and self.geometry != "none":
             raise UsageError("--geometry sees whole frames, so it does not go with --views")
-        inputs = [Input(w, h, f) for w, h, f in sizes] or inputs_of(
+        inputs = [Input(w, h, f) for w, h, f in sizes] or inputs_of_files(
             self.files,
             fps=sampling.fps,
             num_frames=sampling.num_frames,
@@ -148,16 +148,16 @@ class Plan:
 
         return gemm_rate(config.hidden, dtype=self.dtype, device=device_of(self.device))
 
-    def _what(self) -> "tuple[EncoderConfig | PixelRecipe, After]":
+    def _what(self) -> "tuple[EncoderConfig | PixelRecipe, Downstream]":
         """The encoder or recipe, whose sizes --merge divides, and what follows it."""
         from tubelet.families.catalogue import variants
         from tubelet.inspect.budget.networks import LANGUAGE, VGGT
-        from tubelet.inspect.budget.values import After
+        from tubelet.inspect.budget.values import Downstream
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.llm is not None and self.llm not in LANGUAGE:
             raise UsageError(f"--llm is one of {', '.join(LANGUAGE)}; for others give --llm-width")
-        after = After(
+        after = Downstream(
             space=self.merge,
             time=self.merge_time,
             select=self.select,
@@ -180,5 +180,3 @@ class Plan:
         if config.merger is None and self.merge > 1:
             config = replace(config, pixels=replace(config.pixels, merge=self.merge, order="block"))
         return replace(config, pixels=with_budget(config.pixels, self.max_pixels)), after
-
-

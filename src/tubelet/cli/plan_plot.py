@@ -10,7 +10,7 @@ from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.values import Plan
 from tubelet.inspect.draw.chart import Panel, chart
-from tubelet.inspect.draw.lettering import INK, Line
+from tubelet.inspect.draw.lettering import INK, TextLine
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,7 +41,7 @@ def plan_chart(found: Plan, how: dict[str, Any], max_tokens: int | None, max_mem
     kind = f"{how['dtype']} on {how['device']}" if found.config is not None else "tokens only"
     several = f"first of {len(found.items):,} inputs" if len(found.items) > 1 else ""
     told = [t for t in (several, clip, f"{here.tokens:,} tokens", f"inference, {kind}") if t]
-    title = [Line((Path(one.name).name or "plan",), 19, INK), Line(tuple(told))]
+    title = [TextLine((Path(one.name).name or "plan",), 19, INK), TextLine(tuple(told))]
     return chart(rows, title)
 
 

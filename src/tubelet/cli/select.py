@@ -10,16 +10,16 @@ from tubelet.cli.choosing import (
     Coverage,
     Device,
     Dilate,
+    EncodedFile,
     LayerOf,
     ModelOf,
     ScaffoldOf,
     Seed,
-    Seen,
+    SelectionRequest,
     SpaceOf,
     TextFile,
     TextOf,
     ViewsOf,
-    Wish,
     WordsOf,
     boxes_of,
     checked,
@@ -143,7 +143,7 @@ class Select:
         terminal.document(select_document(result, self.out, wish))
         return FAILED if result.errors else OK
 
-    def _wish(self) -> Wish:
+    def _wish(self) -> SelectionRequest:
         from tubelet.cli.values import view_rule
         from tubelet.reduce.methods import Settings
 
@@ -152,9 +152,11 @@ class Select:
         settings = Settings(coverage=self.coverage, words=self.words, radius=self.dilate, seed=self.seed)
         views = view_rule(self.views, None, None)
         asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
-        return Wish((name,), self.budget, settings, *asked)
+        return SelectionRequest((name,), self.budget, settings, *asked)
 
-    def _one(self, index: int, seen: Seen, wish: Wish, result: "Selected", drawings: Drawings) -> None:
+    def _one(
+        self, index: int, seen: EncodedFile, wish: SelectionRequest, result: "Selected", drawings: Drawings
+    ) -> None:
         """Choose from one file, draw it, and add it to the result."""
         from tubelet.reduce.methods import choose
 
@@ -171,10 +173,10 @@ class Select:
         seen.seconds["draw"] = time.perf_counter() - start
         result.add(file_name(self.files[index]), file_name(str(path)), seen, choice)
 
-    def _draw(self, seen: Seen, choice: "Choice", wish: Wish, model: "Model") -> "Image":
+    def _draw(self, seen: EncodedFile, choice: "Choice", wish: SelectionRequest, model: "Model") -> "Image":
         from tubelet.inspect.draw.cells import layers_of
         from tubelet.inspect.draw.kept import draw_kept, warning
-        from tubelet.inspect.draw.lettering import Line
+        from tubelet.inspect.draw.lettering import TextLine
         from tubelet.reduce.methods import METHODS
 
         name, tokens = wish.methods[0], seen.inputs.tokens
@@ -182,10 +184,8 @@ class Select:
         about = [f"{name}: {METHODS[name].about}", f"budget {wish.budget:,}"]
         if wish.text is not None:
             about.append(f'text "{wish.text}"')
-        lines = [Line(tuple(about)), Line((model.name,))]
+        lines = [TextLine(tuple(about)), TextLine((model.name,))]
         if model.untrained:
             lines[1] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
         total = len(tokens.x)
         return draw_kept(seen.clip, layers, lines, total=total, heat=self.heat, max_side=self.max_side)
-
-

@@ -9,11 +9,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tubelet.cli.choosing import Seen, Wish
+from tubelet.cli.choosing import EncodedFile, SelectionRequest
 from tubelet.cli.terminal import file_name, seconds, visible
 
 if TYPE_CHECKING:
-    from tubelet.cli.choosing import Wish
+    from tubelet.cli.choosing import SelectionRequest
     from tubelet.cli.select_report import Selected
 
 
@@ -55,7 +55,7 @@ def select_table(result: "Selected", out: str | None) -> Group:
     return Group(*lines)
 
 
-def select_document(result: "Selected", out: str | None, wish: "Wish") -> dict[str, Any]:
+def select_document(result: "Selected", out: str | None, wish: "SelectionRequest") -> dict[str, Any]:
     """The same for programs. Times in seconds."""
     from tubelet.reduce.methods import METHODS
 
@@ -84,6 +84,7 @@ def select_document(result: "Selected", out: str | None, wish: "Wish") -> dict[s
         "seconds": {"model": result.model_s},
     }
 
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -105,7 +106,7 @@ class Selected:
     kept: "list[Packed]" = field(default_factory=list)
     scores: "list[Tensor | None]" = field(default_factory=list)
 
-    def add(self, file: str, picture: str, seen: Seen, choice: "Choice") -> None:
+    def add(self, file: str, picture: str, seen: EncodedFile, choice: "Choice") -> None:
         """One file's choice."""
         tokens, kept = seen.inputs.tokens, choice.kept.to("cpu")
         per_frame = None
@@ -134,7 +135,7 @@ class Selected:
         self.kept.append(kept)
         self.scores.append(_scores_of(tokens, choice))
 
-    def save(self, out: str, files: tuple[str, ...], wish: Wish) -> None:
+    def save(self, out: str, files: tuple[str, ...], wish: SelectionRequest) -> None:
         """Write the kept tokens of all files as one pack. Raises RunError."""
         import torch
 

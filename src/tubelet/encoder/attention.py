@@ -64,10 +64,10 @@ class Segments:
 
     def on(self, device: torch.device) -> Int32[Tensor, " n"]:
         """cu_seqlens on `device`; copied once per call of the encoder, never read back."""
-        return sent(self.host, device)
+        return to_device(self.host, device)
 
 
-def sent(host: Tensor, device: torch.device) -> Tensor:
+def to_device(host: Tensor, device: torch.device) -> Tensor:
     """Host data on `device`; on CUDA nothing waits for the copy."""
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 

@@ -28,7 +28,7 @@ class Attended(NamedTuple):
 
 
 @torch.no_grad()
-def attended(encoder: Encoder, p: Packed, *, layer: int = -2, queries: Queries = "all") -> Attended:
+def attention_scores(encoder: Encoder, p: Packed, *, layer: int = -2, queries: Queries = "all") -> Attended:
     """The encoder's tokens, and what one layer's attention says of their rows, in one run.
 
     layer: -L .. L - 1. queries: "all" is the mean over all queries of a segment, prefix tokens among them; "first" is

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tubelet.encoder.attention import Segments, frame_segments, item_segments, sent
+from tubelet.encoder.attention import Segments, frame_segments, item_segments, to_device
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Packed
@@ -91,12 +91,12 @@ def layout_of(p: Packed, config: EncoderConfig, segments: Segments | None = None
         order, lengths = _windows(p, config)
         where = np.empty_like(order)
         where[order] = np.arange(len(order))
-        return Layout(chosen, Segments(lengths), sent(torch.from_numpy(where), p.device))
+        return Layout(chosen, Segments(lengths), to_device(torch.from_numpy(where), p.device))
     return Layout(chosen)
 
 
 def _with_prefix(segments: Segments, prefix: int, device: torch.device) -> Layout:
-    lengths = sent(torch.tensor(segments.lengths, dtype=torch.int64), device)
+    lengths = to_device(torch.tensor(segments.lengths, dtype=torch.int64), device)
     number = torch.arange(len(segments.lengths), device=device)
     owner = number.repeat_interleave(lengths, output_size=segments.total)
     where = torch.arange(segments.total, device=device) + prefix * (owner + 1)
@@ -145,5 +145,3 @@ def _frame_windows(h: int, w: int, side: int, merge: int) -> tuple[np.ndarray, t
     rows = np.stack([np.zeros((h, w), dtype=np.int64), *np.indices((h, w))], axis=-1)
     rows = rows.reshape(h // merge, merge, w // merge, merge, 3).transpose(0, 2, 1, 3, 4)
     return windows_of(rows.reshape(-1, 3), side)
-
-

@@ -31,7 +31,7 @@ from torch import Tensor
 from tubelet.errors import InputError, ShapeError, UnsafeFile
 from tubelet.integrations import served
 from tubelet.integrations.served import Kind, Payload
-from tubelet.language.vlm.features import Rows
+from tubelet.language.vlm.features import VisualRows
 from tubelet.packed import Packed
 from tubelet.packed.file import replace_tensors
 
@@ -43,7 +43,7 @@ TRANSFORMERS = (5, 23)  # what `tubelet.integrations.transformers.model` is writ
 
 
 def multi_modal_data(
-    rows: Packed | Rows,
+    rows: Packed | VisualRows,
     model: Model,
     *,
     kinds: Sequence[Kind] | None = None,

@@ -46,18 +46,18 @@ def replace_tensors(target: str | os.PathLike[str], tensors: Mapping[str, Tensor
 FORMAT = "tubelet-packed-1"
 
 
-def _item_to(item: Item) -> dict[str, Any]:
+def item_to(item: Item) -> dict[str, Any]:
     """Plain values of an item. One whose cells all show something is written as ever."""
     said = {"grid": list(item.grid), "times_s": list(item.times_s), "picture": item.picture, "box": list(item.box)}
     return said if item.content is None else said | {"content": list(item.content)}
 
 
-def _item_from(said: dict[str, Any]) -> Item:
+def item_from(said: dict[str, Any]) -> Item:
     where = Grid(*said["grid"]), tuple(said["times_s"]), said["picture"], tuple(said["box"])
     return Item(*where, tuple(said["content"]) if "content" in said else None)
 
 
-def _storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the host, contiguous, no two in the same memory, as a file needs them."""
     out: dict[str, Tensor] = {}
     seen: set[int] = set()

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tubelet.errors import InputError, NotFinite, ShapeError, TubeletError, UnsafeFile
-from tubelet.packed.file import FORMAT, _item_from, _item_to, _storages, replace_tensors
+from tubelet.packed.file import FORMAT, item_from, item_to, replace_tensors, storages
 from tubelet.packed.grid import MAX_ROWS as MAX_ROWS
 from tubelet.packed.grid import Grid as Grid
 from tubelet.packed.grid import Item as Item
@@ -302,9 +302,9 @@ class Packed:
         extra, notes = dict(tensors or {}), dict(metadata or {})
         if taken := sorted({"x", "pos"} & extra.keys() | {"format", "items", "lengths"} & notes.keys()):
             raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
-        items = json.dumps([_item_to(i) for i in self.items])
+        items = json.dumps([item_to(i) for i in self.items])
         meta = {**notes, "format": FORMAT, "items": items, "lengths": json.dumps(list(self.lengths))}
-        replace_tensors(path, _storages({"x": self.x, "pos": self.pos, **extra}), meta)
+        replace_tensors(path, storages({"x": self.x, "pos": self.pos, **extra}), meta)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Packed":
@@ -320,7 +320,7 @@ class Packed:
                 if meta.get("format") != FORMAT:
                     raise UnsafeFile("not a tubelet pack", expected=FORMAT, got=meta.get("format"))
                 x, pos = f.get_tensor("x"), f.get_tensor("pos")
-            items = tuple(_item_from(said) for said in json.loads(meta["items"]))
+            items = tuple(item_from(said) for said in json.loads(meta["items"]))
             return Packed(x, pos, items, tuple(json.loads(meta["lengths"]))).check()
         except TubeletError as e:
             e.placed(source=source)
@@ -394,5 +394,5 @@ def concat(packs: Sequence[Packed], *, renumber: bool = True) -> Packed:
     )
 
 
-def _whole(x: Tensor, items: tuple[Item, ...]) -> Packed:
+def whole(x: Tensor, items: tuple[Item, ...]) -> Packed:
     return Packed(x, all_positions(items).to(x.device), items, tuple(i.grid.rows for i in items))

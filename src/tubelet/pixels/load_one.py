@@ -16,9 +16,9 @@ from tubelet.errors import DecodeError, TubeletError
 from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.patchify import as_tensor, empty_rows, item_of, slots, write_frame, write_frames
 from tubelet.pixels.recipe import FILLING, PixelRecipe
-from tubelet.pixels.resize import Fit, Room, fit, resize_frames
+from tubelet.pixels.resize import Fit, ResizeBuffers, fit, resize_frames
 from tubelet.reading.clip import Clip
-from tubelet.reading.job import Job
+from tubelet.reading.job import ReadJob
 from tubelet.reading.picture.canvas import Canvas
 from tubelet.reading.picture.image import decode_pixels
 from tubelet.reading.source import Source, open_source
@@ -79,11 +79,11 @@ class Task:
         return self.size, self.item, self.rows
 
 
-class Desk:
+class ThreadBuffers:
     """One thread's memory, used for one picture after the other."""
 
     def __init__(self) -> None:
-        self.canvas, self.room = Canvas(), Room()
+        self.canvas, self.room = Canvas(), ResizeBuffers()
 
 
 @dataclass(frozen=True)
@@ -91,21 +91,21 @@ class Options:
     """What holds for all inputs of one call."""
 
     recipe: PixelRecipe
-    job: Job  # of one thread
+    job: ReadJob  # of one thread
     isolate: Literal["auto", "always", "never"]
     skip: bool
     workers: int
     file_objects: AbstractContextManager[bool] = field(default_factory=Lock)  # one and the same may be listed twice
     desks: local = field(default_factory=local)
 
-    def desk(self) -> Desk:
+    def desk(self) -> ThreadBuffers:
         """The calling thread's."""
         if not hasattr(self.desks, "mine"):
-            self.desks.mine = Desk()
+            self.desks.mine = ThreadBuffers()
         return self.desks.mine
 
 
-class Laps:
+class StageTimer:
     """Adds the time since the last lap to a stage."""
 
     def __init__(self, report: LoadedSource) -> None:
@@ -129,7 +129,7 @@ def describe(task: Task, width: int, height: int, times_s: Sequence[float], opti
     return task.size, task.item
 
 
-def cut_whole(task: Task, clip: Clip, options: Options, laps: Laps) -> None:
+def cut_whole(task: Task, clip: Clip, options: Options, laps: StageTimer) -> None:
     """Resize a clip that was decoded as a whole and cut it into its slice, or without one into rows of the task's own.
 
     Raises DecodeError where the slice was planned for another size or fewer frames.
@@ -166,7 +166,7 @@ def _finish(task: Task, complete: bool, notes: Sequence[str]) -> None:
 def decode_into(task: Task, options: Options, workers: int) -> None:
     """Decode a planned input and write it into its slice: a picture on this thread, a clip frame by frame on
     `workers` threads. Raises what decoding raises; then the slice holds anything."""
-    laps = Laps(task.report)
+    laps = StageTimer(task.report)
     with open_source(task.source, options.job.limits, task.report.name) as src:
         laps("open")
         if task.plan is not None:
@@ -179,7 +179,7 @@ def decode_into(task: Task, options: Options, workers: int) -> None:
     _finish(task, True, notes)
 
 
-def _write(task: Task, index: int, pixels: np.ndarray, options: Options, laps: Laps) -> None:
+def _write(task: Task, index: int, pixels: np.ndarray, options: Options, laps: StageTimer) -> None:
     """Resize one decoded frame and write it as frame `index`."""
     size, item, rows = task.ready
     if pixels.shape[:2] != (task.report.height, task.report.width):
@@ -205,7 +205,7 @@ def _clip(task: Task, src: Source, plan: VideoPlan, options: Options, workers: i
     def on_frame(slot: int, frame: np.ndarray) -> None:
         mine = LoadedSource(task.report.name)
         work.append(mine)
-        _write(task, slot, frame, options, Laps(mine))
+        _write(task, slot, frame, options, StageTimer(mine))
 
     start = time.perf_counter()
     result = decode_video(src, plan, options.job.limits, workers=workers, on_frame=on_frame)

@@ -24,7 +24,7 @@ from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.reading.clip import Clip
 from tubelet.reading.codec.signals import pack_maps, signal_fields
 from tubelet.reading.isolated.wire import FileAt, SharedFrames, clip_fields, error_fields, receive, send
-from tubelet.reading.job import Job, decode_source
+from tubelet.reading.job import ReadJob, decode_source
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import outline_source
 from tubelet.reading.source import BinaryFile, Source
@@ -64,9 +64,9 @@ def serve(link: socket.socket) -> None:
 
 def _answer(message: dict[str, Any], fd: int, frames: SharedFrames, maps: SharedFrames) -> dict[str, Any]:
     """The reply to one message. The only place of the library that catches everything: it is the end of a process."""
-    job = Job()
+    job = ReadJob()
     try:
-        job = Job.from_dict(message["job"])
+        job = ReadJob.from_dict(message["job"])
         with _Bounded(job.limits):
             file = cast(BinaryFile, io.BufferedReader(FileAt(fd, message["size"])))
             src = Source(message["name"], file, message["size"], message["format"], foreign=True)
@@ -93,7 +93,7 @@ def _answer(message: dict[str, Any], fd: int, frames: SharedFrames, maps: Shared
 
 
 def _signals(
-    src: Source, job: Job, signal: Any, frames: SharedFrames, maps: SharedFrames
+    src: Source, job: ReadJob, signal: Any, frames: SharedFrames, maps: SharedFrames
 ) -> tuple[Clip, dict[str, Any]]:
     """The clip, and what is said of its signals; their fields are in `maps`."""
     from tubelet.reading.codec.decode import read_both  # loads FFmpeg, which pictures can do without

@@ -13,7 +13,7 @@ from tubelet.reading.source import VIDEOS, Source
 
 
 @dataclass(frozen=True)
-class Job:
+class ReadJob:
     """How an input is to be read: which frames of a video, what lies behind transparent parts, whether pictures that
     move are read as clips, and the ceilings. Plain values only, so that it can be sent to another process."""
 
@@ -31,7 +31,7 @@ class Job:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Job":
+    def from_dict(cls, values: dict[str, Any]) -> "ReadJob":
         """The job that `as_dict` described, after a way through JSON. Unknown fields are a TypeError."""
         sampling = dict(values.pop("sampling"))
         if sampling.get("times_s") is not None:
@@ -40,7 +40,7 @@ class Job:
         return cls(Limits(**values.pop("limits")), Sampling(**sampling), background, **values)
 
 
-def decode_source(src: Source, job: Job, allocate: Allocate = new_frames) -> Clip:
+def decode_source(src: Source, job: ReadJob, allocate: Allocate = new_frames) -> Clip:
     """The Clip of one input, by its format. Raises: what the picture and video decoders raise, with the source."""
     if src.format in VIDEOS:
         from tubelet.reading.video.video import read_video  # loads FFmpeg, which reading pictures can do without

@@ -9,7 +9,7 @@ decoded frames. `exact` says so.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tubelet.reading.job import Job
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.picture.animation import moving
 from tubelet.reading.picture.decode import decoding
@@ -55,7 +55,7 @@ class Outline:
         return found
 
 
-def outline_source(src: Source, job: Job) -> Outline:
+def outline_source(src: Source, job: ReadJob) -> Outline:
     """The Outline of what `decode_source` gives for the same input and job. Leaves the file at its start.
 
     Cost: of a picture, its header; of GIF, WEBP and PNG that move, a walk over their blocks; of a clip, one read.

@@ -14,7 +14,7 @@ from tubelet.reading.clip import Clip as Clip
 from tubelet.reading.limits import Limits
 
 if TYPE_CHECKING:
-    from tubelet.reading.job import Job
+    from tubelet.reading.job import ReadJob
 
 Isolate = Literal["auto", "always", "never"]
 
@@ -83,7 +83,7 @@ def read(
     >>> read(file, isolate="never")
     [Clip('<file>', 3x2, picture)]
     """
-    from tubelet.reading.job import Job  # numpy and Pillow are first needed here: importing stays cheap
+    from tubelet.reading.job import ReadJob  # numpy and Pillow are first needed here: importing stays cheap
     from tubelet.reading.sampling import Sampling
 
     if isolate not in ("auto", "always", "never"):
@@ -98,7 +98,7 @@ def read(
     times = None if times_s is None else tuple(float(t) for t in times_s)
     sampling = Sampling(None if fps is None else float(fps), None if num_frames is None else index(num_frames), times)
     red, green, blue = (int(level) for level in background)
-    job = Job(limits, sampling, (red, green, blue), bool(animation), _each(workers, len(items)))
+    job = ReadJob(limits, sampling, (red, green, blue), bool(animation), _each(workers, len(items)))
 
     def one(place: int) -> Clip:
         try:
@@ -139,7 +139,7 @@ def _each(workers: int | None, items: int) -> int:
     return (workers or os.cpu_count() or 1) if items == 1 else 1
 
 
-def _read_one(source: Any, job: "Job", isolate: Isolate) -> Clip:
+def _read_one(source: Any, job: "ReadJob", isolate: Isolate) -> Clip:
     from tubelet.reading.isolated.pool import SUPPORTED, isolated_read
     from tubelet.reading.job import decode_source
     from tubelet.reading.source import open_source

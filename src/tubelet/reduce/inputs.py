@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tubelet.encoder.attention_scores import attended
+from tubelet.encoder.attention_scores import attention_scores
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.errors import InputError, LimitError
@@ -54,7 +54,7 @@ def inputs_of(
         raise InputError(f"a space is auto, head or rows, got {space}", got=space)
     received = keys = None
     if {"attention", "keys"} & set(needs):
-        tokens, received, keys = attended(encoder, patches, layer=layer)
+        tokens, received, keys = attention_scores(encoder, patches, layer=layer)
     else:
         tokens = encoder(patches)
     headed = space == "head" or (space == "auto" and isinstance(encoder.pool, AttentionPool | QueryPool))

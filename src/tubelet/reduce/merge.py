@@ -180,5 +180,3 @@ def _bilinear(p: Packed, size: int) -> Packed:
         out.append(sampled.permute(0, 2, 3, 1).reshape(small.rows, -1))
         items.append(replace(item, grid=small))
     return _merged(torch.cat(out), tuple(items))
-
-

@@ -5,7 +5,6 @@ answers stand next to the words asked for, the best row of each region, exact co
 pictures. `VERSIONS` are the designs that went by the name, with their faults, each equal to its golden cases.
 """
 
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -184,5 +183,3 @@ def _cell(item: Item) -> tuple[float, float]:
 
 
 # ---- the past
-
-

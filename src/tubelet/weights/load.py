@@ -34,7 +34,7 @@ from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.families.match import Match, matches
 from tubelet.families.processors import recipe_from
 from tubelet.weights.header import Entry
-from tubelet.weights.locate import Checkpoint, Place, find_place
+from tubelet.weights.locate import Checkpoint, CheckpointFolder, find_place
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 INIT_STD = 0.02
@@ -201,7 +201,7 @@ def _mark(encoder: Encoder, report: LoadReport) -> Encoder:
 # ---- the steps
 
 
-def _sized(opened: Opened, place: Place) -> Opened:
+def _sized(opened: Opened, place: CheckpointFolder) -> Opened:
     """With the pixel recipe that the files beside the weights say. Raises ConfigError."""
     said = None if opened.match.family.processor_to is None else place.processor()
     if said is None:

@@ -19,9 +19,9 @@ from tubelet.errors import ConfigError, InputError, LimitError, ShapeError
 from tubelet.families.onevision import VARIANTS
 from tubelet.inspect.budget.fit import Fitted, fit_budget, largest, scaled
 from tubelet.inspect.budget.flops import projector_flop, projector_layers, projector_parameters
-from tubelet.inspect.budget.inputs import Input, inputs_of
+from tubelet.inspect.budget.inputs import Input, inputs_of_files
 from tubelet.inspect.budget.networks import LANGUAGE, VGGT
-from tubelet.inspect.budget.values import After
+from tubelet.inspect.budget.values import Downstream
 from tubelet.packed.grid import Grid
 from tubelet.pixels import load
 from tubelet.pixels import load_one as fill
@@ -45,7 +45,7 @@ def shapes(p: object) -> dict[str, tuple[int | None, ...]]:
 
 
 def test_the_known_run_comes_out_exactly():
-    p = plan([Input(640, 480, 16)], QWEN, After(space=2, llm=LANGUAGE["qwen2.5-3b"], aggregator=VGGT, width=512))
+    p = plan([Input(640, 480, 16)], QWEN, Downstream(space=2, llm=LANGUAGE["qwen2.5-3b"], aggregator=VGGT, width=512))
     assert shapes(p) == {
         "frames": (16, 3, 476, 644),
         "patches": (12512, 1176),
@@ -64,7 +64,7 @@ def test_frames_of_that_size_stay_as_they_are():
 
 @pytest.mark.parametrize(("width", "merged"), [(None, None), (1024, 8192), (2048, 16384)])
 def test_features_of_single_frames_merge_to_eight_times_their_width(width: int | None, merged: int | None):
-    p = plan([(644, 476, 16)], PixelRecipe(14, merge=2, order="block"), After(space=2, time=2, width=width))
+    p = plan([(644, 476, 16)], PixelRecipe(14, merge=2, order="block"), Downstream(space=2, time=2, width=width))
     assert p.stages[-1].shape == (3128, merged)
     assert p.stages[-1].shape_text == ("3,128 x 8 D" if merged is None else f"3,128 x {merged:,}")
 
@@ -128,7 +128,7 @@ def test_files_are_planned_by_their_headers_as_they_are_read():
     recipe = VARIANTS["llava_vit_packing_small"].pixels
     rules: tuple[dict[str, Any], ...] = ({"fps": 2.0}, {"num_frames": 5}, {"times_s": (0.0, 1.5)})
     for rule in rules:
-        p = plan(inputs_of(files, **rule), recipe)
+        p = plan(inputs_of_files(files, **rule), recipe)
         real = load_patches(files, recipe, **rule).packed
         assert p.grids == tuple(i.grid for i in real.items)
 
@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_planned_is_named(tmp_path: Path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(InputError) as e:
-        inputs_of([EXAMPLES / "receipt.png", broken])
+        inputs_of_files([EXAMPLES / "receipt.png", broken])
     assert (e.value.item, e.value.source) == (1, str(broken))
 
 
@@ -145,12 +145,12 @@ def test_a_file_that_cannot_be_planned_is_named(tmp_path: Path):
 
 
 def test_selection_cache_and_positions():
-    after = After(select=100, llm=LANGUAGE["qwen2.5-7b"])
+    after = Downstream(select=100, llm=LANGUAGE["qwen2.5-7b"])
     p = plan([(448, 448), (64, 64, 9)], VARIANTS["llava_vit_packing_small"], after)
     assert [i.tokens for i in p.items] == [100, 100]
     assert p.kv_bytes() == 2 * 28 * 4 * 128 * 200 * 2
     assert [i.extent for i in p.items] == [28, 9]
-    assert plan([(64, 64, 9)], PixelRecipe(16), After(step=2.5)).extent == 21  # trunc(8 x 2.5) + 1
+    assert plan([(64, 64, 9)], PixelRecipe(16), Downstream(step=2.5)).extent == 21  # trunc(8 x 2.5) + 1
     assert p.stages[-1].shape == (200, 3584)
     assert p.stages[-1].flop == projector_flop("mlp2x_gelu", 200, 384, 3584) == 2 * 200 * (384 + 3584) * 3584
     assert p.projector_bytes() == 4 * projector_parameters("mlp2x_gelu", 384, 3584)
@@ -164,7 +164,7 @@ def test_a_projector_of_another_kind_is_refused():
 
 def test_a_merge_that_does_not_divide_is_refused_with_the_item():
     with pytest.raises(ShapeError) as e:
-        plan([(28, 28), (28, 42)], PixelRecipe(14), After(space=2))
+        plan([(28, 28), (28, 42)], PixelRecipe(14), Downstream(space=2))
     assert e.value.item == 1
 
 
@@ -288,7 +288,7 @@ def test_an_avif_sampled_by_time_is_decoded_only_when_the_rest_fits(tmp_path: Pa
     with pytest.raises(InputError, match="AVIF"):
         path = tmp_path / "moving.avif"
         path.write_bytes(moving("AVIF"))
-        inputs_of([path], fps=5.0, animation=True)
+        inputs_of_files([path], fps=5.0, animation=True)
 
 
 def test_animations_are_planned_as_they_are_read(tmp_path: Path):
@@ -297,7 +297,7 @@ def test_animations_are_planned_as_they_are_read(tmp_path: Path):
         path.write_bytes(moving(file_format))
         rules: tuple[dict[str, Any], ...] = ({}, {"fps": 3.0}, {"num_frames": 2})
         for rule in rules:
-            [one] = inputs_of([path], animation=True, **rule)
+            [one] = inputs_of_files([path], animation=True, **rule)
             assert one.frames == len(read(path, animation=True, **rule)[0])
 
 
@@ -305,7 +305,7 @@ def test_animations_are_planned_as_they_are_read(tmp_path: Path):
 
 
 def test_views_of_a_picture():
-    after = After(llm=LANGUAGE["llada-8b"])
+    after = Downstream(llm=LANGUAGE["llada-8b"])
     p = plan([(1000, 600), (768, 768)], PixelRecipe(14), after, LAVIDA)
     assert p.grids == (Grid(1, 27, 27),) * 10
     assert [i.tokens for i in p.items] == [660, 1008]
@@ -323,9 +323,9 @@ def test_views_of_a_picture():
 def test_all_tokens_of_five_views_and_a_selection_out_of_them():
     whole = replace(LAVIDA, pool=None, join="flat")
     assert plan((768, 768), PixelRecipe(14), views=whole).tokens == 5 * 729 == 3645
-    p = plan((768, 768), PixelRecipe(14), After(select=980, llm_width=4096), whole)
+    p = plan((768, 768), PixelRecipe(14), Downstream(select=980, llm_width=4096), whole)
     assert (p.tokens, p.patches, p.stages[-1].shape) == (980, 3645, (980, 4096))
-    for wrong in (After(select=980), After(aggregator=VGGT)):
+    for wrong in (Downstream(select=980), Downstream(aggregator=VGGT)):
         with pytest.raises(ConfigError):
             plan((768, 768), PixelRecipe(14), wrong, LAVIDA)
 
@@ -373,7 +373,7 @@ def test_views_are_planned_as_they_are_cut_and_joined(
 def test_other_rules_are_planned_as_they_are_cut(
     width: int, height: int, frames: int, rule: Views, recipe: PixelRecipe
 ):
-    p = plan((width, height, frames), recipe, After(space=recipe.merge), views=rule)
+    p = plan((width, height, frames), recipe, Downstream(space=recipe.merge), views=rule)
     clip = Clip(np.zeros((frames, height, width, 3), np.uint8), tuple(map(float, range(frames))))
     cut = patchify([clip], recipe, views=rule)
     assert p.grids == tuple(item.grid for item in cut.items) and p.patches == len(cut.x)
@@ -385,9 +385,9 @@ def test_other_rules_are_planned_as_they_are_cut(
 
 def test_the_encoder_sees_views_as_items():
     config = EncoderConfig(64, 1, 2, 96, PixelRecipe(14))
-    p = plan((1000, 600), config, After(llm_width=80), LAVIDA)
-    assert p.flop == plan([(384, 384)] * 5, config, After(llm_width=80)).flop
-    assert p.memory().total_bytes == plan([(384, 384)] * 5, config, After(llm_width=80)).memory().total_bytes
+    p = plan((1000, 600), config, Downstream(llm_width=80), LAVIDA)
+    assert p.flop == plan([(384, 384)] * 5, config, Downstream(llm_width=80)).flop
+    assert p.memory().total_bytes == plan([(384, 384)] * 5, config, Downstream(llm_width=80)).memory().total_bytes
     assert fit_budget(Input(1000, 600, 8), config, views=LAVIDA, max_tokens=1000).size is None
     assert fit_budget(Input(1000, 600, 8), config, views=LAVIDA, max_tokens=1000).frames == 5
 
@@ -403,7 +403,7 @@ def test_the_encoder_sees_views_as_items():
 )
 @settings(max_examples=40, deadline=None)
 def test_what_fits_in_tokens_fits_and_one_more_does_not(width: int, height: int, merge: int, budget: int):
-    recipe, after = PixelRecipe(14, temporal=2, merge=merge, order="block"), After(space=merge)
+    recipe, after = PixelRecipe(14, temporal=2, merge=merge, order="block"), Downstream(space=merge)
     one = Input(width, height, 4, duration_s=2.0)
     found = fit_budget(one, recipe, after, max_tokens=budget)
     if found.size is not None:

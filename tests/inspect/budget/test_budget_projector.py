@@ -10,7 +10,7 @@ from tubelet.families.onevision import VARIANTS
 from tubelet.inspect.budget.memory import Mode, memory
 from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.projector import Projection, with_projector
-from tubelet.inspect.budget.values import After
+from tubelet.inspect.budget.values import Downstream
 from tubelet.language.project.projector import build_projector
 
 
@@ -56,7 +56,7 @@ def test_half_types():
 
 def test_a_plan_counts_its_projector():
     config = VARIANTS["llava_vit_packing_small"]
-    alone, both = plan((448, 448), config), plan((448, 448), config, After(llm_width=3584))
+    alone, both = plan((448, 448), config), plan((448, 448), config, Downstream(llm_width=3584))
     weights = both.projector_bytes()
     assert weights == 4 * (384 * 3584 + 3584 + 3584 * 3584 + 3584)
     assert both.memory().weights_bytes == alone.memory().weights_bytes + weights
@@ -69,6 +69,6 @@ def test_a_plan_counts_its_projector():
 
 def test_merged_and_selected_copies_are_counted():
     config = VARIANTS["llava_vit_packing_small"]
-    p = plan((448, 448), config, After(select=100, llm_width=64))
+    p = plan((448, 448), config, Downstream(select=100, llm_width=64))
     assert p.projection == Projection("mlp2x_gelu", 784, 384, 100, 384, 64, copied=True)
     assert p.memory().moments_bytes["projector"] == 4 * (784 * 384 + 100 * 384 + 2 * 100 * 64)

@@ -21,7 +21,7 @@ from tubelet.inspect.draw.frames import (
     item_pixels,
     line_step,
 )
-from tubelet.inspect.draw.lettering import INK, PAPER, Line, caption, drawable, length, shorten, time_text, words
+from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption, drawable, length, shorten, time_text, words
 from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
@@ -280,7 +280,7 @@ def test_letters_the_font_lacks_are_replaced(name: str, shown: str):
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300), st.integers(60, 500))
 def test_any_name_is_drawn_within_its_width(name: str, width: int):
-    strip = caption(width, [Line((name,), 17, INK), Line(("1 x 2", name, "3 tokens"))])
+    strip = caption(width, [TextLine((name,), 17, INK), TextLine(("1 x 2", name, "3 tokens"))])
     assert strip.width == width
     text = shorten(drawable(name), 17, width)
     assert length(text, 17) <= width
@@ -294,7 +294,9 @@ def test_a_long_name_keeps_its_two_ends():
 
 
 def test_captions_wrap_at_their_parts():
-    wide, narrow = (caption(w, [Line(("one part of some length", "another part of some length"))]) for w in (600, 200))
+    wide, narrow = (
+        caption(w, [TextLine(("one part of some length", "another part of some length"))]) for w in (600, 200)
+    )
     assert narrow.height == 2 * wide.height
 
 

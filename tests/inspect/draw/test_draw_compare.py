@@ -8,7 +8,7 @@ from tests.inspect.draw.test_draw_kept import TILES, WHOLE, clip, rows
 from tubelet.errors import ShapeError
 from tubelet.inspect.draw.cells import layers_of
 from tubelet.inspect.draw.compare import Entry, draw_comparison
-from tubelet.inspect.draw.lettering import INK, Line
+from tubelet.inspect.draw.lettering import INK, TextLine
 from tubelet.packed import Grid, Item, pack
 from tubelet.reduce.condense import pool_to
 
@@ -26,10 +26,10 @@ def test_every_entry_is_on_the_page(count: int, height: int, width: int):
     item = Item(Grid(1, 4, 4), (0.0,), 0, (0, 0, width, height))
     p = rows(item)
     several = [Entry(f"m{i}", "note", tuple(layers_of(p, p.keep(torch.arange(0)), 0))) for i in range(count)]
-    page = draw_comparison(clip(height, width), several, TABLE, [Line(("name",))], max_side=900)
+    page = draw_comparison(clip(height, width), several, TABLE, [TextLine(("name",))], max_side=900)
     assert page.width <= 900
     dim = (np.asarray(page) == np.asarray([82, 82, 82])).all(axis=2).sum()  # of 240: 0.26 x 240 + 20
-    one = draw_comparison(clip(height, width), several[:1], TABLE, [Line(("name",))], max_side=900)
+    one = draw_comparison(clip(height, width), several[:1], TABLE, [TextLine(("name",))], max_side=900)
     assert dim > 0
     assert (np.asarray(one) == np.asarray([82, 82, 82])).all(axis=2).sum() > 0
 

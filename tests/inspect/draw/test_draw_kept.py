@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tubelet.errors import ShapeError
-from tubelet.inspect.draw.cells import OUTLINE, Layer, extent, layers_of, overlay, panels_of, resized_view
+from tubelet.inspect.draw.cells import OUTLINE, ViewLayer, extent, layers_of, overlay, panels_of, resized_view
 from tubelet.inspect.draw.frames import FRAME
 from tubelet.inspect.draw.kept import draw_kept, warning
-from tubelet.inspect.draw.lettering import PAPER, Line
+from tubelet.inspect.draw.lettering import PAPER, TextLine
 from tubelet.packed import Grid, Item, Packed, pack
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
@@ -129,7 +129,9 @@ def test_pages_fit(height: int, width: int, heat: bool):
     item = Item(Grid(1, 4, 4), (0.0,), 0, (0, 0, width, height))
     p = rows(item)
     layers = layers_of(p, p.keep(torch.tensor([1, 6])), 0, torch.arange(16.0))
-    page = draw_kept(clip(height, width), layers, [Line(("method",)), warning("UNTRAINED")], heat=heat, max_side=700)
+    page = draw_kept(
+        clip(height, width), layers, [TextLine(("method",)), warning("UNTRAINED")], heat=heat, max_side=700
+    )
     assert max(page.size) <= 700
     assert page.mode == "RGB"
     assert page.getpixel((2, 2)) == PAPER
@@ -174,4 +176,4 @@ def test_what_cannot_be_drawn_is_refused():
 def test_counts_are_those_of_each_frame():
     mask = np.zeros((2, 2, 2), bool)
     mask[1] = True
-    assert Layer(Item.of(2, 2, 2), mask).counts == [0, 4]
+    assert ViewLayer(Item.of(2, 2, 2), mask).counts == [0, 4]

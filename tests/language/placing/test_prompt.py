@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import tubelet
 from tubelet.errors import AlignmentError, InputError
-from tubelet.inspect.budget.values import After
+from tubelet.inspect.budget.values import Downstream
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN3_VL
 from tubelet.language.placing.place import place
@@ -19,7 +19,7 @@ IDS = TokenIds(image=90, video=91, start=92, end=93)
 
 def test_a_prompt_expanded_before_any_pixel_is_read_fits_the_rows_that_come():
     recipe = tubelet.PixelRecipe(patch=14, rule="smart", temporal=2, merge=2, order="block")
-    plan = tubelet.plan([(100, 60), (64, 64, 3)], recipe, After(space=2))
+    plan = tubelet.plan([(100, 60), (64, 64, 3)], recipe, Downstream(space=2))
     prompt = expand_placeholders([5, 92, 90, 93, 6, 92, 91, 93, 7], [i.tokens for i in plan.items], IDS)
     frames = [torch.zeros(n, h, w, 3, dtype=torch.uint8).numpy() for n, h, w in ((1, 60, 100), (3, 64, 64))]
     clips = [tubelet.Clip(f, tuple(map(float, range(len(f))))) for f in frames]

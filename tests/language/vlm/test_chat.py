@@ -17,7 +17,7 @@ from tubelet.language.placing.align import LLAVA
 from tubelet.language.vlm.chat import ask, squared, timestamps, worded
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme
-from tubelet.language.vlm.stream import Spoken
+from tubelet.language.vlm.stream import TokenStreamer
 from tubelet.pixels.recipe import PixelRecipe
 
 IMAGE, VIDEO, START, END = 150, 151, 148, 149
@@ -218,7 +218,7 @@ def test_the_streamer_tells_text_tokens_and_when_the_first_came(folders: dict[st
     asked = ask(vlm, [clip(1)], "Why?")
     said: list[str] = []
     ticks = iter(range(100))
-    streamer = Spoken(vlm.tokenizer, said.append, clock=lambda: float(next(ticks)))
+    streamer = TokenStreamer(vlm.tokenizer, said.append, clock=lambda: float(next(ticks)))
     ids = vlm.generate(asked.ready, max_new_tokens=7, streamer=streamer)
     assert "".join(said) == vlm.tokenizer.decode(ids[0], skip_special_tokens=True)
     assert (streamer.tokens, streamer.first) == (7, 0.0)
@@ -228,7 +228,7 @@ def test_the_streamer_tells_text_tokens_and_when_the_first_came(folders: dict[st
 def test_text_is_told_word_by_word():
     """A word is told when the next one begins at the latest, before the end, and nothing told is taken back."""
     said: list[str] = []
-    streamer = Spoken(tokenizer(), said.append)
+    streamer = TokenStreamer(tokenizer(), said.append)
     streamer.put(torch.tensor([[5, 6, 7]]))
     assert (said, streamer.first, streamer.tokens) == ([], None, 0)
     so_far = []

@@ -22,7 +22,7 @@ from tubelet.errors import ConfigError, ShapeError
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.place import place
 from tubelet.language.project.projector import Projector
-from tubelet.language.vlm.lavida import LAVIDA_TOWER, FrontEnd, Looked
+from tubelet.language.vlm.lavida import LAVIDA_TOWER, FrontEnd, ViewFeatures
 from tubelet.packed import Packed
 from tubelet.pixels.patchify import normalise, unpatchify
 from tubelet.pixels.views import PageCrops, Pyramid, Views
@@ -183,7 +183,7 @@ def test_chosen_rows_are_projected_joined_and_placed(tower: tuple[hf.SiglipVisio
     front = front_of(tower[1])
     text = torch.randn(3, 32, generator=torch.Generator().manual_seed(5))
 
-    def choose(seen: Looked) -> Packed:
+    def choose(seen: ViewFeatures) -> Packed:
         return shirg(seen.rows, text, budget=20, features=in_joint_space(front.encoder, seen.scoring))
 
     clips = [picture(75, 125), picture(30, 200, seed=1)]

@@ -14,7 +14,7 @@ from transformers.video_utils import VideoMetadata
 
 from tubelet import VLM, Clip
 from tubelet.language.vlm.chat import ask
-from tubelet.language.vlm.stream import Spoken
+from tubelet.language.vlm.stream import TokenStreamer
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 PIXELS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -130,7 +130,7 @@ def test_an_answer_told_in_pieces_is_the_whole_one(both: tuple[str, Any, Any, VL
     _, _, _, vlm = both
     ids = vlm.tokenizer.encode(f"{QUESTION}\n{QUESTION} dog, dogs\n\n 🐕🐕", add_special_tokens=False)
     said: list[str] = []
-    streamer = Spoken(vlm.tokenizer, said.append)
+    streamer = TokenStreamer(vlm.tokenizer, said.append)
     streamer.put(torch.tensor([[1, 2]]))
     for i in [*ids, vlm.tokenizer.eos_token_id]:
         streamer.put(torch.tensor([i]))

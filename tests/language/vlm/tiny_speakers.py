@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from tubelet.language.vlm.causal_lm import Speaker
+from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "language"
 
@@ -38,7 +38,7 @@ def llama(seed: int = 0, **config: Any) -> Any:
 
 def speaker_of(lm: Any) -> Any:
     """A language model as a speaker; typed loosely, because `generate`'s own type wants a class of transformers."""
-    return Speaker(lm).eval()
+    return PlacedCausalLM(lm).eval()
 
 
 def golden(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -59,7 +59,7 @@ def golden_speaker(config: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
     model.load_state_dict(state, strict=True)
     head = nn.Linear(config["hidden_size"], config["vocab_size"], bias=False)
     head.load_state_dict({"weight": tensors["weight.lm_head.weight"]})
-    return Speaker(model, head).eval()
+    return PlacedCausalLM(model, head).eval()
 
 
 WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")

@@ -16,7 +16,7 @@ from tubelet.reading.codec.decode import check_words, codec_signals
 from tubelet.reading.codec.signals import CodecSignals
 from tubelet.reading.codec.watch import signal_for
 from tubelet.reading.isolated import pool as isolation
-from tubelet.reading.job import Job
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import open_source
@@ -317,7 +317,7 @@ def test_the_child_sees_the_same(kind: str):
 def test_frames_come_along_from_the_child():
     data = three_scenes()
     with open_source(data, Limits(), "it") as src:
-        clip, found = isolation.isolated_signals(src, Job(sampling=Sampling(fps=5.0)), "auto")
+        clip, found = isolation.isolated_signals(src, ReadJob(sampling=Sampling(fps=5.0)), "auto")
     want = read(data, fps=5.0, isolate="never")[0]
     assert np.array_equal(clip.frames, want.frames) and clip.times_s == want.times_s == found.times_s
 

@@ -23,7 +23,7 @@ from tubelet.reading.clip import Clip
 from tubelet.reading.isolated import pool as isolate
 from tubelet.reading.isolated import wire
 from tubelet.reading.isolated.pool import DecodeChild, Pool, isolated_read, pool
-from tubelet.reading.job import Job, decode_source
+from tubelet.reading.job import ReadJob, decode_source
 from tubelet.reading.limits import MIB, Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import open_source
@@ -53,8 +53,8 @@ def child() -> Iterator[DecodeChild]:
     made.kill()
 
 
-def run(child: DecodeChild, data: bytes, job: Job | None = None) -> Clip:
-    job = job or Job()
+def run(child: DecodeChild, data: bytes, job: ReadJob | None = None) -> Clip:
+    job = job or ReadJob()
     with open_source(data, job.limits, "it") as src:
         return child.run(src, job)
 
@@ -83,8 +83,8 @@ def test_a_clip_is_the_same_as_decoded_here(file_format: str, tmp_path: Path):
     path.write_bytes(data)
     for source in (data, path, io.BytesIO(data)):
         with open_source(source, Limits(), "it") as src:
-            there = isolated_read(src, Job())
-            here = decode_source(src, Job())
+            there = isolated_read(src, ReadJob())
+            here = decode_source(src, ReadJob())
         assert np.array_equal(there.frames, here.frames)
         assert (there.times_s, there.notes, there.source) == (here.times_s, here.notes, here.source)
 
@@ -92,7 +92,7 @@ def test_a_clip_is_the_same_as_decoded_here(file_format: str, tmp_path: Path):
 def test_animations_notes_and_backgrounds_travel():
     frames = [Image.new("RGBA", (9, 7), (40 * i, 0, 0, 128)) for i in range(4)]
     data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:], duration=[100, 50, 300, 20])
-    job = Job(Limits(), Sampling(times_s=(0.0, 0.2)), (1, 2, 3), animation=True)
+    job = ReadJob(Limits(), Sampling(times_s=(0.0, 0.2)), (1, 2, 3), animation=True)
     with open_source(data, Limits()) as src:
         there, here = isolated_read(src, job), decode_source(src, job)
     assert np.array_equal(there.frames, here.frames)
@@ -104,7 +104,7 @@ def test_animations_notes_and_backgrounds_travel():
 def test_a_video_is_the_same_as_decoded_here(sampling: Sampling):
     for source in (WALK, WALK.read_bytes()):
         with open_source(source, Limits(), "walk") as src:
-            there, here = (read_one(src, Job(sampling=sampling)) for read_one in (isolated_read, decode_source))
+            there, here = (read_one(src, ReadJob(sampling=sampling)) for read_one in (isolated_read, decode_source))
         assert np.array_equal(there.frames, here.frames)
         for name in ("times_s", "duration_s", "complete", "frames_expected", "notes", "is_video", "source"):
             assert getattr(there, name) == getattr(here, name)
@@ -125,7 +125,7 @@ def test_a_path_is_passed_as_an_open_file_and_its_position_is_kept(tmp_path: Pat
     path.write_bytes(encode(noise(90), "TIFF", compression="tiff_lzw"))
     with open_source(path, Limits()) as src:
         head = src.file.read(10)
-        isolated_read(src, Job())
+        isolated_read(src, ReadJob())
         assert src.file.tell() == 10
         assert head + src.file.read() == path.read_bytes()
 
@@ -158,12 +158,12 @@ def test_a_child_that_dies_in_its_work_is_an_error_and_the_next_call_works(numbe
         killer = threading.Timer(0.1, os.kill, (child.process.pid, number))
         killer.start()
         with pytest.raises(WorkerDied) as caught:
-            children.run(src, Job())
+            children.run(src, ReadJob())
         killer.join()
     assert caught.value.got == number.name
     assert child.process.returncode == -number
     with open_source(SMALL, Limits()) as src:
-        assert children.run(src, Job()).width == 40
+        assert children.run(src, ReadJob()).width == 40
     children.close()
 
 
@@ -173,12 +173,12 @@ def test_a_child_that_died_while_it_waited_is_not_noticed(child: DecodeChild):
     os.kill(child.process.pid, signal.SIGSEGV)
     child.process.wait()
     with open_source(SMALL, Limits()) as src:
-        assert children.run(src, Job()).width == 40
+        assert children.run(src, ReadJob()).width == 40
     children.close()
 
 
 def test_the_pool_names_the_source_of_a_death(monkeypatch: pytest.MonkeyPatch):
-    def dies(self: DecodeChild, src: object, job: Job) -> Clip:
+    def dies(self: DecodeChild, src: object, job: ReadJob) -> Clip:
         os.kill(self.process.pid, signal.SIGKILL)
         return run_really(self, src, job)  # type: ignore[arg-type]
 
@@ -218,7 +218,7 @@ def test_the_deadline_kills(monkeypatch: pytest.MonkeyPatch):
 
 def test_memory_is_bounded(child: DecodeChild):
     with pytest.raises(LimitError):
-        run(child, SLOW, Job(Limits(max_memory_bytes=64 * MIB)))
+        run(child, SLOW, ReadJob(Limits(max_memory_bytes=64 * MIB)))
     assert run(child, SMALL).width == 40  # it lives, and its limit is lifted
     assert run(child, SLOW).width == 7_900
 
@@ -366,7 +366,7 @@ def test_a_child_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_child_that_lies_is_not_believed(child: DecodeChild):
     good = {"clip": wire.clip_fields(Clip(np.zeros((1, 2, 2, 3), np.uint8), (0.0,))), "shape": [1, 2, 2, 3]}
-    job = Job(Limits(max_clip_pixels=10_000))
+    job = ReadJob(Limits(max_clip_pixels=10_000))
     with open_source(SMALL, Limits(), "it") as src:
         for answer, size in [
             (good, 11),
@@ -437,12 +437,12 @@ def test_messages_of_any_size_arrive_with_their_file():
 def test_a_job_survives_the_way():
     import json
 
-    job = Job(Limits(max_side=77), Sampling(times_s=(0.0, 1.5)), (1, 2, 3), animation=True, workers=3)
-    assert Job.from_dict(json.loads(json.dumps(job.as_dict()))) == job
+    job = ReadJob(Limits(max_side=77), Sampling(times_s=(0.0, 1.5)), (1, 2, 3), animation=True, workers=3)
+    assert ReadJob.from_dict(json.loads(json.dumps(job.as_dict()))) == job
     with pytest.raises(TypeError):
-        Job.from_dict({**job.as_dict(), "code": "print()"})
+        ReadJob.from_dict({**job.as_dict(), "code": "print()"})
     with pytest.raises(InputError, match="background"):
-        Job(background=(0, 0, 300))
+        ReadJob(background=(0, 0, 300))
 
 
 def test_a_file_at_has_a_position_of_its_own(tmp_path: Path):

@@ -11,7 +11,7 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, LimitError
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.plan import plan
-from tubelet.inspect.budget.values import After, Plan
+from tubelet.inspect.budget.values import Downstream, Plan
 from tubelet.pixels.recipe import FILLING, PixelRecipe
 from tubelet.pixels.views import Views
 
@@ -34,7 +34,7 @@ class Fitted:
 def fit_budget(
     one: Input,
     what: EncoderConfig | PixelRecipe,
-    after: After = After(),  # noqa: B008
+    after: Downstream = Downstream(),
     views: Views | None = None,
     *,
     max_tokens: int | None = None,
@@ -72,7 +72,7 @@ fps=None)
     return Fitted(one, None if chosen is None else (chosen.width, chosen.height), frames, fps)
 
 
-def scaled(one: Input, recipe: PixelRecipe, after: After, units: int) -> Input:
+def scaled(one: Input, recipe: PixelRecipe, after: Downstream, units: int) -> Input:
     """The input with `units` units on its longer side, the shorter at the nearest ratio, at least one; a unit is what
     one merged token covers."""
     unit = recipe.unit * after.space

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tubelet.errors import InputError, TubeletError
-from tubelet.reading.job import Job
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import outline_source
 from tubelet.reading.sampling import Sampling
@@ -26,7 +26,7 @@ class Input:
     duration_s: float | None = None
 
 
-def inputs_of(
+def inputs_of_files(
     files: Sequence[str | os.PathLike[str]],
     *,
     fps: float | None = None,
@@ -43,7 +43,7 @@ def inputs_of(
         >>> inputs_of(["walk.mp4"], num_frames=8)
         [Input(width=480, height=270, frames=8, name='walk.mp4', duration_s=4.5)]
     """
-    job = Job(limits, Sampling(fps, num_frames, None if times_s is None else tuple(times_s)), animation=animation)
+    job = ReadJob(limits, Sampling(fps, num_frames, None if times_s is None else tuple(times_s)), animation=animation)
     found: list[Input] = []
     for i, file in enumerate(files):
         name = os.fsdecode(file)

@@ -23,7 +23,7 @@ from tubelet.errors import ConfigError, ShapeError, TubeletError
 from tubelet.inspect.budget.flops import encoder_flop, projector_flop
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.networks import Aggregator
-from tubelet.inspect.budget.values import After, Plan, PlannedItem, Stage
+from tubelet.inspect.budget.values import Downstream, Plan, PlannedItem, Stage
 from tubelet.packed.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import fit
@@ -34,7 +34,7 @@ from tubelet.pixels.views_plan import ViewRule
 def plan(
     sources: Any,
     what: EncoderConfig | PixelRecipe,
-    after: After = After(),
+    after: Downstream = Downstream(),
     views: Views | None = None,
 ) -> Plan:
     """What `sources` cost: Inputs, or (width, height) or (width, height, frames), one or a sequence of them.
@@ -81,7 +81,7 @@ def _joins(views: Views | None) -> bool:
     return isinstance(views, ViewRule) and (views.pool is not None or views.join != "flat")
 
 
-def _agree(after: After, views: Views | None) -> None:
+def _agree(after: Downstream, views: Views | None) -> None:
     """A selection takes the place of pooling; an aggregator sees whole frames."""
     if views is None:
         return
@@ -92,7 +92,7 @@ def _agree(after: After, views: Views | None) -> None:
 
 
 def _item(
-    one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: After, views: Views | None
+    one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: Downstream, views: Views | None
 ) -> PlannedItem:
     times = -(-one.frames // recipe.temporal)
     space = after.space * (config.merger.merge if config is not None and config.merger else 1)
@@ -137,7 +137,7 @@ def _stages(
     items: Sequence[PlannedItem],
     recipe: PixelRecipe,
     config: EncoderConfig | None,
-    after: After,
+    after: Downstream,
     views: Views | None,
 ) -> list[Stage]:
     grids = [g for i in items for g in i.grids]

@@ -17,7 +17,7 @@ from tubelet.pixels.views import Views
 
 
 @dataclass(frozen=True)
-class After:
+class Downstream:
     """What follows the encoder. space, time: neighbours merged into channels; select: tokens kept of each input at
     most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind; step: M-RoPE steps of one
     temporal row; width: channels of a row where only a recipe is known; aggregator: a geometry network beside it."""
@@ -100,7 +100,7 @@ class Plan:
     stages: tuple[Stage, ...]
     recipe: PixelRecipe
     config: EncoderConfig | None
-    after: After
+    after: Downstream
     views: Views | None = None
 
     @property

@@ -35,7 +35,7 @@ Show = Literal["kept", "heat"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class ViewLayer:
     """One view of one picture: its item, which cells are kept, and their scores scaled to 0..1, NaN for none."""
 
     item: Item
@@ -50,7 +50,7 @@ class Layer:
 
 def layers_of(
     whole: Packed, kept: Packed, picture: int, scores: Float[torch.Tensor, " T"] | None = None
-) -> list[Layer]:
+) -> list[ViewLayer]:
     """The views of one picture with what is kept of each. Packs with grids of their own (pooled) are their own views.
 
     scores: one for each row of `whole`; they are scaled from the least to the greatest of the picture. Syncs.
@@ -72,7 +72,7 @@ def layers_of(
             heat = np.full(item.grid, np.nan)
             rows = slice(whole.starts[i], whole.starts[i + 1])
             heat[tuple(whole.pos[rows].cpu().long().numpy().T)] = spread[rows]
-        out.append(Layer(item, mask, heat))
+        out.append(ViewLayer(item, mask, heat))
     return out
 
 
@@ -89,9 +89,9 @@ def _scaled(whole: Packed, chosen: Sequence[int], scores: torch.Tensor) -> Float
 # ---- one panel
 
 
-def panels_of(layers: Sequence[Layer]) -> list[list[Layer]]:
+def panels_of(layers: Sequence[ViewLayer]) -> list[list[ViewLayer]]:
     """Views that do not lie over each other together, finest first: tiles before the whole they were cut from."""
-    out: list[list[Layer]] = []
+    out: list[list[ViewLayer]] = []
     for layer in sorted(layers, key=lambda one: _cell_area(one.item)):
         for panel in out:
             if not any(_overlap(layer.item.box, other.item.box) for other in panel):
@@ -102,7 +102,7 @@ def panels_of(layers: Sequence[Layer]) -> list[list[Layer]]:
     return out
 
 
-def extent(panel: Sequence[Layer]) -> tuple[float, float, float, float]:
+def extent(panel: Sequence[ViewLayer]) -> tuple[float, float, float, float]:
     """The box that holds what all its views show of the picture; the black border around it is left out."""
     boxes = [shown_part(layer.item) for layer in panel]
     low, high = (tuple(f(b[i] for b in boxes) for i in at) for f, at in ((min, (0, 1)), (max, (2, 3))))
@@ -117,7 +117,12 @@ def shown_part(item: Item) -> tuple[float, float, float, float]:
 
 
 def overlay(
-    frame: UInt8[np.ndarray, "H W 3"], panel: Sequence[Layer], size: tuple[int, int], *, t: int = 0, show: Show = "kept"
+    frame: UInt8[np.ndarray, "H W 3"],
+    panel: Sequence[ViewLayer],
+    size: tuple[int, int],
+    *,
+    t: int = 0,
+    show: Show = "kept",
 ) -> Image.Image:
     """One frame with the cells of its views, (width, height) pixels: kept bright, or scores as heat with kept outlined.
 
@@ -146,7 +151,7 @@ def overlay(
 
 
 def resized_view(
-    frame: UInt8[np.ndarray, "H W 3"], panel: Sequence[Layer], size: tuple[int, int], *, pixels: int | None = None
+    frame: UInt8[np.ndarray, "H W 3"], panel: Sequence[ViewLayer], size: tuple[int, int], *, pixels: int | None = None
 ) -> Image.Image:
     """One frame under the grids of a pooled or smaller pack: each cell is one row. pixels: of a side of a cell, where
     the frame was made so small."""

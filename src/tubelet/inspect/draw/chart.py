@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from tubelet.errors import ShapeError
-from tubelet.inspect.draw.lettering import FINE, INK, MUTED, PAPER, Colour, Line, caption, length, words
+from tubelet.inspect.draw.lettering import FINE, INK, MUTED, PAPER, Colour, TextLine, caption, length, words
 
 LINE: Colour = (0, 82, 190)
 MARK: Colour = (190, 38, 38)
@@ -56,7 +56,7 @@ def ticks(highest: float, base: int = 10) -> list[float]:
     return [i * step for i in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
-def chart(panels: Sequence[Sequence[Panel]], lines: Sequence[Line], base: int = 10) -> Image.Image:
+def chart(panels: Sequence[Sequence[Panel]], lines: Sequence[TextLine], base: int = 10) -> Image.Image:
     """Rows of panels under a title of `lines`, as an RGB picture. base: 2 for ticks that are round in bytes.
 
     Raises ShapeError for a panel without two points.

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tubelet.errors import ShapeError
-from tubelet.inspect.draw.cells import Layer, extent, overlay, panels_of, resized_view
+from tubelet.inspect.draw.cells import ViewLayer, extent, overlay, panels_of, resized_view
 from tubelet.inspect.draw.frames import FRAME, GAP, MARGIN, NARROW
-from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, Line, caption, drawable, length, shorten, words
+from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, TextLine, caption, drawable, length, shorten, words
 from tubelet.reading.clip import Clip
 
 FRAMES = 6  # of a clip that each choice shows
@@ -35,12 +35,17 @@ class Entry:
 
     name: str
     note: str
-    layers: tuple[Layer, ...]
+    layers: tuple[ViewLayer, ...]
     cell: int | None = None
 
 
 def draw_comparison(
-    clip: Clip, entries: Sequence[Entry], table: Sequence[Sequence[str]], lines: Sequence[Line], *, max_side: int = 1600
+    clip: Clip,
+    entries: Sequence[Entry],
+    table: Sequence[Sequence[str]],
+    lines: Sequence[TextLine],
+    *,
+    max_side: int = 1600,
 ) -> Image.Image:
     """One picture for each entry, at one scale, under a caption and over a table, as an RGB picture.
 

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tubelet.errors import ShapeError
-from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, Colour, Line, caption, length, time_text, words
+from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, Colour, TextLine, caption, length, time_text, words
 from tubelet.packed.grid import Grid, Item
 from tubelet.reading.clip import Clip
 from tubelet.shapes import UInt8
@@ -140,19 +140,19 @@ def _step_text(step: int) -> tuple[str, ...]:
     return (f"a line every {step} patches",) if step > 1 else ()
 
 
-def _warnings(clip: Clip) -> list[Line]:
-    lines: list[Line] = []
+def _warnings(clip: Clip) -> list[TextLine]:
+    lines: list[TextLine] = []
     if not clip.complete:
         of = "" if clip.frames_expected is None else f": {len(clip)} of {clip.frames_expected} frames"
-        lines.append(Line((f"INCOMPLETE{of}",), 15, ALARM))
-    return lines + [Line((note,), 13) for note in clip.notes[:3]]
+        lines.append(TextLine((f"INCOMPLETE{of}",), 15, ALARM))
+    return lines + [TextLine((note,), 13) for note in clip.notes[:3]]
 
 
-def _below(clip: Clip, item: Item, patch: int, frame: int, step: int) -> list[Line]:
+def _below(clip: Clip, item: Item, patch: int, frame: int, step: int) -> list[TextLine]:
     """What stands under one drawn frame."""
     when = (f"frame at {time_text(clip.times_s[frame])}",) if clip.is_video else ()
     what = (_size_text(clip, item, patch), *_grid_text(item.grid, patch), *when, *_step_text(step))
-    return [Line((name_of(clip),), 17, INK), Line(what), *_warnings(clip)]
+    return [TextLine((name_of(clip),), 17, INK), TextLine(what), *_warnings(clip)]
 
 
 def check_drawn(clip: Clip, item: Item | None, patch: int | None, max_side: int) -> None:
@@ -252,15 +252,15 @@ def arrange(cells: int, aspect: float, width: int, height: int) -> Sheet:
     return max((of(n) for n in range(1, columns + 1) if math.ceil(cells / n) <= rows), key=worth)
 
 
-def _title(clip: Clip, item: Item | None, patch: int | None, shown: int, step: int) -> list[Line]:
+def _title(clip: Clip, item: Item | None, patch: int | None, shown: int, step: int) -> list[TextLine]:
     count = f"{len(clip)} frames" if len(clip) != 1 else "1 frame"
     if shown < len(clip):
         count = f"{shown} of {count}"
     lasts = "" if clip.duration_s is None else f" of {time_text(clip.duration_s)}"
     grid = () if item is None else (*_grid_text(item.grid, patch), *_step_text(step))
     return [
-        Line((name_of(clip),), 19, INK),
-        Line((_size_text(clip, item, patch), count + lasts, *grid)),
+        TextLine((name_of(clip),), 19, INK),
+        TextLine((_size_text(clip, item, patch), count + lasts, *grid)),
         *_warnings(clip),
     ]
 

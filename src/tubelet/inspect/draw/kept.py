@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tubelet.inspect.draw.cells import Layer, Show, extent, overlay, panels_of
+from tubelet.inspect.draw.cells import Show, ViewLayer, extent, overlay, panels_of
 from tubelet.inspect.draw.frames import (
     ALARM,
     GAP,
@@ -29,7 +29,7 @@ from tubelet.inspect.draw.frames import (
     name_of,
     sheet_capacity,
 )
-from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, Line, caption, time_text
+from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, TextLine, caption, time_text
 from tubelet.reading.clip import Clip
 
 LARGEST = 1000  # no panel is enlarged beyond
@@ -37,8 +37,8 @@ LARGEST = 1000  # no panel is enlarged beyond
 
 def draw_kept(
     clip: Clip,
-    layers: Sequence[Layer],
-    lines: Sequence[Line] = (),
+    layers: Sequence[ViewLayer],
+    lines: Sequence[TextLine] = (),
     *,
     total: int | None = None,
     heat: bool = False,
@@ -59,13 +59,13 @@ def draw_kept(
     for layer in layers:
         check_drawn(clip, layer.item, 1, max_side)
     kept, every = sum(sum(layer.counts) for layer in layers), sum(layer.kept.size for layer in layers)
-    title = Line((name_of(clip), f"{kept:,} of {every if total is None else total:,} tokens kept"), 19, INK)
+    title = TextLine((name_of(clip), f"{kept:,} of {every if total is None else total:,} tokens kept"), 19, INK)
     text = [title, *lines]
     if layers[0].item.grid.t > 1:
         return _sheet(clip, layers[0], text, heat, max_side)
     shows: tuple[Show, ...] = ("kept", "heat") if heat and layers[0].heat is not None else ("kept",)
     together = panels_of(layers)
-    panels: list[tuple[list[Layer], Show]] = [(panel, show) for show in shows for panel in together]
+    panels: list[tuple[list[ViewLayer], Show]] = [(panel, show) for show in shows for panel in together]
     frame = int(np.argmin(np.abs(np.array(clip.times_s) - layers[0].item.times_s[0])))
     columns, sizes = _sizes([extent(panel) for panel, _ in panels], len(together), max_side, text)
     drawn = [
@@ -75,7 +75,7 @@ def draw_kept(
     return page_of(drawn, text, columns=columns)
 
 
-def page_of(drawn: Sequence[Image.Image], text: Sequence[Line], *, columns: int) -> Image.Image:
+def page_of(drawn: Sequence[Image.Image], text: Sequence[TextLine], *, columns: int) -> Image.Image:
     """Pictures in rows of so many, under a caption."""
     rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
     across = max(NARROW, *(sum(d.width for d in row) + GAP * (len(row) - 1) for row in rows))
@@ -94,14 +94,14 @@ def page_of(drawn: Sequence[Image.Image], text: Sequence[Line], *, columns: int)
 
 
 def _titled(picture: Image.Image, text: str) -> Image.Image:
-    strip = caption(max(picture.width, 230), [Line((text,), 14, MUTED)])
+    strip = caption(max(picture.width, 230), [TextLine((text,), 14, MUTED)])
     page = Image.new("RGB", (strip.width, picture.height + 5 + strip.height), PAPER)
     page.paste(picture, (0, 0))
     page.paste(strip, (0, picture.height + 5))
     return page
 
 
-def _panel_text(panel: Sequence[Layer], show: Show) -> str:
+def _panel_text(panel: Sequence[ViewLayer], show: Show) -> str:
     if show == "heat":
         return "scores: dark is low, yellow is high; white lines around what is kept"
     kept, total = sum(int(one.kept.sum()) for one in panel), sum(one.kept.size for one in panel)
@@ -111,7 +111,7 @@ def _panel_text(panel: Sequence[Layer], show: Show) -> str:
 
 
 def _sizes(
-    boxes: Sequence[tuple[float, float, float, float]], together: int, max_side: int, text: Sequence[Line]
+    boxes: Sequence[tuple[float, float, float, float]], together: int, max_side: int, text: Sequence[TextLine]
 ) -> tuple[int, list[tuple[int, int]]]:
     """Columns, and (width, height) of each panel at one scale: the largest at which all fit.
 
@@ -134,7 +134,7 @@ def _sizes(
     return columns, [(max(1, int(w * scale)), max(1, int(h * scale))) for w, h in zip(widths, heights, strict=True)]
 
 
-def _sheet(clip: Clip, layer: Layer, text: Sequence[Line], heat: bool, max_side: int) -> Image.Image:
+def _sheet(clip: Clip, layer: ViewLayer, text: Sequence[TextLine], heat: bool, max_side: int) -> Image.Image:
     """A thumbnail for each row of time, with its time and how many of its cells are kept."""
     item = layer.item
     left, top, right, bottom = item.box
@@ -144,7 +144,7 @@ def _sheet(clip: Clip, layer: Layer, text: Sequence[Line], heat: bool, max_side:
     shown = min(item.grid.t, 64, math.prod(sheet_capacity(room, below)))
     sheet = arrange(shown, aspect, room, below)
     across = max(sheet.size[0], NARROW)
-    more = () if shown == item.grid.t else (Line((f"{shown} of {item.grid.t} frames are shown",)),)
+    more = () if shown == item.grid.t else (TextLine((f"{shown} of {item.grid.t} frames are shown",)),)
     strip = caption(across, [*text, *more])
     page = Image.new("RGB", (across + 2 * MARGIN, MARGIN + strip.height + GAP + sheet.size[1] + MARGIN), PAPER)
     page.paste(strip, (MARGIN, MARGIN))
@@ -159,6 +159,6 @@ def _sheet(clip: Clip, layer: Layer, text: Sequence[Line], heat: bool, max_side:
     return page
 
 
-def warning(*parts: str) -> Line:
+def warning(*parts: str) -> TextLine:
     """A line that must be seen."""
-    return Line(parts, 15, ALARM)
+    return TextLine(parts, 15, ALARM)

@@ -78,7 +78,7 @@ def time_text(seconds: float) -> str:
 
 
 @dataclass(frozen=True)
-class Line:
+class TextLine:
     """One line of a caption. Its parts are joined by a dot and go to the next line together with what follows them."""
 
     parts: tuple[str, ...]
@@ -98,7 +98,7 @@ def shorten(text: str, size: int, width: int) -> str:
     return text[: (low + 1) // 2] + "..." + text[len(text) - low // 2 :]
 
 
-def _wrap(line: Line, width: int) -> list[str]:
+def _wrap(line: TextLine, width: int) -> list[str]:
     rows: list[str] = []
     for part in (drawable(p) for p in line.parts):
         joined = f"{rows[-1]}  \N{MIDDLE DOT}  {part}" if rows else part
@@ -109,7 +109,7 @@ def _wrap(line: Line, width: int) -> list[str]:
     return rows
 
 
-def caption(width: int, lines: Sequence[Line]) -> Image.Image:
+def caption(width: int, lines: Sequence[TextLine]) -> Image.Image:
     """A strip of text `width` pixels wide and as high as its lines need; long lines wrap, long words are shortened."""
     rows = [(text, line) for line in lines for text in _wrap(line, width)]
     strip, y = Image.new("RGB", (width, sum(round(line.size * 1.45) for _, line in rows) or 1), PAPER), 0

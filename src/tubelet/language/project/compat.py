@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tubelet.errors import ShapeError
 from tubelet.packed import Grid, Item, Packed
-from tubelet.packed.packed import _whole
+from tubelet.packed.packed import whole
 
 
 def infer_hw(rows: int, merge: int = 2) -> tuple[int, int]:
@@ -41,10 +41,10 @@ def with_inferred_grids(p: Packed, merge: int = 2) -> Packed:
         except ShapeError as e:
             raise e.placed(item=i) from None
         items.append(replace(item, grid=grid, times_s=item.times_s[:1]))
-    return _whole(p.x, tuple(items))
+    return whole(p.x, tuple(items))
 
 
-def _in_runs(item: Item, length: int, group: int, i: int) -> Item:
+def in_runs(item: Item, length: int, group: int, i: int) -> Item:
     """An item whose every `group` rows became one; runs that cross picture rows or frames leave it a shorter line."""
     grid = item.grid
     if length % group:

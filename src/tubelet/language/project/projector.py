@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.language.project.compat import _in_runs, with_inferred_grids
+from tubelet.language.project.compat import in_runs, with_inferred_grids
 from tubelet.packed import Packed
 from tubelet.packed.order import require_block_order
-from tubelet.packed.packed import _whole
+from tubelet.packed.packed import whole
 from tubelet.reduce.merge import ODD, Odd, merge
 from tubelet.shapes import Float
 
@@ -249,8 +249,8 @@ class PatchMerger(Merger):
         if self.config.compat is None:
             require_block_order(p, self.config.merge)
             return merge(p, space=self.config.merge)
-        items = tuple(_in_runs(p.items[i], p.lengths[i], group, i) for i in range(len(p)))
-        return _whole(p.x.reshape(len(p.x) // group, group * p.x.shape[1]), items)
+        items = tuple(in_runs(p.items[i], p.lengths[i], group, i) for i in range(len(p)))
+        return whole(p.x.reshape(len(p.x) // group, group * p.x.shape[1]), items)
 
 
 class Pooler(Projector):
@@ -269,5 +269,3 @@ class Pooler(Projector):
 
 
 # ---- orders, and what upstream takes for one
-
-

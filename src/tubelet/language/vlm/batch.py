@@ -12,7 +12,7 @@ from tubelet.shapes import Float, Int64
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
+class PromptBatch:
     """A batch of prompts as the language model takes them, on its device.
 
     input_ids: with 0 where a placeholder lies outside the vocabulary. places: (B, 3, S), (B, S) for plain positions.

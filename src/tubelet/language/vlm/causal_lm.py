@@ -22,7 +22,7 @@ from tubelet.errors import InputError, ShapeError
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
-class Speaker(PreTrainedModel, GenerationMixin):
+class PlacedCausalLM(PreTrainedModel, GenerationMixin):
     """A causal language model of transformers that reads rows at places of their own.
 
     lm: a causal language model, whose logits are taken as they are; or with `head` a text model, whose last hidden

@@ -16,8 +16,8 @@ import torch
 
 from tubelet.errors import AlignmentError, ConfigError, InputError
 from tubelet.language.placing.prompt import Prompt, expand_placeholders, pad
-from tubelet.language.vlm.batch import Ready
-from tubelet.language.vlm.features import Rows
+from tubelet.language.vlm.batch import PromptBatch
+from tubelet.language.vlm.features import VisualRows
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
 from tubelet.packed import Packed, concat
@@ -29,7 +29,7 @@ Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Question:
     """A question on its way: what the model is given and what it was made of.
 
     clips: as they were cut (made square where the model wants that). patches: their rows; rows: what the model is given
@@ -40,12 +40,12 @@ class Asked:
     clips: tuple[Clip, ...]
     sides: tuple[int, ...]
     patches: Packed
-    rows: Rows
+    rows: VisualRows
     text: str
-    ready: Ready
+    ready: PromptBatch
 
 
-def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Message] = ()) -> Asked:
+def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Message] = ()) -> Question:
     """One question about pictures and clips, ready for `vlm.generate(asked.ready)`.
 
     history: earlier messages {"role", "content"}, whose items are the first of `clips`; the others belong to this
@@ -71,7 +71,7 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
         prompt = tokens_of(text, seen, rows.tokens, vlm.tokenizer, vlm.scheme)
         batch = pad([prompt], 0, side="left")
         ready = vlm.ready(rows, batch.input_ids, attention_mask=batch.attention_mask)
-        return Asked(seen, _sides(seen, patches, rows.tokens, vlm.scheme), patches, rows, text, ready)
+        return Question(seen, _sides(seen, patches, rows.tokens, vlm.scheme), patches, rows, text, ready)
 
 
 # ---- pixels

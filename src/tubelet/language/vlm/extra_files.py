@@ -6,17 +6,17 @@ from typing import Any
 
 from tubelet.errors import ConfigError, WeightsError
 from tubelet.weights.header import strict_json
-from tubelet.weights.locate import PROCESSORS, Place, inside
+from tubelet.weights.locate import PROCESSORS, CheckpointFolder, inside
 
 VIDEO_PROCESSOR = "video_preprocessor_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
-class Beside:
+class ExtraFiles:
     """Small files beside the weights: local ones, or of a hub repository at the commit the weights are of."""
 
-    def __init__(self, place: Place, source: str | os.PathLike[str]) -> None:
+    def __init__(self, place: CheckpointFolder, source: str | os.PathLike[str]) -> None:
         self.place = place
         self.repo = None if Path(source).exists() else str(source)
 

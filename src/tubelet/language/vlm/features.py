@@ -13,7 +13,7 @@ from tubelet.packed.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class VisualRows:
     """What a language model is given of its items. tokens: rows in its width. deepstack: rows of the same places that
     are added to its first hidden states, one pack for each of its layers that takes some (Qwen3-VL)."""
 

@@ -39,7 +39,7 @@ LAVIDA_TOWER = replace(SIGLIP.variants["siglip_so400m_patch14_384"], layers=LAVI
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
+class ViewFeatures:
     """Two copies of the same rows. rows: what the projector was trained on. scoring: what the tower's own text was
     trained against, after all its layers and its final norm; for `tubelet.reduce.relevance.in_joint_space` and scores,
     never for the projector."""
@@ -48,7 +48,7 @@ class Looked:
     scoring: Packed
 
 
-Choose = Callable[[Looked], Packed]
+Choose = Callable[[ViewFeatures], Packed]
 
 
 class FrontEnd(nn.Module):
@@ -137,10 +137,10 @@ class FrontEnd(nn.Module):
         """Patches of the views of each clip; of LaViDa's at most 5 views of 729. Raises ShapeError naming the clip."""
         return patchify(clips, self.pixels, views=self.rule)
 
-    def look(self, patches: Packed) -> Looked:
+    def look(self, patches: Packed) -> ViewFeatures:
         """Hidden state `depth`, and the same rows after all layers and the final norm, from one run of the encoder."""
         made = self.encoder.features(patches, only=(self.depth,), pool=False)
-        return Looked(made.hidden[0], made.trunk)
+        return ViewFeatures(made.hidden[0], made.trunk)
 
     def forward(self, clips: Sequence[Clip], choose: Choose | None = None) -> Packed:
         """Rows for `tubelet.place`, clip after clip: of a picture the global view, then its joined tiles.

@@ -24,7 +24,7 @@ from tubelet.language.project.projector import Projector, build_projector
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import Joining, ViewRule
-from tubelet.weights.locate import CONFIG, Place
+from tubelet.weights.locate import CONFIG, CheckpointFolder
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 ANYRES = "anyres"
@@ -92,7 +92,7 @@ def _pinpoints(said: Any, side: int) -> tuple[tuple[int, int], ...]:
     return cast("tuple[tuple[int, int], ...]", tuple(pairs))
 
 
-def read_newline(place: Place, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+def read_newline(place: CheckpointFolder, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
     """The learned newline of a checkpoint, (D,). Raises KeyMismatch where it has none, NotFinite."""
     key = next((name for name in NEWLINES if name in place.home), None)
     if key is None:
@@ -108,7 +108,7 @@ def read_newline(place: Place, dtype: torch.dtype | None, device: torch.device |
 
 
 def next_projector(
-    place: Place, config: Mapping[str, Any], dtype: torch.dtype | None, device: torch.device | str
+    place: CheckpointFolder, config: Mapping[str, Any], dtype: torch.dtype | None, device: torch.device | str
 ) -> Projector:
     """The two matrices of a LlavaNext checkpoint as mlp2x_gelu. Raises ConfigError, KeyMismatch, NotFinite."""
     for name, fine in (("projector_hidden_act", (None, "gelu")), ("multimodal_projector_bias", (None, True))):
@@ -187,7 +187,7 @@ def next_pixels(processor: Mapping[str, Any], recipe: PixelRecipe) -> PixelRecip
 
 
 def _read(
-    place: Place, keys: Mapping[str, str], dtype: torch.dtype | None, device: torch.device | str
+    place: CheckpointFolder, keys: Mapping[str, str], dtype: torch.dtype | None, device: torch.device | str
 ) -> dict[str, Tensor]:
     checkpoint = place.checkpoint(set(keys.values()))
     kind = dtype or stored_type([checkpoint.entries[key] for key in keys.values()])

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, RunError
 from tubelet.families.fields import refuse_code
-from tubelet.weights.locate import Place
+from tubelet.weights.locate import CheckpointFolder
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from tubelet.language.vlm.causal_lm import Speaker
+    from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
 TEXT, HEAD = "model.", "lm_head."
 LAYOUTS = (("model.language_model.", "lm_head."), ("language_model.model.", "language_model.lm_head."), (TEXT, HEAD))
@@ -132,20 +132,20 @@ def _config_of(kind: str, said: Mapping[str, Any]) -> "PreTrainedConfig":
 
 
 def load_speaker(
-    place: Place,
+    place: CheckpointFolder,
     config: Mapping[str, Any],
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     settings: Mapping[str, Any] | None = None,
-) -> "Speaker":
+) -> "PlacedCausalLM":
     """The language model of a checkpoint, ready for `generate`. settings: what generation_config.json says.
 
     dtype: None keeps the stored type (the widest, where files mix). Raises KeyMismatch with all missing, unexpected and
     mis-shaped names, ConfigError, NotFinite, UnsafeFile, RunError without transformers.
     """
     part = text_part(config)
-    from tubelet.language.vlm.causal_lm import Speaker
+    from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
     expected, base = _expected(part)
     keys = _keys(expected, base, place, part.tied)
@@ -171,7 +171,7 @@ def load_speaker(
     nn.Module.to(model, torch.device(device))  # buffers; the weights are there already
     if head is not None and part.tied:
         head.weight = model.get_input_embeddings().weight  # pyright: ignore[reportAttributeAccessIssue]
-    speaker = Speaker(model, head).eval()
+    speaker = PlacedCausalLM(model, head).eval()
     speaker.generation_config = generation_settings(settings or {}, part.config)
     return speaker
 
@@ -212,7 +212,7 @@ def _expected(part: TextPart) -> tuple[dict[str, tuple[int, ...]], str]:
     return shapes, base
 
 
-def _keys(expected: Mapping[str, tuple[int, ...]], base: str, place: Place, tied: bool) -> dict[str, str]:
+def _keys(expected: Mapping[str, tuple[int, ...]], base: str, place: CheckpointFolder, tied: bool) -> dict[str, str]:
     """Name -> key in the file, without the head where it is the embeddings' table. Raises KeyMismatch."""
     keys = place.home
     for text, head in LAYOUTS:

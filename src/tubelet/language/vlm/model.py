@@ -19,11 +19,11 @@ from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError
 from tubelet.language.placing.place import place
 from tubelet.language.project.projector import Projector
-from tubelet.language.vlm.batch import Ready, laid_out, nothing
+from tubelet.language.vlm.batch import PromptBatch, laid_out, nothing
 from tubelet.language.vlm.cache import FeatureCache, item_key, weights_key
-from tubelet.language.vlm.features import Rows, followed, remembered
+from tubelet.language.vlm.features import VisualRows, followed, remembered
 from tubelet.language.vlm.load_lm import replace_settings, require_transformers
-from tubelet.language.vlm.read_folder import Parts, read_parts
+from tubelet.language.vlm.read_folder import ModelParts, read_parts
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.language.vlm.write_folder import write_parts
 from tubelet.packed import Packed
@@ -36,11 +36,11 @@ Reduce = Callable[[Packed], Packed]
 class VLM(nn.Module):
     """Encoder + reduction + projector + language model; `scheme` says how they fit (`tubelet.language.vlm.scheme`).
 
-    lm: a causal language model of transformers, or a `Speaker`. projector: None where the encoder's own merger gives
-    rows in the language model's width. reduce: Packed -> Packed on the encoder's rows, such as a selection; it may ask
-    for fewer rows of each item, and positions stay those of the rows that are left. newline: (D,), the learned row that
-    ends rows of joined views, needed where scheme.views unpads. cache: features kept by content while no gradient is
-    wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
+    lm: a causal language model of transformers, or a `PlacedCausalLM`. projector: None where the encoder's own merger
+    gives rows in the language model's width. reduce: Packed -> Packed on the encoder's rows, such as a selection; it
+    may ask for fewer rows of each item, and positions stay those of the rows that are left. newline: (D,), the learned
+    row that ends rows of joined views, needed where scheme.views unpads. cache: features kept by content while no
+    gradient is wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
 
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> from tubelet.language.placing.align import TokenIds
@@ -69,10 +69,10 @@ class VLM(nn.Module):
     ) -> None:
         super().__init__()
         require_transformers("a vision-language model")
-        from tubelet.language.vlm.causal_lm import Speaker
+        from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
         self.encoder, self.projector, self.reduce = encoder, projector, reduce
-        self.speaker: Speaker = lm if isinstance(lm, Speaker) else Speaker(lm)
+        self.speaker: PlacedCausalLM = lm if isinstance(lm, PlacedCausalLM) else PlacedCausalLM(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
         self.newline = None if newline is None else nn.Parameter(newline)
         self.cache = FeatureCache() if cache is None else cache
@@ -131,7 +131,7 @@ class VLM(nn.Module):
 
     # ---- pixels to rows
 
-    def encode(self, p: Packed) -> Rows:
+    def encode(self, p: Packed) -> VisualRows:
         """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
 
         Without gradients an item whose content was encoded before is taken from `cache`, and one that stands in the
@@ -153,7 +153,7 @@ class VLM(nn.Module):
         rows = tokens if self.projector is None else self.projector(tokens)
         if (views := self.scheme.views) is not None:
             rows = join_views(pooled_views(rows, views) if rows.whole else rows, views, self.newline)
-        return Rows(rows, tuple(deep))
+        return VisualRows(rows, tuple(deep))
 
     def _features(self, p: Packed) -> tuple[Packed, ...]:
         """What the encoder gives: the rows, then the deepstack rows."""
@@ -184,13 +184,13 @@ class VLM(nn.Module):
 
     def ready(
         self,
-        rows: Rows | None,
+        rows: VisualRows | None,
         input_ids: Tensor,
         *,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         counts: Sequence[int] | None = None,
-    ) -> Ready:
+    ) -> PromptBatch:
         """Prompts (B, S) or (S,) with the rows in their placeholders and the positions of the model's own rule.
 
         rows: None for prompts of text alone. attention_mask, labels, counts: as in `tubelet.place`; generation wants
@@ -214,7 +214,7 @@ class VLM(nn.Module):
         )
         places = placed.position_ids[0] if self.scheme.rule.time == "none" else placed.position_ids.movedim(0, 1)
         outside = ids < 0
-        return Ready(
+        return PromptBatch(
             ids.masked_fill(outside, 0),
             placed.inputs_embeds,
             placed.attention_mask,
@@ -225,7 +225,7 @@ class VLM(nn.Module):
             laid_out(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
         )
 
-    def forward(self, ready: Ready) -> Float[Tensor, "B S V"]:
+    def forward(self, ready: PromptBatch) -> Float[Tensor, "B S V"]:
         """Logits of every token of a batch."""
         given = {name: value for name, value in ready.arguments.items() if name != "input_ids"}
         return self.speaker(**given, use_cache=False).logits
@@ -235,7 +235,7 @@ class VLM(nn.Module):
     @torch.no_grad()
     def generate(
         self,
-        ready: Ready,
+        ready: PromptBatch,
         *,
         max_new_tokens: int = 256,
         temperature: float | None = None,
@@ -272,7 +272,7 @@ class VLM(nn.Module):
         reduction is code and not written. The folder appears whole or not at all. Raises ConfigError for an encoder no
         family can write, WeightsError when the folder is in use.
         """
-        parts = Parts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline)
+        parts = ModelParts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline)
         return write_parts(parts, Path(folder), overwrite=overwrite)
 
     @classmethod

@@ -32,7 +32,7 @@ from tubelet.families.processors import recipe_from
 from tubelet.language.placing.align import LLAVA
 from tubelet.language.project.files import SETTINGS, load_projector
 from tubelet.language.project.projector import Projector
-from tubelet.language.vlm.extra_files import Beside
+from tubelet.language.vlm.extra_files import ExtraFiles
 from tubelet.language.vlm.llava import (
     ANYRES,
     JOINS,
@@ -49,10 +49,10 @@ from tubelet.language.vlm.qwen import RULES, qwen_scheme
 from tubelet.language.vlm.scheme import Scheme, scheme_from
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.load import load_encoder, open_weights
-from tubelet.weights.locate import CONFIG, PROCESSOR, Place, find_place
+from tubelet.weights.locate import CONFIG, PROCESSOR, CheckpointFolder, find_place
 
 if TYPE_CHECKING:
-    from tubelet.language.vlm.causal_lm import Speaker
+    from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
 MODEL_TYPE = "tubelet_vlm"
 SECTION = "tubelet"
@@ -61,12 +61,12 @@ SETTINGS_FILE = "generation_config.json"
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class ModelParts:
     """What a whole model consists of. tokenizer: transformers', or None. newline: of joined views, or None."""
 
     encoder: Encoder
     projector: Projector | None
-    speaker: "Speaker"
+    speaker: "PlacedCausalLM"
     scheme: Scheme
     tokenizer: Any = None
     newline: Tensor | None = None
@@ -79,7 +79,7 @@ def read_parts(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     vision_tower: str | os.PathLike[str] | None = None,
-) -> Parts:
+) -> ModelParts:
     """The parts of the model in a folder or of a hub id; `VLM.from_pretrained` describes the arguments.
 
     Raises ConfigError for a configuration of no known layout, and what the readers of the parts raise.
@@ -90,7 +90,7 @@ def read_parts(
     if config is None:
         raise ConfigError("a whole model needs its config.json", source=place.name, expected=CONFIG)
     refuse_code(config)
-    beside = Beside(place, source)
+    beside = ExtraFiles(place, source)
     kind = config.get("model_type")
     if kind in LLAVA_BASES:
         encoder, projector, scheme = _llava(place, config, source, revision, dtype, device, vision_tower, beside)
@@ -120,7 +120,7 @@ def read_parts(
     newline = read_newline(place, dtype, device) if ends else None
     speaker = load_speaker(place, config, dtype=dtype, device=device, settings=beside(SETTINGS_FILE))
     described = None if kind in RULES else speaker.lm.config  # transformers knows its own model types only
-    return Parts(encoder, projector, speaker, scheme, beside.tokenizer(revision, described), newline)
+    return ModelParts(encoder, projector, speaker, scheme, beside.tokenizer(revision, described), newline)
 
 
 # ---- the layouts
@@ -160,14 +160,14 @@ def _own(config: Mapping[str, Any], encoder: Encoder) -> Scheme:
 
 
 def _llava(
-    place: Place,
+    place: CheckpointFolder,
     config: Mapping[str, Any],
     source: str | os.PathLike[str],
     revision: str | None,
     dtype: torch.dtype | None,
     device: torch.device | str,
     tower: str | os.PathLike[str] | None,
-    beside: Beside,
+    beside: ExtraFiles,
 ) -> tuple[Encoder, Projector, Scheme]:
     """LLaVA's tower, projector and how they are used. Raises ConfigError for what would silently read pictures in
     another way: views that are resized to a number, start and end tokens, a class token among the features."""

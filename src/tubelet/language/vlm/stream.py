@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import TextStreamer
 
 
-class Spoken(TextStreamer):
+class TokenStreamer(TextStreamer):
     """Hands each finished piece of text to `say` and counts tokens. first: when the first one came, by `clock`."""
 
     def __init__(

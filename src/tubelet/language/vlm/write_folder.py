@@ -16,7 +16,7 @@ from tubelet.families.fields import CODE_FIELDS
 from tubelet.language.project.files import PREFIX, SETTINGS
 from tubelet.language.vlm.llava import NEWLINES
 from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT
-from tubelet.language.vlm.read_folder import MODEL_TYPE, SECTION, SETTINGS_FILE, TOWER, Parts
+from tubelet.language.vlm.read_folder import MODEL_TYPE, SECTION, SETTINGS_FILE, TOWER, ModelParts
 from tubelet.language.vlm.scheme import scheme_to
 from tubelet.packed.file import write_tensors
 from tubelet.weights.load import report_of
@@ -24,12 +24,12 @@ from tubelet.weights.locate import CONFIG, INDEX, SINGLE
 from tubelet.weights.save import staged
 
 if TYPE_CHECKING:
-    from tubelet.language.vlm.causal_lm import Speaker
+    from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
 SHARD_BYTES = 5 << 30
 
 
-def write_parts(parts: Parts, folder: Path, *, overwrite: bool = False) -> Path:
+def write_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> Path:
     """Write the folder described there, whole or not at all; `VLM.save_pretrained` says the rest."""
     encoder, lm = parts.encoder, parts.speaker.lm
     report = report_of(encoder)
@@ -76,7 +76,7 @@ def write_parts(parts: Parts, folder: Path, *, overwrite: bool = False) -> Path:
     return folder
 
 
-def _language(speaker: "Speaker", tied: bool) -> dict[str, Tensor]:
+def _language(speaker: "PlacedCausalLM", tied: bool) -> dict[str, Tensor]:
     """The language model's tensors under the names the folder has; a tied head is left out."""
     inner = OWN + (TEXT if speaker.head is not None else "")
     out = {inner + name: tensor for name, tensor in speaker.lm.state_dict().items()}

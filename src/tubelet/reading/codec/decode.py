@@ -19,11 +19,11 @@ from tubelet.reading.clip import Allocate, Clip, new_frames
 from tubelet.reading.codec.signals import CodecSignals
 from tubelet.reading.codec.watch import FrameSignal, Watcher, edges_px, signal_for
 from tubelet.reading.isolated.pool import SUPPORTED, pool
-from tubelet.reading.job import Job as OneJob
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source, open_source
-from tubelet.reading.video.decode import Job, decode, decode_plain
+from tubelet.reading.video.decode import DecodeJob, decode, decode_plain
 from tubelet.reading.video.packets import Segment, segments
 from tubelet.reading.video.video import VideoPlan, VideoResult, clip_of, plan_video, result_of
 
@@ -61,7 +61,7 @@ def codec_signals(
     check_words(signal, isolate)
     with open_source(source, limits) as src:
         if isolate == "always" or (isolate == "auto" and src.foreign and SUPPORTED):
-            return isolated_signals(src, OneJob(limits, sampling), signal)[1]
+            return isolated_signals(src, ReadJob(limits, sampling), signal)[1]
         return read_signals(src, limits, sampling, signal)
 
 
@@ -145,7 +145,7 @@ def watch_video(
             if slot in watcher.taken:  # a frame out of its turn has no signal
                 give(slot, rgb, watcher.taken.pop(slot))
 
-        job = Job(
+        job = DecodeJob(
             src, plan.stream, index, plan.way, limits, on_frame if pixels else None, watcher, vectors=kind == "vectors"
         )
         plain = kind != "difference" or attempt > 0
@@ -188,7 +188,7 @@ def signals_of(src: Source, plan: VideoPlan, result: VideoResult, kind: str, got
     )
 
 
-def isolated_signals(src: Source, job: OneJob, signal: str) -> tuple[Clip, CodecSignals]:
+def isolated_signals(src: Source, job: ReadJob, signal: str) -> tuple[Clip, CodecSignals]:
     """The frames and signals that `reading.codec.decode.read_both` gives, decoded in a child process under the job's
     limits. Raises: as `isolated_read`."""
     if not SUPPORTED:

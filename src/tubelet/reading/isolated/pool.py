@@ -9,7 +9,6 @@ an interpreter with numpy and Pillow (0.1 to 0.3 s). Children are ended when the
 Each process has its own pool: a fork never talks to the children of its parent.
 """
 
-
 import atexit
 import contextlib
 import io
@@ -29,7 +28,7 @@ from tubelet.errors import DecodeError, LimitError, RunError, TubeletError, Work
 from tubelet.reading.clip import Clip
 from tubelet.reading.codec.signals import CodecSignals, signals_from
 from tubelet.reading.isolated.wire import anonymous_file, clip_from, error_from, map_frames, receive, send
-from tubelet.reading.job import Job
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import Outline
 from tubelet.reading.source import BinaryFile, Source, file_errors, read_all
@@ -78,7 +77,7 @@ class DecodeChild:
             self.kill()
             raise
 
-    def run(self, src: Source, job: Job) -> Clip:
+    def run(self, src: Source, job: ReadJob) -> Clip:
         """The Clip of one input. Whatever goes wrong with the child, it is dead and reaped when this raises for it."""
         answer, frames_fd = self._ask(src, job, {})
         try:
@@ -87,7 +86,7 @@ class DecodeChild:
             if frames_fd is not None:
                 os.close(frames_fd)
 
-    def signals(self, src: Source, job: Job, signal: str) -> tuple[Clip, CodecSignals]:
+    def signals(self, src: Source, job: ReadJob, signal: str) -> tuple[Clip, CodecSignals]:
         """The frames of one clip and what its codec says of them. Raises as `run`."""
         until = time.monotonic() + job.limits.deadline_s + _MARGIN_S
         answer, frames_fd = self._ask(src, job, {"signal": signal})
@@ -108,7 +107,7 @@ class DecodeChild:
                 if fd is not None:
                     os.close(fd)
 
-    def outline(self, src: Source, job: Job) -> Outline:
+    def outline(self, src: Source, job: ReadJob) -> Outline:
         """The Outline of one input, believed only within the limits. Raises as `run`."""
         answer, frames_fd = self._ask(src, job, {"outline": True})
         if frames_fd is not None:
@@ -123,7 +122,7 @@ class DecodeChild:
             self.kill()
             raise WorkerDied("the decoding process gave an answer that makes no sense", source=src.name) from error
 
-    def _ask(self, src: Source, job: Job, wish: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+    def _ask(self, src: Source, job: ReadJob, wish: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
         """The child's answer, and the descriptor beside it."""
         deadline = time.monotonic() + job.limits.deadline_s
         with _descriptor(src, job.limits) as fd:
@@ -174,7 +173,7 @@ class DecodeChild:
         ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return WorkerDied(f"the decoding process was ended by {ending}", got=ending)
 
-    def _result(self, answer: dict[str, Any], frames_fd: int | None, src: Source, job: Job) -> Clip:
+    def _result(self, answer: dict[str, Any], frames_fd: int | None, src: Source, job: ReadJob) -> Clip:
         """A Clip out of a reply that is believed only as far as the limits go."""
         if "error" in answer and isinstance(answer["error"], dict):
             raise error_from(answer["error"], src.name)
@@ -206,17 +205,17 @@ class Pool:
         self._idle: list[DecodeChild] = []
         self._lock = threading.Lock()
 
-    def run(self, src: Source, job: Job) -> Clip:
+    def run(self, src: Source, job: ReadJob) -> Clip:
         """The Clip of one input from a waiting child, or from a new one."""
         with self._child() as child:
             return child.run(src, job)
 
-    def outline(self, src: Source, job: Job) -> Outline:
+    def outline(self, src: Source, job: ReadJob) -> Outline:
         """The Outline of one input, likewise."""
         with self._child() as child:
             return child.outline(src, job)
 
-    def signals(self, src: Source, job: Job, signal: str) -> tuple[Clip, CodecSignals]:
+    def signals(self, src: Source, job: ReadJob, signal: str) -> tuple[Clip, CodecSignals]:
         """A clip and its signals, likewise."""
         with self._child() as child:
             return child.signals(src, job, signal)
@@ -276,7 +275,7 @@ def pool() -> Pool:
     return _pools[0]
 
 
-def isolated_read(src: Source, job: Job) -> Clip:
+def isolated_read(src: Source, job: ReadJob) -> Clip:
     """The Clip that `decode_source` gives, decoded in a child process under the job's limits.
 
     The input travels as an open file (a path's own; bytes and file objects are copied into anonymous memory first), the
@@ -294,7 +293,7 @@ def isolated_read(src: Source, job: Job) -> Clip:
         raise
 
 
-def isolated_outline(src: Source, job: Job) -> Outline:
+def isolated_outline(src: Source, job: ReadJob) -> Outline:
     """The Outline that `outline_source` gives, read in a child process under the job's limits: for headers that this
     process should not read either. Raises: as `isolated_read`."""
     if not SUPPORTED:

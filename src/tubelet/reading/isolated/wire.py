@@ -5,7 +5,6 @@
 No pickle, no paths, no code. Pixels never pass through here: they lie in anonymous memory, whose descriptor travels.
 """
 
-
 import io
 import json
 import mmap

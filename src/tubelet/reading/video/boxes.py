@@ -11,12 +11,10 @@ one, whatever was cut:
 Order of bytes: MP4 and MKV big endian, AVI little. Cost: two small reads a box; no payload but `moov` is looked at.
 """
 
-
-
 from tubelet.reading.limits import Limits
 from tubelet.reading.sniff import Format
-from tubelet.reading.video.mkv import _walk_avi, _walk_mkv
-from tubelet.reading.video.mp4 import _walk_mp4
+from tubelet.reading.video.mkv import walk_avi, walk_mkv
+from tubelet.reading.video.mp4 import walk_mp4
 from tubelet.reading.video.structure import Bytes, Structure
 
 
@@ -24,11 +22,11 @@ def walk(data: Bytes, kind: Format, limits: Limits) -> Structure:
     """The structure of an MP4, MKV, WEBM or AVI file. Raises: LimitError for tables and counts above the ceilings."""
     found = Structure()
     if kind == "MP4":
-        _walk_mp4(data, found, limits)
+        walk_mp4(data, found, limits)
     elif kind == "AVI":
-        _walk_avi(data, found)
+        walk_avi(data, found)
     else:
-        _walk_mkv(data, found, limits)
+        walk_mkv(data, found, limits)
     return found
 
 
@@ -39,5 +37,3 @@ def walk(data: Bytes, kind: Format, limits: Limits) -> Structure:
 
 
 # --- AVI --------------------------------------------------------------------------------------------------------------
-
-

@@ -9,21 +9,21 @@ from typing import Final
 import av.video
 
 from tubelet.reading.sniff import Format
-from tubelet.reading.video.packets import PacketIndex, _Row
+from tubelet.reading.video.packets import PacketIndex, Row
 from tubelet.reading.video.structure import Media, Structure
 
 _DEEPEST: Final = 16  # no codec holds back more pictures; times that ask for it are damaged
 
 
-def _step(starts: Sequence[float]) -> float:
+def usual_step(starts: Sequence[float]) -> float:
     """The usual time from one frame to the next, 0.0 for a single frame."""
     gaps = [b - a for a, b in itertools.pairwise(starts) if b > a]
     return statistics.median(gaps) if gaps else 0.0
 
 
-def _judge(
+def judge(
     index: PacketIndex,
-    rows: Sequence[_Row],
+    rows: Sequence[Row],
     stream: av.video.VideoStream,
     kind: Format,
     structure: Structure,
@@ -36,7 +36,7 @@ def _judge(
     A cut in what follows the last picture (an index, the sound) is not a cut of the video: where the file says how much
     video it has, by number or by length, and all of that is there, nothing is missing.
     """
-    step = _step(index.starts_s)
+    step = usual_step(index.starts_s)
     declared = _declared_length(index, rows, stream, kind, structure, tick)
     index.declared_s = max(index.duration_s, declared or 0.0)
     missing_s = index.declared_s - index.duration_s
@@ -62,7 +62,7 @@ def _judge(
 
 def _declared_length(
     index: PacketIndex,
-    rows: Sequence[_Row],
+    rows: Sequence[Row],
     stream: av.video.VideoStream,
     kind: Format,
     structure: Structure,

@@ -43,7 +43,7 @@ class Observer(Protocol):
 
 
 @dataclass
-class Job:
+class DecodeJob:
     """What every worker needs, and where results meet. `bad` and `whole` are slots; guarded by `lock`.
 
     on_frame=None: nothing is converted to RGB. observer: for one worker with one thread. vectors: motion vectors are
@@ -67,7 +67,7 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-def decode(job: Job, stretches: list[Segment], workers: int) -> tuple[set[int], set[str]]:
+def decode(job: DecodeJob, stretches: list[Segment], workers: int) -> tuple[set[int], set[str]]:
     """The slots whose frames were given whole, and notes. Stretches go to whichever worker is free, in order.
 
     What comes out damaged is tried once more in one plain run from the start of the stream, without seeking or
@@ -101,7 +101,7 @@ def decode(job: Job, stretches: list[Segment], workers: int) -> tuple[set[int], 
     return job.whole, job.notes
 
 
-def decode_plain(job: Job, stretch: Segment) -> tuple[set[int], set[str]]:
+def decode_plain(job: DecodeJob, stretch: Segment) -> tuple[set[int], set[str]]:
     """As `decode`, in one run on one thread from the start of the stream, without seeking, skipping or a second try:
     every picture up to the last one wanted comes out, in the order shown."""
     job.until = time.monotonic() + job.limits.deadline_s
@@ -110,7 +110,7 @@ def decode_plain(job: Job, stretch: Segment) -> tuple[set[int], set[str]]:
     return job.whole, job.notes
 
 
-def _retry(job: Job, stretches: list[Segment], threads: int) -> None:
+def _retry(job: DecodeJob, stretches: list[Segment], threads: int) -> None:
     left = {packet: slots for s in stretches for packet, slots in s.wanted.items() if not job.whole.issuperset(slots)}
     plain = all(s.first == 0 for s in stretches) and threads == 1 and not job.index.nonref
     if not left or plain:
@@ -123,7 +123,7 @@ def _retry(job: Job, stretches: list[Segment], threads: int) -> None:
 class _Decoder:
     """One container over its own view of the file, one decoder; a context manager, for one thread at a time."""
 
-    def __init__(self, job: Job, threads: int) -> None:
+    def __init__(self, job: DecodeJob, threads: int) -> None:
         self._job = job
         self._index = job.index
         self._threads = threads
@@ -223,7 +223,7 @@ class _Decoder:
 
     def run(self, stretch: Segment, nonref: bool) -> None:
         """Decodes one stretch and gives its wanted frames; those that turn out whole are added to the job's."""
-        take = _Take(self._job, stretch, self._painter)
+        take = WantedFrames(self._job, stretch, self._painter)
         try:
             for number, packet in self._packets(stretch.first):
                 if number > stretch.last or self._job.stop.is_set():
@@ -243,7 +243,7 @@ class _Decoder:
         self._codec.flush_buffers()
         return take.settle()
 
-    def _decode(self, number: int, packet: av.packet.Packet | None, skip: bool, take: "_Take") -> None:
+    def _decode(self, number: int, packet: av.packet.Packet | None, skip: bool, take: "WantedFrames") -> None:
         self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
         if self._codec.codec.name == "h264":  # a flush forgets how far pictures are out of order; the packets show it
             self._codec.reorder_depth = max(self._codec.reorder_depth, min(16, self._index.reorder))
@@ -276,10 +276,10 @@ class _Tag:
         self.number = number
 
 
-class _Take:
+class WantedFrames:
     """The wanted frames of one stretch: which were given, and which a failure has spoilt."""
 
-    def __init__(self, job: Job, stretch: Segment, painter: Painter) -> None:
+    def __init__(self, job: DecodeJob, stretch: Segment, painter: Painter) -> None:
         self._job = job
         self._wanted = stretch.wanted
         self._painter = painter

@@ -22,10 +22,10 @@ import av.video
 from tubelet.errors import DecodeError, LimitError, TubeletError
 from tubelet.reading.limits import Limits
 from tubelet.reading.sniff import Format
-from tubelet.reading.video.complete import _judge, _step
+from tubelet.reading.video.complete import judge, usual_step
 from tubelet.reading.video.file import FOREIGN
 from tubelet.reading.video.nal import has_layers, is_true_entry, length_bytes
-from tubelet.reading.video.packets import PacketIndex, _Row
+from tubelet.reading.video.packets import PacketIndex, Row
 from tubelet.reading.video.structure import Structure
 
 # Every packet stands alone.
@@ -61,16 +61,16 @@ def read_index(
     if not index.order:
         raise DecodeError("no picture of the video stream is shown", got=0)
     limits.check("max_seconds", index.duration_s, "seconds found:")
-    _judge(index, rows, stream, kind, structure, tick, cut, container)
+    judge(index, rows, stream, kind, structure, tick, cut, container)
     limits.check("max_seconds", index.declared_s, "seconds declared:")
     return index
 
 
 def _demux(
     container: av.container.InputContainer, stream: av.video.VideoStream, index: PacketIndex, limits: Limits
-) -> tuple[list[_Row], bool]:
+) -> tuple[list[Row], bool]:
     """Fills the packet columns of `index`; the rows for ordering, and whether reading ended early."""
-    rows: list[_Row] = []
+    rows: list[Row] = []
     codec = stream.codec_context.codec.name
     nal_bytes = length_bytes(stream)
     first, until, cut = True, time.monotonic() + limits.deadline_s, False
@@ -92,7 +92,7 @@ def _demux(
             index.position.append(packet.pos)
             index.entry.append(entry)
             index.dts.append(packet.dts)
-            rows.append(_Row(packet.duration or 0, shown))
+            rows.append(Row(packet.duration or 0, shown))
             first = False
             if len(rows) % _CLOCK_EVERY == 0:
                 limits.check("max_packets", len(rows), "packets")
@@ -121,7 +121,7 @@ def check_clock(until: float, limits: Limits) -> None:
 # --- when each picture is shown ---------------------------------------------------------------------------------------
 
 
-def _needs_counting(index: PacketIndex, rows: Sequence[_Row], kind: Format, codec: str) -> bool:
+def _needs_counting(index: PacketIndex, rows: Sequence[Row], kind: Format, codec: str) -> bool:
     """AVI stores no presentation times, and FFmpeg's guess for H.264 and HEVC there is the decode order."""
     if codec in INTRA:
         return False
@@ -130,7 +130,7 @@ def _needs_counting(index: PacketIndex, rows: Sequence[_Row], kind: Format, code
     return any(pts is None and row.shown for pts, row in zip(index.pts, rows, strict=True))
 
 
-def _order(index: PacketIndex, rows: Sequence[_Row], tick: Fraction) -> None:
+def _order(index: PacketIndex, rows: Sequence[Row], tick: Fraction) -> None:
     """Display order, start times from 0.0, the length, and the reordering depth."""
     shown = [i for i, row in enumerate(rows) if row.shown]
     if index.by_count or any(index.pts[i] is None for i in shown):
@@ -149,7 +149,7 @@ def _order(index: PacketIndex, rows: Sequence[_Row], tick: Fraction) -> None:
     up, down = tick.numerator, tick.denominator
     index.starts_s = [(clock[i] - zero) * up / down for i in index.order]
     last = index.order[-1]
-    step = _step(index.starts_s)
+    step = usual_step(index.starts_s)
     own = float(rows[last].duration * tick)
     index.duration_s = index.starts_s[-1] + (own if own > 0 else step)
 
@@ -178,5 +178,3 @@ def _reorder_depth(order: Sequence[int]) -> tuple[int, int]:
 
 
 # --- what to decode for which frames ----------------------------------------------------------------------------------
-
-

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from tubelet.errors import DecodeError, LimitError
 from tubelet.reading.limits import Limits
-from tubelet.reading.video.mp4 import _Part
-from tubelet.reading.video.structure import _MAX_PARTS, Bytes, Structure
+from tubelet.reading.video.mp4 import Part
+from tubelet.reading.video.structure import MAX_PARTS, Bytes, Structure
 
 _SEGMENT, _CLUSTER, _TRACKS = 0x18538067, 0x1F43B675, 0x1654AE6B
 
@@ -44,7 +44,7 @@ def _element(data: Bytes, offset: int) -> tuple[int, int, int]:
     return (ident, offset + a + b, size) if b else (0, offset, 0)
 
 
-def _walk_mkv(data: Bytes, found: Structure, limits: Limits) -> None:
+def walk_mkv(data: Bytes, found: Structure, limits: Limits) -> None:
     offset = 0
     while offset < data.size:  # the EBML header, anything before the segment, and the segment
         ident, body, size = _element(data, offset)
@@ -63,7 +63,7 @@ def _walk_mkv(data: Bytes, found: Structure, limits: Limits) -> None:
 def _walk_segment(data: Bytes, offset: int, end: int, found: Structure) -> None:
     """The elements of the segment; those of a cluster of unknown size count as the segment's own."""
     in_live_cluster = False
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         if offset >= min(end, data.size):
             found.after_media = not in_live_cluster
             return
@@ -87,22 +87,22 @@ def _walk_segment(data: Bytes, offset: int, end: int, found: Structure) -> None:
             found.after_media = ident != _CLUSTER and not in_live_cluster
             return
         if ident == _TRACKS:
-            _read_tracks(_Part(data, body, body + size), found)
+            _read_tracks(Part(data, body, body + size), found)
         offset = body + size
-    raise LimitError(f"more than {_MAX_PARTS:,} elements in one file", limit=_MAX_PARTS)
+    raise LimitError(f"more than {MAX_PARTS:,} elements in one file", limit=MAX_PARTS)
 
 
-def _children(part: _Part) -> Iterator[tuple[int, _Part]]:
+def _children(part: Part) -> Iterator[tuple[int, Part]]:
     offset = 0
     while offset < part.size:
         ident, body, size = _element(part, offset)
         if ident == 0 or size == _UNKNOWN or body + size > part.size:
             return
-        yield ident, _Part(part, body, body + size)
+        yield ident, Part(part, body, body + size)
         offset = body + size
 
 
-def _read_tracks(tracks: _Part, found: Structure) -> None:
+def _read_tracks(tracks: Part, found: Structure) -> None:
     """The roll of each track's projection, as a turn; a roll of +90 shows the picture turned counter-clockwise."""
     for ident, entry in _children(tracks):
         if ident != _TRACK_ENTRY:
@@ -110,7 +110,7 @@ def _read_tracks(tracks: _Part, found: Structure) -> None:
         fields = dict(_children(entry))
         if _VIDEO not in fields or _TRACK_NUMBER not in fields:
             continue
-        roll = dict(_children(dict(_children(fields[_VIDEO])).get(_PROJECTION, _Part(entry, 0, 0)))).get(_ROLL)
+        roll = dict(_children(dict(_children(fields[_VIDEO])).get(_PROJECTION, Part(entry, 0, 0)))).get(_ROLL)
         if roll is None or roll.size not in (4, 8):
             continue
         (degrees,) = struct.unpack(">f" if roll.size == 4 else ">d", roll.at(0, 8))
@@ -119,7 +119,7 @@ def _read_tracks(tracks: _Part, found: Structure) -> None:
         found.turns[number] = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[quarter]
 
 
-def _walk_avi(data: Bytes, found: Structure) -> None:
+def walk_avi(data: Bytes, found: Structure) -> None:
     """RIFF lists end to end; what follows the last one is not ours to judge."""
     offset = 0
     while offset + 12 <= data.size:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tubelet.reading.limits import Limits
-from tubelet.reading.video.structure import _IDENTITY, Bytes, Media, Structure, _counted
+from tubelet.reading.video.structure import IDENTITY, Bytes, Media, Structure, counted
 
 _TOP = frozenset(
     b"ftyp styp moov moof mdat free skip wide uuid udta meta sidx ssix prft emsg mfra pdin pnot PICT".split()
@@ -40,7 +40,7 @@ def _boxes(data: Bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
         start += size
 
 
-class _Part:
+class Part:
     """The bytes of one box as a file of its own."""
 
     def __init__(self, data: Bytes, start: int, end: int) -> None:
@@ -50,10 +50,10 @@ class _Part:
         return self._data.at(self._start + offset, max(0, min(count, self.size - offset)))
 
 
-def _walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
+def walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
     """The chain of boxes. Where `moov` lists all samples, only `moov` and `mdat` matter, whatever follows them."""
     moov, whole_media, last, unknown = None, False, b"", False
-    for kind, body, end in _counted(_boxes(data, 0, data.size)):
+    for kind, body, end in counted(_boxes(data, 0, data.size)):
         last = kind
         found.fragmented = found.fragmented or kind in (b"moof", b"sidx")
         unknown = unknown or kind not in _TOP
@@ -67,14 +67,14 @@ def _walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
         elif kind == b"mdat":
             whole_media = True
         elif kind == b"moof":
-            _read_moof(_Part(data, body, end), found)
+            _read_moof(Part(data, body, end), found)
         elif kind == b"sidx":
             found.missing_bytes = max(
                 found.missing_bytes, _indexed_end(data.at(body, min(end - body, 1 << 22)), end) - data.size
             )
     broken, found.broken = found.broken, False
     if moov is not None:
-        _read_moov(_Part(data, *moov), data.size, found, limits)
+        _read_moov(Part(data, *moov), data.size, found, limits)
     if found.fragmented:  # a fragment's index without its content, or one whose name is damaged
         found.broken = found.broken or broken or unknown or last == b"moof"
     elif moov is not None and whole_media and last != b"mdat":
@@ -83,13 +83,13 @@ def _walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
         found.broken = found.broken or broken
 
 
-def _read_moof(moof: _Part, found: Structure) -> None:
+def _read_moof(moof: Part, found: Structure) -> None:
     """Counts the samples of each track in one fragment."""
     for kind, body, end in _boxes(moof, 0, moof.size):
         if end > moof.size:
             found.broken = True
         elif kind == b"traf":
-            traf, track = _Part(moof, body, end), 0
+            traf, track = Part(moof, body, end), 0
             for inner, at, stop in _boxes(traf, 0, traf.size):
                 if stop > traf.size:
                     found.broken = True
@@ -116,20 +116,20 @@ def _indexed_end(sidx: bytes, anchor: int) -> int:
     return anchor + first + sum(entry[0] & 0x7FFFFFFF for entry in sizes)
 
 
-def _read_moov(moov: _Part, file_size: int, found: Structure, limits: Limits) -> None:
+def _read_moov(moov: Part, file_size: int, found: Structure, limits: Limits) -> None:
     """Turns of the tracks, the length declared for all fragments, and the sample counts, which are checked."""
-    movie_turn, timescale = _IDENTITY, 0
-    for kind, body, end in _counted(_boxes(moov, 0, moov.size)):
+    movie_turn, timescale = IDENTITY, 0
+    for kind, body, end in counted(_boxes(moov, 0, moov.size)):
         if end > moov.size:
             found.broken = True
         elif kind == b"mvhd":
             raw = moov.at(body, min(end - body, 256))
             wide = raw[:1] == b"\1"
-            movie_turn = _matrix(raw, 48 if wide else 36) or _IDENTITY
+            movie_turn = _matrix(raw, 48 if wide else 36) or IDENTITY
             timescale = int.from_bytes(raw[20:24] if wide else raw[12:16], "big")
         elif kind == b"trak":
             track = _Track()
-            _read_trak(_Part(moov, body, end), track, file_size, found, limits)
+            _read_trak(Part(moov, body, end), track, file_size, found, limits)
             if track.turn is not None:
                 found.turns[track.number] = _product(track.turn, movie_turn)
             shown = sum(track.edits) / timescale if track.edits and timescale else track.seconds
@@ -152,12 +152,12 @@ class _Track:
     edits: list[int] = field(default_factory=list)  # lengths of what is shown, in the movie's ticks
 
 
-def _read_trak(part: _Part, track: _Track, file_size: int, found: Structure, limits: Limits, depth: int = 0) -> None:
-    for kind, body, end in _counted(_boxes(part, 0, part.size)):
+def _read_trak(part: Part, track: _Track, file_size: int, found: Structure, limits: Limits, depth: int = 0) -> None:
+    for kind, body, end in counted(_boxes(part, 0, part.size)):
         if end > part.size:
             found.broken = True
         elif kind in (b"mdia", b"minf", b"stbl", b"edts") and depth < 3:
-            _read_trak(_Part(part, body, end), track, file_size, found, limits, depth + 1)
+            _read_trak(Part(part, body, end), track, file_size, found, limits, depth + 1)
         elif kind in (b"stco", b"co64"):
             item = 4 if kind == b"stco" else 8
             limits.check("max_packets", (end - body) // item, "chunks declared in the header:")

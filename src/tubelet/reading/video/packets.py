@@ -91,7 +91,7 @@ class Segment:
 
 
 @dataclass
-class _Row:
+class Row:
     duration: int
     shown: bool
 

@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from tubelet.errors import LimitError
 
-_MAX_PARTS = 1_000_000  # boxes looked at in one file: far above any real one
+MAX_PARTS = 1_000_000  # boxes looked at in one file: far above any real one
 
 
-_IDENTITY = (1.0, 0.0, 0.0, 1.0)
+IDENTITY = (1.0, 0.0, 0.0, 1.0)
 
 
 @runtime_checkable
@@ -52,8 +52,8 @@ class Structure:
         return self.broken or self.missing_bytes > 0
 
 
-def _counted(parts: Iterator[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, int, int]]:
+def counted(parts: Iterator[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, int, int]]:
     for n, part in enumerate(parts):
-        if n >= _MAX_PARTS:
-            raise LimitError(f"more than {_MAX_PARTS:,} boxes in one file", limit=_MAX_PARTS, got=n)
+        if n >= MAX_PARTS:
+            raise LimitError(f"more than {MAX_PARTS:,} boxes in one file", limit=MAX_PARTS, got=n)
         yield part

@@ -22,7 +22,7 @@ from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source
 from tubelet.reading.video.boxes import walk
-from tubelet.reading.video.decode import Job, decode
+from tubelet.reading.video.decode import DecodeJob, decode
 from tubelet.reading.video.file import choose_stream, only_stream, opened, stored_as
 from tubelet.reading.video.frames import Upright, upright
 from tubelet.reading.video.index import read_index
@@ -159,7 +159,7 @@ def decode_video(
     Raises: DecodeError (not one whole frame, a size that changes), LimitError (deadline), what `on_frame` raises.
     """
     stretches = segments(plan.index, plan.chosen)
-    job = Job(src, plan.stream, plan.index, plan.way, limits, on_frame)
+    job = DecodeJob(src, plan.stream, plan.index, plan.way, limits, on_frame)
     whole, notes = decode(job, stretches, max(1, workers))
     return result_of(plan, whole, notes)
 
