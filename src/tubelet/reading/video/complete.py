@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Final
 
+import av.container
 import av.video
 
 from tubelet.reading.sniff import Format

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import av.packet
 import av.video
 
 from tubelet.errors import DecodeError
