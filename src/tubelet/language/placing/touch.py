@@ -1,4 +1,4 @@
-"""What a rank does whose batch has no pixels, so that all ranks run the same collectives. A model's forward calls it."""
+"""What a rank does whose batch has no pixels, so that all ranks run the same collectives. Called by a model's forward."""
 
 import torch
 from torch import Tensor
