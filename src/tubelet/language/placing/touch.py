@@ -1,4 +1,4 @@
-"""What a rank does whose batch has no pixels, so that all ranks run the same collectives. Called by a model's forward."""
+"""What a rank does whose batch has no pixels, so that all ranks run the same collectives; a forward calls it."""
 
 import torch
 from torch import Tensor
