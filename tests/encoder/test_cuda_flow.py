@@ -81,5 +81,5 @@ def test_every_option_stays_on_the_device(name: str, grad: bool, monkeypatch: py
         parts += [t for t in (got.prefix, got.pooled) if t is not None]
         assert {(t.device, t.dtype) for t in parts} == {(CUDA, torch.bfloat16)}
     frame = max(i.grid.h * i.grid.w for i in host.items)
-    windowed = built.config.local is not None
+    windowed = "window" in built.config.spans
     assert longest == [16, frame, 16] if windowed else longest == [frame + built.config.prefix] * 3

@@ -34,6 +34,5 @@ def test_training_equals_torchs_counter(name: str) -> None:
 def test_windows_are_those_of_the_encoder() -> None:
     encoder = build("windows")
     p = pack_for(encoder)
-    local = layout_of(p, encoder.config).local
-    assert local is not None
-    assert sorted(local.lengths) == sorted(window_lengths(encoder.config, [i.grid for i in p.items]))
+    windows = layout_of(p, encoder.config).spans["window"]
+    assert windows.lengths == window_lengths(encoder.config, [i.grid for i in p.items])
