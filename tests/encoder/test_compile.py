@@ -13,9 +13,11 @@ from tubelet.encoder.options import RunOptions
 from torch._dynamo.testing import CompileCounterWithBackend
 from tests.encoder.encoder_cases import make, make_merging, make_pack
 from tests.encoder.test_options import build
+from tests.encoder.test_spans import build_spans
 
 mixes = [((1, 5, 7), (3, 2, 4)), ((1, 4, 4),), ((2, 3, 3), (1, 9, 2), (1, 1, 1), (4, 2, 2)), ((1, 6, 6), (1, 6, 6))]
 builds = [(make, 1), (make_merging, 2), (lambda: build('dinov3'), 1), (lambda: build('windows'), 2)]
+builds += [(lambda: build_spans('windows behind prefixes'), 2), (lambda: build_spans('windows in two frames'), 1)]
 for one, merge in builds:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")

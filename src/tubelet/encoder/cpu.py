@@ -9,7 +9,7 @@ Where the CPU has no bfloat16 or float16 arithmetic, a half-precision product wo
 than float32; then weights are widened layer by layer and the arithmetic is float32, which is also closer to exact.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def stem(p: Packed, patch: PatchEmbed, norm_embed: nn.Module, table: PositionTab
 
 def run_layers(
     x: Float[Tensor, "T D"],
-    layers: Sequence[nn.Module],
+    layers: nn.ModuleList,
     inputs: LayerInputs,
     states: dict[int, Tensor],
     config: EncoderConfig,

@@ -151,6 +151,32 @@ def test_a_file_from_before_these_options_still_loads():
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"window_frames": 2}, {"spans": ("frame",), "span_frames": 2, "prefix_per": "frame"}),
+        ({"window_frames": None}, {}),
+        ({"window_frames": 1, "num_prefix_tokens": 2}, {"spans": ("frame",), "prefix": 2, "prefix_per": "frame"}),
+        ({"window_side": 4}, {"spans": ("window",), "span_side": 4}),
+        (
+            {"window_frames": 1, "window_side": 4, "full_layers": [1, 3], "num_hidden_layers": 4},
+            {"layers": 4, "spans": ("window", "frame"), "span_side": 4, "prefix_per": "frame"},
+        ),
+    ],
+    ids=str,
+)
+def test_files_from_before_layers_named_their_span_still_load(old: dict[str, Any], new: dict[str, Any]):
+    fields = TubeletConfig.of(PLAIN).to_dict()
+    for name in ("layer_spans", "span_frames", "span_side", "prefix_per"):
+        fields.pop(name)
+    assert TubeletConfig.from_dict({**fields, **old}).encoder_config() == replace(PLAIN, **new)
+
+
+def test_a_file_of_both_times_is_refused():
+    with pytest.raises(ConfigError, match="says what layer_spans says"):
+        TubeletConfig(layer_spans=["frame"], window_frames=1)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("use_rope", 1),
