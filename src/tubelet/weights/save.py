@@ -38,7 +38,7 @@ def save_encoder(
     config = write_config(encoder.config, family, layout)
     dtype = encoder.patch.weight.dtype
     metadata = {"format": "pt", "layout": layout, "table": family.table_id, **(notes or {})}
-    if getattr(encoder, "untrained", False):
+    if encoder.untrained:
         metadata["untrained"] = "true"
     theirs = to_theirs(encoder.state_dict(), family.formats[layout], encoder.config)
     unused = {name: torch.zeros(shape(encoder.config), dtype=dtype) for name, shape in family.unused.items()}
