@@ -3,68 +3,25 @@
     python -m tools.corpus fetch FOLDER [--only NAME ...]
     python -m tools.corpus run   FOLDER [--only NAME ...] [--json RESULT] [--seconds 30]
 
-Run from the project's root, with tubelet installed. `fetch` needs pip and, for Debian's sources, apt-get. `run` prints a
-table by input class and a list of every difference; it ends with 1 when a file was read otherwise than by its peer, or
-showed a fault. A file that takes longer than --seconds (all of its readings together) is given up and listed.
+Run from the project's root, with tubelet installed. `fetch` needs pip and, for Debian's sources, apt-get. `run` prints
+a table by input class and a list of every difference; it ends with 1 when a file was read otherwise than by its peer,
+or showed a fault. A file that takes longer than --seconds (all of its readings together) is given up and listed.
 """
 
 import argparse
 import hashlib
 import json
-import multiprocessing
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tools.corpus.fetch import PACKAGES, fetch
-from tools.corpus.judge import OTHER, Verdict, class_of, judge
+from tools.corpus.judge import OTHER
+from tools.corpus.worker import Judge
 
 COLUMNS = ("equal", "different", "refused by both", "refused by us only", "read by us only", "given up")
-SPAWN = multiprocessing.get_context("spawn")
-
-
-class Judge:
-    """A process that judges one file after another, and is replaced when it takes too long or dies."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._start()
-
-    def _start(self) -> None:
-        self.link, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def __call__(self, path: Path, name: str) -> dict[str, Any]:
-        begun = time.monotonic()
-        self.link.send((path, name))
-        try:
-            answered = self.link.poll(self.seconds)
-            found = self.link.recv() if answered else {}
-            why = f"more than {self.seconds:g} s"
-        except EOFError:
-            found, why = {}, "the process that read it died"
-        if not found:
-            self.close()
-            self._start()
-            found = Verdict(name, class_of(path), "given up", why, [why]).as_dict()
-        return found | {"seconds": round(time.monotonic() - begun, 3)}
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.link.close()
-
-
-def _serve(link: Connection) -> None:
-    while True:
-        path, name = link.recv()
-        link.send(judge(path, name).as_dict())
 
 
 def files_of(folder: Path, names: list[str]) -> Iterator[tuple[Path, str]]:

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from tubelet.errors import UnsupportedFormat
 from tubelet.read.sniff import HEAD_BYTES, sniff
 
-SUFFIXES = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .gif .webp .avif .avifs .heic .heif .hif .tif .tiff .bmp .dib "
-    ".mp4 .m4v .mov .qt .3gp .3g2 .mkv .webm .avi .ogv .ogg .mpg .ts".split()
+SUFFIXES = re.compile(
+    r"\.(a?png|jpe?g?|jfif|gif|webp|avifs?|hei[cf]|hif|tiff?|bmp|dib|mp4|m4v|mov|qt|3g[p2]|mkv|webm|avi|og[vg]|mpg|ts)",
+    re.IGNORECASE,
 )
 MAX_BYTES = 64 << 20  # of one test file
 APT_PLACES = (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*")))
@@ -127,7 +127,7 @@ def _copy_media(archive: Path, to: Path, below: tuple[str, ...]) -> int:
                 continue
             stream = tar.extractfile(member)
             head = stream.read(HEAD_BYTES) if stream is not None else b""
-            if stream is None or not (place.suffix.lower() in SUFFIXES or _is_media(head)):
+            if stream is None or not (SUFFIXES.fullmatch(place.suffix) or _is_media(head)):
                 continue
             target = to.joinpath(*place.parts)
             target.parent.mkdir(parents=True, exist_ok=True)

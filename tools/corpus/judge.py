@@ -1,8 +1,8 @@
 """One file, read by tubelet in three ways and by its peer, and a verdict in words.
 
-    equal               both read it, and no pixel differs by more than 2 levels (rounding)
-    different           both read it, and one does
-    refused by both, refused by us only, read by us only
+equal               both read it, and no pixel differs by more than 2 levels (rounding)
+different           both read it, and one does
+refused by both, refused by us only, read by us only
 """
 
 from dataclasses import asdict, dataclass, field
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tools.corpus import peers
 
 import tubelet
-from tools.corpus import peers
 from tubelet.errors import TubeletError, UnsupportedFormat
+from tubelet.read import probe
 from tubelet.read.sniff import HEAD_BYTES, PICTURES, sniff
 
 OTHER = "other formats"
@@ -95,7 +96,7 @@ def _same(one: Any, other: Any, found: Verdict) -> None:
 def _probed(path: Path, ours: Any, found: Verdict) -> None:
     """A header that `probe` refuses is one `read` refuses, for the same reason; sizes agree."""
     try:
-        info = tubelet.probe(path)
+        info = probe(path)
     except TubeletError as error:
         if isinstance(ours, tubelet.Clip):
             found.faults.append(f"probe refuses what read reads: {error}")
