@@ -1,7 +1,7 @@
 """Fetch other projects' test media, read them with tubelet, compare with Pillow and PyAV.
 
     python -m tools.corpus fetch FOLDER [--only NAME ...]
-    python -m tools.corpus run   FOLDER [--only NAME ...] [--json RESULT] [--seconds 30]
+    python -m tools.corpus run   FOLDER [--only NAME ...] [--json RESULT] [--seconds 120]
 
 Run from the project's root, with tubelet installed. `fetch` needs pip and, for Debian's sources, apt-get. `run` prints
 a table by input class and a list of every difference; it ends with 1 when a file was read otherwise than by its peer,
@@ -67,7 +67,7 @@ def main() -> int:
     every = [package.name for package in PACKAGES]
     parser.add_argument("--only", nargs="+", choices=every, default=every, metavar="NAME")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seconds", type=float, default=120.0)
     asked = parser.parse_args()
     if asked.what == "fetch":
         for package in PACKAGES:

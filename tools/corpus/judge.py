@@ -1,4 +1,6 @@
-"""One file, read by tubelet in three ways and by its peer, and a verdict in words.
+"""One file, read by tubelet in several ways and by its peer, and a verdict in words.
+
+Read as a newcomer reads: no options, so of a clip 2 frames a second and at most 64.
 
 equal               both read it, and no pixel differs by more than 2 levels (rounding)
 different           both read it, and one does
@@ -19,7 +21,6 @@ from tubelet.read.sniff import HEAD_BYTES, PICTURES, sniff
 
 OTHER = "other formats"
 LEVELS = 2  # of rounding: 16 bits to 8, colour profiles, alpha
-FRAMES = 8  # of a clip
 
 
 @dataclass
@@ -47,10 +48,12 @@ def class_of(path: Path) -> str:
 def judge(path: Path, name: str) -> Verdict:
     """The verdict on one file; `name` is what it is called in the result."""
     found = Verdict(name, class_of(path))
-    ours = _ours(path, "never", found)
-    _same(ours, _ours(path, "always", found), found)
-    _probed(path, ours, found)
+    ours = _ours(path, found, isolate="never")
+    _same("isolated", ours, _ours(path, found, isolate="always"), found)
     moves = found.input_class not in PICTURES and found.input_class != OTHER
+    if moves:
+        _same("with one thread", ours, _ours(path, found, isolate="never", workers=1), found)
+    _probed(path, ours, found)
     clip = ours if isinstance(ours, tubelet.Clip) else None
     try:
         theirs = peers.clip(path, clip.times_s if clip else ()) if moves else peers.picture(path)
@@ -59,38 +62,45 @@ def judge(path: Path, name: str) -> Verdict:
     if clip is None or isinstance(theirs, Exception):
         words = {(True, True): "refused by both", (True, False): "refused by us only"}
         found.verdict = words.get((clip is None, isinstance(theirs, Exception)), "read by us only")
-        told = ours if clip is None else theirs
-        found.reason = f"{type(told).__name__}: {told}".replace(str(path), name)[:300]
+        found.reason = _told(ours if clip is None else theirs)
+        if isinstance(theirs, peers.PeerClip):
+            found.reason += f"; PyAV: {len(theirs.times_s)} frames, {'' if theirs.damaged else 'no '}damage"
     elif isinstance(theirs, peers.PeerClip):
         found.reason = _clips_differ(clip, theirs, found)
     else:
         found.reason = _pictures_differ(clip, theirs, path)
     found.verdict = found.verdict or ("different" if found.reason else "equal")
+    found.reason, *found.faults = (
+        x.replace(f"{path}: ", "").replace(str(path), name) for x in (found.reason, *found.faults)
+    )
     return found
 
 
-def _ours(path: Path, isolate: Any, found: Verdict) -> "tubelet.Clip | BaseException":
+def _told(error: object) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def _ours(path: Path, found: Verdict, **options: Any) -> "tubelet.Clip | BaseException":
     try:
-        return tubelet.read(path, num_frames=FRAMES, isolate=isolate)[0]
+        return tubelet.read(path, **options)[0]
     except TubeletError as error:
         return error
     except Exception as error:  # noqa: BLE001  what is looked for
-        found.faults.append(f"a foreign exception leaves read (isolate={isolate}): {type(error).__name__}: {error}")
+        found.faults.append(f"a foreign exception leaves read ({options}): {_told(error)}")
         return error
 
 
-def _same(one: Any, other: Any, found: Verdict) -> None:
-    """In this process and in a child: the same clip, or the same error."""
+def _same(how: str, one: Any, other: Any, found: Verdict) -> None:
+    """Read one way and another: the same clip, or the same error."""
     if isinstance(one, tubelet.Clip) and isinstance(other, tubelet.Clip):
-        for field_name in ("times_s", "complete", "frames_expected", "duration_s", "notes"):
-            if getattr(one, field_name) != getattr(other, field_name):
-                values = f"{getattr(one, field_name)} and {getattr(other, field_name)}"
-                found.faults.append(f"isolated, {field_name} differs: {values}")
+        for name in ("times_s", "complete", "frames_expected", "duration_s", "notes"):
+            if getattr(one, name) != getattr(other, name):
+                found.faults.append(f"{how}, {name} differs: {getattr(one, name)} and {getattr(other, name)}")
         if not np.array_equal(one.frames, other.frames):
-            found.faults.append("isolated, pixels differ")
+            found.faults.append(f"{how}, pixels differ")
     elif type(one) is not type(other) or str(one) != str(other):
-        said = (x if isinstance(x, tubelet.Clip) else f"{type(x).__name__}: {x}" for x in (one, other))
-        found.faults.append("isolated it is another thing: {} and {}".format(*said))
+        said = (x if isinstance(x, tubelet.Clip) else _told(x) for x in (one, other))
+        found.faults.append("{}, it is another thing: {} and {}".format(how, *said))
 
 
 def _probed(path: Path, ours: Any, found: Verdict) -> None:
@@ -101,10 +111,10 @@ def _probed(path: Path, ours: Any, found: Verdict) -> None:
         if isinstance(ours, tubelet.Clip):
             found.faults.append(f"probe refuses what read reads: {error}")
         elif type(error) is not type(ours):
-            found.faults.append(f"probe raises {type(error).__name__} ({error}), read {type(ours).__name__} ({ours})")
+            found.faults.append(f"probe raises {_told(error)}, read {_told(ours)}")
         return
     except Exception as error:  # noqa: BLE001  what is looked for
-        found.faults.append(f"a foreign exception leaves probe: {type(error).__name__}: {error}")
+        found.faults.append(f"a foreign exception leaves probe: {_told(error)}")
         return
     if isinstance(ours, tubelet.Clip) and (info.width, info.height) != (ours.width, ours.height):
         found.faults.append(f"probe says {info.width} x {info.height}, read {ours.width} x {ours.height}")
@@ -126,7 +136,7 @@ def _pictures_differ(ours: "tubelet.Clip", theirs: np.ndarray, path: Path) -> st
 
 
 def _clips_differ(ours: "tubelet.Clip", theirs: "peers.PeerClip", found: Verdict) -> str:
-    """Empty when every frame of ours is PyAV's at that time, and as many were there to take."""
+    """Empty when every frame of ours is PyAV's at that time."""
     if ours.complete and theirs.damaged:
         found.faults.append("complete, though PyAV met damage")
     if not ours.complete and not theirs.damaged:
@@ -139,9 +149,6 @@ def _clips_differ(ours: "tubelet.Clip", theirs: "peers.PeerClip", found: Verdict
             return f"a frame at {time_s:.3f} s, where PyAV's nearest is at {nearest:.3f} s"
         if reason := _apart(ours.frames[place], theirs.kept[time_s]):
             return f"frame at {time_s:.3f} s: {reason}; complete={ours.complete}; notes: {'; '.join(ours.notes)}"
-    wanted = min(FRAMES, len(theirs.times_s))
-    if ours.complete and len(ours) < wanted and len(theirs.times_s) <= FRAMES:
-        return f"{len(ours)} frames of {len(theirs.times_s)}"
     return ""
 
 

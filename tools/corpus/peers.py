@@ -17,13 +17,18 @@ from av.video.reformatter import Interpolation
 from PIL import Image, ImageCms, ImageOps
 
 MOST_FRAMES = 20_000  # decoded of one clip
+SAME_S = 1e-6  # times that differ by no more are one time
+
+
+class NoFrame(Exception):
+    """A video stream that gives no picture, which PyAV does not call an error."""
 
 
 @dataclass
 class PeerClip:
     """What PyAV decoded."""
 
-    times_s: list[float]  # of every frame, from the first one's start
+    times_s: list[float]  # of every frame as it came, from the start of the first
     kept: dict[float, np.ndarray] = field(default_factory=dict)  # wanted time -> RGB on the screen then
     damaged: bool = False  # a frame was flagged as corrupt, or decoding ended in an error
 
@@ -65,6 +70,9 @@ def _managed(colours: Image.Image, icc: bytes) -> Image.Image:
     """Through the profile, where LittleCMS takes it for these colours; else as it is, as browsers do."""
     try:
         given = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        if given.profile.xcolor_space.strip() == "GRAY" and colours.mode == "RGB":
+            red, green, blue = (band.tobytes() for band in colours.split())
+            colours = colours.getchannel(0) if red == green == blue else colours  # Pillow gives deep grey as RGBA
         done = ImageCms.profileToProfile(colours, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
         return colours
@@ -72,21 +80,19 @@ def _managed(colours: Image.Image, icc: bytes) -> Image.Image:
 
 
 def clip(path: Path, wanted_s: Sequence[float]) -> PeerClip:
-    """All frames' times, and the frames on the screen at `wanted_s` (ascending). Raises whatever PyAV raises."""
+    """All frames' times, and the frames on the screen at `wanted_s`. Raises NoFrame and whatever PyAV raises."""
     with path.open("rb") as file, av.open(file, mode="r") as container:
         streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not streams:
             raise av.error.StreamNotFoundError(0, "no video stream")
-        found = PeerClip([])
-        shown: tuple[float, av.VideoFrame] | None = None
-        left = list(wanted_s)
+        found, shown = PeerClip([]), dict.fromkeys(wanted_s, (-1.0, None))
         for time_s, frame in _frames(container, streams[0], found):
-            while left and shown is not None and left[0] < time_s - 1e-6:
-                found.kept[left.pop(0)] = _upright(shown[1], streams[0])
-            shown = (time_s, frame)
-        for time_s in left:
-            if shown is not None:
-                found.kept[time_s] = _upright(shown[1], streams[0])
+            for wanted, (until_now, _) in shown.items():
+                if until_now < time_s <= wanted + SAME_S:  # frames need not come in the order of their times
+                    shown[wanted] = (time_s, frame)
+        if not found.times_s:
+            raise NoFrame("PyAV decodes no frame and says nothing")
+        found.kept = {t: _upright(frame, streams[0]) for t, (_, frame) in shown.items() if frame is not None}
         return found
 
 
