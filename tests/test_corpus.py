@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from tools.corpus import judge as judging
 from tools.corpus import peers
-from tools.corpus.__main__ import differences, files_of, table
+from tools.corpus.__main__ import files_of
 from tools.corpus.fetch import Package, fetch
 from tools.corpus.judge import judge
+from tools.corpus.report import BEGIN, END, differences, into_page, table
 from tools.corpus.worker import Judge
 
 from tubelet import Clip
@@ -157,3 +158,19 @@ def test_the_table_counts():
     assert differences(found) == [
         *("\ndifferent: 1", "  b: turned", "\nrefused by us only: 0", "\nfaults: 1", "  b: slow"),
     ]
+
+
+def test_the_page_gets_the_result_and_keeps_the_rest():
+    found = [
+        {"file": f, "input_class": "PNG", "verdict": "refused by us only", "reason": f"a ratio of {r}", "faults": []}
+        for f, r in (("a", 256.0), ("b", 300.0))
+    ]
+    result = {"when": "2026-01-01", "versions": "av 1", "sources": ["made.tar.gz"], "files": found}
+    page = into_page(f"# Title\n\n{BEGIN}\nold\n{END}\n\nwhat was found\n", result)
+    assert page.startswith("# Title\n")
+    assert page.endswith(f"{END}\n\nwhat was found\n")
+    assert "old" not in page
+    assert "- `a`, `b`: a ratio of 256.0\n" in page
+    assert into_page(page, result) == page
+    with pytest.raises(ValueError, match="no place"):
+        into_page("# Title\n", result)

