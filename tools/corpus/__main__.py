@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -46,7 +47,10 @@ def run(folder: Path, names: list[str], seconds: float) -> dict[str, Any]:
         if len(found) % 100 == 0:
             print(f"{len(found)} files", file=sys.stderr, flush=True)
     one.close()
-    made_with = (f"{name} {version(name)}" for name in ("tubelet", "pillow", "av"))
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=PAGE.parent, capture_output=True, text=True, check=False
+    )
+    made_with = (f"tubelet at {commit.stdout.strip() or 'no commit'}", *(f"{n} {version(n)}" for n in ("pillow", "av")))
     return {
         "when": datetime.now(UTC).date().isoformat(),
         "versions": ", ".join((f"Python {platform.python_version()}", *made_with)),

@@ -17,7 +17,7 @@ from av.video.reformatter import Interpolation
 from PIL import Image, ImageCms, ImageOps
 
 MOST_FRAMES = 20_000  # decoded of one clip
-SAME_S = 1e-6  # times that differ by no more are one time
+SAME_S = 1e-9  # of rounding; clocks of a microsecond exist
 
 
 class NoFrame(Exception):
