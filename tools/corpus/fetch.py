@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tubelet.errors import UnsupportedFormat
-from tubelet.read.sniff import HEAD_BYTES, sniff
+from tubelet.reading.sniff import HEAD_BYTES, sniff
 
 SUFFIXES = re.compile(
     r"\.(a?png|jpe?g?|jfif|gif|webp|avifs?|hei[cf]|hif|tiff?|bmp|dib|mp4|m4v|mov|qt|3g[p2]|mkv|webm|avi|og[vg]|mpg|ts)",

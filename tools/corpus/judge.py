@@ -16,8 +16,8 @@ from tools.corpus import peers
 
 import tubelet
 from tubelet.errors import TubeletError, UnsupportedFormat
-from tubelet.read import probe
-from tubelet.read.sniff import HEAD_BYTES, PICTURES, sniff
+from tubelet.reading.read import probe
+from tubelet.reading.sniff import HEAD_BYTES, PICTURES, sniff
 
 OTHER = "other formats"
 LEVELS = 2  # of rounding: 16 bits to 8, colour profiles, alpha
