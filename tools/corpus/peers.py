@@ -12,6 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.container
+import av.error
+import av.video
 import numpy as np
 from av.video.reformatter import Interpolation
 from PIL import Image, ImageCms, ImageOps
@@ -21,7 +24,7 @@ SAME_S = 1e-9  # of rounding; clocks of a microsecond exist
 
 
 class NoFrame(Exception):
-    """A video stream that gives no picture, which PyAV does not call an error."""
+    """No video stream, or one that gives no picture, which PyAV does not call an error."""
 
 
 @dataclass
@@ -70,7 +73,7 @@ def _managed(colours: Image.Image, icc: bytes) -> Image.Image:
     """Through the profile, where LittleCMS takes it for these colours; else as it is, as browsers do."""
     try:
         given = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        if given.profile.xcolor_space.strip() == "GRAY" and colours.mode == "RGB":
+        if getattr(given.profile, "xcolor_space", "").strip() == "GRAY" and colours.mode == "RGB":
             red, green, blue = (band.tobytes() for band in colours.split())
             colours = colours.getchannel(0) if red == green == blue else colours  # Pillow gives deep grey as RGBA
         done = ImageCms.profileToProfile(colours, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
@@ -84,8 +87,9 @@ def clip(path: Path, wanted_s: Sequence[float]) -> PeerClip:
     with path.open("rb") as file, av.open(file, mode="r") as container:
         streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not streams:
-            raise av.error.StreamNotFoundError(0, "no video stream")
-        found, shown = PeerClip([]), dict.fromkeys(wanted_s, (-1.0, None))
+            raise NoFrame("no video stream")
+        found = PeerClip([])
+        shown: dict[float, tuple[float, av.VideoFrame | None]] = dict.fromkeys(wanted_s, (-1.0, None))
         for time_s, frame in _frames(container, streams[0], found):
             for wanted, (until_now, _) in shown.items():
                 if until_now < time_s <= wanted + SAME_S:  # frames need not come in the order of their times
