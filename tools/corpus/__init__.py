@@ -1,1 +1,1 @@
-"""Other projects' test pictures and clips, read by tubelet and by Pillow or PyAV, and compared. See docs/corpora.md."""
+"""Other projects' test media, read by tubelet, Pillow and PyAV, and compared. See docs/record/corpora.md."""

@@ -7,7 +7,7 @@
 Run from the project's root, with tubelet installed. `fetch` needs pip and, for Debian's sources, apt-get. `run` prints
 a table by input class and a list of every difference, and writes FOLDER/result.json; it ends with 1 when a file was
 read otherwise than by its peer, or showed a fault. A file that takes longer than --seconds (all of its readings
-together) is given up and listed. `page` puts the result into docs/corpora.md.
+together) is given up and listed. `page` puts the result into docs/record/corpora.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tools.corpus.fetch import PACKAGES, fetch, sources
 from tools.corpus.report import differences, into_page, table
 from tools.corpus.worker import Judge
 
-PAGE = Path(__file__).parents[2] / "docs" / "corpora.md"
+PAGE = Path(__file__).parents[2] / "docs" / "record" / "corpora.md"
 
 
 def files_of(folder: Path, names: list[str]) -> Iterator[tuple[Path, str]]:
