@@ -19,6 +19,7 @@ from tubelet.limits import Limits
 from tubelet.read.clip import Allocate, Clip, new_frames
 from tubelet.read.codec_signals import CodecSignals
 from tubelet.read.codec_watch import FrameSignal, Watcher, edges_px, signal_for
+from tubelet.read.hdr import HdrMode
 from tubelet.read.isolate import SUPPORTED, isolated_signals
 from tubelet.read.one import Job as OneJob
 from tubelet.read.sampling import Sampling
@@ -96,11 +97,17 @@ def read_signals(src: Source, limits: Limits, sampling: Sampling, signal: Asked)
 
 
 def read_both(
-    src: Source, limits: Limits, sampling: Sampling, signal: Asked, *, allocate: Allocate = new_frames
+    src: Source,
+    limits: Limits,
+    sampling: Sampling,
+    signal: Asked,
+    *,
+    hdr: HdrMode = "tonemap",
+    allocate: Allocate = new_frames,
 ) -> tuple[Clip, CodecSignals]:
     """The frames that are taken and their signals: what a child process sends. Raises: as `codec_signals`."""
     try:
-        plan = plan_video(src, limits, sampling)
+        plan = plan_video(src, limits, sampling, hdr)
         frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
         got: list[FrameSignal] = []
 
