@@ -37,6 +37,9 @@ class Told(NamedTuple):
     matrix: int = _UNSPECIFIED
 
 
+_UNTOLD: Final = Told()
+
+
 @dataclass(frozen=True)
 class Upright:
     """How stored pictures become upright ones: stored size, size with square pixels, then a turn.
@@ -53,7 +56,7 @@ class Upright:
     flip_rows: bool = False
     flip_columns: bool = False
     hdr: HdrMode = "tonemap"
-    told: Told = Told()
+    told: Told = _UNTOLD
 
     @property
     def width(self) -> int:
@@ -126,12 +129,11 @@ class Painter:
         """
         way = self._way
         check_size(frame, way)
-        self._remark(frame)
         hdr = self._hdr(frame)
-        if hdr is not None:
-            self.notes.add(hdr.note(way.hdr))
-            if way.hdr == "tonemap":
-                return way.turned(self._tone_mapped(frame, hdr))
+        mapped = hdr is not None and way.hdr == "tonemap"
+        self._remark(frame, hdr, "BT.2020" if mapped else "BT.601")
+        if hdr is not None and mapped:
+            return way.turned(self._tone_mapped(frame, hdr))
         with decoder_errors("converted to RGB"):
             rgb = self._converted(frame, "rgb24")
             plane = rgb.planes[0]
@@ -178,9 +180,11 @@ class Painter:
             threads=1,
         )
 
-    def _remark(self, frame: av.video.VideoFrame) -> None:
+    def _remark(self, frame: av.video.VideoFrame, hdr: Hdr | None, instead: str) -> None:
         if frame.colorspace not in _MATRICES:
             frame.colorspace = _UNSPECIFIED
-            self.notes.add("an unknown colour matrix was taken as BT.601")
+            self.notes.add(f"an unknown colour matrix was taken as {instead}")
+        if hdr is not None:
+            self.notes.add(hdr.note(self._way.hdr))
         if frame.interlaced_frame:
             self.notes.add("interlaced: both fields of a picture together, as stored")
