@@ -47,7 +47,7 @@ _HLG_A: Final = 0.17883277
 _HLG_B: Final = 1 - 4 * _HLG_A
 _HLG_C: Final = 0.5 - _HLG_A * float(np.log(4 * _HLG_A))
 _HLG_GAMMA: Final = 1.2
-_ROOTS: Final = 1 << 14  # entries of a table over the square root of light: fine where the eye is
+_ROOTS: Final = 1 << 15  # entries of a table over the square root of light: fine where the eye is
 _LIGHTS: Final = 1 << 16  # entries of the table from light to levels: a step is at most 1/20 level
 _BLOCK: Final = 1 << 15  # pixels at a time, so that all that is made of them stays in the cache
 
@@ -112,9 +112,10 @@ def to_sdr(
 
 
 class _Tables(NamedTuple):
-    """light: of a code value; PQ in units of SDR white, HLG of the scene, 0 to 1. scale: what light is multiplied with,
-    by the largest code value (PQ) or the root of the largest light displayed (HLG). ootf: of HLG, by the root of
-    luminance. luma: the weights of R, G, B in it. levels: 8 bits of light. mix: the primaries' way to BT.709."""
+    """light: of a code value; PQ displayed, in units of SDR white, HLG of the scene, 0 to 1. scale: PQ, what light is
+    multiplied with, by the largest code value; HLG, the largest light when rolled off, by the root of it displayed;
+    both times the entries of the table of levels. ootf: of HLG, by the root of luminance. luma: the weights of R, G
+    and B in it. mix: the way of the primaries to BT.709."""
 
     light: Float[np.ndarray, " n"]
     scale: Float[np.ndarray, " m"]
@@ -131,9 +132,8 @@ def _block(codes: tuple[np.ndarray, ...], tables: _Tables, out: np.ndarray) -> N
         luminance = light[0] * tables.luma[0] + light[1] * tables.luma[1] + light[2] * tables.luma[2]
         ootf = _by_root(tables.ootf, luminance)
         most = np.maximum(np.maximum(light[0], light[1]), light[2])
-        most *= ootf
-        scale = _by_root(tables.scale, most)
-        scale *= ootf
+        scale = _by_root(tables.scale, most * ootf)
+        scale /= np.maximum(most, np.float32(1e-12))
     levels = _levels()
     for own, *others in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         value = light[own].copy()
@@ -159,16 +159,12 @@ def _tables(hdr: Hdr, span: Span) -> _Tables:
     luma = tuple(to_xyz[1].astype(np.float32))
     if hdr.curve == "PQ":
         nits = pq_to_nits(code)
-        return _Tables((nits / WHITE_NITS).astype(np.float32), _rolled(nits), None, luma, mix)
+        ratio = np.where(nits > 0, eetf(nits) / np.maximum(nits, 1e-12), 1.0) * _LIGHTS
+        return _Tables((nits / WHITE_NITS).astype(np.float32), ratio.astype(np.float32), None, luma, mix)
     roots = (np.arange(_ROOTS) + 0.5) / _ROOTS
     ootf = (roots ** (2 * (_HLG_GAMMA - 1))).astype(np.float32)
-    scale = _rolled(PEAK_NITS * roots**2) * np.float32(PEAK_NITS / WHITE_NITS)
-    return _Tables(hlg_to_light(code).astype(np.float32), scale, ootf, luma, mix)
-
-
-def _rolled(nits: np.ndarray) -> np.ndarray:
-    """What light is multiplied with to be rolled off, times the entries of the table of levels."""
-    return (np.where(nits > 0, eetf(nits) / np.maximum(nits, 1e-12), 1.0) * _LIGHTS).astype(np.float32)
+    rolled = (eetf(PEAK_NITS * roots**2) / WHITE_NITS * _LIGHTS).astype(np.float32)
+    return _Tables(hlg_to_light(code).astype(np.float32), rolled, ootf, luma, mix)
 
 
 @lru_cache(maxsize=1)

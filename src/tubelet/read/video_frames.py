@@ -8,6 +8,7 @@ the range (limited, full) that the stream states; where none is stated BT.601 an
 does. Against exact arithmetic it is within 3 levels for 8-bit 4:2:0 and within 4 for 10-bit (0.5 where a side is odd).
 """
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, NamedTuple
@@ -18,7 +19,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from tubelet.errors import DecodeError
 from tubelet.limits import Limits
-from tubelet.read.hdr import Hdr, HdrMode, Span, hdr_of, to_sdr
+from tubelet.read.hdr import Hdr, HdrMode, Span, full_span, hdr_of, to_sdr
 from tubelet.read.video_file import decoder_errors
 from tubelet.shapes import UInt8
 
@@ -27,6 +28,7 @@ _UNSPECIFIED: Final = 2
 _UNSTATED: Final = (0, _UNSPECIFIED)
 _BT2020: Final = 9
 _FULL: Final = 2  # AVColorRange
+_PLANES: Final = re.compile(r"gbrp|gbrp\d+le")
 
 
 class Told(NamedTuple):
@@ -160,13 +162,18 @@ class Painter:
         full = frame.format.is_rgb or frame.color_range == _FULL or frame.format.name.startswith("yuvj")
         bits = min(16, max(part.bits for part in parts))
         peak = ((1 << bits) - 1) << (16 - bits) if full else 255 << 8
+        span, kind = Span(0, peak, 1 << 16), np.dtype("<u2")
         with decoder_errors("converted to RGB"):
+            if _PLANES.fullmatch(frame.format.name) and (way.square_w, way.square_h) == (way.stored_w, way.stored_h):
+                span, kind = full_span(bits), kind if bits > 8 else np.dtype(np.uint8)  # they are there already
+            else:
+                frame = self._converted(frame, "gbrp16le")
+            size, step = (way.square_h, way.square_w), kind.itemsize
             green, blue, red = (
-                np.ndarray((way.square_h, way.square_w), "<u2", buffer=memoryview(p), strides=(p.line_size, 2))
-                for p in self._converted(frame, "gbrp16le").planes
+                np.ndarray(size, kind, buffer=memoryview(plane), strides=(plane.line_size, step))
+                for plane in frame.planes
             )
-        out = np.empty((way.square_h, way.square_w, 3), np.uint8)
-        return to_sdr(red, green, blue, hdr, Span(0, peak, 1 << 16), out)
+        return to_sdr(red, green, blue, hdr, span, np.empty((*size, 3), np.uint8))
 
     def _converted(self, frame: av.video.VideoFrame, form: str) -> av.video.VideoFrame:
         way = self._way
