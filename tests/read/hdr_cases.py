@@ -32,7 +32,7 @@ def pq_eotf(signal: np.ndarray) -> np.ndarray:
     return 10000 * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
 
 
-def pq_inverse(nits: np.ndarray) -> np.ndarray:
+def pq_inverse(nits: np.ndarray | float) -> np.ndarray:
     m1, m2 = 2610 / 16384, 2523 / 4096 * 128
     c2, c3 = 2413 / 4096 * 32, 2392 / 4096 * 32
     power = (np.asarray(nits) / 10000) ** m1
@@ -113,7 +113,7 @@ def hdr_clip(
 def told_by_container(data: bytes, curve: int) -> bytes:
     """An MP4 of the same packets whose `colr` box says the curve, which its stream does not."""
     buffer = io.BytesIO()
-    with av.open(io.BytesIO(data)) as given, av.open(buffer, "w", format="mp4") as out:
+    with av.open(io.BytesIO(data), "r") as given, av.open(buffer, "w", format="mp4") as out:
         stream: Any = out.add_stream_from_template(given.streams.video[0])
         stream.codec_context.color_trc, stream.codec_context.color_primaries = curve, BT2020
         stream.codec_context.colorspace = BT2020

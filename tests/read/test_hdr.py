@@ -50,8 +50,8 @@ def one(source: Any, **options: Any) -> Clip:
 def mapped(codes: np.ndarray, curve: int, primaries: int = BT2020, bits: int = 16) -> np.ndarray:
     hdr = hdr_of(curve, primaries)
     assert hdr is not None
-    planes = [np.atleast_2d(codes[..., i]) for i in range(3)]
-    return to_sdr(*planes, hdr, full_span(bits), np.empty((*planes[0].shape, 3), np.uint8))
+    red, green, blue = (np.atleast_2d(codes[..., i]) for i in range(3))
+    return to_sdr(red, green, blue, hdr, full_span(bits), np.empty((*red.shape, 3), np.uint8))
 
 
 def noise(seed: int, *shape: int, bits: int = 16) -> np.ndarray:
@@ -116,7 +116,7 @@ KINDS = {
 
 
 def decoded(data: bytes) -> list[av.VideoFrame]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         return list(container.decode(video=0))
 
 
@@ -145,7 +145,8 @@ def test_clips_are_tone_mapped(kind: str, curve: int, colour_range: int):
 def test_every_pixel_of_a_clip_without_loss(curve: int, colour_range: int):
     planes = [noise(n, 50, 70, bits=10) // (1 if n else 2) for n in range(3)]
     data = hdr_clip("ffv1", "matroska", "yuv444p10le", [planes], curve=curve, colour_range=colour_range)
-    expected = sdr_levels(signal_of(*(p.astype(float) for p in planes), 10, colour_range), curve)
+    y, cb, cr = (plane.astype(float) for plane in planes)
+    expected = sdr_levels(signal_of(y, cb, cr, 10, colour_range), curve)
     assert np.abs(one(data).frames[0] - expected).max() <= 0.8
 
 
@@ -299,7 +300,7 @@ def avif(curve: int, *, form: str = "yuv420p10le", colour_range: int = FULL) -> 
 def test_avif_with_all_of_its_bits(curve: int, colour_range: int):
     data = avif(curve, colour_range=colour_range)
     clip = one(data)
-    with av.open(io.BytesIO(data), format="mov") as container:
+    with av.open(io.BytesIO(data), "r", format="mov") as container:
         coded = next(container.decode(video=0)).to_ndarray().ravel().astype(float)
     y, cb, cr = np.split(coded, (64 * 64, 64 * 64 * 5 // 4))
     y, cb, cr = y.reshape(64, 64)[8::16, 8::16], *(c.reshape(32, 32)[4::8, 4::8] for c in (cb, cr))
@@ -344,7 +345,7 @@ def test_a_turned_avif_is_turned_after_tone_mapping():
 
 def with_property(data: bytes, kind: bytes, body: bytes) -> bytes:
     """An AVIF of one item with one more property, everything behind it moved."""
-    box = len(body).__add__(8).to_bytes(4, "big") + kind + body
+    box = (len(body) + 8).to_bytes(4, "big") + kind + body
     ipco, ipma, iloc = data.find(b"ipco"), data.find(b"ipma"), data.find(b"iloc")
     count = data[ipma + 14]  # version and flags, entries, item, associations
     number = data[ipma + 15 : ipma + 15 + count]

@@ -73,7 +73,7 @@ class Span(NamedTuple):
 
     black: int
     peak: int
-    count: int
+    values: int
 
 
 def hdr_of(curve: int, primaries: int) -> Hdr | None:
@@ -125,9 +125,9 @@ class _Tables(NamedTuple):
 
 
 def _block(codes: tuple[np.ndarray, ...], tables: _Tables, out: np.ndarray) -> None:
-    light = [tables.light.take(plane, mode="clip") for plane in codes]
+    light = [tables.light.take(plane, mode="wrap") for plane in codes]  # the fastest; no code is above the table
     if tables.ootf is None:
-        scale = tables.scale.take(np.maximum(np.maximum(codes[0], codes[1]), codes[2]), mode="clip")
+        scale = tables.scale.take(np.maximum(np.maximum(codes[0], codes[1]), codes[2]), mode="wrap")
     else:
         luminance = light[0] * tables.luma[0] + light[1] * tables.luma[1] + light[2] * tables.luma[2]
         ootf = _by_root(tables.ootf, luminance)
@@ -153,7 +153,7 @@ def _by_root(table: np.ndarray, light: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _tables(hdr: Hdr, span: Span) -> _Tables:
-    code = np.clip((np.arange(span.count) - span.black) / (span.peak - span.black), 0, 1)
+    code = np.clip((np.arange(span.values) - span.black) / (span.peak - span.black), 0, 1)
     to_xyz = _to_xyz(hdr.primaries)
     mix = (np.linalg.inv(_to_xyz(1)) @ to_xyz).astype(np.float32)
     luma = tuple(to_xyz[1].astype(np.float32))
