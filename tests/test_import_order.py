@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,18 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tubelet"
 
 # The parts in the order data flows. A file may import its own part and those before it.
 ORDER = (
-    "errors", "limits", "shapes", "files", "grid", "packed", "read", "pixels", "encoder", "families", "weights",
-    "reduce", "geometry", "project", "projector_files", "language", "budget_flops", "budget_trace", "budget_calls",
-    "budget_memory", "budget_shapes", "budget_projector", "budget_inputs", "budget", "budget_fit", "budget_rate",
-    "metrics", "lettering", "chart", "draw", "draw_cells", "draw_kept", "draw_compare", "bench", "train",
-    "integrations", "web", "cli",
+    "errors", "shapes", "packed", "reading", "pixels", "encoder", "families", "weights", "reduce", "geometry",
+    "language", "inspect", "train", "scale", "web", "integrations", "cli",
 )  # fmt: skip
-LEAVES = {"train", "integrations", "web", "cli"}  # side by side; nothing imports them
+LEAVES = {"train", "scale", "web", "integrations", "cli"}  # side by side; nothing imports them
 CORE = {"torch", "numpy", "PIL", "av", "safetensors", "huggingface_hub", "tyro", "rich"}
 OPTIONAL = {"jaxtyping"}  # shapes.py alone, guarded: checked in tests, absent in production
-WITHOUT_TORCH = ("errors", "limits", "shapes", "read", "lettering")
+WITHOUT_TORCH = ("errors", "shapes", "reading")
 
 
 @dataclass(frozen=True)
 class Import:
-    module: str  # as written, "tubelet.read.video"
+    module: str  # as written, "tubelet.reading.video.video"
     line: int
     at_top: bool  # executed when the file is imported
 
@@ -41,7 +39,8 @@ def part_of(path: Path) -> str:
     return first.removesuffix(".py")
 
 
-def imports(path: Path) -> Iterator[Import]:
+@cache
+def imports(path: Path) -> tuple[Import, ...]:
     """Every import statement of a file except those for type checkers only."""
 
     def walk(node: ast.AST, at_top: bool) -> Iterator[Import]:
@@ -60,7 +59,7 @@ def imports(path: Path) -> Iterator[Import]:
             inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             yield from walk(child, at_top and not inside)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+    return tuple(walk(ast.parse(path.read_text(encoding="utf-8")), True))
 
 
 def test_every_part_has_a_place_in_the_order():
@@ -85,19 +84,20 @@ def test_a_file_imports_only_from_parts_before_its_own(path: Path):
         assert other == mine or other not in LEAVES, f"{where}, which is a leaf"
 
 
-def on_demand() -> set[Path]:
+@cache
+def on_demand() -> frozenset[Path]:
     """Files that others import, and only inside functions: importing the library does not run them."""
     names = {".".join(("tubelet", *f.relative_to(PACKAGE).with_suffix("").parts)): f for f in files()}
     wanted: dict[bool, set[str]] = {True: set(), False: set()}
     for path in files():
         for found in imports(path):
             wanted[found.at_top] |= {found.module, found.module.rpartition(".")[0]} & names.keys()
-    return {names[name] for name in wanted[False] - wanted[True]}
+    return frozenset(names[name] for name in wanted[False] - wanted[True])
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_extras_are_imported_only_where_they_are_used(path: Path):
-    if part_of(path) in ("train", "integrations", "web") or path in on_demand():
+    if part_of(path) in LEAVES - {"cli"} or path in on_demand():
         return
     allowed = CORE | set(sys.stdlib_module_names) | {"tubelet"}
     if part_of(path) == "shapes":
@@ -143,7 +143,7 @@ HEAVY = {"torch", "transformers", "timm", "torchvision", "huggingface_hub", "saf
 
 
 @pytest.mark.parametrize(
-    "statement", ["import tubelet", "from tubelet import read, Limits", "from tubelet.read.clip import Clip"]
+    "statement", ["import tubelet", "from tubelet import read, Limits", "from tubelet.reading.clip import Clip"]
 )
 def test_importing_does_not_load_torch(statement: str):
     assert not loaded_after(statement) & (HEAVY - {"jaxtyping"})
@@ -213,7 +213,7 @@ def test_no_file_opens_a_door(path: Path):
 
 
 # The process borders: a child that handles a stranger's file tells its parent whatever went wrong, and ends.
-BROAD_EXCEPT = {"read/child.py": 1, "weights/unpickle_child.py": 1}
+BROAD_EXCEPT = {"reading/child.py": 1, "weights/unpickle_child.py": 1}
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))

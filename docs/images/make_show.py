@@ -9,7 +9,7 @@ from PIL import Image
 
 import tubelet
 from tubelet.families.onevision import VARIANTS
-from tubelet.lettering import PAPER
+from tubelet.inspect.draw.lettering import PAPER
 from tubelet.pixels.patchify import item_of
 
 HERE = Path(__file__).parent

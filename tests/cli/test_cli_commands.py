@@ -14,7 +14,7 @@ import tubelet
 from tubelet.cli import main
 from tubelet.cli.models import PROOFS
 from tubelet.cli.terminal import file_name, seconds, visible
-from tubelet.families import families, variants
+from tubelet.families.catalogue import families, variants
 from tubelet.weights.load import load_encoder
 
 

@@ -18,7 +18,7 @@ from tubelet.packed import Packed, concat
 from tubelet.pixels.patchify import patchify, unpatchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA, PageCrops, Pyramid, View, ViewRule, Views, views_of
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.reduce.blank import blank_rows
 
 SMALL = ViewRule(16, ((16, 32), (32, 16), (32, 32), (48, 16), (16, 48)))

@@ -26,10 +26,10 @@ from torch import Tensor
 from tubelet.errors import ConfigError, InputError
 from tubelet.integrations import served
 from tubelet.integrations.served import Kind, Payload
-from tubelet.language.align import TokenIds
-from tubelet.language.features import Rows
-from tubelet.language.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
-from tubelet.language.place import place
+from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
+from tubelet.language.placing.place import place
+from tubelet.language.vlm.features import VisualRows
 from tubelet.packed import Packed
 
 Model = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
@@ -39,7 +39,7 @@ FORMAT = "processor_output"
 
 
 def request(
-    rows: Packed | Rows,
+    rows: Packed | VisualRows,
     input_ids: Sequence[int] | Tensor,
     token_ids: TokenIds,
     model: Model,

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import ShapeError
-from tubelet.grid import Grid, Item
 from tubelet.packed import Packed
+from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.reduce.merge import pool
 from tubelet.shapes import Float, Int64
