@@ -14,10 +14,10 @@ from tubelet.packed import Packed
 from tubelet.pixels.load import load_patches
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.reading import read
 from tubelet.reading.clip import Clip
 from tubelet.reading.limits import Limits
 from tubelet.reading.picture.colour import to_rgb
+from tubelet.reading.read import read
 
 WHITE = (255, 255, 255)
 
