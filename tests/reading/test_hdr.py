@@ -33,6 +33,7 @@ from tubelet.pixels.load import load_patches
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
+from tubelet.reading.codec.decode import codec_signals
 from tubelet.reading.hdr import Hdr, full_span, hdr_of, to_sdr
 from tubelet.reading.limits import Limits
 from tubelet.reading.picture.heif import primary_item
@@ -210,7 +211,7 @@ def test_only_frames_that_are_taken_are_tone_mapped(monkeypatch: pytest.MonkeyPa
     real, calls = video_frames.to_sdr, []
     monkeypatch.setattr(video_frames, "to_sdr", lambda *args: calls.append("once") or real(*args))
     assert len(one(data, num_frames=3)) == 3 == len(calls)
-    tubelet.codec_signals(data, num_frames=3, isolate="never")
+    codec_signals(data, num_frames=3, isolate="never")
     assert len(calls) == 3
 
 
