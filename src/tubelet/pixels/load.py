@@ -24,6 +24,7 @@ from tubelet.packed.grid import MAX_ROWS, Item
 from tubelet.pixels.load_one import LoadedSource, Options, StageTimer, Task, cut_whole, decode_into, describe
 from tubelet.pixels.patchify import empty_rows, packed_of
 from tubelet.pixels.recipe import PixelRecipe
+from tubelet.reading.hdr import HdrMode
 from tubelet.reading.isolated.pool import SUPPORTED, isolated_outline, isolated_read
 from tubelet.reading.job import ReadJob, decode_source
 from tubelet.reading.limits import Limits
@@ -60,6 +61,7 @@ def load_patches(
     limits: Limits | None = None,
     background: tuple[int, int, int] = (255, 255, 255),
     animation: bool = False,
+    hdr: HdrMode = "tonemap",
     isolate: Literal["auto", "always", "never"] = "auto",
     on_error: Literal["raise", "skip"] = "raise",
     workers: int | None = None,
@@ -68,8 +70,8 @@ def load_patches(
     """The uint8 rows of one input or a list of them, and a report of each: `patchify(read(sources))`, faster and flat
     in memory.
 
-    sources, sampling, limits, background, animation and isolate mean what they mean in `read`. workers: threads, by
-    default one for each core this process may use; torch's own threads are neither needed nor changed. Peak memory is
+    sources, sampling, limits, background, animation, hdr and isolate mean what they mean in `read`. workers: threads,
+    by default one for each core this process may use; torch's own threads are not needed or changed. Peak memory is
     the rows, one decoded picture for each thread and a few frames of each clip in work. What is decoded in a child
     process and animations are the exception: there a whole clip is in memory for a moment. A file object that cannot
     seek is read into memory before anything is counted.
@@ -98,7 +100,7 @@ def load_patches(
     if on_error not in ("raise", "skip"):
         raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)
     sampling = Sampling(fps=fps, num_frames=num_frames, times_s=None if times_s is None else tuple(times_s))
-    job = ReadJob(Limits() if limits is None else limits, sampling, background, animation)
+    job = ReadJob(Limits() if limits is None else limits, sampling, background, animation, hdr=hdr)
     options = Options(recipe, job, isolate, on_error == "skip", workers or _cores())
     several = not is_one(sources)
     listed = list(sources) if several else [sources]
@@ -190,7 +192,7 @@ def _plan(task: Task, options: Options) -> None:
             task.source = src.file.getvalue()  # a stream can be read only once
         task.isolated = options.isolate == "always" or (options.isolate == "auto" and src.foreign and SUPPORTED)
         if not task.isolated and src.format in VIDEOS:
-            task.plan = plan_video(src, job.limits, job.sampling)
+            task.plan = plan_video(src, job.limits, job.sampling, job.hdr)
             describe(task, task.plan.width, task.plan.height, task.plan.times_s, options)
         else:
             seen = isolated_outline(src, job) if task.isolated else outline_source(src, job)

@@ -172,7 +172,8 @@ def decode_into(task: Task, options: Options, workers: int) -> None:
         if task.plan is not None:
             _clip(task, src, task.plan, options, workers)
             return
-        pixels, notes = decode_pixels(src, options.job.limits, options.job.background, options.desk().canvas)
+        job = options.job
+        pixels, notes = decode_pixels(src, job.limits, job.background, options.desk().canvas, job.hdr)
         laps("decode")
     _write(task, 0, pixels, options, laps)
     _fill_up(task, 1, options)

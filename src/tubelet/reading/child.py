@@ -98,7 +98,7 @@ def _signals(
     """The clip, and what is said of its signals; their fields are in `maps`."""
     from tubelet.reading.codec.decode import read_both  # loads FFmpeg, which pictures can do without
 
-    clip, seen = read_both(src, job.limits, job.sampling, signal, allocate=frames.allocate)
+    clip, seen = read_both(src, job.limits, job.sampling, signal, hdr=job.hdr, allocate=frames.allocate)
     packed = pack_maps(seen)
     maps.allocate(cast(Any, packed.shape))[...] = packed
     return clip, {"signals": signal_fields(seen)}

@@ -18,6 +18,7 @@ from tubelet.errors import DecodeError, InputError, RunError, TubeletError
 from tubelet.reading.clip import Allocate, Clip, new_frames
 from tubelet.reading.codec.signals import CodecSignals
 from tubelet.reading.codec.watch import FrameSignal, Watcher, edges_px, signal_for
+from tubelet.reading.hdr import HdrMode
 from tubelet.reading.isolated.pool import SUPPORTED, pool
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
@@ -96,11 +97,17 @@ def read_signals(src: Source, limits: Limits, sampling: Sampling, signal: Asked)
 
 
 def read_both(
-    src: Source, limits: Limits, sampling: Sampling, signal: Asked, *, allocate: Allocate = new_frames
+    src: Source,
+    limits: Limits,
+    sampling: Sampling,
+    signal: Asked,
+    *,
+    hdr: HdrMode = "tonemap",
+    allocate: Allocate = new_frames,
 ) -> tuple[Clip, CodecSignals]:
     """The frames that are taken and their signals: what a child process sends. Raises: as `codec_signals`."""
     try:
-        plan = plan_video(src, limits, sampling)
+        plan = plan_video(src, limits, sampling, hdr)
         frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
         got: list[FrameSignal] = []
 
