@@ -134,9 +134,7 @@ def _items(message: Message) -> list[str]:
     return [] if isinstance(content, str) else [part["type"] for part in content if part["type"] in ("image", "video")]
 
 
-def worded(
-    messages: Sequence[Message], tokenizer: Any, scheme: Scheme, *, add_generation_prompt: bool = True
-) -> str:
+def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme, *, add_generation_prompt: bool = True) -> str:
     """The messages as the model's chat template writes them, up to where the answer begins, or without
     add_generation_prompt to where the last one ends. Raises ConfigError, also for a template that fails at these
     messages (one for text alone, say); what it said is the cause."""

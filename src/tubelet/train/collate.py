@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import AlignmentError, DataError, DecodeError, InputError, LimitError, TubeletError
-
 from tubelet.language.chat import squared
 from tubelet.language.mrope import ONE_D
 from tubelet.language.place import place
@@ -92,11 +91,18 @@ class Collator:
         return packed_batch(found, self.how)
 
     def one(self, index: int) -> "Loaded":
-        """One sample, tokenized, with its patches. Raises what reading, tokenizing and decoding raise."""
-        sample = self.dataset[index]
-        headers = self.headers(sample)
-        tokens = tokenize(sample, headers, self.how)
+        """One sample, tokenized, with its patches. Raises what `planned` raises, and what decoding does."""
+        sample, headers, tokens = self.planned(index)
         return Loaded(index, tokens, self._patches(sample, headers, tokens), ())
+
+    def planned(self, index: int, *, count_only: bool = False) -> tuple[Sample, list[Header], Tokens]:
+        """One sample, its headers and its tokens; nothing is decoded. Raises what reading and `tokenize` raise."""
+        sample = self.dataset[index]
+        try:
+            headers = self.headers(sample)
+            return sample, headers, tokenize(sample, headers, self.how, count_only=count_only)
+        except TubeletError as e:
+            raise e.placed(source=e.source or sample.where) from e.__cause__
 
     def headers(self, sample: Sample) -> list[Header]:
         """Sizes and times of the sample's pictures and clips; nothing is decoded. Raises InputError and its kinds."""
@@ -105,9 +111,8 @@ class Collator:
     def _usable(self, index: int) -> "Loaded":
         """The sample, or the first of its spares that can be used, with what could not."""
         bad: list[BadSample] = []
-        known = self.spares.tokens
-        limit = None if known is None or known[index] < 0 else int(known[index])
-        others = self.spares.of(index, limit)
+        limit = self.spares.limit(index)
+        others = self.spares.of(index)
         other: int | None = index
         last: TubeletError | None = None
         while other is not None and len(bad) <= ATTEMPTS:
@@ -200,7 +205,7 @@ def header_of(media: Media, sampling: Sampling, limits: Limits) -> Header:
         try:
             seen = outline_source(src, Job(limits, sampling))
         except TubeletError as e:
-            raise e.placed(source=media.name)
+            raise e.placed(source=media.name) from e.__cause__
     kind = "video" if seen.moves else "image"
     if kind != media.kind:
         raise InputError(f"this is a {kind}, listed as {media.kind}", source=media.name, expected=media.kind, got=kind)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tubelet.errors import DataError, TubeletError
+from tubelet.errors import TubeletError
 from tubelet.shapes import Int64
 from tubelet.train.collate import Collator
-from tubelet.train.data.spare import BadSample
-from tubelet.train.tokenize import tokenize
+from tubelet.train.data.spare import BadSample, planned
 
 BLOCK = 256  # samples handed to a thread at a time
 
@@ -28,13 +27,8 @@ class Costs:
 
     @property
     def planned(self) -> Int64[np.ndarray, " n"]:
-        """Tokens to make batches with: a bad sample counts as the median of the good ones, and no spare that takes its
-        place has more. Raises DataError without a good sample."""
-        good = self.tokens[self.tokens >= 0]
-        if not len(good):
-            raise DataError("not one sample can be used", got=len(self.tokens))
-        middle = int(np.sort(good)[(len(good) - 1) // 2])
-        return np.where(self.tokens < 0, middle, self.tokens)
+        """Tokens to make batches with (`tubelet.train.data.spare.planned`). Raises DataError without a good sample."""
+        return planned(self.tokens)
 
 
 def measure(
@@ -72,8 +66,7 @@ def measure(
 
 def _one(collator: Collator, index: int) -> tuple[int, int, BadSample | None]:
     try:
-        sample = collator.dataset[index]
-        made = tokenize(sample, collator.headers(sample), collator.how)
+        _, _, made = collator.planned(index, count_only=True)
     except TubeletError as error:
         return -1, 0, BadSample.of(index, error, collator.dataset.name)
     return len(made), made.patches, None

@@ -11,7 +11,7 @@ How many rows a picture or clip has follows from its size alone, so nothing here
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -61,7 +61,9 @@ class Tokenizing:
 
     tokenizer: Any  # of transformers, fast
     scheme: Scheme  # placeholders, positions, recipes, views
-    after: After = After()  # what becomes of the encoder's rows: `after.space` includes its own merger
+    after: After = field(
+        default_factory=After
+    )  # what becomes of the encoder's rows: `after.space` includes its own merger
     style: Style = "chat"  # "plain": picture, caption, end of line, as LLaVA's first stage
     max_length: int | None = None  # tokens; longer samples are cut behind their last item, or refused
     truncate: bool = True
@@ -117,7 +119,7 @@ class Tokens:
 
     ids: Int64[np.ndarray, " S"]
     labels: Int64[np.ndarray, " S"]  # -100 but on what the assistant says
-    positions: Int64[np.ndarray, "3 S"] | None  # None where a selection decides which rows there are
+    positions: Int64[np.ndarray, "3 S"] | None  # None where a selection decides, or when only counting
     planned: tuple[PlannedItem, ...]  # its pictures and clips
 
     def __len__(self) -> int:
@@ -134,8 +136,9 @@ class Tokens:
         return sum(grid.rows for one in self.planned for grid in one.grids)
 
 
-def tokenize(sample: Sample, headers: Sequence[Header], how: Tokenizing) -> Tokens:
-    """The sample's ids, labels and positions. headers: of `sample.media`, in order.
+def tokenize(sample: Sample, headers: Sequence[Header], how: Tokenizing, *, count_only: bool = False) -> Tokens:
+    """The sample's ids, labels and positions. headers: of `sample.media`, in order. count_only: without positions,
+    half of the work.
 
     Raises InputError for text that the style has no place for, a sample that is too long, or one whose labels were cut
     off; AlignmentError where its text holds other placeholders than its pictures; ConfigError for a template that
@@ -151,7 +154,7 @@ def tokenize(sample: Sample, headers: Sequence[Header], how: Tokenizing) -> Toke
     prompt = _shortened(prompt, sample, how)
     if all(label == IGNORED for label in prompt.labels or ()):
         raise InputError("no token of an answer is left to learn", source=sample.where, limit=how.max_length)
-    positions = _positions(prompt, headers, planned, how)
+    positions = None if count_only else _positions(prompt, headers, planned, how)
     return Tokens(np.array(prompt.ids, np.int64), np.array(prompt.labels, np.int64), positions, planned)
 
 
@@ -318,6 +321,9 @@ def _positions(
         times = header.times_s[:: how.recipe(header).temporal][:: how.after.time]
         items.append(Item(one.merged, times, n, (0.0, 0.0, float(header.width), float(header.height))))
     rows = sum(item.grid.rows for item in items)
-    p = Packed(torch.zeros(rows, 1), all_positions(items), tuple(items), tuple(i.grid.rows for i in items))
+    # an encoder that merges nothing keeps the order its patches came in; merged rows are in raster order
+    recipe = how.scheme.pixels
+    block = recipe.merge if recipe.order == "block" and how.after.space == 1 else 1
+    p = Packed(torch.zeros(rows, 1), all_positions(items, merge=block), tuple(items), tuple(i.grid.rows for i in items))
     ids = torch.tensor(prompt.ids, dtype=torch.int64)
     return place(p, ids, how.scheme.token_ids, rule=how.scheme.rule).position_ids.numpy()

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tubelet.errors import InputError
+from tubelet.errors import DecodeError, InputError
 from tubelet.shapes import Int64
 from tubelet.train.data.record import parse_json, sample_of
 from tubelet.train.data.root import Root
@@ -78,7 +78,7 @@ class Records:
 def open_records(file: str | os.PathLike[str], root: Root) -> Records:
     """The index of a JSON list or of JSON lines, told apart by the first letter. Cost: one pass over the file.
 
-    Raises InputError for a file that cannot be read, is empty, is neither, or breaks off.
+    Raises InputError for a file that cannot be read, is empty, is neither; DecodeError for a list that breaks off.
 
         >>> Path("two.jsonl").write_text('{"id": 1}\\n\\n{"id": 2}\\n')
         21
@@ -208,7 +208,7 @@ class _Ahead:
 
 
 def _object(decode: Callable[[str, int], tuple[Any, int]], text: _Ahead, name: str) -> int:
-    """How long the object at the window's start is. Raises InputError for a broken or too large one."""
+    """How long the object at the window's start is. Raises DecodeError for a broken or too large one."""
     while True:
         try:
             return decode(text.text, text.at)[1] - text.at
@@ -225,6 +225,6 @@ def _object(decode: Callable[[str, int], tuple[Any, int]], text: _Ahead, name: s
             text.more(max(have, _CHUNK))  # twice as much each time, so that nothing is read more than twice
 
 
-def _broken(text: _Ahead, name: str, what: str) -> InputError:
+def _broken(text: _Ahead, name: str, what: str) -> DecodeError:
     shown = text.text[text.at : text.at + 60]
-    return InputError(f"broken JSON: {what}, at byte {text.place:,}", source=f"{name}:{text.line}", got=shown)
+    return DecodeError(f"broken JSON: {what}, at byte {text.place:,}", source=f"{name}:{text.line}", got=shown)

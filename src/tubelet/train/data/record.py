@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tubelet.errors import InputError
+from tubelet.errors import AlignmentError, DecodeError, InputError
 from tubelet.train.data.sample import MAX_MEDIA, MAX_TURNS, Kind, Media, Part, Role, Sample, Turn
 
 ROLES: dict[str, Role] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
@@ -33,13 +33,13 @@ Locate = Callable[[object, Kind], Media]
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """The value of a JSON text, by the standard alone: no NaN, no half of a surrogate pair. Raises InputError."""
+    """The value of a JSON text, by the standard alone: no NaN, no half of a surrogate pair. Raises DecodeError."""
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_refuse)
         if _SURROGATE.search(data):  # an escape may stand for half of a letter, which no tokenizer takes
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as e:  # UnicodeError and JSONDecodeError are ValueErrors
-        raise InputError(f"broken JSON: {_why(e)}", source=where, got=_shown(data)) from e
+        raise DecodeError(f"broken JSON: {_why(e)}", source=where, got=_shown(data)) from e
     return value
 
 
@@ -68,7 +68,8 @@ def sample_of(
     names no file itself.
 
     A conversation that begins with the assistant loses that turn, as in LLaVA's code.
-    Raises InputError telling file, line, field and value; UnsafePath for a name that leads out of the folder.
+    Raises InputError telling file, line, field and value, AlignmentError for placeholders that do not match the
+    pictures; UnsafePath for a name that leads out of the folder.
     Source: haotian-liu/LLaVA:llava/train/train.py@0034661 (preprocess_v1).
 
         >>> said = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
@@ -93,7 +94,7 @@ def sample_of(
     turns = [reader.turn(i, one) for i, one in enumerate(said)]
     left = sum(len(media) for media in reader.waiting.values())
     if left:
-        raise InputError(
+        raise AlignmentError(
             f"{len(reader.media)} placeholders for {len(reader.media) + left} pictures and clips",
             source=where,
             expected=len(reader.media) + left,
@@ -189,7 +190,9 @@ class _Reader:
     def next(self, kind: Kind) -> int:
         """The number of the next picture or clip that waits for a place."""
         if not self.waiting[kind]:
-            raise InputError(f"a placeholder <{kind}> and no {kind} left for it", source=self.where, got=f"<{kind}>")
+            raise AlignmentError(
+                f"a placeholder <{kind}> and no {kind} left for it", source=self.where, got=f"<{kind}>"
+            )
         return self.put(self.waiting[kind].pop(0))
 
     def put(self, media: Media) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from tubelet.errors import InputError
+from tubelet.errors import AlignmentError, InputError
 
 Kind = Literal["image", "video"]
 Role = Literal["system", "user", "assistant"]
@@ -122,7 +122,7 @@ class Turn:
 @dataclass(frozen=True)
 class Sample:
     """An example, checked: user and assistant take turns, the assistant says something, and every picture and clip has
-    exactly one place, in order. Raises InputError naming the turn.
+    exactly one place, in order. Raises InputError naming the turn, AlignmentError.
 
         >>> said = Turn("user", (0, "What is it?")), Turn("assistant", ("A cat.",))
         >>> Sample("7", "a.json:1", said, (Media("image", "cat.png"),)).turns[1].text
@@ -149,7 +149,7 @@ class Sample:
             raise InputError("the assistant says nothing, so there is nothing to learn", source=self.where)
         places = [p for turn in self.turns for p in turn.parts if isinstance(p, int)]
         if places != list(range(len(self.media))):
-            raise InputError(
+            raise AlignmentError(
                 f"{len(places)} placeholders for {len(self.media)} pictures and clips",
                 source=self.where,
                 expected=len(self.media),

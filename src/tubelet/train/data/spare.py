@@ -43,26 +43,35 @@ class Spares:
             got = None if self.tokens is None else len(self.tokens)
             raise InputError("spares are of one sample or more, with as many token counts", limit=self.count, got=got)
 
-    def of(self, index: int, limit: int | None = None) -> Iterator[int]:
-        """Numbers of the samples to try in turn in place of `index`, all others. limit: tokens they may have at most.
+    def limit(self, index: int) -> int | None:
+        """Tokens that a spare of `index` may have at most; None where they are not counted."""
+        return None if self.tokens is None else int(planned(self.tokens)[index])
 
-        With token counts, those that are known to be good and within the limit; so a batch never grows.
+    def of(self, index: int) -> Iterator[int]:
+        """Numbers of the samples to try in turn in place of `index`, all others. With token counts, those that are
+        known to be good and have no more than were planned for it; so a batch never grows.
 
             >>> list(Spares(3, seed=0).of(1))
             [2, 0]
         """
-        if self.tokens is None:
-            candidates = np.arange(self.count)
-        else:
-            most = np.iinfo(np.int64).max if limit is None else limit
-            candidates = np.flatnonzero((self.tokens >= 0) & (self.tokens <= most))
-        if not len(candidates):
-            return
-        start = int(generator("spare", self.seed, index).integers(len(candidates)))
-        for i in range(len(candidates)):
-            other = int(candidates[(start + i) % len(candidates)])
-            if other != index:
-                yield other
+        candidates = np.arange(self.count)
+        if self.tokens is not None:
+            candidates = np.flatnonzero((self.tokens >= 0) & (self.tokens <= self.limit(index)))
+        candidates = candidates[candidates != index]
+        if len(candidates):
+            start = int(generator("spare", self.seed, index).integers(len(candidates)))
+            yield from np.roll(candidates, -start).tolist()
+
+
+def planned(tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Tokens to make batches with: a bad sample (-1) counts as the median of the good ones.
+
+    Raises DataError without a good sample.
+    """
+    good = tokens[tokens >= 0]
+    if not len(good):
+        raise DataError("not one sample can be used", got=len(tokens))
+    return np.where(tokens < 0, np.sort(good)[(len(good) - 1) // 2], tokens)
 
 
 @dataclass
