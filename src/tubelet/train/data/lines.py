@@ -183,8 +183,9 @@ class _Ahead:
         f.seek(0)
         self.line = 1 + f.read(place).count(b"\n")
 
-    def more(self, size: int = _CHUNK) -> None:
+    def more(self, least: int = 0) -> None:
         """Read on, and forget what was dropped."""
+        size = max(least, _CHUNK)
         chunk = self.f.read(size)
         self.ended = len(chunk) < size
         self.text, self.at = self.text[self.at :] + chunk.decode("latin-1"), 0
@@ -222,9 +223,9 @@ def _object(decode: Callable[[str, int], tuple[Any, int]], text: _Ahead, name: s
                     f"broken or above {MAX_RECORD_BYTES:,} bytes" if size else getattr(e, "msg", "broken JSON").lower()
                 )
                 raise _broken(text, name, what) from e
-            text.more(max(have, _CHUNK))  # twice as much each time, so that nothing is read more than twice
+            text.more(have)  # twice as much each time, so that nothing is read more than twice
 
 
 def _broken(text: _Ahead, name: str, what: str) -> DecodeError:
     shown = text.text[text.at : text.at + 60]
-    return DecodeError(f"broken JSON: {what}, at byte {text.place:,}", source=f"{name}:{text.line}", got=shown)
+    return DecodeError(f"broken JSON: {what}, in what begins at byte {text.place:,}", source=f"{name}:{text.line}", got=shown)

@@ -49,7 +49,7 @@ def _refuse(name: str) -> Any:
 
 def _why(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg.lower()} at letter {error.pos + 1}"
+        return f"{error.msg.lower().removesuffix(' at')} at letter {error.pos + 1}"
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, UnicodeError):
