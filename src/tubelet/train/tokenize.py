@@ -274,7 +274,8 @@ def _timed(
 
 
 def _labelled(text: str, spans: Sequence[Span], how: Tokenizing) -> tuple[list[int], list[int]]:
-    """Ids and labels; a token is learnt if a letter of it is the assistant's."""
+    """Ids and labels; a token is learnt if a letter of it is the assistant's, as in transformers' own mask. The text
+    is tokenized as a whole: a word after "ASSISTANT: " is then the token that a model generates there."""
     said = np.zeros(len(text) + 1, np.int64)
     for start, end in spans:
         said[start + 1 : end + 1] = 1
