@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from data_sets import archive, lcs558k, lines, llava, picture, picture_bytes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "language"))  # the small models stand there
@@ -54,7 +54,7 @@ def clip(path: Path, frames: int = 6, width: int = 64, height: int = 48) -> Path
         stream = container.add_stream("libx264", rate=2)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for i in range(frames):
-            pixels = np.full((height, width, 3), 30 * i, dtype=np.uint8)
+            pixels = np.full((height, width, 3), (30 * i) % 256, dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -100,6 +100,7 @@ def same(a: PackedBatch, b: PackedBatch) -> bool:
 # ---- packed = one by one
 
 
+@settings(max_examples=12)
 @given(order=st.lists(st.integers(0, 6), max_size=5))
 def test_a_batch_is_its_samples_one_by_one(mixed: Dataset, order: list[int]):
     """The obvious twin: batches of one sample, end to end; items count pictures through the batch."""
@@ -112,7 +113,9 @@ def test_a_batch_is_its_samples_one_by_one(mixed: Dataset, order: list[int]):
     positions = [b.positions for b in alone if b.positions is not None]
     assert batch.positions is not None
     assert torch.equal(batch.positions, torch.cat([torch.zeros(3, 0, dtype=torch.int64), *positions], dim=1))
-    assert batch.pixels.x.tolist() == [row for b in alone for row in b.pixels.x.tolist()]
+    assert torch.equal(
+        batch.pixels.x, torch.cat([torch.zeros(0, PIXELS.width, dtype=torch.uint8), *(b.pixels.x for b in alone)])
+    )
     assert [i.picture for i in batch.pixels.items] == list(range(sum(batch.media)))
     assert batch.ids == tuple(order)
     assert batch.bad == ()
@@ -165,7 +168,7 @@ def test_an_empty_batch_and_one_of_text_alone(mixed: Dataset):
 
 
 def small_encoder() -> Any:
-    return untrained(EncoderConfig(hidden=32, layers=2, heads=2, mlp=64, pixels=PixelRecipe(14)), seed=1)
+    return untrained(EncoderConfig(hidden=32, layers=2, heads=1, mlp=64, pixels=PixelRecipe(14)), seed=1)
 
 
 def view_model(join: str) -> VLM:
@@ -185,7 +188,7 @@ def view_model(join: str) -> VLM:
 
 def square_model() -> VLM:
     scheme = Scheme(LLAVA, PixelRecipe(14), wording="image_tag", square=True)
-    projector = build_projector("spatial_merge", 32, 48, merge=2, odd="pad")
+    projector = build_projector("spatial_merge", 32, 48, merge=2)
     return VLM(small_encoder(), llama(vocab_size=160), scheme, projector=projector, tokenizer=tokenizer(TAG_TEMPLATE))
 
 
@@ -246,15 +249,15 @@ def test_a_square_picture_before_a_merging_projector(models: dict[str, VLM], tmp
 
 def test_selected_rows_are_counted_where_they_are(mixed: Dataset):
     """Positions of the rows that are left, sample by sample, against `place` of each sample alone."""
-    how = replace(QWEN, after=After(space=2, select=3))
+    how = replace(QWEN, after=After(space=2, select=1))
     batch = collator(mixed, how)([1, 0, 4])
     assert batch.positions is None
-    assert batch.rows == (3, 0, 6)
+    assert batch.rows == (1, 0, 2)
     merged = tubelet.merge(batch.pixels.with_x(torch.ones(len(batch.pixels.x), 2)), space=2)
-    keep = torch.cat([torch.arange(a, a + 6, 2) for a in merged.starts[:-1]])
+    keep = torch.cat([torch.tensor([a + 1]) for a in merged.starts[:-1]])
     rows = merged.keep(keep)
     embeds, positions = place_batch(batch, rows, QWEN.scheme, lambda ids: torch.zeros(*ids.shape, rows.x.shape[1]))
-    assert int((embeds.sum(dim=1) > 0).sum()) == 9
+    assert int((embeds.sum(dim=1) > 0).sum()) == 3
     start = batch.cu_seqlens.tolist()
     for n, mine in enumerate(rows.split([1, 0, 2])):
         ids = batch.input_ids[start[n] : start[n + 1]]
@@ -266,7 +269,7 @@ def test_rows_of_another_number_name_the_sample(mixed: Dataset):
     batch = collator(mixed)([0, 1, 5])
     merged = tubelet.merge(batch.pixels.with_x(torch.ones(len(batch.pixels.x), 2)), space=2)
     few: Packed = merged.keep(torch.arange(len(merged.x) - 1))
-    with pytest.raises(AlignmentError, match="sample 2: 2 rows for 3 placeholders") as caught:
+    with pytest.raises(AlignmentError, match="sample 2: 1 rows for 2 placeholders") as caught:
         place_batch(batch, few, QWEN.scheme, lambda ids: torch.zeros(*ids.shape, 8))
     assert caught.value.sample == 2
 
@@ -352,9 +355,9 @@ def test_a_picture_listed_as_a_clip_and_a_clip_that_breaks_off(tmp_path: Path):
         {**llava(2, None, "<video>?", "a"), "video": "d.mp4"},
     ]
     make = collator(open_dataset(lines(tmp_path / "a.jsonl", records)))
-    with pytest.raises(InputError, match="this is a image, listed as video|this is a picture"):
+    with pytest.raises(InputError, match="this is an image, listed as video"):
         make.one(0)
-    with pytest.raises(InputError, match="listed as image"):
+    with pytest.raises(InputError, match="this is a video, listed as image"):
         make.one(1)
     with pytest.raises(InputError):
         make.one(2)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from tubelet.errors import AlignmentError, DataError, DecodeError, InputError, LimitError, TubeletError
 from tubelet.language.chat import squared
-from tubelet.language.mrope import ONE_D
 from tubelet.language.place import place
 from tubelet.language.scheme import Scheme
 from tubelet.limits import Limits
@@ -166,7 +165,8 @@ class Collator:
                     isolate=self.isolate,
                     workers=1,
                 )
-            made |= dict(zip(numbers, loaded.packed.split([1] * len(numbers)), strict=True))
+            for n, p in zip(numbers, loaded.packed.split([1] * len(numbers)), strict=True):
+                made[n] = Packed(p.x, p.pos, (replace(p.items[0], picture=0),), p.lengths)  # numbered when joined
             broken = next((n for n, s in zip(numbers, loaded.sources, strict=True) if not s.complete), None)
             if broken is not None:
                 raise DecodeError("the clip is damaged or breaks off", item=broken, source=media[broken].name)
@@ -208,7 +208,12 @@ def header_of(media: Media, sampling: Sampling, limits: Limits) -> Header:
             raise e.placed(source=media.name) from e.__cause__
     kind = "video" if seen.moves else "image"
     if kind != media.kind:
-        raise InputError(f"this is a {kind}, listed as {media.kind}", source=media.name, expected=media.kind, got=kind)
+        raise InputError(
+            f"this is {'an image' if kind == 'image' else 'a video'}, listed as {media.kind}",
+            source=media.name,
+            expected=media.kind,
+            got=kind,
+        )
     return Header(kind, seen.width, seen.height, seen.times_s)
 
 
@@ -257,7 +262,8 @@ def place_batch(
             error = AlignmentError(f"sample {n}: {got} rows for {expected} placeholders", expected=expected, got=got)
             error.sample = n
             raise error
-    placed = place(rows, batch.input_ids, scheme.token_ids, rule=ONE_D, embed=embed)
+    # the rule says what a run of placeholders holds, an item or a frame; its positions run on over borders of samples
+    placed = place(rows, batch.input_ids, scheme.token_ids, rule=scheme.rule, embed=embed)
     if batch.positions is not None:
         return placed.inputs_embeds, batch.positions
     each = zip(

@@ -228,4 +228,6 @@ def _object(decode: Callable[[str, int], tuple[Any, int]], text: _Ahead, name: s
 
 def _broken(text: _Ahead, name: str, what: str) -> DecodeError:
     shown = text.text[text.at : text.at + 60]
-    return DecodeError(f"broken JSON: {what}, in what begins at byte {text.place:,}", source=f"{name}:{text.line}", got=shown)
+    return DecodeError(
+        f"broken JSON: {what}, in what begins at byte {text.place:,}", source=f"{name}:{text.line}", got=shown
+    )
