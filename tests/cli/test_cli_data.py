@@ -31,7 +31,8 @@ def test_a_whole_data_set(tubelet: Run, tmp_path: Path):
     assert (found["turns"], found["same_id"], found["same_content"]) == (12, 0, 0)
     assert found["counted"] == "visual tokens"
     assert found["tokens"]["samples"] == sum(found["tokens"]["counts"]) == 6
-    assert Image.open(tmp_path / "lengths.png").width > 400
+    with Image.open(tmp_path / "lengths.png") as drawn:
+        assert drawn.width > 400
 
 
 def test_what_is_wrong_is_counted_and_named(tubelet: Run, tmp_path: Path):
