@@ -1,20 +1,17 @@
 """`tubelet data check`: what it counts, what it calls wrong, the histogram, the exit code."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.cli.conftest import Run
+from tests.train.data_sets import archive, lcs558k, lines, llava, picture, picture_bytes
 
-from conftest import Run
 from tubelet.train.data.check import check, describe, histogram
 from tubelet.train.data.open import open_dataset
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))  # data sets in upstream's forms
-from data_sets import archive, lcs558k, lines, llava, picture, picture_bytes  # pyright: ignore[reportMissingImports]
 
 
 def checked(tubelet: Run, *args: object, code: int = 0) -> dict[str, Any]:

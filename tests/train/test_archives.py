@@ -6,13 +6,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from data_sets import archive, llava, picture, picture_bytes
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.train.data_sets import archive, llava, picture, picture_bytes
 
 import tubelet
 from tubelet.errors import AlignmentError, DecodeError, InputError, LimitError, TubeletError, UnsafePath
-from tubelet.limits import Limits
+from tubelet.reading.limits import Limits
 from tubelet.train.data import tar as tar_module
 from tubelet.train.data.open import open_dataset
 from tubelet.train.data.sample import Media, Piece

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import pickle
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,40 @@ import av
 import numpy as np
 import pytest
 import torch
-from data_sets import archive, lcs558k, lines, llava, picture, picture_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "language"))  # the small models stand there
-from tiny_speakers import (  # pyright: ignore[reportMissingImports]
+from tests.language.vlm.tiny_speakers import (
     PARTS_TEMPLATE,
     TAG_TEMPLATE,
     llama,
     tokenizer,
     whole_model,
 )
+from tests.train.data_sets import archive, lcs558k, lines, llava, picture, picture_bytes
 
 import tubelet
-from tubelet import VLM, build_projector, untrained
+from tubelet import VLM, untrained
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import AlignmentError, DataError, InputError
-from tubelet.language.align import LLAVA, TokenIds
-from tubelet.language.chat import ask
-from tubelet.language.mrope import QWEN2_5_VL
-from tubelet.language.scheme import Scheme
+from tubelet.language import build_projector
+from tubelet.language.placing.align import LLAVA, TokenIds
+from tubelet.language.placing.mrope import QWEN2_5_VL
+from tubelet.language.vlm.chat import ask
+from tubelet.language.vlm.scheme import Scheme
 from tubelet.packed import Packed
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import ViewRule
-from tubelet.read.sampling import Sampling
+from tubelet.reading.sampling import Sampling
 from tubelet.train.collate import Collator, PackedBatch, place_batch
 from tubelet.train.costs import measure
 from tubelet.train.data.open import open_dataset
 from tubelet.train.data.sample import Dataset
 from tubelet.train.data.spare import Spares
-from tubelet.train.tokenize import After, Tokenizing
+from tubelet.train.tokenize import Downstream, Tokenizing
 
 IDS = TokenIds(image=150, video=151, start=148, end=149)
 PIXELS = PixelRecipe(14, rule="smart", temporal=2, merge=2, order="block", max_pixels=28 * 28 * 9)
-QWEN = Tokenizing(tokenizer(PARTS_TEMPLATE), Scheme(IDS, PIXELS, QWEN2_5_VL), After(space=2))
+QWEN = Tokenizing(tokenizer(PARTS_TEMPLATE), Scheme(IDS, PIXELS, QWEN2_5_VL), Downstream(space=2))
 
 
 def clip(path: Path, frames: int = 6, width: int = 64, height: int = 48) -> Path:
@@ -249,7 +247,7 @@ def test_a_square_picture_before_a_merging_projector(models: dict[str, VLM], tmp
 
 def test_selected_rows_are_counted_where_they_are(mixed: Dataset):
     """Positions of the rows that are left, sample by sample, against `place` of each sample alone."""
-    how = replace(QWEN, after=After(space=2, select=1))
+    how = replace(QWEN, after=Downstream(space=2, select=1))
     batch = collator(mixed, how)([1, 0, 4])
     assert batch.positions is None
     assert batch.rows == (1, 0, 2)

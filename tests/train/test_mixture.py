@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_sets import lcs558k, lines, llava
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.train.data_sets import lcs558k, lines, llava
 
 from tubelet.errors import ConfigError, DataError, InputError
 from tubelet.train.data.mixture import Mixture, asked, part_of, read_registry

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_sets import lcs558k, lines, llava, picture
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.train.data_sets import lcs558k, lines, llava, picture
 
 from tubelet.errors import AlignmentError, DecodeError, InputError, UnsafePath
 from tubelet.train.data import lines as lines_module

@@ -1,10 +1,8 @@
 """Ids, labels and positions: as the model is asked, as transformers masks, as an obvious twin counts."""
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.language.vlm.tiny_speakers import PARTS_TEMPLATE, TAG_TEMPLATE, tokenizer
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "language"))  # the small models stand there
-from tiny_speakers import PARTS_TEMPLATE, TAG_TEMPLATE, tokenizer  # pyright: ignore[reportMissingImports]
-
-from tubelet.budget import After
 from tubelet.errors import AlignmentError, ConfigError, InputError
-from tubelet.language.align import LLAVA, TokenIds
-from tubelet.language.mrope import QWEN2_5_VL, QWEN3_VL, rope_index
-from tubelet.language.scheme import Scheme
+from tubelet.inspect.budget.values import Downstream
+from tubelet.language.placing.align import LLAVA, TokenIds
+from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN3_VL, rope_index
+from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA, ViewRule
 from tubelet.train.data.sample import Media, Part, Sample, Turn
@@ -95,7 +91,7 @@ def byte_pairs(template: str) -> Any:
 def test_labels_are_what_the_assistant_says_with_the_end_of_its_turn():
     """The reference learns an assistant's turn without its first three tokens, with <|im_end|> and the line's end."""
     made = byte_pairs(CHATML)
-    how = Tokenizing(made, replace(QWEN, token_ids=ids_of(made)), After(space=2))
+    how = Tokenizing(made, replace(QWEN, token_ids=ids_of(made)), Downstream(space=2))
     tokens = tokenize(sample([0, "What is it?"], "A cat.", "Sure?", "Yes.", kinds=["image"]), [still()], how)
     assert learnt(tokens, made) == "A cat.<|im_end|>\nYes.<|im_end|>\n"
     assert set(tokens.ids[tokens.labels != -100]) == set(tokens.labels[tokens.labels != -100])
@@ -123,12 +119,12 @@ def test_labels_are_transformers_own_mask(turns: list[tuple[str, str]], with_pic
     if with_picture:
         messages[0]["content"] = [{"type": "image"}, {"type": "text", "text": turns[0][0]}]  # pyright: ignore
     theirs = made.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-    tokens = tokenize(one, [still(28, 28)] * len(kinds), Tokenizing(made, scheme, After(space=2)))
+    tokens = tokenize(one, [still(28, 28)] * len(kinds), Tokenizing(made, scheme, Downstream(space=2)))
     assert tokens.ids.tolist() == theirs["input_ids"]  # a picture of one row
     mask = (tokens.labels != -100).tolist()
     assert mask == [bool(m) for m in theirs["assistant_masks"]]
     plain = byte_pairs_once(MARKED.replace("{% generation %}", "").replace("{% endgeneration %}", ""))
-    ours = tokenize(one, [still(28, 28)] * len(kinds), Tokenizing(plain, scheme, After(space=2)))
+    ours = tokenize(one, [still(28, 28)] * len(kinds), Tokenizing(plain, scheme, Downstream(space=2)))
     assert ours.ids.tolist() == tokens.ids.tolist()
     line_end = letters("\n", made)
     differ = [i for i, m in enumerate(mask) if m != (ours.labels[i] != -100)]
@@ -156,7 +152,7 @@ def test_ids_and_labels_against_an_obvious_twin(turns: list[tuple[str, str]], pi
     """One token a letter: the twin writes every turn by hand, in both ways to word a picture."""
     made = tokenizer(TAG_TEMPLATE if tags else PARTS_TEMPLATE)
     scheme = TAGS if tags else QWEN
-    how = Tokenizing(made, scheme, After(space=1 if tags else 2))
+    how = Tokenizing(made, scheme, Downstream(space=1 if tags else 2))
     rows = 16 if tags else 4
     said: list[Any] = []
     ids: list[int] = []
@@ -188,7 +184,7 @@ def test_the_plain_style_is_picture_caption_and_end_of_line():
     assert tokens.ids.tolist() == [-200] * 16 + letters("a cat\n", made)
     assert tokens.labels.tolist() == [-100] * 16 + letters("a cat\n", made)
     framed = tokenize(
-        sample([0], "a cat", kinds=["image"]), [still()], Tokenizing(made, QWEN, After(space=2), style="plain")
+        sample([0], "a cat", kinds=["image"]), [still()], Tokenizing(made, QWEN, Downstream(space=2), style="plain")
     )
     assert framed.ids.tolist() == [148, *[150] * 4, 149, *letters("a cat\n", made)]
     with pytest.raises(InputError, match="one picture and one caption"):
@@ -226,8 +222,8 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_unless_it_marks_them(
 def test_a_long_sample_is_cut_behind_its_items_or_refused():
     made = tokenizer()
     one = sample([0, "What?"], "abcdefgh", kinds=["image"])
-    whole = tokenize(one, [still()], Tokenizing(made, QWEN, After(space=2)))
-    how = Tokenizing(made, QWEN, After(space=2), max_length=len(whole) - 4)
+    whole = tokenize(one, [still()], Tokenizing(made, QWEN, Downstream(space=2)))
+    how = Tokenizing(made, QWEN, Downstream(space=2), max_length=len(whole) - 4)
     cut = tokenize(one, [still()], how)
     assert cut.ids.tolist() == whole.ids.tolist()[:-4]
     assert cut.positions is not None and whole.positions is not None
@@ -243,7 +239,7 @@ def test_a_long_sample_is_cut_behind_its_items_or_refused():
 def test_counting_gives_the_same_length_without_positions():
     one = sample([0, 1, "What?"], "a", kinds=["image", "video"])
     headers = [still(90, 40), moving(5)]
-    how = Tokenizing(tokenizer(), QWEN, After(space=2))
+    how = Tokenizing(tokenizer(), QWEN, Downstream(space=2))
     whole, counted = tokenize(one, headers, how), tokenize(one, headers, how, count_only=True)
     assert (len(whole), whole.rows, whole.patches) == (len(counted), counted.rows, counted.patches)
     assert counted.positions is None
@@ -260,7 +256,7 @@ SIZES = st.tuples(st.integers(1, 6), st.integers(28, 200), st.integers(28, 200),
 def test_positions_are_those_of_hugging_face_s_inputs(items: list[tuple[int, int, int, bool]]):
     headers = [moving(n, w, h) if clip else still(w, h) for n, w, h, clip in items]
     one = sample([*range(len(items)), "Why?"], "a", "b", "c", kinds=[h.kind for h in headers])
-    tokens = tokenize(one, headers, Tokenizing(tokenizer(), QWEN, After(space=2)))
+    tokens = tokenize(one, headers, Tokenizing(tokenizer(), QWEN, Downstream(space=2)))
     grids = {
         kind: [p.grid for p, h in zip(tokens.planned, headers, strict=True) if h.kind == kind]
         for kind in ("image", "video")
@@ -279,7 +275,7 @@ def test_positions_are_those_of_hugging_face_s_inputs(items: list[tuple[int, int
 
 def test_frames_of_a_clip_are_timed_where_the_model_wants_that():
     made = tokenizer()
-    how = Tokenizing(made, replace(QWEN, rule=QWEN3_VL), After(space=2))
+    how = Tokenizing(made, replace(QWEN, rule=QWEN3_VL), Downstream(space=2))
     tokens = tokenize(sample([0, 1, "Why?"], "a", "b", "c", kinds=["image", "video"]), [still(), moving(5)], how)
     said = re.sub(r"(<\|\w+\|>)\1*", r"\1", made.decode(tokens.ids))
     frame = "<|vision_start|><|video_pad|><|vision_end|>"
@@ -303,7 +299,7 @@ def test_a_square_picture_is_counted_as_one():
 
 
 def test_a_selection_leaves_positions_to_the_rows_it_keeps():
-    how = Tokenizing(tokenizer(), QWEN, After(space=2, select=3))
+    how = Tokenizing(tokenizer(), QWEN, Downstream(space=2, select=3))
     tokens = tokenize(sample([0, "?"], "a", kinds=["image"]), [still()], how)
     assert (tokens.rows, tokens.positions) == (3, None)
     assert tokenize(sample("?", "a"), [], how).positions is not None
@@ -313,7 +309,7 @@ def test_a_selection_leaves_positions_to_the_rows_it_keeps():
 
 
 def test_a_placeholder_in_the_text_is_refused():
-    how = Tokenizing(tokenizer(), QWEN, After(space=2))
+    how = Tokenizing(tokenizer(), QWEN, Downstream(space=2))
     with pytest.raises(AlignmentError, match="2 placeholders in the prompt for 1 items"):
         tokenize(sample([0, "What is <|image_pad|>?"], "a", kinds=["image"]), [still()], how)
     tags = Tokenizing(tokenizer(TAG_TEMPLATE), TAGS)
@@ -329,7 +325,7 @@ def test_what_cannot_be_tokenized_is_told_at_once(as_in_production: None):
         ({"tokenizer": tokenizer(None)}, "no chat template"),
         ({"max_length": 0}, "max_length starts at 1"),
         ({"style": "other"}, "style is chat or plain"),
-        ({"scheme": replace(QWEN, rule=QWEN3_VL), "after": After(select=3)}, "not known before it"),
+        ({"scheme": replace(QWEN, rule=QWEN3_VL), "after": Downstream(select=3)}, "not known before it"),
         ({"scheme": replace(QWEN, views=ViewRule(28, ((28, 56),)))}, "rule.time is none"),
     ):
         with pytest.raises(ConfigError, match=words):

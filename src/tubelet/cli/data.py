@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from tubelet.pixels.recipe import PixelRecipe
-    from tubelet.read.sampling import Sampling
+    from tubelet.reading.sampling import Sampling
     from tubelet.train.data.check import Checked
     from tubelet.train.data.sample import Sample
 
@@ -93,7 +93,7 @@ class Data:
         """How pictures are cut, and how many patches along a side become one token."""
         from dataclasses import replace
 
-        from tubelet.families import variants
+        from tubelet.families.catalogue import variants
 
         if self.model in (known := variants()):
             config = known[self.model][1]
@@ -109,7 +109,7 @@ class Data:
         """How many tokens a text has."""
         if self.tokenizer is None:
             return None
-        from tubelet.language.lm import require_transformers
+        from tubelet.language.vlm.load_lm import require_transformers
 
         require_transformers("--tokenizer")
         from transformers import AutoTokenizer
@@ -125,9 +125,9 @@ def measured(
     recipe: "PixelRecipe", side: int, sampling: "Sampling", words: Callable[[str], int] | None
 ) -> "Callable[[Sample], int]":
     """Counts the tokens of a sample from the headers of its files. side: patches along a side of a token."""
-    from tubelet.budget import plan
-    from tubelet.budget_inputs import Input
-    from tubelet.limits import Limits
+    from tubelet.inspect.budget.inputs import Input
+    from tubelet.inspect.budget.plan import plan
+    from tubelet.reading.limits import Limits
     from tubelet.train.collate import header_of
 
     limits = Limits()
@@ -196,8 +196,8 @@ def drawn(found: "Checked", what: str) -> "Image":
     """The histogram of lengths as a picture."""
     from pathlib import Path
 
-    from tubelet.chart import Panel, chart
-    from tubelet.lettering import INK, Line
+    from tubelet.inspect.draw.chart import Panel, chart
+    from tubelet.inspect.draw.lettering import INK, TextLine
     from tubelet.train.data.check import histogram
 
     borders, counts = histogram(found.tokens)
@@ -205,4 +205,4 @@ def drawn(found: "Checked", what: str) -> "Image":
     y = [0.0, *(float(n) for n in counts for _ in (0, 1)), 0.0]
     panel = Panel("samples", f"{what} of a sample", tuple(x), tuple(y), "{:,.0f}".format)
     told = (f"{len(found.tokens):,} of {found.samples:,} samples", f"{int(found.tokens.sum()):,} {what}")
-    return chart([[panel]], [Line((Path(found.name).name or "data",), 19, INK), Line(told)])
+    return chart([[panel]], [TextLine((Path(found.name).name or "data",), 19, INK), TextLine(told)])

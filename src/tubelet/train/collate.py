@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import AlignmentError, DataError, DecodeError, InputError, LimitError, TubeletError
-from tubelet.language.chat import squared
-from tubelet.language.place import place
-from tubelet.language.scheme import Scheme
-from tubelet.limits import Limits
+from tubelet.language.placing.place import place
+from tubelet.language.vlm.chat import squared
+from tubelet.language.vlm.scheme import Scheme
 from tubelet.packed import Packed, concat
 from tubelet.pixels.load import load_patches
 from tubelet.pixels.patchify import patchify
-from tubelet.read import read
-from tubelet.read.one import Job
-from tubelet.read.outline import outline_source
-from tubelet.read.sampling import Sampling
-from tubelet.read.source import open_source
+from tubelet.reading.job import ReadJob
+from tubelet.reading.limits import Limits
+from tubelet.reading.outline import outline_source
+from tubelet.reading.read import read
+from tubelet.reading.sampling import Sampling
+from tubelet.reading.source import open_source
 from tubelet.shapes import Float, Int32, Int64
 from tubelet.train.data.sample import Dataset, Media, Sample
 from tubelet.train.data.spare import ATTEMPTS, BadSample, Spares
@@ -203,7 +203,7 @@ def header_of(media: Media, sampling: Sampling, limits: Limits) -> Header:
     listed as a picture or the reverse."""
     with media.open() as source, open_source(source, limits, media.name) as src:
         try:
-            seen = outline_source(src, Job(limits, sampling))
+            seen = outline_source(src, ReadJob(limits, sampling))
         except TubeletError as e:
             raise e.placed(source=media.name) from e.__cause__
     kind = "video" if seen.moves else "image"

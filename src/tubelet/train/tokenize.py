@@ -18,15 +18,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tubelet.budget import After, PlannedItem, plan
-from tubelet.budget_inputs import Input
 from tubelet.errors import ConfigError, InputError
-from tubelet.grid import Item, all_positions
-from tubelet.language.chat import timestamps, worded
-from tubelet.language.place import place
-from tubelet.language.prompt import IGNORED, Count, Prompt, expand_placeholders, truncate
-from tubelet.language.scheme import IMAGE_TAG, Scheme
+from tubelet.inspect.budget.inputs import Input
+from tubelet.inspect.budget.plan import plan
+from tubelet.inspect.budget.values import Downstream, PlannedItem
+from tubelet.language.placing.place import place
+from tubelet.language.placing.prompt import IGNORED, Count, Prompt, expand_placeholders, truncate
+from tubelet.language.vlm.chat import timestamps, worded
+from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
 from tubelet.packed import Packed
+from tubelet.packed.grid import Item, all_positions
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import Views
 from tubelet.shapes import Int64
@@ -61,8 +62,8 @@ class Tokenizing:
 
     tokenizer: Any  # of transformers, fast
     scheme: Scheme  # placeholders, positions, recipes, views
-    after: After = field(
-        default_factory=After
+    after: Downstream = field(
+        default_factory=Downstream
     )  # what becomes of the encoder's rows: `after.space` includes its own merger
     style: Style = "chat"  # "plain": picture, caption, end of line, as LLaVA's first stage
     max_length: int | None = None  # tokens; longer samples are cut behind their last item, or refused
@@ -86,12 +87,12 @@ class Tokenizing:
     def of(
         cls, vlm: Any, *, select: int | None = None, style: Style = "chat", max_length: int | None = None
     ) -> "Tokenizing":
-        """That of a `tubelet.language.model.VLM`. select: rows of each input that its reduction keeps at most."""
+        """That of a `tubelet.language.vlm.model.VLM`. select: rows of each input that its reduction keeps at most."""
         merger = vlm.encoder.config.merger
         space = 1 if merger is None or vlm.scheme.states else merger.merge
         if vlm.projector is not None:
             space *= vlm.projector.config.merge
-        return cls(vlm.tokenizer, vlm.scheme, After(space=space, select=select), style, max_length)
+        return cls(vlm.tokenizer, vlm.scheme, Downstream(space=space, select=select), style, max_length)
 
     def recipe(self, header: Header) -> PixelRecipe:
         """The recipe that cuts a picture or clip."""
@@ -108,7 +109,7 @@ class Tokenizing:
 
 @lru_cache(maxsize=65_536)
 def _planned(
-    width: int, height: int, frames: int, recipe: PixelRecipe, after: After, views: Views | None
+    width: int, height: int, frames: int, recipe: PixelRecipe, after: Downstream, views: Views | None
 ) -> PlannedItem:
     return plan(Input(width, height, frames), recipe, after, views).items[0]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tubelet.errors import InputError
-from tubelet.limits import Limits
+from tubelet.reading.limits import Limits
 from tubelet.train.data.folder import open_folder
 from tubelet.train.data.lines import open_records
 from tubelet.train.data.mixture import Mixture, asked, part_of, read_registry

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tubelet.errors import InputError, LimitError, UnsafePath
-from tubelet.limits import Limits
+from tubelet.reading.limits import Limits
 from tubelet.train.data.record import described
 from tubelet.train.data.root import check_name
 from tubelet.train.data.sample import MAX_RECORD_BYTES, Kind, Media, Piece, Sample, kind_of, placed
