@@ -37,7 +37,7 @@ def open_dataset(
 
         >>> Path("two.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}, '
         ...                              '{"role": "assistant", "content": "Hello"}]}\\n')
-        102
+        93
         >>> open_dataset("two.jsonl")[0].turns[1].text
         'Hello'
     """

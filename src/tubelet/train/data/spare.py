@@ -52,7 +52,7 @@ class Spares:
         known to be good and have no more than were planned for it; so a batch never grows.
 
             >>> list(Spares(3, seed=0).of(1))
-            [2, 0]
+            [0, 2]
         """
         candidates = np.arange(self.count)
         if self.tokens is not None:
