@@ -29,7 +29,6 @@ from tubelet.pixels.recipe import RULES, SIZED, PixelRecipe, Rule
 from tubelet.pixels.views import PageCrops, Pyramid, Views, views_of
 from tubelet.pixels.views_plan import LAVIDA, Joining, Pool, ViewRule
 from tubelet.reading.clip import Clip
-from tubelet.reading.isolated.pool import DecodeChild
 from tubelet.reading.limits import Limits
 from tubelet.reduce.join import join_views, pooled_views
 
@@ -263,7 +262,7 @@ def test_every_kind_of_input_is_counted_before_a_pixel_is_decoded(
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageFile.ImageFile, "load", noting("picture"))
-        patch.setattr(DecodeChild, "run", noting("child"))
+        patch.setattr(load, "isolated_read", noting("child"))
         patch.setattr(fill, "decode_video", noting("clip"))
         patch.setattr(load, "empty_rows", noting("rows"))
         with pytest.raises(LimitError) as e:
