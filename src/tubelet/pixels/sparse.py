@@ -180,7 +180,7 @@ class Cutter:
         self._across = shares(edges[1], *_spans(self.box[0], self.box[2], self.frame_grid.w))
         self._patch_px = (self.box[3] - self.box[1]) / self.frame_grid.h
         self._blocks = block_rows(*self.frame_grid[1:], recipe.merge, recipe.order == "block" and recipe.merge > 1)
-        self._room = ResizeBuffers()
+        self._buffers = ResizeBuffers()
 
     def start(self) -> None:
         """Forget everything that came so far."""
@@ -214,7 +214,7 @@ class Cutter:
         whole = as_tensor(np.ascontiguousarray(rgb)[None])
         recipe = self.recipe
         small = resize_frames(
-            whole, self.size, resampler=recipe.resampler, interpolation=recipe.interpolation, room=self._room
+            whole, self.size, resampler=recipe.resampler, interpolation=recipe.interpolation, buffers=self._buffers
         )
         for index in range(place, recipe.temporal):  # a last frame fills up its row of time
             write_frame(self._rows, self.frame_grid, index, small[0].numpy(), recipe)
