@@ -40,12 +40,12 @@ def part_of(path: Path) -> str:
 
 
 @cache
-def imports(path: Path) -> tuple[Import, ...]:
-    """Every import statement of a file except those for type checkers only."""
+def imports(path: Path, typed: bool = False) -> tuple[Import, ...]:
+    """Every import statement of a file; those for type checkers only where `typed`."""
 
     def walk(node: ast.AST, at_top: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            if not typed and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 for other in child.orelse:
                     yield from walk(ast.Module(body=[other], type_ignores=[]), at_top)
                 continue
@@ -76,7 +76,7 @@ def test_a_file_imports_only_from_parts_before_its_own(path: Path):
         if not found.module.startswith("tubelet."):
             continue
         other = found.module.split(".")[1]
-        if other == "__version__":
+        if other in ("__version__", "face"):  # of the package itself
             continue
         where = f"{path.relative_to(PACKAGE)}:{found.line} imports {found.module}"
         assert other in ORDER, f"{where}: not a part of the house"
@@ -108,15 +108,15 @@ def test_extras_are_imported_only_where_they_are_used(path: Path):
 
 
 def test_there_is_no_circle_between_files():
-    """Not even a hidden one, through imports inside functions."""
+    """Not even a hidden one, through imports inside functions or for type checkers alone."""
     names = {
         ".".join(("tubelet", *f.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): f
         for f in files()
     }
     graph = {}
     for name, path in names.items():
-        parents = (found.module.rpartition(".")[0] for found in imports(path))
-        targets = {found.module for found in imports(path)} | set(parents)
+        parents = (found.module.rpartition(".")[0] for found in imports(path, typed=True))
+        targets = {found.module for found in imports(path, typed=True)} | set(parents)
         graph[name] = sorted((targets & set(names)) - {name, "tubelet"})
     done: set[str] = set()
 
@@ -157,23 +157,64 @@ def test_what_the_decoding_child_loads_is_free_of_torch(part: str):
                 assert found.module.split(".")[0] != "torch", f"{path.relative_to(PACKAGE)}:{found.line}"
 
 
-def test_every_public_name_can_be_had():
-    code = "import tubelet; [getattr(tubelet, name) for name in dir(tubelet)]; print('all', len(dir(tubelet)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.startswith(
-        "all"
-    )
+FACES = ("tubelet", "tubelet.language", "tubelet.reduce", "tubelet.inspect")
 
 
-def test_public_names_say_the_same_to_type_checkers():
-    """The names loaded on demand are those that the TYPE_CHECKING block of the package declares."""
+@pytest.mark.parametrize("package", FACES)
+def test_every_public_name_can_be_had(package: str):
+    """The table type checkers read is the one the package loads from, and no name hides a module of the same name."""
+    code = f"import {package} as p; [print(name, getattr(p, name).__name__) for name in dir(p) if name != 'METHODS']"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert said, f"{package} offers nothing"
+    folder = PACKAGE.joinpath(*package.split(".")[1:])
+    modules = {f.stem for f in folder.iterdir()} - {"__init__"}
+    table = (folder / "__init__.pyi").read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(table)):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                assert alias.asname == alias.name, f"{package}: {alias.name} is not handed on"
+                assert alias.name not in modules or node.module == package, f"{package}.{alias.name} hides a module"
+
+
+def test_the_face_is_small():
     import tubelet
 
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    declared = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            declared = {n.asname: f"{s.module}" for s in node.body if isinstance(s, ast.ImportFrom) for n in s.names}
-    assert declared == tubelet._HOME
+    assert 20 <= len(dir(tubelet)) <= 32
+    with pytest.raises(AttributeError, match=r"it is tubelet\.language\.rope_index"):
+        _ = tubelet.rope_index  # pyright: ignore
+
+
+@pytest.mark.parametrize("module", ["tubelet.reading.source", "tubelet.reading.read", "tubelet.packed.packed"])
+def test_a_module_can_be_imported_by_its_full_name(module: str):
+    """`import a.b.c as m` walks attributes: a function named as its package or module stands in the way."""
+    code = f"import tubelet; tubelet.read; import {module} as m; print(m.__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == module
+
+
+def test_the_root_lists_the_way_of_the_data():
+    """What a newcomer sees first. A new part needs a place in ORDER and a line in the tour."""
+    entries = {f.name.removesuffix(".py") for f in PACKAGE.iterdir() if not f.name.startswith(("__", "."))}
+    assert entries - {"py.typed"} <= set(ORDER)
+
+
+SIX = (
+    "packed/grid",
+    "packed/packed",
+    "pixels/patchify",
+    "encoder/attention",
+    "encoder/model",
+    "language/placing/place",
+)
+
+
+def test_six_files_explain_the_rest():
+    assert sum(len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in SIX) < 1500
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_holds_two_ideas(path: Path):
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= 350, f"{lines} lines: look for the second idea in it"
 
 
 # ---- what no file may contain

@@ -10,9 +10,10 @@ import torch
 from tests.integrations.record_servers import RECORDERS
 
 import tubelet
-from tubelet import Grid, Item, Packed, TokenIds
+from tubelet import Grid, Item, Packed
 from tubelet.errors import AlignmentError, ConfigError, InputError, ShapeError
 from tubelet.integrations.sglang import FORMAT, MODELS, RULES, request
+from tubelet.language import TokenIds
 from tubelet.language.placing.mrope import ONE_D, rope_index
 from tubelet.language.vlm.features import VisualRows
 

@@ -18,6 +18,7 @@ from tubelet import Grid, Item, Packed, concat, pack
 from tubelet.errors import InputError, NotFinite, RunError, ShapeError, UnsafeFile
 from tubelet.packed import MAX_ROWS, positions
 from tubelet.packed.file import FORMAT
+from tubelet.packed.padded import from_padded, to_padded
 
 
 def counted(*grids: tuple[int, int, int], width: int = 2, dtype: torch.dtype = torch.float32) -> Packed:
@@ -344,7 +345,7 @@ def test_an_empty_pack_goes_through_everything():
         p.keep(torch.zeros(0, dtype=torch.bool)),
         concat([]),
         concat([p, p]),
-        p.from_padded(p.to_padded()[0]),
+        from_padded(p, to_padded(p)[0]),
     ):
         assert same.equal(p)
     x = torch.zeros(0, 4, requires_grad=True)
@@ -357,10 +358,10 @@ def test_an_item_may_lose_every_row_and_stays():
     kept = p.keep(torch.tensor([1, 7]))
     assert (kept.lengths, kept.starts, len(kept)) == ((1, 0, 1), (0, 1, 1, 2), 3)
     assert [tuple(r.shape) for r in kept.unpack()] == [(1, 2), (0, 2), (1, 2)]
-    padded, real = kept.to_padded(fill=-1.0)
+    padded, real = to_padded(kept, fill=-1.0)
     assert padded[:, 0, 0].tolist() == [1.0, -1.0, 7.0]
     assert real.tolist() == [[True], [False], [True]]
-    assert kept.from_padded(padded).equal(kept)
+    assert from_padded(kept, padded).equal(kept)
     assert kept.reorder([1, 2, 0]).lengths == (0, 1, 1)
     assert concat(kept.split([1, 1, 1]), renumber=False).equal(kept)
     assert kept.check(finite=True) is kept
@@ -432,7 +433,7 @@ def test_split_gives_views():
 @pytest.mark.parametrize("shape", [(1, 3, 2), (2, 2, 2), (2, 3)])
 def test_from_padded_refuses_another_form(shape):
     with pytest.raises(ShapeError, match=r"expected \(2, 3 or more, D\)"):
-        counted((1, 1, 2), (1, 1, 3)).from_padded(torch.zeros(shape))
+        from_padded(counted((1, 1, 2), (1, 1, 3)), torch.zeros(shape))
 
 
 # ---- files

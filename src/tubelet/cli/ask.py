@@ -131,7 +131,7 @@ class Ask:
         return vlm
 
     def _read(self, files: Sequence[str], sampling: "Sampling") -> "list[Clip]":
-        from tubelet.reading import read
+        from tubelet.reading.read import read
 
         return read(
             list(files),

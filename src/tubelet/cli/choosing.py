@@ -215,7 +215,7 @@ def seen_of(
 ) -> EncodedFile:
     """One file, read, cut and encoded, with everything the methods need. Raises what these raise, naming the file."""
     from tubelet.pixels.patchify import patchify
-    from tubelet.reading import read
+    from tubelet.reading.read import read
     from tubelet.reduce.scaffold import whole_views
 
     start = time.perf_counter()

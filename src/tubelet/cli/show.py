@@ -102,7 +102,7 @@ class Show:
         return FAILED if errors else OK
 
     def _read(self, file: str, index: int, sampling: "Sampling") -> "Clip":
-        from tubelet.reading import read
+        from tubelet.reading.read import read
 
         try:
             return read(

@@ -36,7 +36,7 @@ def families() -> tuple[Family, ...]:
     >>> [family.name for family in families()][0]
     'onevision'
     """
-    modules = [(import_module(f"{__name__}.{module}"), names) for module, names in MODULES]
+    modules = [(import_module(f"{__package__}.{module}"), names) for module, names in MODULES]
     return tuple(getattr(module, name) for module, names in modules for name in names)
 
 

@@ -243,7 +243,7 @@ def encode_images(tower: VisionTower, projector: Callable[[Packed], Packed], ima
     spatial_merge knows each item's own grid and nobody passes heights and widths. Raises what the two raise.
 
         >>> tower = VisionTower(tubelet.untrained("llava_vit_packing_small"))
-        >>> projector = tubelet.build_projector("spatial_merge", tower.hidden_size, 64)
+        >>> projector = tubelet.language.build_projector("spatial_merge", tower.hidden_size, 64)
         >>> mix = [torch.zeros(3, 32, 64), torch.zeros(3, 64, 32), torch.zeros(3, 5, 32, 32)]
         >>> [tuple(f.shape) for f in encode_images(tower, projector, mix)]
         [(2, 64), (2, 64), (5, 64)]

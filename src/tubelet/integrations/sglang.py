@@ -50,7 +50,7 @@ def request(
     """The arguments of `Engine.generate` for one prompt: input_ids, image_data and, or, video_data.
 
     rows: what `VLM.encode` gives, in the language model's width, any of them dropped. input_ids: (S,), expanded
-    (`tubelet.expand_placeholders`), with images and videos under placeholders of their own. rule: how the checkpoint
+    (`expand_placeholders`), with images and videos under placeholders of their own. rule: how the checkpoint
     counts, `vlm.scheme.rule`; None takes the model's published one. merge: the model's spatial_merge_size. An item that
     has lost all rows is not in the prompt and its grid is left out. Tensors are on the host, without their graph.
     In-process only: JSON to the server's HTTP door carries no tensors. All items of a request are sent this way;

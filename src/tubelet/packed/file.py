@@ -1,17 +1,20 @@
-"""Tensors into files: safetensors with the mode the user's umask gives, whole or not at all."""
+"""Tensors into files: safetensors with the mode the user's umask gives, whole or not at all; and packs out of them."""
 
+import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tubelet.errors import RunError
+from tubelet.errors import InputError, RunError, ShapeError, TubeletError, UnsafeFile
 from tubelet.packed.grid import Grid, Item
+
+FORMAT = "tubelet-packed-1"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -43,21 +46,58 @@ def replace_tensors(target: str | os.PathLike[str], tensors: Mapping[str, Tensor
         beside.unlink(missing_ok=True)
 
 
-FORMAT = "tubelet-packed-1"
+# ---- packs
 
 
-def item_to(item: Item) -> dict[str, Any]:
+def write_pack(
+    path: str | os.PathLike[str],
+    x: Tensor,
+    pos: Tensor,
+    items: Sequence[Item],
+    lengths: Sequence[int],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """What `Packed.save` says."""
+    if taken := sorted({"x", "pos"} & tensors.keys() | {"format", "items", "lengths"} & metadata.keys()):
+        raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
+    said = json.dumps([_item_to(i) for i in items])
+    meta = {**metadata, "format": FORMAT, "items": said, "lengths": json.dumps(list(lengths))}
+    replace_tensors(path, _storages({"x": x, "pos": pos, **tensors}), meta)
+
+
+def read_pack(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, tuple[Item, ...], tuple[int, ...]]:
+    """x, pos, items and lengths of a pack's file, as they stand there. Raises what `Packed.load` says."""
+    source = Path(path).name
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            meta = f.metadata() or {}
+            if meta.get("format") != FORMAT:
+                raise UnsafeFile("not a tubelet pack", source=source, expected=FORMAT, got=meta.get("format"))
+            x, pos = f.get_tensor("x"), f.get_tensor("pos")
+        items = tuple(_item_from(said) for said in json.loads(meta["items"]))
+        return x, pos, items, tuple(json.loads(meta["lengths"]))
+    except TubeletError as e:
+        e.placed(source=source)
+        raise
+    except OSError as e:
+        raise InputError("the file cannot be opened", source=source) from e
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as e:
+        raise UnsafeFile("the file is damaged or not a tubelet pack", source=source) from e
+
+
+def _item_to(item: Item) -> dict[str, Any]:
     """Plain values of an item. One whose cells all show something is written as ever."""
     said = {"grid": list(item.grid), "times_s": list(item.times_s), "picture": item.picture, "box": list(item.box)}
     return said if item.content is None else said | {"content": list(item.content)}
 
 
-def item_from(said: dict[str, Any]) -> Item:
+def _item_from(said: dict[str, Any]) -> Item:
     where = Grid(*said["grid"]), tuple(said["times_s"]), said["picture"], tuple(said["box"])
     return Item(*where, tuple(said["content"]) if "content" in said else None)
 
 
-def storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the host, contiguous, no two in the same memory, as a file needs them."""
     out: dict[str, Tensor] = {}
     seen: set[int] = set()

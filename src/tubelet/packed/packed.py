@@ -9,7 +9,6 @@ unless its docstring says so. Because places travel with rows, dropping and reor
 """
 
 import copy
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +18,16 @@ from operator import index
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tubelet.errors import InputError, NotFinite, ShapeError, TubeletError, UnsafeFile
-from tubelet.packed.file import FORMAT, item_from, item_to, replace_tensors, storages
+from tubelet.errors import NotFinite, ShapeError
+from tubelet.packed.file import read_pack, write_pack
 from tubelet.packed.grid import MAX_ROWS as MAX_ROWS
 from tubelet.packed.grid import Grid as Grid
 from tubelet.packed.grid import Item as Item
 from tubelet.packed.grid import all_positions as all_positions
 from tubelet.packed.grid import positions as positions
-from tubelet.shapes import Bool, Int, Int32, Int64, Shaped
+from tubelet.shapes import Int, Int32, Int64, Shaped
 
 _PLACES = (torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -63,20 +61,13 @@ class Packed:
             raise ShapeError(f"{x.shape[0]:,} rows do not fit an int32 cu_seqlens", limit=MAX_ROWS, got=x.shape[0])
         if x.device != pos.device:
             raise ShapeError(f"x is on {x.device} and pos on {pos.device}", expected=str(x.device), got=str(pos.device))
-        if len(self.items) != len(self.lengths):
-            raise ShapeError(
-                f"{len(self.items)} items with {len(self.lengths)} lengths",
-                expected=len(self.items),
-                got=len(self.lengths),
-            )
+        n, said = len(self.items), len(self.lengths)
+        if n != said:
+            raise ShapeError(f"{n} items with {said} lengths", expected=n, got=said)
         for i, (item, length) in enumerate(zip(self.items, self.lengths, strict=True)):
-            if not 0 <= length <= item.grid.rows:
-                raise ShapeError(
-                    f"{length} rows cannot come from a grid of {item.grid.rows}",
-                    item=i,
-                    limit=item.grid.rows,
-                    got=length,
-                )
+            most = item.grid.rows
+            if not 0 <= length <= most:
+                raise ShapeError(f"{length} rows cannot come from a grid of {most}", item=i, limit=most, got=length)
         total = sum(self.lengths)
         if not total == x.shape[0] == pos.shape[0]:
             raise ShapeError(
@@ -238,9 +229,8 @@ class Packed:
         """The items `order[0], order[1], ...`: a permutation or a choice of items, each at most once."""
         order = _integers(order, "order")
         if len(set(order)) != len(order) or not all(0 <= i < len(self.items) for i in order):
-            raise ShapeError(
-                f"not a choice of {len(self.items)} items: {list(order)}", limit=len(self.items), got=order
-            )
+            n = len(self.items)
+            raise ShapeError(f"not a choice of {n} items: {list(order)}", limit=n, got=order)
         xs, ps = self.unpack(), list(self.pos.split(self.lengths)) if self.lengths else []
         return Packed(
             torch.cat([self.x[:0], *(xs[i] for i in order)]),
@@ -263,28 +253,6 @@ class Packed:
             first += c
         return parts
 
-    # ---- the padded form other libraries use, at the edge only
-
-    def to_padded(self, fill: float = 0.0) -> tuple[Shaped[Tensor, "N L D"], Bool[Tensor, "N L"]]:
-        """(N, L, D) with L the longest item, and keep (N, L), True where a row is real. Cost: one copy."""
-        longest = max(self.lengths, default=0)
-        out = self.x.new_full((len(self.items), longest, self.x.shape[1]), fill)
-        keep = torch.zeros(len(self.items), longest, dtype=torch.bool, device="cpu")
-        for i, rows in enumerate(self.unpack()):
-            out[i, : len(rows)] = rows
-            keep[i, : len(rows)] = True
-        return out, keep.to(self.device)
-
-    def from_padded(self, x: Tensor) -> "Packed":
-        """Values (N, L, D) of the form `to_padded` gave, as rows of these items; what stands in the padding is dropped.
-
-        Cost: one copy. Raises ShapeError when N or L does not fit.
-        """
-        longest = max(self.lengths, default=0)
-        if x.ndim != 3 or x.shape[0] != len(self.items) or x.shape[1] < longest:
-            raise ShapeError(f"expected ({len(self.items)}, {longest} or more, D), got {tuple(x.shape)}")
-        return self.with_x(torch.cat([x.flatten(0, 1)[:0], *(x[i, :n] for i, n in enumerate(self.lengths))]))
-
     # ---- files
 
     def save(
@@ -299,12 +267,7 @@ class Packed:
         Raises: ShapeError when a name of `tensors` or `metadata` is the pack's own; RunError when the file cannot be
         written.
         """
-        extra, notes = dict(tensors or {}), dict(metadata or {})
-        if taken := sorted({"x", "pos"} & extra.keys() | {"format", "items", "lengths"} & notes.keys()):
-            raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
-        items = json.dumps([item_to(i) for i in self.items])
-        meta = {**notes, "format": FORMAT, "items": items, "lengths": json.dumps(list(self.lengths))}
-        replace_tensors(path, storages({"x": self.x, "pos": self.pos, **extra}), meta)
+        write_pack(path, self.x, self.pos, self.items, self.lengths, tensors or {}, metadata or {})
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Packed":
@@ -313,22 +276,11 @@ class Packed:
         Raises: InputError when there is no such file; UnsafeFile when it is damaged or not a pack; ShapeError when its
         parts contradict each other.
         """
-        source = Path(path).name
         try:
-            with safe_open(str(path), framework="pt") as f:
-                meta = f.metadata() or {}
-                if meta.get("format") != FORMAT:
-                    raise UnsafeFile("not a tubelet pack", expected=FORMAT, got=meta.get("format"))
-                x, pos = f.get_tensor("x"), f.get_tensor("pos")
-            items = tuple(item_from(said) for said in json.loads(meta["items"]))
-            return Packed(x, pos, items, tuple(json.loads(meta["lengths"]))).check()
-        except TubeletError as e:
-            e.placed(source=source)
+            return Packed(*read_pack(path)).check()
+        except ShapeError as e:
+            e.placed(source=Path(path).name)
             raise
-        except OSError as e:
-            raise InputError("the file cannot be opened", source=source) from e
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as e:
-            raise UnsafeFile("the file is damaged or not a tubelet pack", source=source) from e
 
 
 def _integers(values: Iterable[int], what: str) -> tuple[int, ...]:

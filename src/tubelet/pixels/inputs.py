@@ -10,11 +10,11 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from tubelet.errors import DecodeError, InputError, ShapeError
-from tubelet.reading import read
 from tubelet.reading.clip import Clip
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import Outline
 from tubelet.reading.picture.colour import to_rgb
+from tubelet.reading.read import read
 
 WHITE = (255, 255, 255)
 

@@ -45,7 +45,7 @@ def patchify(clips: Sequence[Clip], recipe: PixelRecipe, *, views: Views | None 
         >>> clip = Clip(np.zeros((1, 480, 640, 3), np.uint8), (0.0,))
         >>> patchify([clip], PixelRecipe(patch=14))
         Packed(T=1530, D=588, uint8, cpu, 1 items: [1x34x45])
-        >>> patchify([clip], PixelRecipe(patch=14), views=tubelet.LAVIDA).lengths
+        >>> patchify([clip], PixelRecipe(patch=14), views=tubelet.pixels.views.LAVIDA).lengths
         (729, 729, 729, 729, 729)
     """
     parts: list[list[tuple[View | Fit, Item]]] = []

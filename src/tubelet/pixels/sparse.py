@@ -90,8 +90,8 @@ def read_sparse(
     pixels, on key frames or not) get equally many blocks up to all; what is left of the share goes to those with key
     frames, spread over the clip. The rest of the budget goes to the blocks with the most energy: levels of luma that
     neither staying nor moving explains, summed over all frames since the frame taken before, and 16 for each patch
-    width moved against the camera. signal: how that is found, see `tubelet.codec_signals`; the result says which it
-    was. Deterministic; equal energies are spread over time and picture.
+    width moved against the camera. signal: how that is found, see `reading.codec.decode.codec_signals`;
+    the result says which it was. Deterministic; equal energies are spread over time and picture.
 
     Cost: as `codec_signals`, and for each frame taken its conversion and resize. Raises: as `read` and `fit`;
     UnsupportedFormat for a picture; InputError for a budget below 0, a share outside 0..1, or vectors of a codec that

@@ -1,7 +1,7 @@
-"""What each implementation of M-RoPE gives for the same prompts: recorded where it runs, tabled in docs/positions.md.
+"""What each implementation of M-RoPE gives for the same prompts: recorded, and tabled in docs/guides/positions.md.
 
     python tests/language/conformance.py record     the transformers of this interpreter -> conformance.json
-    python tests/language/conformance.py table      the table of docs/positions.md
+    python tests/language/conformance.py table      the table of docs/guides/positions.md
 
 Recording needs transformers and torch only, so that it runs with any version of transformers ahead on PYTHONPATH.
 """
@@ -16,7 +16,7 @@ import torch
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "conformance.json"
-DOC = HERE.parents[2] / "docs" / "positions.md"
+DOC = HERE.parents[2] / "docs" / "guides" / "positions.md"
 BEGIN, END = "<!-- made by tests/language/conformance.py -->", "<!-- end of table -->"
 IMAGE, VIDEO, START, STOP = 151655, 151656, 151652, 151653
 
@@ -155,7 +155,7 @@ def differs(name: str, got: list[list[int]] | str, want: list[list[int]]) -> str
 
 
 def table() -> str:
-    """The table of docs/positions.md."""
+    """The table of docs/guides/positions.md."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
     versions = sorted(recorded, key=lambda v: [int(n) for n in v.split(".")])
     head = "| prompt | tokens | ours | " + " | ".join(f"transformers {v}" for v in versions)

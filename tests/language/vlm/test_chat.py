@@ -10,9 +10,10 @@ import torch
 from tests.language.vlm.tiny_speakers import PARTS_TEMPLATE, TAG_TEMPLATE, llama, tokenizer, whole_model
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-from tubelet import Clip, build_projector, untrained
+from tubelet import Clip, untrained
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import AlignmentError, ConfigError
+from tubelet.language import build_projector
 from tubelet.language.placing.align import LLAVA
 from tubelet.language.vlm.chat import ask, squared, timestamps, worded
 from tubelet.language.vlm.model import VLM

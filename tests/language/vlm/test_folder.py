@@ -13,9 +13,10 @@ from tests.language.vlm.tiny_speakers import PARTS_TEMPLATE, TAG_TEMPLATE, WHOLE
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from tubelet import build_projector, load_encoder, load_projector, patchify, save_projector, untrained
+from tubelet import load_encoder, load_projector, patchify, save_projector, untrained
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, KeyMismatch, TubeletError, WeightsError
+from tubelet.language import build_projector
 from tubelet.language.placing.align import LLAVA, TokenIds
 from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN3_VL
 from tubelet.language.vlm import write_folder as save_module

@@ -16,7 +16,7 @@ from tests.pixels.pillow_views import views_by_pillow
 from torch import Tensor, nn
 
 import tubelet
-from tubelet import Clip, ViewRule
+from tubelet import Clip
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.language.placing.align import TokenIds
@@ -25,7 +25,7 @@ from tubelet.language.project.projector import Projector
 from tubelet.language.vlm.lavida import LAVIDA_TOWER, FrontEnd, ViewFeatures
 from tubelet.packed import Packed
 from tubelet.pixels.patchify import normalise, unpatchify
-from tubelet.pixels.views import PageCrops, Pyramid, Views
+from tubelet.pixels.views import PageCrops, Pyramid, ViewRule, Views
 from tubelet.pixels.views_plan import LAVIDA, Pool
 from tubelet.reduce.blank import blank_rows
 from tubelet.reduce.join import pooled_views
@@ -52,7 +52,7 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> tuple[hf.SiglipVisionMode
 
 def projector() -> Projector:
     torch.manual_seed(1)
-    return tubelet.build_projector("mlp2x_gelu", 32, WIDTH)
+    return tubelet.language.build_projector("mlp2x_gelu", 32, WIDTH)
 
 
 NEWLINE = torch.linspace(-1, 1, WIDTH)
@@ -252,7 +252,7 @@ def test_parts_that_do_not_fit_are_refused(tower: tuple[hf.SiglipVisionModel, En
     with pytest.raises(ConfigError):
         FrontEnd(tower[1], projector(), rule, **options)
     with pytest.raises(ConfigError):
-        FrontEnd(tower[1], tubelet.build_projector("linear", 31, 8), RULE, depth=3, newline=torch.ones(8))
+        FrontEnd(tower[1], tubelet.language.build_projector("linear", 31, 8), RULE, depth=3, newline=torch.ones(8))
 
 
 def test_pooling_rows_that_were_chosen_is_no_silent_step(tower: tuple[hf.SiglipVisionModel, Encoder]):
@@ -268,7 +268,7 @@ def test_the_real_sizes_are_five_views_of_729(tmp_path: Path):
     config = tubelet.untrained("siglip_so400m_patch14_384").config
     small = replace(config, hidden=16, layers=2, heads=2, mlp=16)
     encoder = tubelet.untrained(small)
-    front = FrontEnd(encoder, tubelet.build_projector("mlp2x_gelu", 16, 8), depth=1, newline=torch.zeros(8))
+    front = FrontEnd(encoder, tubelet.language.build_projector("mlp2x_gelu", 16, 8), depth=1, newline=torch.zeros(8))
     clips = [picture(768, 768)]
     assert sum(front.look(front.cut(clips)).rows.lengths) == 3645 and front.rule == LAVIDA
     assert sum(front(clips).lengths) == 1008

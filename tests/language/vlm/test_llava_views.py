@@ -15,8 +15,9 @@ from tests.language.vlm.tiny_speakers import TAG_TEMPLATE, llama, randomised, to
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
-from tubelet import VLM, Clip, build_projector
+from tubelet import VLM, Clip
 from tubelet.errors import ConfigError, KeyMismatch
+from tubelet.language import build_projector
 from tubelet.language.placing.align import LLAVA
 from tubelet.language.vlm.chat import ask, see
 from tubelet.language.vlm.llava import llava_views, next_pixels, next_scheme

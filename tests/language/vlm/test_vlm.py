@@ -12,9 +12,10 @@ from tests.language.vlm.tiny_speakers import WHOLE, llama, whole_model
 from torch import Tensor
 from transformers import GenerationConfig
 
-from tubelet import Clip, Grid, Packed, build_projector, untrained
+from tubelet import Clip, Grid, Packed, untrained
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import AlignmentError, ConfigError, InputError
+from tubelet.language import build_projector
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.place import blank, touch
 from tubelet.language.vlm.cache import FeatureCache

@@ -11,13 +11,13 @@ from tests.reading.codec.codec_clips import SIDE, H, W, glide, gliding, made, sc
 from tests.reading.video.video_clips import KINDS, clip, encoded
 
 from tubelet.errors import DecodeError, InputError, LimitError, NoVideo, UnsupportedFormat, WorkerDied
-from tubelet.reading import read
 from tubelet.reading.codec import decode as codec_decode
 from tubelet.reading.codec.decode import check_words, codec_signals, isolated_signals
 from tubelet.reading.codec.signals import CodecSignals
 from tubelet.reading.codec.watch import signal_for
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
+from tubelet.reading.read import read
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import open_source
 

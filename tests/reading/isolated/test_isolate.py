@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from tubelet.errors import DecodeError, InputError, LimitError, RunError, UnsupportedFormat, WorkerDied
-from tubelet.reading import read
 from tubelet.reading.clip import Clip
 from tubelet.reading.isolated import pool as isolate
 from tubelet.reading.isolated import wire
 from tubelet.reading.isolated.pool import DecodeChild, Pool, isolated_read, pool
 from tubelet.reading.job import ReadJob, decode_source
 from tubelet.reading.limits import MIB, Limits
+from tubelet.reading.read import read
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source, open_source
 

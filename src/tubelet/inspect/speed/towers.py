@@ -17,6 +17,7 @@ from tubelet.errors import ConfigError
 from tubelet.families.catalogue import families
 from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.packed import Item, Packed, pack
+from tubelet.packed.padded import to_padded
 from tubelet.pixels.patchify import unpatchify
 from tubelet.weights.load import initial_state
 
@@ -225,7 +226,7 @@ def call_of(tower: Tower, peer: nn.Module, p: Packed, config: EncoderConfig) -> 
     if tower.kind == "square":
         pixels = torch.stack(frames)
         return lambda: peer(pixel_values=pixels).last_hidden_state[:, config.prefix :].flatten(0, 1)
-    x, keep = p.to_padded()
+    x, keep = to_padded(p)
     sizes = torch.tensor([(i.grid.h, i.grid.w) for i in p.items])
     if tower.family == "pixtral":
         return _pixtral_call(peer, frames)

@@ -206,8 +206,8 @@ def packed_rows(rows: Tensor, grid_thw: Tensor | Sequence[Sequence[int]], recipe
     """`pixel_values` and `image_grid_thw` as a Packed. Raises ShapeError where they do not fit each other."""
     if rows.ndim != 2:
         raise ShapeError(
-            f"pixel_values are rows (T, {recipe.width}), got {tuple(rows.shape)}; the image processor and "
-            "tubelet.from_pixels make them of pictures",
+            f"pixel_values are rows (T, {recipe.width}), got {tuple(rows.shape)}; the image processor or "
+            "tubelet.pixels.patchify.from_pixels makes them of pictures",
             expected=recipe.width,
             got=tuple(rows.shape),
         )

@@ -46,7 +46,8 @@ class PositionRule:
     checkpoint's vision_config (2 in Qwen2.5-VL's, 4 where a file leaves it out). arithmetic: see
     `language.placing.times`. extent: whether text after an item starts behind its "grid", so that dropping rows moves
     no other token, or behind the "rows" that are left. compat="transformers-5": count as transformers 5.23 does,
-    where text after a video starts behind its picture alone and may lie inside the video's time (docs/positions.md).
+    where text after a video starts behind its picture alone and may lie inside the video's time
+    (docs/guides/positions.md).
     Raises InputError.
 
         >>> QWEN2_5_VL

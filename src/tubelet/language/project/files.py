@@ -80,7 +80,7 @@ def load_projector(
     Raises ConfigError, KeyMismatch (with all missing, unexpected and mis-shaped names), UnsafeFile, UnsafePath,
     NotFinite, or WeightsError when nothing is there.
 
-        >>> path = save_projector(tubelet.build_projector("mlp2x_gelu", 64, 128), "mm_projector.safetensors")
+        >>> path = save_projector(tubelet.language.build_projector("mlp2x_gelu", 64, 128), "mm_projector.safetensors")
         >>> load_projector(path).config.kind
         'mlp2x_gelu'
     """
@@ -113,7 +113,7 @@ def save_projector(projector: Projector, path: str | os.PathLike[str]) -> Path:
     Written beside the target and renamed, so an error or a kill leaves the old file as it was. Returns the file's path.
     Raises ConfigError for a projector without weights, RunError when the file cannot be written.
 
-        >>> save_projector(tubelet.build_projector("linear", 64, 128), "mm_projector.safetensors").name
+        >>> save_projector(tubelet.language.build_projector("linear", 64, 128), "mm_projector.safetensors").name
         'mm_projector.safetensors'
     """
     target = Path(path) / FILE if Path(path).is_dir() else Path(path)
@@ -188,7 +188,7 @@ def fold_of(projector: Projector, select_layer: int = -1) -> Fold:
     select_layer: the hidden state it was trained on (LLaVA's mm_vision_select_layer). Raises ConfigError for a kind
     that is no merger over blocks.
 
-        >>> fold_of(tubelet.build_projector("spatial_merge", 64, 128)).config
+        >>> fold_of(tubelet.language.build_projector("spatial_merge", 64, 128)).config
         Merger(merge=2, out=128, eps=1e-06, norm='layer', joined=False)
     """
     config = projector.config

@@ -59,8 +59,9 @@ class FrontEnd(nn.Module):
     widths or newline do not fit.
 
         >>> encoder = tubelet.untrained("siglip_base_patch16_224")
-        >>> front = FrontEnd(encoder, tubelet.build_projector("mlp2x_gelu", 768, 64), tubelet.ViewRule(
-        ...     224, ((224, 448), (448, 224)), pool="bilinear", join="unpad"), depth=11, newline=torch.zeros(64))
+        >>> rule = ViewRule(224, ((224, 448), (448, 224)), pool="bilinear", join="unpad")
+        >>> projector = tubelet.language.build_projector("mlp2x_gelu", 768, 64)
+        >>> front = FrontEnd(encoder, projector, rule, depth=11, newline=torch.zeros(64))
         >>> front(tubelet.read("receipt.png")).lengths        # global, and two tiles with their newlines
         (49, 80)
     """

@@ -48,7 +48,7 @@ class VLM(nn.Module):
         ...     hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=99))
         >>> encoder = tubelet.untrained("llava_vit_packing_small")
         >>> scheme = Scheme(TokenIds(image=-200), pixels=encoder.pixels)
-        >>> vlm = VLM(encoder, lm, scheme, projector=tubelet.build_projector("linear", 384, 64))
+        >>> vlm = VLM(encoder, lm, scheme, projector=tubelet.language.build_projector("linear", 384, 64))
         >>> p = tubelet.patchify(tubelet.read("photo.jpg"), encoder.pixels)
         >>> ids = torch.tensor([[1, *[-200] * p.lengths[0], 5]])
         >>> vlm.generate(vlm.ready(vlm.encode(p), ids), max_new_tokens=2).shape

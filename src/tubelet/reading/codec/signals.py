@@ -21,7 +21,8 @@ class CodecSignals:
     motion_px: pixels moved relative to the camera, which moves as the median does. rows_px, columns_px: where cells
     begin and end in the upright picture, one number more than there are cells.
 
-        >>> seen = tubelet.codec_signals("walk.mp4", fps=2.0)
+        >>> from tubelet.reading.codec.decode import codec_signals
+        >>> seen = codec_signals("walk.mp4", fps=2.0)
         >>> seen.signal, seen.error_levels.shape, seen.cuts.index(True), seen.times_s[6]
         ('vectors', (9, 34, 60), 6, 3.0)
     """
