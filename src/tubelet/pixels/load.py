@@ -91,8 +91,6 @@ def load_patches(
         >>> [source.frames for source in loaded.sources]
         [1, 9]
     """
-    if workers is not None and workers < 1:
-        raise InputError(f"workers must be at least 1, got {workers}", limit=1, got=workers)
     sampling = Sampling(fps=fps, num_frames=num_frames, times_s=None if times_s is None else tuple(times_s))
     job = ReadJob(Limits() if limits is None else limits, sampling, background, animation)
     options = options_of(LoadConfig(recipe, job, isolate), on_error, workers)

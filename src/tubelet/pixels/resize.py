@@ -70,13 +70,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Fit:
-    """What is done to one picture: resize to (resize_h, resize_w), then keep `crop` = (left, top, right, bottom) of it
-    (None: all). height and width are the sides after that, multiples of the recipe's unit. Host integers."""
+    """What is done to one picture, in host integers."""
 
-    resize_h: int
+    resize_h: int  # the sides it is resized to, in pixels
     resize_w: int
-    crop: tuple[int, int, int, int] | None
-    height: int
+    crop: tuple[int, int, int, int] | None  # left, top, right, bottom of what is kept of that; None: all
+    height: int  # the sides after both, multiples of the recipe's unit
     width: int
 
 

@@ -48,15 +48,13 @@ MOTION_LEVELS = 16.0  # energy of content that moves by a whole patch, which cha
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """packed: one item, uint8 rows of whole merge blocks in the recipe's order. scores: the energy of each row, in
-    levels. signals: what was seen of each frame taken, and by which signal. whole_t: the t that were kept whole as the
-    first frame, a scene cut or a key frame; cut_t: those in which a scene begins."""
+    """A clip as few rows, and why these."""
 
-    packed: Packed
-    scores: Tensor = field(repr=False)
-    signals: CodecSignals
-    whole_t: tuple[int, ...]
-    cut_t: tuple[int, ...]
+    packed: Packed  # one item: uint8 rows of whole merge blocks in the recipe's order
+    scores: Tensor = field(repr=False)  # (T,) energy of each row, in levels
+    signals: CodecSignals  # what was seen of each frame taken, and by which signal
+    whole_t: tuple[int, ...]  # the t that were kept whole: the first frame, scene cuts, key frames
+    cut_t: tuple[int, ...]  # those in which a scene begins
 
     @property
     def complete(self) -> bool:

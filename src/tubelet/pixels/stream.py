@@ -42,8 +42,8 @@ def stream(
     limits is what no input may pass. An input whose rows only decoding can tell is by itself too, see `PlannedInput`.
     Which inputs go together depends on nothing but the inputs and these two numbers, and rows do not depend on it.
 
-    on_error="skip": the error of an input that cannot be read stands in its report. "raise": the first such error in
-    the order of the inputs is raised in place of its pack; packs before it have been given. progress: called in the
+    on_error="skip": the error of an input that cannot be read stands in its report. "raise": an error is raised in
+    place of the pack its input belongs to; packs before it have been given. progress: called in the
     caller's thread after each input with how many are done and the name of this one.
     Cost: as `load_patches`, and the plans of a few inputs ahead. Raises: what `load_patches` raises; InputError at once
     for numbers and words that mean nothing.

@@ -14,14 +14,13 @@ from tubelet.reading.source import VIDEOS, Source
 
 @dataclass(frozen=True)
 class ReadJob:
-    """How an input is to be read: which frames of a video, what lies behind transparent parts, whether pictures that
-    move are read as clips, and the ceilings. Plain values only, so that it can be sent to another process."""
+    """How an input is to be read. Plain values only, so that it can be sent to another process."""
 
     limits: Limits = field(default_factory=Limits)
-    sampling: Sampling = field(default_factory=Sampling)
-    background: tuple[int, int, int] = WHITE
-    animation: bool = False
-    workers: int = 1
+    sampling: Sampling = field(default_factory=Sampling)  # which frames of a video
+    background: tuple[int, int, int] = WHITE  # what transparent parts are laid on
+    animation: bool = False  # pictures that move are read as clips
+    workers: int = 1  # threads that decode one video
 
     def __post_init__(self) -> None:
         if len(self.background) != 3 or not all(0 <= level <= 255 for level in self.background):

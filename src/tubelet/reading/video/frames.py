@@ -28,17 +28,14 @@ _CURVES: Final = {16: "PQ", 18: "HLG"}  # AVColorTransferCharacteristic
 
 @dataclass(frozen=True)
 class Upright:
-    """How stored pictures become upright ones: stored size, size with square pixels, then a turn.
-
-    The turn is `transpose` (rows become columns), then `flip_rows` (top becomes bottom), then `flip_columns`.
-    """
+    """How stored pictures become upright ones: they are resized to square pixels, then turned, in this order."""
 
     stored_w: int
     stored_h: int
-    square_w: int
+    square_w: int  # the size with square pixels
     square_h: int
-    transpose: bool = False
-    flip_rows: bool = False
+    transpose: bool = False  # rows become columns
+    flip_rows: bool = False  # top becomes bottom
     flip_columns: bool = False
 
     @property
