@@ -33,11 +33,11 @@ Shape = Literal["keep", "squash"]
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The whole picture on square canvases, each cut into square tiles. Views are the levels in their order, tiles row by
-    row.
+    """The whole picture on square canvases, each cut into square tiles.
 
-    A clip has its frames whole on the smallest canvas. Raises ConfigError for a canvas
-    that tiles do not fill. What the encoder was not trained at it meets with a resized table of positions.
+    Views are the levels in their order, tiles row by row. A clip has its frames whole on the smallest canvas. Raises
+    ConfigError for a canvas that tiles do not fill. What the encoder was not trained at it meets with a resized table
+    of positions.
 
         >>> two = Pyramid(((672, 336), (672, 672)))          # 4 tiles of 336 and one view of 672
         >>> [(view.name, view.width) for view in two.views(800, 600)][3:]

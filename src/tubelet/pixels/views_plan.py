@@ -82,7 +82,8 @@ class ViewRule:
     """
 
     tile: int  # side of every view, in pixels
-    pinpoints: tuple[tuple[int, int], ...]  # canvases (height, width); LLaVA's own lists are of (width, height)
+    # Canvases (height, width) that tiles fill, in the order that decides ties; LLaVA's own lists have the width first.
+    pinpoints: tuple[tuple[int, int], ...]
     pool: Pool | None = None  # how stride x stride tokens of a view become one, as in LLaVA's get_2dPool; None: not
     join: Joining = "flat"  # what becomes of the views' tokens
     stride: int = 2

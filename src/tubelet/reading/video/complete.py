@@ -1,7 +1,7 @@
 """Whether all of a clip is there: what its container declares against what its packets hold.
 
-FFmpeg ends quietly where the bytes end. What the container's structure, the stream's header and the packets say each
-is weak alone: headers of whole files are often a frame off, and a file cut behind its last picture has lost nothing.
+FFmpeg reports no error where the bytes end. Neither the container's structure nor the stream's header nor the packets
+are enough alone: headers of whole files are often a frame off, and a file cut behind its last picture lacks nothing.
 """
 
 import itertools
