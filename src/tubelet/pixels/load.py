@@ -70,7 +70,7 @@ def load_patches(
     sources: what `read` takes, and what is in memory already: Pillow pictures, uint8 arrays and tensors, clips, in any
     mixture (see `tubelet.pixels.inputs.clip_of`); or plans of `tubelet.pixels.stream.plan_inputs`, made with the same
     options. Sampling, limits, background, animation, hdr and isolate mean what they mean in `read`. workers: threads,
-    by default one for each core this process may use; torch's own threads are neither needed nor changed. Peak memory is
+    by default one for each core this process may use; torch's own threads are neither needed nor changed. Peak memory:
     the rows, one decoded picture for each thread and a few frames of each clip in work. What is decoded in a child
     process and animations are the exception: there a whole clip is in memory for a moment. A file object that cannot
     seek is read into memory before anything is counted.
