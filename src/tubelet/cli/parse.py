@@ -36,7 +36,7 @@ tubelet COMMAND --help explains a command and has an example. tubelet --version 
 Exit codes: 0 done, 1 something failed, 2 wrong command line, 130 interrupted."""
 
 
-_CONFIG = (tyro.conf.FlagCreatePairsOff,)
+_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)  # groups of options have no names of their own
 
 
 def _named(name: str, about: str) -> Any:
