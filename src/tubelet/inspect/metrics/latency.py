@@ -77,7 +77,7 @@ def timed(
 
 
 def in_turns(names: Iterable[str], runs: int, warmup: int) -> Iterator[tuple[str, bool]]:
-    """Whose turn it is, A B, B A, A B ..., and whether the turn counts: what drifts on a machine then hits all alike."""
+    """Whose turn it is, A B, B A, A B ..., and whether the turn counts: so that drift hits all alike."""
     order = list(names)
     for turn in range(-warmup, runs):
         yield from ((name, turn >= 0) for name in (order if turn % 2 == 0 else order[::-1]))
