@@ -142,8 +142,9 @@ def _sides(values: np.ndarray | Tensor) -> tuple[int, int, int, bool]:
         )
     if first and isinstance(values, Tensor):  # where both would do, each library's own order
         last = False
-    frames = shape[0] if len(shape) == 4 else 1
-    return (frames, shape[-3], shape[-2], True) if last else (frames, shape[-2], shape[-1], False)
+    frames, sides = shape[0] if len(shape) == 4 else 1, list(shape[-3:])
+    height, width = (sides[0], sides[1]) if last else (sides[1], sides[2])
+    return frames, height, width, last
 
 
 def _seconds(frames: int) -> tuple[float, ...]:
