@@ -199,10 +199,10 @@ class Encoder(nn.Module):
         backend = resolve(self.options.backend, p.device, self.patch.weight.dtype)
         spans = {name: _span(each, backend, p.device) for name, each in layout.spans.items()}
         inputs = LayerInputs(*self.rotary_tables(p, layout, where), backend, spans)
-        layers = self.layers[:until]
         if self._in_place(p):
             x = layout.inside(cpu.stem(p, self.patch, self.norm_embed, self.table), *self._prefixes())
             x = cpu.norm(self.norm_pre, x)
+            layers = self.layers if until is None else self.layers[:until]
             x = cpu.run_layers(x, layers, inputs, states, self.config, self.patch.weight.dtype)
             return LayerOutputs(x, layout, states)
         x = self.norm_embed(self.patch(p.x))
