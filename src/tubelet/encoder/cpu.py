@@ -57,7 +57,7 @@ def is_unmodified(module: nn.Module) -> bool:
 def can_run(rows: Tensor, layers: nn.ModuleList, options: RunOptions) -> bool:
     """Whether these rows go through these layers in place: on a CPU, without gradients, compilation or adapters."""
     return (
-        rows.device.type == "cpu"
+        rows.device.type in ("cpu", "meta")  # rows without values stand for a CPU's: plans count their memory
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")  # it casts products, but not those that write in place
@@ -83,13 +83,14 @@ def blocks(rows: int, most: int) -> Iterator[slice]:
 class Workspace:
     """Buffers for T rows that all layers of one call share: what every layer writes anew is never allocated again."""
 
-    def __init__(self, rows: int, config: EncoderConfig, weights: torch.dtype) -> None:
+    def __init__(self, rows: int, config: EncoderConfig, weights: torch.dtype, device: torch.device) -> None:
         dtype = work_dtype(weights)
         self.heads = config.heads
         self.block = block_rows(weights)
-        self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype)
-        self.out = torch.empty(rows, config.hidden, dtype=dtype)
-        self.up = torch.empty(min(rows, self.block), config.mlp * (2 if config.gated else 1), dtype=dtype)
+        up = config.mlp * (2 if config.gated else 1)
+        self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype, device=device)
+        self.out = torch.empty(rows, config.hidden, dtype=dtype, device=device)
+        self.up = torch.empty(min(rows, self.block), up, dtype=dtype, device=device)
 
 
 def stem(p: Packed, patch: PatchEmbed, norm_embed: nn.Module, table: PositionTable | None) -> Float[Tensor, "T D"]:
@@ -109,7 +110,7 @@ def run_layers(
     dtype: torch.dtype,
 ) -> Float[Tensor, "T D"]:
     """x through all layers, in place; the result in the weights' type. states: filled in for the numbers it has."""
-    space = Workspace(x.shape[0], config, dtype)
+    space = Workspace(x.shape[0], config, dtype, x.device)
     if 0 in states:
         states[0] = x.to(dtype, copy=True)
     for i, layer in enumerate(layers, 1):
@@ -128,7 +129,7 @@ def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
     else:
         weight = patch.weight.to(dtype)
         bias = weight.new_zeros(len(weight)) if patch.bias is None else patch.bias.to(dtype)
-    out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype)
+    out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype, device=rows.device)
     for part in blocks(rows.shape[0], block_rows(patch.weight.dtype)):
         block = rows[part].to(dtype)
         if rows.dtype == torch.uint8:
@@ -209,7 +210,7 @@ def merged(merger: MergerMLP, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:
         wide = norm(merger.norm, x.reshape(-1, width).to(dtype))
     else:
         wide = norm(merger.norm, x.to(dtype)).reshape(-1, width)
-    out = torch.empty(len(wide), merger.fc2.out_features, dtype=dtype)
+    out = torch.empty(len(wide), merger.fc2.out_features, dtype=dtype, device=x.device)
     (w_up, b_up), (w_down, b_down) = ((m.weight.to(dtype), m.bias.to(dtype)) for m in (merger.fc1, merger.fc2))
     for part in blocks(len(wide), block_rows(merger.fc1.weight.dtype)):
         up = torch.mm(wide[part], w_up.t()).add_(b_up)
