@@ -1,4 +1,4 @@
-"""The memory of every option, by formula, against what torch's allocator gave out, as tests/test_budget_memory.py."""
+"""The memory of every option, by plan, against what torch's allocator gave out, as tests/test_budget_memory.py."""
 
 import random
 from dataclasses import replace

@@ -12,6 +12,7 @@ adds what one of its kind left behind in the forward pass, and the gradients of 
 
 import weakref
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,6 +29,7 @@ from tubelet.encoder.attention import Backend
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.options import RunOptions
+from tubelet.inspect.budget.results import result_of
 from tubelet.inspect.budget.scratch import Kernels
 from tubelet.packed import Packed
 from tubelet.packed.grid import Grid, Item
@@ -69,9 +72,9 @@ class LivingBytes(TorchDispatchMode):
         for each in args:
             if isinstance(each, Tensor) and (part := self._parts.get(each.untyped_storage()._cdata)):
                 self._enter(*part)
-        out = func(*args, **(kwargs or {}))
         if func.is_view:
-            return out
+            return func(*args, **(kwargs or {}))
+        out = result_of(func, args, kwargs or {})
         if "attention" in func.__name__ or "attn" in func.__name__:
             self.moment = (*self.moment[:2], "attention")
         for each in out if isinstance(out, (tuple, list)) else (out,):
@@ -120,8 +123,8 @@ class _KernelsOfThe(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:  # keeps its result and a log-sum of each row and head
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args)[0]
         if func is F.rms_norm and self.fused:  # one kernel that keeps its input and a number for each row
-            x, shape, weight, eps = args
-            return F.layer_norm(x, shape, weight, None, eps)
+            x, shape = args
+            return F.layer_norm(x, shape, (kwargs or {})["weight"])
         return func(*args, **(kwargs or {}))
 
 
@@ -208,13 +211,18 @@ def moments(
     x = torch.empty(rows, config.pixels.width, dtype=dtype if floats else torch.uint8, device="meta")
     pos = torch.empty(rows, 3, dtype=torch.int32, device="meta")
     p = Packed(x, pos, tuple(Item.of(*g) for g in grids), tuple(g.rows for g in grids))
+    encoder = deepcopy(encoder) if training else encoder  # its gradients are this call's
     count = LivingBytes(encoder, kernels)
     with torch.inference_mode(False), torch.set_grad_enabled(training), _KernelsOfThe(device), count:
         tokens = encoder(p, scenes=scenes)
         if training:
             count.end_forward()
-            gradients = torch.autograd.grad(tokens.x.square().mean(), [*encoder.parameters()], allow_unused=True)
-            del gradients
+            loss = tokens.x.square().mean()
+            # `loss.backward()` leaves every function mode, and layers that run again in it need this one
+            one = (torch.ones_like(loss),)
+            Variable._execution_engine.run_backward(
+                (loss,), one, False, False, (), allow_unreachable=True, accumulate_grad=True
+            )
     layer = sum(w.numel() for w in encoder.layers[0].parameters()) * dtype.itemsize
     begins = [count.begins[n] for n in range(len(spans))]
     saved = [b - a for a, b in pairwise(begins)] + [0]  # what the last leaves behind is left in any case
