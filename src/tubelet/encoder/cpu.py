@@ -74,8 +74,10 @@ def block_rows(weights: torch.dtype) -> int:
 
 
 def blocks(x: Tensor, most: int) -> Iterator[slice]:
-    """0 .. rows of x in the fewest equal parts of at most `most` rows; on meta, where nothing is computed, the first two
-    stand for all."""
+    """0 .. rows of x in the fewest equal parts of at most `most` rows.
+
+    On meta, where nothing is computed, the first two stand for all.
+    """
     rows = x.shape[0]
     count = -(-rows // most)
     size = -(-rows // count)
