@@ -108,7 +108,8 @@ def _kernels(dtype: Dtype, device: str, threads: int | None = None) -> "Kernels"
     """What computes on this device: this machine's CPU, by `threads` threads or as many as torch has.
 
     Without arithmetic of bfloat16, oneDNN adds a product up in a float32 tensor of its size and rounds that at the
-    end; products of float16 are then not oneDNN's, and round as they go.
+    end, where it takes the product at all: not below AVX-512. Products of float16 are then not oneDNN's either, and
+    round as they go.
     """
     import torch
 
@@ -118,6 +119,7 @@ def _kernels(dtype: Dtype, device: str, threads: int | None = None) -> "Kernels"
     if device != "cpu":
         return Kernels(0)
     kind = getattr(torch, dtype)
-    sums = kind == torch.bfloat16 and not has_arithmetic(kind)
+    taken = kind == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    sums = taken and not has_arithmetic(kind)
     packs = kind != torch.float32 and has_arithmetic(kind)
     return Kernels(torch.get_num_threads() if threads is None else threads, sums, packs)
