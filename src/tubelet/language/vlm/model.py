@@ -29,6 +29,7 @@ from tubelet.language.vlm.write_folder import write_parts
 from tubelet.packed import Packed
 from tubelet.reduce.join import join_views, pooled_views
 from tubelet.shapes import Float, Int64
+from tubelet.weights.locate import Source
 
 Reduce = Callable[[Packed], Packed]
 
@@ -280,7 +281,7 @@ class VLM(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: Source,
         *,
         revision: str | None = None,
         dtype: torch.dtype | None = None,

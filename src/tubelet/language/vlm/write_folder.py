@@ -14,9 +14,10 @@ from tubelet.families.catalogue import home_of, write_config
 from tubelet.families.family import to_theirs
 from tubelet.families.fields import CODE_FIELDS
 from tubelet.language.project.files import PREFIX, SETTINGS
+from tubelet.language.vlm.extra_files import SETTINGS_FILE
 from tubelet.language.vlm.llava import NEWLINES
 from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT
-from tubelet.language.vlm.read_folder import MODEL_TYPE, SECTION, SETTINGS_FILE, TOWER, ModelParts
+from tubelet.language.vlm.read_folder import MODEL_TYPE, SECTION, TOWER, ModelParts
 from tubelet.language.vlm.scheme import scheme_to
 from tubelet.packed.file import write_tensors
 from tubelet.weights.load import report_of
