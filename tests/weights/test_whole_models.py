@@ -15,7 +15,7 @@ from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, WeightsError
 from tubelet.families.catalogue import families
 from tubelet.families.family import Family
-from tubelet.weights import load, locate
+from tubelet.weights import locate, tensors
 from tubelet.weights.convert import convert
 from tubelet.weights.load import load_encoder, report_of
 from tubelet.weights.locate import CONFIG, INDEX, PROCESSOR, PROCESSORS, SINGLE
@@ -56,7 +56,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         seen["headers"].append(path.name)
         return true_header(path)
 
-    monkeypatch.setattr(load, "safe_open", Spy)
+    monkeypatch.setattr(tensors, "safe_open", Spy)
     monkeypatch.setattr(locate, "read_header", read_header)
     return seen
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tubelet.weights.conversion import readable, same_bits, sha256_of, write_rep
 from tubelet.weights.convert import Fold
 from tubelet.weights.header import Entry, strict_json
 from tubelet.weights.locate import CONFIG, Checkpoint, CheckpointFolder, Source, find_folder
+from tubelet.weights.plain import checked_fields, to_plain
 from tubelet.weights.save import staged
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
@@ -124,7 +125,7 @@ def save_projector(projector: Projector, path: str | os.PathLike[str]) -> Path:
     tensors = {PREFIX + k: t.detach().to("cpu", copy=True).contiguous() for k, t in projector.state_dict().items()}
     if not tensors:
         raise ConfigError(f"{projector.config.kind} has no weights to save", got=projector.config.kind)
-    replace_tensors(target, tensors, {"format": "pt", SETTINGS: json.dumps(asdict(projector.config))})
+    replace_tensors(target, tensors, {"format": "pt", SETTINGS: json.dumps(to_plain(projector.config))})
     return target
 
 
@@ -246,13 +247,10 @@ def _saved(checkpoint: Checkpoint) -> dict[str, Any]:
     if text is None:
         return {}
     data = strict_json(text.encode(), ConfigError, checkpoint.name)
-    types = {"kind": str, "odd": str, "compat": str | None, "eps": float}
-    if not isinstance(data, dict) or not set(data) <= {f.name for f in fields(ProjectorConfig)}:
-        raise ConfigError("the projector's metadata has unknown fields", source=checkpoint.name)
-    for name, kind in types.items():
-        if name in data and not isinstance(data[name], kind):
-            raise ConfigError(f"{name} in the projector's metadata has the wrong type", source=checkpoint.name)
-    return data
+    try:
+        return checked_fields(ProjectorConfig, data, SETTINGS)
+    except ConfigError as e:
+        raise e.placed(source=checkpoint.name) from None
 
 
 def _kind_beside(checkpoint: Checkpoint) -> str | None:

@@ -46,7 +46,7 @@ from tubelet.language.vlm.llava import (
 from tubelet.language.vlm.llava_states import state_numbers
 from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
 from tubelet.language.vlm.qwen import RULES, qwen_scheme
-from tubelet.language.vlm.scheme import Scheme, scheme_from
+from tubelet.language.vlm.scheme import SECTION, Scheme, scheme_from
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.load import load_encoder, open_weights
 from tubelet.weights.locate import CONFIG, PROCESSOR, CheckpointFolder, Source, find_folder
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
 MODEL_TYPE = "tubelet_vlm"
-SECTION = "tubelet"
 TOWER = "vision_tower."
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,12 @@ from tubelet.language.project.files import PREFIX, SETTINGS
 from tubelet.language.vlm.extra_files import SETTINGS_FILE
 from tubelet.language.vlm.llava import NEWLINES
 from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT
-from tubelet.language.vlm.read_folder import MODEL_TYPE, SECTION, TOWER, ModelParts
-from tubelet.language.vlm.scheme import scheme_to
+from tubelet.language.vlm.read_folder import MODEL_TYPE, TOWER, ModelParts
+from tubelet.language.vlm.scheme import SECTION, scheme_to
 from tubelet.packed.file import write_tensors
 from tubelet.weights.load import report_of
 from tubelet.weights.locate import CONFIG, INDEX, SINGLE
+from tubelet.weights.plain import to_plain
 from tubelet.weights.save import staged
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def write_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> 
     }
     metadata = {"format": "pt", "layout": layout, "table": family.table_id}
     if parts.projector is not None and parts.projector.state_dict():
-        config[SETTINGS] = asdict(parts.projector.config)
-        metadata[SETTINGS] = json.dumps(asdict(parts.projector.config))
+        config[SETTINGS] = to_plain(parts.projector.config)
+        metadata[SETTINGS] = json.dumps(to_plain(parts.projector.config))
     elif parts.projector is not None:
         raise ConfigError(f"{parts.projector.config.kind} has no weights to save", got=parts.projector.config.kind)
     if encoder.untrained or (report is not None and report.untrained):
