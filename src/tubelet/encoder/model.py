@@ -188,8 +188,10 @@ class Encoder(nn.Module):
         only: the hidden states to keep, numbers or tuples of them, as in `hidden_states`. until: how many layers run,
         None for all. `final_norm` is left to the caller. Raises ConfigError, ShapeError.
 
-        >>> ran = encoder.run(p, only=[(1, 2)])
-        >>> pairs, camera = ran.rows(p, (1, 2)), ran.prefixes((1, 2))
+        >>> encoder = tubelet.untrained("llava_vit_packing_small")
+        >>> p = tubelet.patchify(tubelet.read("photo.jpg"), encoder.pixels)
+        >>> encoder.run(p, only=[(1, 2)]).rows(p, (1, 2)).x.shape  # two states side by side
+        torch.Size([24, 768])
         """
         where = self._checked(p, positions)
         states: States = dict.fromkeys(numbers_of(only, len(self.layers)), p.x)  # p.x holds the place of what comes

@@ -35,7 +35,8 @@ from tubelet.integrations.transformers.config import TubeletConfig, config_of
 from tubelet.integrations.transformers.fields import PIXEL_FIELDS, backend_of, checked, pixel_fields, recipe_of
 from tubelet.integrations.transformers.upstream import HUB, register_upstream, upstream_encoder
 from tubelet.packed import Item, Packed, all_positions
-from tubelet.pixels.inputs import listed, rows_of
+from tubelet.pixels.inputs import listed
+from tubelet.pixels.load import load_patches
 from tubelet.pixels.patchify import from_pixels, normalise
 from tubelet.pixels.recipe import PixelRecipe
 
@@ -293,7 +294,7 @@ class TubeletImageProcessor(BaseImageProcessor):
             now = {name: fields_of_this_call.pop(name, getattr(self, name)) for name in PIXEL_FIELDS}
             _no_more(fields_of_this_call)
             recipe = TubeletImageProcessor(**now).recipe
-        p = rows_of(listed(images), recipe, fps=fps, num_frames=num_frames)
+        p = load_patches(listed(images), recipe, fps=fps, num_frames=num_frames).packed
         if self.do_normalize if do_normalize is None else do_normalize:
             p = normalise(p, recipe)
         return BatchFeature({"pixel_values": p.x, "image_grid_thw": p.grid_thw}, tensor_type=return_tensors)
