@@ -133,11 +133,11 @@ class FrontEnd(nn.Module):
         """The encoder's recipe with Pillow's filter, which LLaVA's code resizes with."""
         return replace(self.encoder.pixels, resampler="pillow")
 
-    def cut(self, clips: Sequence[Clip]) -> Packed:
+    def patchify(self, clips: Sequence[Clip]) -> Packed:
         """Patches of the views of each clip; of LaViDa's at most 5 views of 729. Raises ShapeError naming the clip."""
         return patchify(clips, self.pixels, views=self.rule)
 
-    def look(self, patches: Packed) -> ViewFeatures:
+    def features(self, patches: Packed) -> ViewFeatures:
         """Hidden state `depth`, and the same rows after all layers and the final norm, from one run of the encoder."""
         made = self.encoder.features(patches, only=(self.depth,), pool=False)
         return ViewFeatures(made.hidden[0], made.trunk)
@@ -150,10 +150,10 @@ class FrontEnd(nn.Module):
         Without it the layers after `depth` do not run. Differentiable in all weights. Syncs with the device.
         Raises ShapeError.
         """
-        patches = self.cut(clips).to(self.encoder.patch.weight.device)
+        patches = self.patchify(clips).to(self.encoder.patch.weight.device)
         if choose is None:
             [seen] = self.encoder.hidden_states(patches, only=(self.depth,))
             rows = pooled_views(self.projector(seen), self.rule)
         else:
-            rows = self.projector(choose(self.look(patches)))
+            rows = self.projector(choose(self.features(patches)))
         return join_views(rows, self.rule, self.newline)

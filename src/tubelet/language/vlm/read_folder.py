@@ -70,7 +70,7 @@ class ModelParts:
     newline: Tensor | None = None
 
 
-def read_parts(
+def load_model_parts(
     source: Source,
     *,
     revision: str | None = None,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SHARD_BYTES = 5 << 30
 
 
-def write_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> Path:
+def save_model_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> Path:
     """Write the folder described there, whole or not at all; `VLM.save_pretrained` says the rest."""
     encoder, lm = parts.encoder, parts.speaker.lm
     report = report_of(encoder)
