@@ -22,9 +22,11 @@ T = TypeVar("T")
 LARGEST_FLOAT = 1e12
 MOST = 1024  # values in a list
 # Smallest and largest whole number of a field by its name, where it is not 0 to LARGEST
-_RANGES = dict.fromkeys(("min_pixels", "max_pixels", "max_video_pixels"), (1, 1 << 40))
-_RANGES |= dict.fromkeys(("image", "video", "start", "end"), (-(1 << 31), 1 << 31))  # token ids
-_RANGES["tile"] = (1, 1 << 16)
+_PIXELS, _TOKEN = (1, 1 << 40), (-(1 << 31), 1 << 31)
+_RANGES: dict[str, tuple[int, int]] = {
+    "min_pixels": _PIXELS, "max_pixels": _PIXELS, "max_video_pixels": _PIXELS, "tile": (1, 1 << 16),
+    "image": _TOKEN, "video": _TOKEN, "start": _TOKEN, "end": _TOKEN,
+}  # fmt: skip
 
 
 def to_plain(value: Any) -> dict[str, Any]:
