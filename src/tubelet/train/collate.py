@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tubelet.errors import AlignmentError, DataError, DecodeError, InputError, LimitError, TubeletError
 from tubelet.language.placing.place import place
-from tubelet.language.vlm.chat import squared
+from tubelet.language.vlm.chat import pad_to_square
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.packed import Packed, concat
 from tubelet.pixels.load import load_patches
@@ -180,7 +180,7 @@ class Collator:
         if not clip.complete:
             raise DecodeError("the clip is damaged or breaks off", source=one.name)
         if scheme.square and not header.clip:
-            clip = squared(clip, scheme.pixels)
+            clip = pad_to_square(clip, scheme.pixels)
         return patchify([clip], self.how.recipe(header), views=scheme.views)
 
     @property

@@ -24,7 +24,7 @@ from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.values import Downstream, PlannedItem
 from tubelet.language.placing.place import place
 from tubelet.language.placing.prompt import IGNORED, Count, Prompt, expand_placeholders, truncate
-from tubelet.language.vlm.chat import timestamps, worded
+from tubelet.language.vlm.chat import apply_chat_template, timestamps
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
 from tubelet.packed import Packed
 from tubelet.packed.grid import Item, all_positions
@@ -168,15 +168,15 @@ def _chat(sample: Sample, headers: Sequence[Header], how: Tokenizing) -> tuple[s
     """The whole conversation in the template's words. A template that marks generations itself is believed; of any
     other, an answer is what the text has more than the prompt before it, up to the end of its turn."""
     messages = [_message(sample, n, headers, how) for n in range(len(sample.turns))]
-    text = worded(messages, how.tokenizer, how.scheme, add_generation_prompt=False)
+    text = apply_chat_template(messages, how.tokenizer, how.scheme, add_generation_prompt=False)
     if _GENERATION.search(how.tokenizer.get_chat_template()):
         return text, _marked(messages, how.tokenizer)
     spans: list[Span] = []
     for n, turn in enumerate(sample.turns):
         if turn.role != "assistant":
             continue
-        before = worded(messages[:n], how.tokenizer, how.scheme)
-        behind = worded(messages[: n + 1], how.tokenizer, how.scheme, add_generation_prompt=False)
+        before = apply_chat_template(messages[:n], how.tokenizer, how.scheme)
+        behind = apply_chat_template(messages[: n + 1], how.tokenizer, how.scheme, add_generation_prompt=False)
         if not (text.startswith(before) and text.startswith(behind) and len(before) < len(behind)):
             raise ConfigError(
                 "the chat template writes a turn otherwise when others follow, so answers cannot be told from it; "
