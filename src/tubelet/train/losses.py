@@ -168,8 +168,8 @@ def draw_noise(
     Syncs when the labels are on a device. Raises ShapeError, and InputError for an eps outside 0 < eps < 0.5.
 
     Source: LLaDA (arXiv 2502.09992), GUIDELINES.md forward_process; rkawamura0483/LaViDa_mod:llava/model/
-    language_model/llava_llada.py@cff2211 for the second copy. There p reaches 1, so the second copy's rate may be 0; and
-    at least one place of the row is hidden, which may be one of the prompt and then is not.
+    language_model/llava_llada.py@cff2211 for the second copy. There p reaches 1, so the second copy's rate may be
+    0; and at least one place of the row is hidden, which may be one of the prompt and then is not.
 
         >>> noise = draw_noise(torch.tensor([-100, 5, 6, -100, 7]), (3, 2), ("a", "b"), seed=0, step=1)
         >>> noise.masked.sum(dim=0).tolist()
@@ -325,7 +325,7 @@ class LearnedScale(nn.Module):
     `info_nce(a, b, temperature=1 / scale())`; `sigmoid(a, b, scale=scale(), bias=scale.bias)`.
     Source: CLIP starts from 1 / 0.07 and stops at 100; SigLIP from 10 with a bias of -10 and stops nowhere.
 
-        >>> round(float(LearnedScale()()), 4)
+        >>> round(LearnedScale()().item(), 4)
         14.2857
     """
 

@@ -77,7 +77,7 @@ def thinned_lengths(
     the earlier view first). Give one of the two. whole: items that lose nothing, such as a global view; their rows
     count towards the budget. Raises InputError, naming the item where a budget cannot hold one row of each view.
 
-        >>> thinned_lengths([tubelet.Item.of(1, 2, 3)] * 2, (6, 4), budget=5)                     # one picture, two views
+        >>> thinned_lengths([tubelet.Item.of(1, 2, 3)] * 2, (6, 4), budget=5)   # one picture, two views
         (3, 2)
     """
     if (rate is None) == (budget is None):
@@ -99,7 +99,7 @@ def thinned_lengths(
         have = [lengths[i] for i in free]
         if room < min(len(free), sum(have)) or room < 0:
             raise InputError(
-                f"{budget} rows cannot hold a row of each of {len(views)} views, {len(views) - len(free)} of them whole",
+                f"{budget} rows cannot hold one of each of {len(views)} views, {len(views) - len(free)} of them whole",
                 item=views[0],
                 limit=budget,
                 got=budget - room + len(free),
