@@ -12,7 +12,7 @@ from gloo_ranks import on_ranks
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tubelet.errors import InputError, ShapeError
+from tubelet.errors import InputError
 from tubelet.train.losses import (
     IGNORE,
     LearnedScale,
@@ -158,11 +158,11 @@ def test_half_types_are_summed_in_float32():
         lambda h, head, y: LearnedScale(200.0),
     ],
 )
+@pytest.mark.usefixtures("as_in_production")
 def test_what_does_not_fit_is_refused(wrong: Any):
     hidden, head, _, labels = made()
-    with pytest.raises((ShapeError, InputError, TypeError, Exception)) as caught:
+    with pytest.raises(InputError):
         wrong(hidden, head, labels)
-    assert isinstance(caught.value, ShapeError | InputError) or "jaxtyping" in type(caught.value).__module__
 
 
 # ---- masked diffusion
@@ -222,10 +222,10 @@ def test_with_a_model_that_ignores_the_masks_the_mean_over_steps_is_the_plain_lo
     both = logits.expand(2, -1, -1)
     losses = [
         masked_diffusion(both, labels, draw_noise(labels, (30, 10), ("x", "y"), seed=1, step=step, eps=0.05))
-        for step in range(3000)
+        for step in range(1000)
     ]
     mean, spread = torch.stack(losses).mean(), torch.stack(losses).std() / math.sqrt(len(losses))
-    assert abs(mean - want) < 4 * spread and spread < 0.02 * want
+    assert abs(mean - want) < 4 * spread and spread < 0.05 * want
 
 
 def test_noise_depends_on_seed_step_and_sample_alone():

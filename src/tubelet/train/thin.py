@@ -73,9 +73,10 @@ def thinned_lengths(
     """Rows that `thin` leaves of each item; at least one of each that has any. On the host, for placeholders and plans.
 
     rate: n - floor(n rate) of an item's n rows stay, 0 <= rate < 1, the decimal number as written. budget: rows that
-    stay of each picture, exactly, or all where it has fewer, divided among its views by their rows (largest remainder,
-    the earlier view first). Give one of the two. whole: items that lose nothing, such as a global view; their rows
-    count towards the budget. Raises InputError, naming the item where a budget cannot hold one row of each view.
+    stay of each picture, exactly, or all where it has fewer: one of each view, the others in proportion to the views'
+    other rows (largest remainder, the earlier view first). Give one of the two. whole: items that lose nothing, such as
+    a global view; their rows count towards the budget.
+    Raises InputError, naming the item where a budget cannot hold one row of each view.
 
         >>> thinned_lengths([tubelet.Item.of(1, 2, 3)] * 2, (6, 4), budget=5)   # one picture, two views
         (3, 2)
