@@ -12,7 +12,7 @@ Needs the extra `train` (peft).
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +24,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from tubelet.encoder.layers import Layer, PatchEmbed
 from tubelet.encoder.pool import AttentionPool, QueryPool
@@ -35,6 +36,9 @@ from tubelet.weights.save import staged
 ADAPTER, CONFIG, WEIGHTS = "default", "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what peft's files put before each name
 PARTS_OF_QKV = ("q", "k", "v")
+# Of a configuration's fields, those that do not change what an adapter computes.
+_BESIDE = ("target_modules", "inference_mode", "peft_version", "base_model_name_or_path", "task_type", "auto_mapping",
+           "revision", "init_lora_weights")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,9 @@ def add_lora(model: nn.Module, lora: Lora) -> int:
         if isinstance(fused, nn.Linear):
             split = SplitLinear(fused)
             setattr(owner, name, split.train(fused.training))
-    config = _peft_config(lora)
-    inject_adapter_in_model(config, model, ADAPTER)
+    inject_adapter_in_model(_peft_config(lora), model, ADAPTER)
+    for _, layer in _adapted(model):  # peft's modules come in train mode: dropout in a model that stands in eval mode
+        layer.train(layer.get_base_layer().training)
     return lora_numbers(model)
 
 
@@ -115,18 +120,25 @@ def lora_numbers(model: nn.Module) -> int:
     )
 
 
-def save_lora(model: nn.Module, lora: Lora, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def save_lora(model: nn.Module, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write the adapters alone, in peft's two files, which `PeftModel.from_pretrained` reads too where nothing was
-    split. The folder appears whole or not at all. Raises InputError for a model without adapters, WeightsError.
+    split. The folder appears whole or not at all. Of an FSDP2 model every rank calls it, each with its own folder.
+
+    Raises InputError for a model without adapters, RunError where a rank holds an empty share of one (ZeRO-3: gather
+    first), WeightsError when the folder is in use.
     """
-    state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
-    if not state:
+    if not any(_adapted(model)):
         raise InputError("the model has no adapters")
-    tensors = {PREFIX + name: t.detach().to("cpu", copy=True).contiguous() for name, t in state.items()}
+    state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
+    whole = {k: t.full_tensor() if isinstance(t, DTensor) else t for k, t in state.items()}
+    if empty := [name for name, t in whole.items() if not t.numel()]:
+        raise RunError(f"{len(empty)} adapters are empty here ({empty[0]}): their ranks hold them in shares")
+    tensors = {PREFIX + name: t.detach().to("cpu", copy=True).contiguous() for name, t in whole.items()}
+    found: Any = model
+    config = _peft_config(_preset(found.peft_config[ADAPTER].to_dict()))
+    config.inference_mode = True
     with staged(Path(folder), overwrite) as beside:
         write_tensors(beside / WEIGHTS, tensors, {"format": "pt"})
-        config = _peft_config(lora)
-        config.inference_mode = True
         config.save_pretrained(str(beside))
     return Path(folder)
 
@@ -208,30 +220,23 @@ def _peft_config(lora: Lora) -> LoraConfig:
     )
 
 
+def _preset(said: Mapping[str, Any]) -> Lora:
+    """The adapters that a configuration of peft describes. Raises KeyError, TypeError, ValueError, AttributeError."""
+    named = said["target_modules"]
+    targets = tuple(named.replace("\\.", ".").split("|")) if isinstance(named, str) else tuple(sorted(named))
+    return Lora(targets, int(said["r"]), said["lora_alpha"], said["lora_dropout"])
+
+
 def _read_config(path: Path) -> Lora:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        pattern = said["target_modules"]
-        targets = tuple(pattern.replace("\\.", ".").split("|")) if isinstance(pattern, str) else tuple(sorted(pattern))
-        lora = Lora(targets, int(said["r"]), said["lora_alpha"], said["lora_dropout"])
+        lora = _preset(said)
+        plain = json.loads(json.dumps(_peft_config(lora).to_dict(), default=sorted))
+        other = sorted(k for k, v in said.items() if k not in _BESIDE and k in plain and v != plain[k])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise ConfigError("not the configuration of a LoRA adapter", source=path.name) from e
-    plain = json.loads(json.dumps(_peft_config(lora).to_dict(), default=sorted))
-    ignored = {
-        "target_modules",
-        "inference_mode",
-        "peft_version",
-        "base_model_name_or_path",
-        "task_type",
-        "auto_mapping",
-        "revision",
-        "init_lora_weights",
-    }
-    other = sorted(k for k, v in said.items() if k not in ignored and k in plain and v != plain[k])
-    if said.get("peft_type") != "LORA" or other:
-        raise ConfigError(
-            f"adapters here are plain LoRA; this one sets {', '.join(other) or 'another type'}", got=other
-        )
+    if other:
+        raise ConfigError(f"adapters here are plain LoRA; this one sets {', '.join(other)}", got=other)
     return lora
 
 
@@ -273,15 +278,10 @@ def _require_adaptable(model: nn.Module, target: str) -> nn.Linear:
 
 def _shapes(model: nn.Module, target: str, lora: Lora) -> Iterator[tuple[str, tuple[int, int]]]:
     base = _require_adaptable(model, target)
-    out = base.out_features // (
-        3 if _third(target) and isinstance(base, nn.Linear) and not _is_split(model, target) else 1
-    )
+    third = target not in dict(model.named_modules())  # of a matrix that is still to be split
+    out = base.out_features // len(PARTS_OF_QKV) if third else base.out_features
     yield "lora_A.weight", (lora.rank, base.in_features)
     yield "lora_B.weight", (out, lora.rank)
-
-
-def _is_split(model: nn.Module, target: str) -> bool:
-    return target in dict(model.named_modules())
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
