@@ -127,12 +127,13 @@ def save_lora(model: nn.Module, folder: str | os.PathLike[str], *, overwrite: bo
     Raises InputError for a model without adapters, RunError where a rank holds an empty share of one (ZeRO-3: gather
     first), WeightsError when the folder is in use.
     """
-    if not any(_adapted(model)):
+    held = [weight for _, layer in _adapted(model) for table in _tables(layer) for weight in table.parameters()]
+    if not held:
         raise InputError("the model has no adapters")
+    if empty := sum(not weight.numel() for weight in held):
+        raise RunError(f"{empty} of {len(held)} adapter tensors are empty here: ranks hold them in shares", got=empty)
     state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
     whole = {k: t.full_tensor() if isinstance(t, DTensor) else t for k, t in state.items()}
-    if empty := [name for name, t in whole.items() if not t.numel()]:
-        raise RunError(f"{len(empty)} adapters are empty here ({empty[0]}): their ranks hold them in shares")
     tensors = {PREFIX + name: t.detach().to("cpu", copy=True).contiguous() for name, t in whole.items()}
     found: Any = model
     config = _peft_config(_preset(found.peft_config[ADAPTER].to_dict()))
