@@ -159,11 +159,12 @@ def test_a_config_that_means_nothing_is_refused(wrong: dict):
         replace(TINY, **wrong)
 
 
-@pytest.mark.slow
-def test_two_steps_at_full_shapes():
-    """3,645 rows of 1,152 channels of each page, 980 of them kept, 4,096 channels after the projector."""
+@pytest.mark.parametrize("layers", [2, pytest.param(SO400M.layers, marks=pytest.mark.slow)])
+def test_two_steps_at_full_shapes(layers: int):
+    """3,645 rows of 1,152 channels of each page, 980 of them kept, 4,096 channels after the projector; the whole tower
+    in the slow form."""
     torch.manual_seed(0)
-    encoder = tubelet.untrained(SO400M)
+    encoder = tubelet.untrained(replace(SO400M, layers=layers))
     front = FrontEnd(
         encoder,
         tubelet.build_projector("mlp2x_gelu", 1152, 4096),
@@ -175,6 +176,7 @@ def test_two_steps_at_full_shapes():
     [line] = model.lines
     assert (line.tensors, line.parameters) == (4, 860_160) == (4, lora_numbers(model))
     assert model.config.lora == SEED
+    assert layers == 2 or front.depth == LAVIDA_DEPTH
     seen = model.look(pictures(2, 768))
     assert tuple(seen.rows.x.shape) == (2 * 3645, 1152)
     text, targets = words(2, 1152), captions(2, 4096)
