@@ -169,7 +169,7 @@ def test_two_steps_at_full_shapes(layers: int):
         encoder,
         tubelet.build_projector("mlp2x_gelu", 1152, 4096),
         LAVIDA,
-        depth=LAVIDA_DEPTH,
+        depth=layers - 1,
         newline=torch.zeros(4096),
     )
     model = Alignment(front, AlignmentConfig())
