@@ -11,11 +11,12 @@ from torch import Tensor
 import tubelet
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.families.siglip import SIGLIP
-from tubelet.language.front import LAVIDA_DEPTH, FrontEnd
-from tubelet.metrics.alignment import alignment
+from tubelet.inspect.metrics.alignment import alignment
+from tubelet.language.project.projector import build_projector
+from tubelet.language.vlm.lavida import LAVIDA_DEPTH, FrontEnd
 from tubelet.packed import Packed
 from tubelet.pixels.views_plan import LAVIDA, ViewRule
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.reduce.relevance import in_joint_space
 from tubelet.reduce.shirg import Weights, shirg
 from tubelet.train.alignment import ALIGNMENT_HOMES, Alignment, AlignmentConfig
@@ -38,7 +39,7 @@ def front() -> FrontEnd:
     with torch.no_grad():
         for weight in encoder.parameters():
             weight.normal_(0, 0.1)
-    projector = tubelet.build_projector("mlp2x_gelu", HIDDEN, WIDTH)
+    projector = build_projector("mlp2x_gelu", HIDDEN, WIDTH)
     return FrontEnd(encoder, projector, RULE, depth=2, newline=torch.zeros(WIDTH))
 
 
@@ -167,7 +168,7 @@ def test_two_steps_at_full_shapes(layers: int):
     encoder = tubelet.untrained(replace(SO400M, layers=layers))
     front = FrontEnd(
         encoder,
-        tubelet.build_projector("mlp2x_gelu", 1152, 4096),
+        build_projector("mlp2x_gelu", 1152, 4096),
         LAVIDA,
         depth=layers - 1,
         newline=torch.zeros(4096),

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 import tubelet
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError, KeyMismatch, RunError, UnsafeFile, WeightsError
-from tubelet.language.front import LAVIDA_TOWER, FrontEnd
+from tubelet.language.project.projector import build_projector
+from tubelet.language.vlm.lavida import LAVIDA_TOWER, FrontEnd
 from tubelet.packed import Packed
+from tubelet.pixels.patchify import from_pixels
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.train.lora import SEED, UPSTREAM, Lora, add_lora, load_lora, lora_numbers, merge_lora, save_lora
 from tubelet.train.parts import percent, set_trainable
@@ -34,7 +36,7 @@ def front(seed: int = 0, **changes: object) -> FrontEnd:
     with torch.no_grad():
         for weight in encoder.parameters():
             weight.normal_(0, 0.2)
-    return FrontEnd(encoder, tubelet.build_projector("mlp2x_gelu", HIDDEN, WIDTH), RULE, depth=2).eval()
+    return FrontEnd(encoder, build_projector("mlp2x_gelu", HIDDEN, WIDTH), RULE, depth=2).eval()
 
 
 def moved(model: nn.Module, seed: int = 1) -> nn.Module:
@@ -51,7 +53,7 @@ def values(model: FrontEnd) -> Tensor:
     """What the model makes of fixed patches, with gradients on so that no shortcut is taken."""
     g = torch.Generator().manual_seed(5)
     pixels = torch.rand(2, 3, 28, 42, generator=g) * 2 - 1
-    p: Packed = tubelet.from_pixels(pixels, model.encoder.pixels)
+    p: Packed = from_pixels(pixels, model.encoder.pixels)
     return model.projector(model.look(p).rows).x.detach()
 
 
@@ -64,7 +66,7 @@ def whole_front() -> FrontEnd:
         encoder = Encoder(LAVIDA_TOWER)
         return FrontEnd(
             encoder,
-            tubelet.build_projector("mlp2x_gelu", 1152, 4096),
+            build_projector("mlp2x_gelu", 1152, 4096),
             depth=26,
             newline=torch.zeros(4096, device="meta"),
         )
@@ -125,7 +127,7 @@ def test_every_adapter_learns_and_nothing_else():
     optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=0.01)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     g = torch.Generator().manual_seed(5)
-    p = tubelet.from_pixels(torch.rand(2, 3, 28, 42, generator=g), model.encoder.pixels)
+    p = from_pixels(torch.rand(2, 3, 28, 42, generator=g), model.encoder.pixels)
     for _ in range(2):
         optimizer.zero_grad()
         model.projector(model.look(p).rows).x.square().mean().backward()
@@ -137,7 +139,7 @@ def test_every_adapter_learns_and_nothing_else():
 def test_without_gradients_the_fast_path_does_not_go_around_adapters():
     model = moved_front()
     g = torch.Generator().manual_seed(5)
-    p = tubelet.from_pixels(torch.rand(1, 3, 28, 28, generator=g), model.encoder.pixels)
+    p = from_pixels(torch.rand(1, 3, 28, 28, generator=g), model.encoder.pixels)
     slow = model.look(p).rows.x.detach()
     with torch.no_grad():
         torch.testing.assert_close(model.look(p).rows.x, slow, rtol=1e-5, atol=1e-5)
@@ -329,15 +331,15 @@ def test_matrices_that_their_owner_reads_are_refused():
     for target in ("encoder.layers.0.qkv", "encoder.layers.0.qkv.q"):
         with pytest.raises(ConfigError, match="Layer reads"):
             add_lora(keyless, Lora((target,)))
-    linear = nn.ModuleDict({"projector": tubelet.build_projector("linear", 4, 5)})
+    linear = nn.ModuleDict({"projector": build_projector("linear", 4, 5)})
     with pytest.raises(ConfigError, match="a Linear, adapters"):
         add_lora(linear, Lora(("projector",)))
 
 
 def test_a_target_is_one_module_and_not_those_that_end_like_it():
-    model = nn.ModuleDict({"projector": tubelet.build_projector("mlp2x_gelu", 4, 5), "other": nn.ModuleDict()})
+    model = nn.ModuleDict({"projector": build_projector("mlp2x_gelu", 4, 5), "other": nn.ModuleDict()})
     inner: nn.ModuleDict = model["other"]  # pyright: ignore[reportAssignmentType]
-    inner["projector"] = tubelet.build_projector("mlp2x_gelu", 4, 5)
+    inner["projector"] = build_projector("mlp2x_gelu", 4, 5)
     assert add_lora(model, Lora(("projector.0",), 2)) == 2 * (4 + 5)
 
 

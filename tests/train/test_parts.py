@@ -10,9 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 import tubelet
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, RunError
-from tubelet.language.align import TokenIds
-from tubelet.language.model import VLM
-from tubelet.language.scheme import Scheme
+from tubelet.language.placing.align import TokenIds
+from tubelet.language.project.projector import build_projector
+from tubelet.language.vlm.model import VLM
+from tubelet.language.vlm.scheme import Scheme
+from tubelet.pixels.views_plan import ViewRule
 from tubelet.train.lora import Lora, add_lora
 from tubelet.train.parts import (
     check_optimizer,
@@ -40,8 +42,8 @@ def vlm(*, newline: bool = False) -> VLM:
         hidden_size=WIDTH, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=31
     )
     encoder = tubelet.untrained(encoder_config())
-    projector = tubelet.build_projector("mlp2x_gelu", 8, WIDTH)
-    views = tubelet.ViewRule(224, ((224, 448),), pool="bilinear", join="unpad") if newline else None
+    projector = build_projector("mlp2x_gelu", 8, WIDTH)
+    views = ViewRule(224, ((224, 448),), pool="bilinear", join="unpad") if newline else None
     scheme = Scheme(TokenIds(image=-200), pixels=encoder.pixels, views=views)
     return VLM(
         encoder, LlamaForCausalLM(config), scheme, projector=projector, newline=torch.zeros(WIDTH) if newline else None

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.language.front import FrontEnd, Looked
+from tubelet.language.vlm.lavida import FrontEnd, ViewFeatures
 from tubelet.packed import Packed
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.reduce.relevance import in_joint_space
 from tubelet.reduce.shirg import TEXT_ONLY, Weights, shirg
 from tubelet.shapes import Float
@@ -61,7 +61,7 @@ class AlignmentConfig:
 
 
 class Aligned(NamedTuple):
-    """loss: a scalar with its graph. pictures: (N, D) vectors, for `tubelet.metrics.alignment.alignment`."""
+    """loss: a scalar with its graph. pictures: (N, D) vectors, for `tubelet.inspect.metrics.alignment.alignment`."""
 
     loss: Float[Tensor, ""]
     pictures: Float[Tensor, "N D"]
@@ -90,13 +90,13 @@ class Alignment(nn.Module):
         learns = any(weight.requires_grad for weight in front.encoder.parameters())
         self.frozen_tower = not learns
 
-    def look(self, clips: Sequence[Clip]) -> Looked:
+    def look(self, clips: Sequence[Clip]) -> ViewFeatures:
         """The tower's rows of all views; without a graph while no weight of the tower learns."""
         patches = self.front.cut(clips).to(self.front.encoder.patch.weight.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_tower):
             return self.front.look(patches)
 
-    def kept(self, seen: Looked, words: Sequence[Tensor] | Tensor | None) -> Packed:
+    def kept(self, seen: ViewFeatures, words: Sequence[Tensor] | Tensor | None) -> Packed:
         """The rows that go on, `budget` of each picture. words: as in `tubelet.reduce.relevance.relevance`."""
         weights = self.config.weights
         with torch.no_grad():  # a choice has no gradient
@@ -105,7 +105,7 @@ class Alignment(nn.Module):
 
     def forward(
         self,
-        seen: Looked,
+        seen: ViewFeatures,
         words: Sequence[Tensor] | Tensor | None,
         texts: Float[Tensor, "N D"],
         *,

@@ -29,7 +29,7 @@ from torch.distributed.tensor import DTensor
 from tubelet.encoder.layers import Layer, PatchEmbed
 from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.errors import ConfigError, InputError, KeyMismatch, RunError, UnsafeFile
-from tubelet.files import write_tensors
+from tubelet.packed.file import write_tensors
 from tubelet.shapes import Float
 from tubelet.weights.save import staged
 

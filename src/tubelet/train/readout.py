@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.encoder.pool import attended, segment_sum
+from tubelet.encoder.pool import attention_pooled, segment_sum
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Item, Packed
 from tubelet.reduce.blank import blank_rows, has_blank
@@ -64,7 +64,7 @@ class AttentionReadout(nn.Module):
     def forward(self, p: Packed) -> Float[Tensor, "N D"]:
         whole = pictures_as_items(p)
         query = self.query.float() * self.query.shape[1] ** -0.5
-        return attended(whole, query, self.key.float(), self.value.float(), None)
+        return attention_pooled(whole, query, self.key.float(), self.value.float(), None)
 
 
 def mean_embeddings(table: Float[Tensor, "V D"], texts: list[list[int]]) -> Float[Tensor, "N D"]:
