@@ -6,20 +6,22 @@ Run in children of a fork server that has imported everything already, so that a
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint  # noqa: F401  part of what a child finds imported
+import torch._dynamo  # noqa: F401  the first optimizer imports it; a child should find it imported
+import torch.distributed.checkpoint  # noqa: F401
 from torch import Tensor, nn
 
-from tubelet.train.checkpoint import newest_whole
+from tubelet.train.checkpoint import newest_whole, read_part, shapes_of
 from tubelet.train.config import OptimizerConfig, ReportConfig, SaveConfig, ScheduleConfig, TrainConfig
 from tubelet.train.loop import Loss, train
 from tubelet.train.order import Batches
@@ -115,6 +117,15 @@ def run(config: TrainConfig, make: Any = make_batch, model: nn.Module | None = N
         return train(config, group, model or Toy(), batches, make)
 
 
+def tensors(folder: Path, part: str = "model") -> dict[str, Tensor]:
+    """A part of the newest whole checkpoint, put together."""
+    path = newest_whole(folder).path
+    assert path is not None
+    read = {name: torch.zeros(shape) for name, shape in shapes_of(path / part).items()}
+    read_part(path / part, read)
+    return read
+
+
 def digest(folder: Path) -> str:
     """Of the weights, the optimizers' state and the mean in the newest whole checkpoint, and its counters."""
     path = newest_whole(folder).path
@@ -129,22 +140,35 @@ def digest(folder: Path) -> str:
 # ---- children
 
 
-def child(config: TrainConfig, rank: int, world: int, port: int, die_at: int | None, slow_s: float, mix: bool) -> None:
-    """One rank. die_at: it kills itself at the n-th thing it does to a file, counted from its first save."""
+class Behaviour(NamedTuple):
+    """What a child does besides training."""
+
+    die_at: int | None = None  # kills itself at the n-th thing it does to a file, counted from its first save
+    slow_s: float = 0.0  # sleeps so long for each batch
+    mix: bool = False  # whole batches without a picture
+    touches: bool = True  # the model runs what a batch without pictures leaves out
+    file_bytes: int | None = None  # no file may become larger
+
+
+def child(config: TrainConfig, rank: int, world: int, port: int, behaviour: Behaviour) -> None:
+    """One rank; what it says goes to a file beside the run's folder."""
     torch.set_num_threads(1)
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    said = config.folder.with_name(f"{config.folder.name}.rank{rank}")
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     if world > 1 or config.strategy != "one":
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if die_at is not None:
-        sys.addaudithook(DiesAt(config.folder, die_at))
-    made = text_or_pictures if mix else make_batch
+    if behaviour.file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (behaviour.file_bytes, resource.RLIM_INFINITY))
+    if behaviour.die_at is not None and rank == 0:
+        sys.addaudithook(DiesAt(config.folder, behaviour.die_at))
+    made = text_or_pictures if behaviour.mix else make_batch
 
     def make(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
-        time.sleep(slow_s)
+        time.sleep(behaviour.slow_s)
         return made(ids, step)
 
-    sys.exit(run(config, make).exit_code)
+    sys.exit(run(config, make, Toy(touches=behaviour.touches)).exit_code)
 
 
 class DiesAt:

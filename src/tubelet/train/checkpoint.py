@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
@@ -254,7 +255,9 @@ def read_part(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         from torch.distributed.checkpoint import HuggingFaceStorageReader
         from torch.distributed.checkpoint import load as load_sharded
 
-        load_sharded(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # of one process that is what is meant
+            load_sharded(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
 
 
 def shapes_of(folder: Path) -> dict[str, torch.Size]:

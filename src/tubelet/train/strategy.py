@@ -97,8 +97,7 @@ def wrapped(model: nn.Module, group: Group) -> nn.Module:
     model = model.to(group.device)
     if group.strategy == "ddp":
         on = [group.device.index] if group.device.type == "cuda" else None
-        # Buffers are the same on every rank already: values of a configuration, not statistics of a batch.
-        model = DistributedDataParallel(model, device_ids=on, broadcast_buffers=False, gradient_as_bucket_view=True)
+        model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
     elif group.strategy == "fsdp2":
         mesh = init_device_mesh(group.device.type, (group.world,))
         for block in _blocks(model):
