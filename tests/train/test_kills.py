@@ -9,10 +9,10 @@ from runs import finish, killed_on_the_way, run_to_the_end, said, start
 from train_toy import Behaviour, digest, tensors, toy_config
 
 from tubelet.train.checkpoint import newest_whole
-from tubelet.train.config import OptimizerConfig, SaveConfig
+from tubelet.train.config import OptimizerConfig, SaveConfig, ScheduleConfig
 
 STEPS = 28
-EVENTS_OF_A_SAVE = 45  # openings, renames, removals, from the first folder to the last old file gone; about
+EVENTS_OF_A_SAVE = 64  # openings, renames, removals, from the first folder to the last old file gone; about
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def test_twelve_kills_at_random_moments(tmp_path: Path, unbroken: str):
     assert digest(config.folder) == unbroken
 
 
-def die_inside_saves(folder: Path, moments: list[int]) -> str:
+def die_inside_saves(folder: Path, moments: list[int], steps: int) -> str:
     """Kills at the n-th thing a save does to a file; after each the newest checkpoint is whole or there is none yet."""
-    config = toy_config(folder, steps=STEPS)
+    config = toy_config(folder, steps=steps)
     before = -1
     for n in moments:
         assert finish(start(config, 1, Behaviour(die_at=n))) == [-signal.SIGKILL], (n, said(config))
@@ -44,12 +44,14 @@ def die_inside_saves(folder: Path, moments: list[int]) -> str:
 
 def test_eight_kills_inside_saves(tmp_path: Path, unbroken: str):
     moments = [i * EVENTS_OF_A_SAVE // 8 for i in range(8)]
-    assert die_inside_saves(tmp_path / "run", moments) == unbroken
+    assert die_inside_saves(tmp_path / "run", moments, STEPS) == unbroken
 
 
 @pytest.mark.slow
-def test_kills_at_every_moment_of_a_save(tmp_path: Path, unbroken: str):
-    assert die_inside_saves(tmp_path / "run", list(range(EVENTS_OF_A_SAVE))) == unbroken
+def test_kills_at_every_moment_of_a_save(tmp_path: Path):
+    run_to_the_end(toy_config(tmp_path / "unbroken", steps=120))
+    died = die_inside_saves(tmp_path / "run", list(range(EVENTS_OF_A_SAVE)), 120)
+    assert died == digest(tmp_path / "unbroken")
 
 
 @pytest.mark.slow
@@ -118,18 +120,13 @@ def test_one_process_ddp_and_fsdp2_come_to_the_same(tmp_path: Path):
 def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path):
     """1 -> 2 (FSDP2) -> 1: the same order, and the same weights up to rounding."""
     optimizer = OptimizerConfig(lr=1e-3, eps=1e-4)
-    whole = toy_config(tmp_path / "unbroken", steps=9, optimizer=optimizer, save=SaveConfig())
-    run_to_the_end(whole)
+    level = ScheduleConfig("constant", warmup_steps=4)
+    base = toy_config(tmp_path / "unbroken", steps=9, optimizer=optimizer, schedule=level, save=SaveConfig())
+    run_to_the_end(base)
     for steps, strategy, world in ((3, "one", 1), (6, "fsdp2", 2), (9, "one", 1)):
-        schedule = replace(whole.schedule, kind="constant")
-        run_to_the_end(
-            replace(
-                whole, folder=tmp_path / "run", steps=steps, strategy=strategy, accumulation=2 // world, schedule=schedule
-            ),
-            world,
-        )
-    run_to_the_end(replace(whole, folder=tmp_path / "level", schedule=replace(whole.schedule, kind="constant")))
-    one, other = tensors(tmp_path / "level"), tensors(tmp_path / "run")
+        part = replace(base, folder=tmp_path / "run", steps=steps, strategy=strategy, accumulation=2 // world)
+        run_to_the_end(part, world)
+    one, other = tensors(tmp_path / "unbroken"), tensors(tmp_path / "run")
     assert max(float((one[n] - other[n]).abs().max()) for n in one) <= 1e-5
 
 
@@ -151,3 +148,4 @@ def test_that_check_would_notice(tmp_path: Path):
     """A model that does not touch what it leaves out fails it."""
     config = toy_config(tmp_path / "run", steps=6, strategy="ddp", accumulation=1, timeout_s=5.0, save=SaveConfig())
     assert finish(start(config, 2, Behaviour(mix=True, touches=False))) != [0, 0]
+    assert "Expected to have finished reduction" in said(config)

@@ -245,7 +245,8 @@ def cached_tokens(
     """
     target = Path(path)
     try:
-        with np.load(target, allow_pickle=False) as held:
+        # Opened here: numpy leaves a file open when its archive is damaged.
+        with target.open("rb") as file, np.load(file, allow_pickle=False) as held:
             if str(held["fingerprint"]) == fingerprint:
                 return np.asarray(held["tokens"], dtype=np.int64)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
