@@ -21,6 +21,7 @@ import torch._dynamo  # noqa: F401  the first optimizer imports it; a child shou
 import torch.distributed.checkpoint  # noqa: F401
 from torch import Tensor, nn
 
+from tubelet.errors import TubeletError
 from tubelet.train.checkpoint import newest_whole, read_part, shapes_of
 from tubelet.train.config import OptimizerConfig, ReportConfig, SaveConfig, ScheduleConfig, TrainConfig
 from tubelet.train.loop import Loss, train
@@ -168,7 +169,11 @@ def child(config: TrainConfig, rank: int, world: int, port: int, behaviour: Beha
         time.sleep(behaviour.slow_s)
         return made(ids, step)
 
-    sys.exit(run(config, make, Toy(touches=behaviour.touches)).exit_code)
+    try:
+        code = run(config, make, Toy(touches=behaviour.touches)).exit_code
+    except TubeletError as e:
+        sys.exit(f"{type(e).__name__}: {e}")
+    sys.exit(code)
 
 
 class DiesAt:

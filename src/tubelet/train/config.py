@@ -11,7 +11,7 @@ import difflib
 import os
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -198,12 +198,10 @@ def from_tree(kind: type[C], tree: Any, where: str = "") -> C:
             near = difflib.get_close_matches(str(name), names, 1)
             hint = f"; {near[0]} is meant?" if near else ""
             raise ConfigError(f"no entry {_joined(where, str(name))}{hint}", expected=names, got=name)
-    values = {name: _value(hints[name], tree[name], _joined(where, name)) for name in names if name in tree}
-    try:
-        return kind(**values)
-    except TypeError as e:
-        missing = [f for f in names if f not in values and f"'{f}'" in str(e)]
-        raise ConfigError(f"{', '.join(_joined(where, m) for m in missing)} is missing", expected=missing) from e
+    required = [f.name for f in fields(cast(Any, kind)) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [_joined(where, name) for name in required if name not in tree]:
+        raise ConfigError(f"{', '.join(missing)} missing", expected=missing)
+    return kind(**{name: _value(hints[name], tree[name], _joined(where, name)) for name in names if name in tree})
 
 
 def _joined(where: str, name: str) -> str:

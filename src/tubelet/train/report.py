@@ -49,8 +49,8 @@ class Report:
         self._log, self._board, self._bar = None, None, None
         if not speaks:
             return
-        self._log = _opened(folder / LOG)
         self._board = _board(folder) if config.tensorboard else None
+        self._log = _opened(folder / LOG)
         console = Console(stderr=True)
         if config.bar and console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn(_COLUMNS), TimeElapsedColumn())
