@@ -17,6 +17,7 @@ from tubelet.train.config import TrainConfig
 from tubelet.train.report import LOG, read_log
 
 SERVER = get_context("forkserver")
+ORDINARY = Behaviour()
 WAIT_S = 240.0  # after it a run counts as hanging
 
 
@@ -31,7 +32,7 @@ def serve() -> None:
         os.environ["PYTHONPATH"] = before
 
 
-def start(config: TrainConfig, world: int = 1, behaviour: Behaviour = Behaviour()) -> list[BaseProcess]:
+def start(config: TrainConfig, world: int = 1, behaviour: Behaviour = ORDINARY) -> list[BaseProcess]:
     """The ranks of one run."""
     serve()
     with socket.socket() as held:
@@ -64,7 +65,7 @@ def kill(ranks: Sequence[BaseProcess]) -> None:
         process.join()
 
 
-def run_to_the_end(config: TrainConfig, world: int = 1, behaviour: Behaviour = Behaviour()) -> None:
+def run_to_the_end(config: TrainConfig, world: int = 1, behaviour: Behaviour = ORDINARY) -> None:
     codes = finish(start(config, world, behaviour))
     assert codes == [0] * world, (codes, said(config))
 

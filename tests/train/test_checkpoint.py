@@ -111,7 +111,9 @@ def test_where_all_are_broken_nothing_starts_anew(checkpoints: Checkpoints):
 
 def test_tensors_must_be_the_same(checkpoints: Checkpoints):
     path = checkpoints.save(1, parts(1), {"step": 1})
-    with pytest.raises(CheckpointError, match=r"1 missing \['b'\], 1 unexpected \['step'\], 1 of another shape \['w'\]"):
+    with pytest.raises(
+        CheckpointError, match=r"1 missing \['b'\], 1 unexpected \['step'\], 1 of another shape \['w'\]"
+    ):
         read_part(path / "model", {"w": torch.zeros(2, 2), "b": torch.zeros(1)})
 
 
@@ -140,9 +142,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path):
     assert newest_whole(config.folder).path == config.folder / "step-00000004"
 
 
-def test_too_little_room_is_told_before_anything_is_written(
-    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
-):
+def test_too_little_room_is_told_before_anything_is_written(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch):
     checkpoints.save(1, parts(1), {"step": 1})
     usage = shutil.disk_usage(checkpoints.folder)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from runs import finish, run_to_the_end, said, start
 from torch import Tensor, nn
-from train_toy import Behaviour, Toy, digest, make_batch, run, tensors, toy_config
+from train_toy import Behaviour, Toy, digest, make_batch, run, tensors, token_counts, toy_config
 
 import tubelet
 from tubelet.errors import RunError
@@ -36,7 +36,7 @@ def test_a_run_learns_and_tells(tmp_path: Path):
     told = steps_told(tmp_path)
     assert [line["step"] for line in told] == list(range(60))
     assert sum(line["loss"] for line in told[-10:]) < 0.7 * sum(line["loss"] for line in told[:10])
-    assert 0 <= told[-1]["right"] <= 1 and told[0]["tokens"] > told[0]["count"] > 0
+    assert 0 <= told[-1]["right"] <= 1 and told[0]["tokens"] > told[0]["counted"] > 0
     assert told[0]["lr"] == {"adamw": 0.0025, "adamw_no_decay": 0.0025}
 
 
@@ -47,16 +47,13 @@ def test_the_gradient_is_that_of_all_tokens_of_a_step(tmp_path: Path):
     model, before = Toy().eval(), Toy().eval()
     model.train = lambda mode=True: model  # type: ignore[method-assign]  no dropout in this comparison
     run(config, model=model)
-    batches = Batches([4] * 96, 80)
-    del batches
     told = steps_told(tmp_path)[0]
-    with joined("one", device="cpu"):
-        order = Batches(train_tokens(), config.budget, seed=config.seed, accumulation=3)
+    order = Batches(token_counts(), config.budget, seed=config.seed, accumulation=3)
     losses = [before(make_batch(micro.ids, 0)) for micro in order.at(0)[0]]
-    count = sum(float(loss.count) for loss in losses)
+    count = sum(float(loss.counted) for loss in losses)
     mean = sum((loss.total for loss in losses), torch.tensor(0.0)) / count
     mean.backward()
-    assert told["loss"] == pytest.approx(float(mean), rel=1e-6) and told["count"] == count
+    assert told["loss"] == pytest.approx(float(mean.detach()), rel=1e-6) and told["counted"] == count
     for (name, old), new in zip(before.named_parameters(), model.parameters(), strict=True):
         if old.grad is not None:
             torch.testing.assert_close(new, old - 0.1 * old.grad / 1e6, rtol=1e-6, atol=1e-9, msg=name)
@@ -64,20 +61,16 @@ def test_the_gradient_is_that_of_all_tokens_of_a_step(tmp_path: Path):
     assert told["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
-def train_tokens() -> Any:
-    from train_toy import token_counts
-
-    return token_counts()
-
-
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 0)], ids=str
 )
 def test_a_signal_saves_at_the_border_of_a_step_and_the_rest_is_bit_equal(tmp_path: Path, number: int, code: int):
     config = toy_config(tmp_path / "run", steps=8, save=SaveConfig())
+    sent: list[int] = []
 
     def sends(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
-        if step == 3:
+        if step == 3 and not sent:
+            sent.append(step)
             os.kill(os.getpid(), number)
         return make_batch(ids, step)
 
@@ -88,6 +81,17 @@ def test_a_signal_saves_at_the_border_of_a_step_and_the_rest_is_bit_equal(tmp_pa
     run(config)
     run(replace(config, folder=tmp_path / "unbroken"))
     assert digest(config.folder) == digest(tmp_path / "unbroken")
+
+
+def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path):
+    def sends(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)  # for each of the step's two batches
+        return make_batch(ids, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_config(tmp_path, steps=8, save=SaveConfig()), sends)
+    assert newest_whole(tmp_path).path is None
 
 
 def test_a_signal_to_one_rank_stops_all(tmp_path: Path):
@@ -140,10 +144,10 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_samples(tmp_pat
         assert (two / part / "whole.safetensors").read_bytes() == (three / part / "whole.safetensors").read_bytes()
     assert read_state(three)["skipped"] == read_state(three)["skipped_in_a_row"] == 1
     line = next(line for line in read_log(config.folder / LOG) if line["kind"] == "skipped")
-    micros = Batches(train_tokens(), 80, seed=11, accumulation=2).at(2)[0]
+    micros = Batches(token_counts(), 80, seed=11, accumulation=2).at(2)[0]
     guilty = micros if gradient_alone else micros[:1]
     assert line["samples"] == sorted(i for m in guilty for i in m.ids)
-    assert f"step 2 was skipped" in line["message"]
+    assert "step 2 was skipped" in line["message"]
 
 
 def test_three_in_a_row_stop_also_over_a_restart(tmp_path: Path):
@@ -248,7 +252,7 @@ def test_a_scalar_is_a_mean(tmp_path: Path):
     class Mean(Toy):
         def forward(self, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
             loss = super().forward(batch)
-            return loss.total / loss.count
+            return loss.total / loss.counted
 
     outcome = run(toy_config(tmp_path, steps=2), model=Mean())
     assert outcome.loss is not None and 0 < outcome.loss < 30
@@ -258,7 +262,7 @@ def test_flops_become_mfu(tmp_path: Path):
     config = toy_config(tmp_path, steps=2)
     config = replace(config, report=replace(config.report, peak_flop_per_s=1e9))
     with joined("one", device="cpu") as group:
-        batches = Batches(train_tokens(), config.budget, seed=config.seed, accumulation=2)
+        batches = Batches(token_counts(), config.budget, seed=config.seed, accumulation=2)
         train(config, group, Toy(), batches, make_batch, flop_of=lambda batch: 500.0)
     told = steps_told(tmp_path)[0]
     assert told["mfu"] == pytest.approx(1000.0 / told["seconds"] / 1e9, rel=1e-3)

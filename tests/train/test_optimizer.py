@@ -98,7 +98,7 @@ def test_states_have_names_and_room():
     held = state_tensors(optimizers)
     assert {"odd/step", "odd/exp_avg", "odd/exp_avg_sq", "blocks.0.qkv.weight/momentum"} <= held.keys()
     others = build_optimizers(Toy(), OptimizerConfig(kind="muon"))
-    make_room(others, {n: t.shape for n, t in held.items()})
+    make_room(others, held)
     room = state_tensors(others)
     assert {n: t.shape for n, t in room.items()} == {n: t.shape for n, t in held.items()}
     assert all(not t.any() for t in room.values())

@@ -48,7 +48,7 @@ def test_a_configuration_survives_a_round_trip():
         ({"optimizer": {"lr": True}}, "optimizer.lr must be float, got True"),
         ({"optimizer": {"lr": 0}}, "optimizer.lr must be above 0, got 0"),
         ({"optimizer": 3}, "optimizer must be a list of names with values"),
-        ({"optimizer": {"betas": [0.9]}}, "optimizer.betas must be tuple"),
+        ({"optimizer": {"betas": [0.9]}}, "optimizer.betas must be 2 values, got [0.9]"),
         ({"optimizer": {"split": {"a": "b"}}}, "optimizer.split.a must be int"),
         ({"cost": {"cubic": 1}}, "cost must have quadratic, linear, constant"),
         ({"strategy": "zero"}, "strategy must be one or ddp or fsdp2, got 'zero'"),

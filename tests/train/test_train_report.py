@@ -18,7 +18,9 @@ def figures(step: int, loss: float = 1.0) -> Figures:
 
 
 def test_a_line_a_step_and_a_picture(tmp_path: Path):
-    report = Report(tmp_path, ReportConfig(bar=False, every_steps=2, peak_flop_per_s=1e8), speaks=True, start=0, steps=6)
+    report = Report(
+        tmp_path, ReportConfig(bar=False, every_steps=2, peak_flop_per_s=1e8), speaks=True, start=0, steps=6
+    )
     for step in range(6):
         report.step(figures(step, 6.0 - step), {"adamw": 1e-3})
     report.close()

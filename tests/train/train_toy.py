@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch._dynamo  # noqa: F401  the first optimizer imports it; a child should find it imported
-import torch.distributed.checkpoint  # noqa: F401
+import torch._dynamo  # the first optimizer imports it; a child should find it imported
+import torch.distributed.checkpoint
 from torch import Tensor, nn
 
 from tubelet.errors import TubeletError

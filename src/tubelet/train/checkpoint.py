@@ -213,9 +213,7 @@ def _write_part(folder: Path, tensors: Mapping[str, Tensor], group: Group, attem
 
         def sharded() -> None:
             try:
-                save_sharded(
-                    dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True)
-                )
+                save_sharded(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
             except CheckpointException as e:
                 raise CheckpointError("a rank could not write its share", source=str(folder)) from e
 

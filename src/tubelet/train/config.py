@@ -211,38 +211,31 @@ def _joined(where: str, name: str) -> str:
 def _value(hint: Any, value: Any, where: str) -> Any:
     """`value` as the annotation says, or ConfigError."""
     origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in inner:
-            return None
-        others = [h for h in inner if h is not type(None)]
-        return _value(others[0], value, where) if len(others) == 1 else value
-    if origin is Literal:
-        right = value in inner and not isinstance(value, bool)
-    elif is_dataclass(hint):
+    if origin in (Union, types.UnionType):  # X | None is the only one there is
+        return None if value is None else _value(inner[0], value, where)
+    if is_dataclass(hint):
         return from_tree(cast(type, hint), value, where)
-    elif isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
         return _named_tuple(hint, value, where)
+    shown, right = getattr(hint, "__name__", str(hint)), False
+    if origin is Literal:
+        shown, right = " or ".join(map(str, inner)), value in inner
     elif origin is tuple and isinstance(value, list | tuple):
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-        right = len(kinds) == len(value)
-        if right:
+        shown = f"{len(kinds)} values"
+        if len(kinds) == len(value):
             return tuple(_value(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    elif origin in (dict, Mapping) and isinstance(value, Mapping) or _is_mapping(origin) and isinstance(value, Mapping):
+    elif isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return {str(k): _value(inner[1], v, _joined(where, str(k))) for k, v in value.items()}
     elif hint is float:
         value, right = _number(value)
     elif hint is Path and isinstance(value, str):
         return Path(value)
-    else:
-        right = isinstance(hint, type) and type(value) is hint  # type: a bool is not an int here
+    elif isinstance(hint, type):
+        right = type(value) is hint  # so that true is not the number 1
     if not right:
-        shown = " or ".join(map(str, inner)) if origin is Literal else getattr(hint, "__name__", str(hint))
         raise ConfigError(f"{where} must be {shown}, got {value!r}", expected=shown, got=value)
     return value
-
-
-def _is_mapping(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def _number(value: Any) -> tuple[Any, bool]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from tubelet.encoder.model import Encoder
 from tubelet.errors import CheckpointError, RunError
 from tubelet.train.checkpoint import Checkpoints
 from tubelet.train.config import TrainConfig
@@ -40,7 +41,7 @@ class Loss(NamedTuple):
     """What a model's forward gives to the loop."""
 
     total: Tensor  # scalar: the sum over all that is counted
-    count: Tensor | float  # how much that is: tokens with a label, pairs; gradients are divided by its sum over ranks
+    counted: Tensor | float  # how much that is: tokens with a label, pairs; gradients are divided by its sum over ranks
     shown: Mapping[str, Tensor | float] = {}  # scalars to tell; of rank 0, means over its micro-batches
 
 
@@ -187,7 +188,7 @@ class _Run:
         for k, batch in enumerate(self.made.at(step)):
             losses.append(self._run(batch, seed_of(self.config.seed, step, micros[k].number), k == len(micros) - 1))
             flop += 0.0 if self.flop_of is None else self.flop_of(batch)
-        pairs = [torch.stack([loss.total.detach().double(), _scalar(loss.count, loss.total)]) for loss in losses]
+        pairs = [torch.stack([loss.total.detach().double(), _scalar(loss.counted, loss.total)]) for loss in losses]
         numbers = torch.stack(pairs).tolist()  # the one sync of these micro-batches
         flags = [0.0] * self.batches.per_step
         for micro, (total, count) in zip(micros, numbers, strict=True):
@@ -230,7 +231,7 @@ class _Run:
         micros = [micro for rank in self.batches.at(step) for micro in rank]
         guilty = [m for m in micros if flags[m.number]] or micros
         ids = sorted(i for m in guilty for i in m.ids)
-        reason = "nothing was counted" if not figures.count else f"loss {figures.loss}, gradient {figures.grad_norm}"
+        reason = "nothing was counted" if not figures.counted else f"loss {figures.loss}, gradient {figures.grad_norm}"
         message = f"step {step:,} was skipped ({reason}): samples {ids}"
         self.report.event("skipped", message, {"step": step, "samples": ids})
         if self.progress.skipped_in_a_row >= self.config.nonfinite_in_a_row:
@@ -258,8 +259,11 @@ class _Run:
         self.report.event("saved", f"saved {path} in {seconds:.2f} s", {"step": step, "seconds": seconds})
 
     def _settle(self) -> None:
-        """DDP orders its buckets anew after its first backward, and with three ranks or more the order of a sum
-        depends on the bucket. One backward that nobody uses, the same in every start, brings all starts to that order."""
+        """Bring DDP's buckets to the order that they keep.
+
+        DDP orders them anew after its first backward, and from three ranks on the order of a sum over ranks depends on
+        the place in a bucket. One backward that nobody uses, the same at every start, comes before any that counts.
+        """
         if self.group.world > 2 and isinstance(self.model, DistributedDataParallel):
             self._run(self.made.at(0)[0], 0, True)
             for optimizer in self.trained.optimizers:
@@ -302,12 +306,12 @@ def recompute(model: nn.Module) -> None:
     """Switch gradient checkpointing on in every part that has it. Raises RunError where none has."""
     found = False
     for module in model.modules():
-        if hasattr(module, "gradient_checkpointing_enable"):
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable: Any = getattr(module, "gradient_checkpointing_enable", None)  # as transformers calls it
+        if callable(enable):
+            enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             found = True
-        elif isinstance(getattr(module, "gradient_checkpointing", None), bool):
-            module.gradient_checkpointing = True  # pyright: ignore[reportAttributeAccessIssue]
-            found = True
+        elif isinstance(module, Encoder):
+            module.gradient_checkpointing = found = True
     if not found:
         raise RunError("asked for gradient checkpointing, and no part of the model has it")
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,8 +22,8 @@ class Muon(torch.optim.Optimizer):
     groups: dicts of `params` (matrices) and `parts`, for each how many matrices are stacked in it by rows (3 for a
     fused q, k, v), which are made orthogonal apart. lr is multiplied by sqrt(max(1, rows / columns)) of each.
     Matrices of one shape are computed together. Under FSDP2 each rank puts the whole update together.
-    Source: https://kellerjordan.github.io/posts/muon, as torch.optim.Muon has it; differs by `parts`, by computing equal
-    shapes together and by sharded parameters. Cost: 2 steps x (2 m^2 n + m^3) FLOPs for m x n, m the shorter side.
+    Source: https://kellerjordan.github.io/posts/muon, as torch.optim.Muon has it; differs by `parts`, by computing
+    equal shapes together and by sharded parameters. Cost: 2 steps x (2 m^2 n + m^3) FLOPs, m the shorter side of m x n.
     """
 
     def __init__(
@@ -176,19 +176,20 @@ def state_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tens
     return out
 
 
-def make_room(optimizers: Sequence[torch.optim.Optimizer], held: Mapping[str, torch.Size]) -> None:
-    """Zero states of the names and shapes in `held`, for `state_tensors` to give and a checkpoint to fill.
+def make_room(optimizers: Sequence[torch.optim.Optimizer], held: Collection[str]) -> None:
+    """Zero states of the parameters that have one in `held`, for `state_tensors` to give and a checkpoint to fill.
 
-    Moments have their parameter's shape and are sharded as it is; counts have none and lie on the host.
+    A parameter's states are those of its optimizer, whatever `held` names: another optimizer's do not fit.
+    Moments have their parameter's shape and are sharded as it is; counts lie on the host.
     """
+    parameters = {key.rpartition("/")[0] for key in held}
     for optimizer in optimizers:
+        moments = ("momentum",) if isinstance(optimizer, Muon) else ("exp_avg", "exp_avg_sq")
         for group in optimizer.param_groups:
             for name, p in zip(group["names"], group["params"], strict=True):
-                for key, shape in held.items():
-                    of, _, what = key.rpartition("/")
-                    if of == name:
-                        like = p.shape == shape and p.ndim > 0
-                        optimizer.state[p][what] = torch.zeros_like(p) if like else torch.zeros(shape)
+                if name in parameters:
+                    counts = {} if isinstance(optimizer, Muon) else {"step": torch.tensor(0.0)}
+                    optimizer.state[p] = counts | {what: torch.zeros_like(p) for what in moments}
 
 
 class Ema:

@@ -36,6 +36,9 @@ class Cost(NamedTuple):
     constant: float = 0.0
 
 
+BY_TOKENS = Cost()
+
+
 class MicroBatch(NamedTuple):
     """What one rank computes at once."""
 
@@ -70,7 +73,7 @@ class Batches:
         seed: int = 0,
         world: int = 1,  # ranks
         accumulation: int = 1,  # micro-batches of a rank in one step
-        cost: Cost = Cost(),
+        cost: Cost = BY_TOKENS,
     ) -> None:
         self.tokens = np.ascontiguousarray(tokens, dtype=np.int64)
         self.budget, self.seed, self.world, self.accumulation, self.cost = budget, seed, world, accumulation, cost
@@ -235,13 +238,13 @@ def _check_seed(seed: int) -> None:
 def cached_tokens(
     path: str | os.PathLike[str], fingerprint: str, count: Callable[[], Sequence[int] | np.ndarray]
 ) -> np.ndarray:
-    """Token counts from the file at `path` when it was written for the same `fingerprint`; else `count()`, written there.
+    """(N,) int64 token counts of the file at `path` if it has the same `fingerprint`, else `count()`, written there.
 
-    fingerprint: whatever changes when the counts would: the data set's digest, recipe and tokenizer. int64 of one
-    dimension. The file is written beside and renamed. A damaged file is counted again.
+    fingerprint: whatever changes when the counts would: the data set's digest, recipe and tokenizer. The file is
+    written beside and renamed. A damaged file is counted again.
 
-        >>> cached_tokens("order.npz", "first", lambda: [3, 5]).tolist(), cached_tokens("order.npz", "first", list).tolist()
-        ([3, 5], [3, 5])
+        >>> [cached_tokens("order.npz", "first", count).tolist() for count in (lambda: [3, 5], list)]
+        [[3, 5], [3, 5]]
     """
     target = Path(path)
     try:

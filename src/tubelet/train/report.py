@@ -32,7 +32,7 @@ class Figures(NamedTuple):
 
     step: int  # counted from 0
     loss: float  # mean over what the model counted
-    count: float  # how much that was: tokens, pairs
+    counted: float  # how much that was: tokens, pairs
     tokens: int  # of the step's samples, as the order counts them
     grad_norm: float  # before clipping
     rate: float  # factor of the schedule
@@ -81,7 +81,7 @@ class Report:
         known = figures.flop is not None and peak
         return {
             "loss": figures.loss,
-            "count": figures.count,
+            "counted": figures.counted,
             "tokens": figures.tokens,
             "grad_norm": figures.grad_norm,
             "rate": figures.rate,
