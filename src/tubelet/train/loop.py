@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from tubelet.encoder.cpu import has_arithmetic
 from tubelet.encoder.model import Encoder
 from tubelet.errors import CheckpointError, RunError
 from tubelet.train.checkpoint import Checkpoints
@@ -93,6 +94,8 @@ def train(
         report = Report(config.folder, config.report, speaks=group.rank == 0, start=progress.step, steps=config.steps)
         stack.callback(report.close)
         report.event("start", message, {"step": progress.step, "world": group.world, "strategy": group.strategy})
+        if config.precision == "bf16" and group.device.type == "cpu" and not has_arithmetic(torch.bfloat16):
+            report.event("slow", "this CPU has no bfloat16 products: fp32 is much faster here", {})
         made = _Made(batches, group.rank, make_batch, config.prefetch)
         stack.callback(made.close)
         signals = stack.enter_context(StopSignals())
