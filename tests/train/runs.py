@@ -10,8 +10,8 @@ from multiprocessing import forkserver, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import train_toy
-from train_toy import Behaviour
+from tests.train import train_toy
+from tests.train.train_toy import Behaviour
 
 from tubelet.train.config import TrainConfig
 from tubelet.train.report import LOG, read_log
@@ -24,8 +24,8 @@ WAIT_S = 240.0  # after it a run counts as hanging
 def serve() -> None:
     """Start the server. Python 3.11's looks for what it imports in PYTHONPATH alone."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
-    SERVER.set_forkserver_preload(["train_toy", "pytest"])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), before)))
+    SERVER.set_forkserver_preload(["tests.train.train_toy", "pytest"])
     forkserver.ensure_running()
     os.environ.pop("PYTHONPATH")
     if before is not None:

@@ -1,12 +1,15 @@
 """A run that is killed again and again ends bit-equal to one that never was."""
 
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import finish, killed_on_the_way, run_to_the_end, said, start
-from train_toy import Behaviour, digest, tensors, toy_config
+from tests.train.runs import finish, killed_on_the_way, run_to_the_end, said, start, step_reached
+from tests.train.train_toy import Behaviour, digest, tensors, toy_config
 
 from tubelet.train.checkpoint import newest_whole
 from tubelet.train.config import OptimizerConfig, SaveConfig, ScheduleConfig
@@ -78,6 +81,27 @@ def test_kills_of_two_ranks(tmp_path: Path, strategy: str, kills: int):
     )
     run_to_the_end(replace(config, folder=tmp_path / "unbroken"), 2)
     killed_on_the_way(config, 2, kills, seed=kills)
+    assert digest(config.folder) == digest(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_torchrun_is_asked_to_stop_and_is_killed(tmp_path: Path, strategy: str):
+    """SIGTERM to the launcher reaches all ranks; SIGKILL to it alone leaves them running, and their folder locked."""
+    config = toy_config(tmp_path / "run", steps=60, strategy=strategy, accumulation=1)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command = [*launch, "tests.train.train_toy", str(config.folder), strategy, "60"]
+    root = Path(__file__).parents[2]
+    run_to_the_end(replace(config, folder=tmp_path / "unbroken"), 2)
+    for number, target in ((signal.SIGTERM, 10), (signal.SIGKILL, 30)):
+        with subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) as launcher:
+            while step_reached(config.folder) < target:
+                assert launcher.poll() is None
+                time.sleep(0.05)
+            launcher.send_signal(number)
+    end = time.monotonic() + 240
+    while subprocess.run(command, cwd=root, stderr=subprocess.DEVNULL).returncode:  # until the orphans are done
+        assert time.monotonic() < end
     assert digest(config.folder) == digest(tmp_path / "unbroken")
 
 

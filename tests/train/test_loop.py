@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from runs import finish, run_to_the_end, said, start
+from tests.train.runs import finish, run_to_the_end, said, start
+from tests.train.train_toy import Behaviour, Toy, digest, make_batch, run, tensors, token_counts, toy_config
 from torch import Tensor, nn
-from train_toy import Behaviour, Toy, digest, make_batch, run, tensors, token_counts, toy_config
 
 import tubelet
 from tubelet.errors import RunError
@@ -160,13 +160,27 @@ def test_three_in_a_row_stop_also_over_a_restart(tmp_path: Path):
     assert newest_whole(config.folder).path == config.folder / "step-00000014"
 
 
-def test_one_rank_that_is_not_finite_stops_the_step_of_all(tmp_path: Path):
-    """Also where nothing is counted at all."""
-    config = toy_config(tmp_path, steps=3)
-    outcome = None
+def test_a_step_that_counts_nothing_is_skipped_and_told(tmp_path: Path):
     with pytest.raises(RunError, match="nothing was counted"):
-        outcome = run(config, lambda ids, step: {"tokens": torch.tensor([1]), "pixels": torch.zeros(0, 8)})
-    assert outcome is None
+        run(toy_config(tmp_path), lambda ids, step: {"tokens": torch.tensor([1]), "pixels": torch.zeros(0, 8)})
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_one_rank_that_is_not_finite_stops_the_step_of_all(tmp_path: Path, strategy: str):
+    config = toy_config(tmp_path / "run", steps=3, strategy=strategy, accumulation=1, save=SaveConfig(1, None))
+    run_to_the_end(config, 2, Behaviour(nan_step=2))
+    two, three = (config.folder / f"step-0000000{n}" for n in (2, 3))
+    for part in ("model", "optimizer", "ema"):
+        files = sorted(f.name for f in (two / part).iterdir())
+        assert [(two / part / f).read_bytes() for f in files] == [(three / part / f).read_bytes() for f in files]
+    line = next(line for line in read_log(config.folder / LOG) if line["kind"] == "skipped")
+    (guilty,) = Batches(token_counts(), 80, seed=11, world=2).at(2)[1]
+    assert line["samples"] == sorted(guilty.ids)
+
+
+def test_saves_by_the_clock(tmp_path: Path):
+    run(toy_config(tmp_path, steps=4, save=SaveConfig(None, 1e-9, keep=9)))
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == [f"step-0000000{n}" for n in (1, 2, 3, 4)]
 
 
 def test_an_error_saves_what_was_reached(tmp_path: Path):

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from tests.train.train_toy import Toy
 from torch import nn
-from train_toy import Toy
 
 from tubelet.errors import ConfigError
 from tubelet.train.config import OptimizerConfig, ScheduleConfig

@@ -149,6 +149,7 @@ class Behaviour(NamedTuple):
     mix: bool = False  # whole batches without a picture
     touches: bool = True  # the model runs what a batch without pictures leaves out
     file_bytes: int | None = None  # no file may become larger
+    nan_step: int | None = None  # rank 1's pixels are not finite in this step
 
 
 def child(config: TrainConfig, rank: int, world: int, port: int, behaviour: Behaviour) -> None:
@@ -167,7 +168,9 @@ def child(config: TrainConfig, rank: int, world: int, port: int, behaviour: Beha
 
     def make(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
         time.sleep(behaviour.slow_s)
-        return made(ids, step)
+        batch = made(ids, step)
+        bad = rank == 1 and step == behaviour.nan_step
+        return batch | {"pixels": torch.full((1, 8), float("nan"))} if bad else batch
 
     try:
         code = run(config, make, Toy(touches=behaviour.touches)).exit_code
@@ -190,3 +193,15 @@ class DiesAt:
                 self.left -= 1
                 if self.left < 0:
                     os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":  # under torchrun: folder, strategy, steps
+    where, kind, many = sys.argv[1:]
+    torch.set_num_threads(1)
+    toy = toy_config(Path(where), strategy=kind, steps=int(many), accumulation=1)
+
+    def patient(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
+        time.sleep(0.02)
+        return make_batch(ids, step)
+
+    sys.exit(run(toy, patient).exit_code)
