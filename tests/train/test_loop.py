@@ -141,7 +141,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_samples(tmp_pat
     run(config, make, model)
     two, three = (config.folder / f"step-0000000{n}" for n in (2, 3))
     for part in ("model", "optimizer", "ema"):
-        assert (two / part / "whole.safetensors").read_bytes() == (three / part / "whole.safetensors").read_bytes()
+        before, after = tensors(two, part), tensors(three, part)
+        assert before and all(torch.equal(before[n], after[n]) for n in before)
     assert read_state(three)["skipped"] == read_state(three)["skipped_in_a_row"] == 1
     line = next(line for line in read_log(config.folder / LOG) if line["kind"] == "skipped")
     micros = Batches(token_counts(), 80, seed=11, accumulation=2).at(2)[0]
@@ -171,8 +172,8 @@ def test_one_rank_that_is_not_finite_stops_the_step_of_all(tmp_path: Path, strat
     run_to_the_end(config, 2, Behaviour(nan_step=2))
     two, three = (config.folder / f"step-0000000{n}" for n in (2, 3))
     for part in ("model", "optimizer", "ema"):
-        files = sorted(f.name for f in (two / part).iterdir())
-        assert [(two / part / f).read_bytes() for f in files] == [(three / part / f).read_bytes() for f in files]
+        before, after = tensors(two, part), tensors(three, part)
+        assert before and all(torch.equal(before[n], after[n]) for n in before)
     line = next(line for line in read_log(config.folder / LOG) if line["kind"] == "skipped")
     (guilty,) = Batches(token_counts(), 80, seed=11, world=2).at(2)[1]
     assert line["samples"] == sorted(guilty.ids)

@@ -118,23 +118,27 @@ def run(config: TrainConfig, make: Any = make_batch, model: nn.Module | None = N
         return train(config, group, model or Toy(), batches, make)
 
 
-def tensors(folder: Path, part: str = "model") -> dict[str, Tensor]:
-    """A part of the newest whole checkpoint, put together."""
-    path = newest_whole(folder).path
-    assert path is not None
+def tensors(path: Path, part: str = "model") -> dict[str, Tensor]:
+    """A part of a checkpoint, or of the newest whole one of a run, put together."""
+    path = path if path.name.startswith("step-") else newest(path)
     read = {name: torch.zeros(shape) for name, shape in shapes_of(path / part).items()}
     read_part(path / part, read)
     return read
 
 
-def digest(folder: Path) -> str:
-    """Of the weights, the optimizers' state and the mean in the newest whole checkpoint, and its counters."""
+def newest(folder: Path) -> Path:
     path = newest_whole(folder).path
     assert path is not None
+    return path
+
+
+def digest(folder: Path) -> str:
+    """Of the weights, the optimizers' state and the mean in the newest whole checkpoint, and its counters."""
     whole = hashlib.sha256()
-    for file in sorted(path.rglob("*.safetensors")):
-        whole.update(str(file.relative_to(path)).encode() + file.read_bytes())
-    state = json.loads((path / "state.json").read_text())
+    for part in ("model", "optimizer", "ema"):
+        for name, tensor in sorted(tensors(folder, part).items()):
+            whole.update(f"{part} {name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    state = json.loads((newest(folder) / "state.json").read_text())
     return whole.hexdigest() + str([state[k] for k in ("step", "skipped", "epoch", "order")])
 
 
