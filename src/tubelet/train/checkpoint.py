@@ -15,8 +15,7 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Mapping
-from hashlib import file_digest
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +27,12 @@ from torch.distributed.tensor import DTensor
 
 from tubelet.errors import CheckpointError
 from tubelet.packed.file import write_tensors
+from tubelet.train.manifest import MANIFEST, facts_of, sync, verify, write_manifest, write_synced
 from tubelet.train.strategy import Group
 
-FORMAT = "tubelet-checkpoint-1"
 VERSION = 1  # of what state.json and the parts hold
-MANIFEST, STATE = "MANIFEST.json", "state.json"
+STATE = "state.json"
+Attempt = Callable[[Callable[[], None], Path], None]  # do it on this rank, raise on all
 _SPARE_BYTES = 1 << 20  # for headers, manifest and the file system's own accounts
 
 
@@ -62,13 +62,18 @@ class Checkpoints:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = _locked(self.folder / "lock")
                 for leftover in self.folder.glob(".step-*"):
-                    shutil.rmtree(leftover)
+                    # A dead run's surviving rank may still write into one: it goes at the next start, then.
+                    shutil.rmtree(leftover, ignore_errors=True)
             except OSError as e:
                 error = CheckpointError(f"the folder cannot be written: {e.strerror}", source=str(self.folder))
                 error.__cause__ = e
             except CheckpointError as e:
                 error = e
-        self._agree(error, "opened")
+        try:
+            self._agree(error, "opened")
+        except CheckpointError:
+            self.__exit__()
+            raise
         self._aside = f"{self.group.from_first(int(self._aside, 16)):08x}"
         return self
 
@@ -144,7 +149,7 @@ class Checkpoints:
 
     def _write_state(self, aside: Path, state: Mapping[str, Any]) -> None:
         if self.group.rank == 0:
-            _write_synced(aside / STATE, {"version": VERSION, **state})
+            write_synced(aside / STATE, {"version": VERSION, **state})
 
     def _seal(self, aside: Path, step: int) -> None:
         """Every rank digests its share of the files; rank 0 writes the manifest."""
@@ -175,7 +180,7 @@ class Checkpoints:
                 old.rename(gone)
                 shutil.rmtree(gone)
 
-    def _try(self, do: Any, where: Path) -> None:
+    def _try(self, do: Callable[[], None], where: Path) -> None:
         """Do it on this rank, and raise on all when one could not; what was begun is removed."""
         error: CheckpointError | None = None
         try:
@@ -203,7 +208,7 @@ class Checkpoints:
 # ---- one checkpoint
 
 
-def _write_part(folder: Path, tensors: Mapping[str, Tensor], group: Group, attempt: Any) -> None:
+def _write_part(folder: Path, tensors: Mapping[str, Tensor], group: Group, attempt: Attempt) -> None:
     """Safetensors of one part: by all ranks with DCP where a tensor is sharded, else one file by rank 0."""
     from torch.distributed.checkpoint import HuggingFaceStorageWriter
     from torch.distributed.checkpoint import save as save_sharded
@@ -290,7 +295,7 @@ def newest_whole(folder: Path) -> Found:
     broken = []
     for path in sorted(folders(folder), key=step_of, reverse=True):
         try:
-            verify(path)
+            verify(path, step_of(path))
         except CheckpointError as e:
             broken.append((path.name, e.message))
         else:
@@ -309,67 +314,6 @@ def step_of(path: Path) -> int:
 def folders(folder: Path) -> list[Path]:
     """The checkpoints in a folder by their names, whole or not."""
     return [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal() and p.is_dir()]
-
-
-# ---- manifests, for checkpoints of any layout
-
-
-def facts_of(file: Path) -> dict[str, Any]:
-    """Length and digest of a file, as a manifest has them. Reads it."""
-    with file.open("rb") as opened:
-        return {"bytes": file.stat().st_size, "sha256": file_digest(opened, "sha256").hexdigest()}
-
-
-def write_manifest(folder: Path, facts: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
-    """MANIFEST.json over every other file of `folder`, and all of it synced. Raises OSError."""
-    if files is None:
-        files = {str(f.relative_to(folder)): facts_of(f) for f in folder.rglob("*") if f.is_file()}
-    _write_synced(folder / MANIFEST, {"format": FORMAT, **facts, "files": dict(sorted(files.items()))})
-    for inside in [*(f for f in folder.rglob("*") if f.is_dir()), folder]:
-        sync(inside)
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a whole checkpoint. Raises CheckpointError that says what is wrong. Reads every byte."""
-    name = folder.name
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise CheckpointError("there is no manifest: it was never finished", source=name) from e
-    except (OSError, ValueError) as e:
-        raise CheckpointError("the manifest cannot be read", source=name) from e
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"the manifest is not of the format {FORMAT}", source=name, expected=FORMAT)
-    if "step" in manifest and not (isinstance(manifest["step"], int) and folder_name(manifest["step"]) == name):
-        raise CheckpointError("the manifest is of another step", source=name, got=manifest["step"])
-    there = {str(f.relative_to(folder)) for f in folder.rglob("*") if not f.is_dir()} - {MANIFEST}
-    if there != files.keys():
-        raise CheckpointError(f"files differ from the manifest: {sorted(there ^ files.keys())[:3]}", source=name)
-    for file, expected in files.items():
-        try:
-            got = facts_of(folder / file)
-        except OSError as e:
-            raise CheckpointError(f"{file} cannot be read", source=name) from e
-        if got != expected:
-            raise CheckpointError(f"{file} is not what was written", source=name, expected=expected, got=got)
-    return manifest
-
-
-def _write_synced(file: Path, tree: Mapping[str, Any]) -> None:
-    with file.open("w", encoding="utf-8") as opened:
-        json.dump(tree, opened, indent=1)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's or a folder's content is on the disk. Raises OSError."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _locked(path: Path) -> int:
