@@ -130,7 +130,7 @@ def test_one_process_ddp_and_fsdp2_come_to_the_same(tmp_path: Path):
     """Dropout too: a micro-batch draws the same numbers on whatever rank it runs."""
     base = toy_config(tmp_path, steps=12, save=SaveConfig(), optimizer=OptimizerConfig(lr=1e-3, eps=1e-4))
     for strategy, world in (("one", 1), ("ddp", 2), ("fsdp2", 2)):
-        config = replace(base, folder=tmp_path / strategy, strategy=strategy, accumulation=2 // world)
+        config = replace(base, folder=tmp_path / strategy, strategy=strategy, accumulation=4 // world)
         run_to_the_end(config, world)
     for part in ("model", "ema"):
         one = tensors(tmp_path / "one", part)
