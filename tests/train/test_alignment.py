@@ -18,7 +18,8 @@ from tubelet.packed import Packed
 from tubelet.pixels.views_plan import LAVIDA, ViewRule
 from tubelet.reading.clip import Clip
 from tubelet.reduce.relevance import in_joint_space
-from tubelet.reduce.shirg import Weights, shirg
+from tubelet.reduce.settings import Weights
+from tubelet.reduce.shirg import shirg
 from tubelet.train.alignment import ALIGNMENT_HOMES, Alignment, AlignmentConfig
 from tubelet.train.lora import SEED, Lora, lora_numbers
 from tubelet.train.losses import info_nce

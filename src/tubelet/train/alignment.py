@@ -22,7 +22,8 @@ from tubelet.language.vlm.lavida import FrontEnd, ViewFeatures
 from tubelet.packed import Packed
 from tubelet.reading.clip import Clip
 from tubelet.reduce.relevance import in_joint_space
-from tubelet.reduce.shirg import TEXT_ONLY, Weights, shirg
+from tubelet.reduce.settings import TEXT_ONLY, Settings, Weights
+from tubelet.reduce.shirg import shirg
 from tubelet.shapes import Float
 from tubelet.train.lora import SEED, Lora, add_lora
 from tubelet.train.losses import TEMPERATURE, LearnedScale, info_nce, sigmoid
@@ -101,7 +102,7 @@ class Alignment(nn.Module):
         weights = self.config.weights
         with torch.no_grad():  # a choice has no gradient
             space = in_joint_space(self.front.encoder, seen.scoring) if weights.text else None
-        return shirg(seen.rows, words, budget=self.config.budget, weights=weights, features=space)
+        return shirg(seen.rows, words, Settings(weights=weights), budget=self.config.budget, features=space)
 
     def forward(
         self,

@@ -19,7 +19,7 @@ from tubelet.packed.grid import Grid
 
 
 class Compared(TorchDispatchMode):
-    """Every operator by `result_of` and by torch: sizes and types must be equal, and strides where a view may follow."""
+    """Every operator by `result_of` and by torch: equal sizes and types, and strides where a view may follow."""
 
     def __init__(self) -> None:
         super().__init__()
