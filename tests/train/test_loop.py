@@ -252,7 +252,7 @@ def test_the_mean_of_the_weights(tmp_path: Path):
 def test_gradient_checkpointing_is_had_or_refused(tmp_path: Path):
     encoder = tubelet.untrained("llava_vit_packing_small")
     recompute(nn.Sequential(encoder))
-    assert encoder.gradient_checkpointing
+    assert encoder.options.gradient_checkpointing
     with pytest.raises(RunError, match="no part of the model has it"):
         run(toy_config(tmp_path, gradient_checkpointing=True))
 

@@ -54,7 +54,7 @@ def values(model: FrontEnd) -> Tensor:
     g = torch.Generator().manual_seed(5)
     pixels = torch.rand(2, 3, 28, 42, generator=g) * 2 - 1
     p: Packed = from_pixels(pixels, model.encoder.pixels)
-    return model.projector(model.look(p).rows).x.detach()
+    return model.projector(model.features(p).rows).x.detach()
 
 
 # ---- counts
@@ -130,7 +130,7 @@ def test_every_adapter_learns_and_nothing_else():
     p = from_pixels(torch.rand(2, 3, 28, 42, generator=g), model.encoder.pixels)
     for _ in range(2):
         optimizer.zero_grad()
-        model.projector(model.look(p).rows).x.square().mean().backward()
+        model.projector(model.features(p).rows).x.square().mean().backward()
         optimizer.step()
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {k for k in before if "lora_" in k} and len(changed) == 2 * len(SMALL.targets)
@@ -140,11 +140,11 @@ def test_without_gradients_the_fast_path_does_not_go_around_adapters():
     model = moved_front()
     g = torch.Generator().manual_seed(5)
     p = from_pixels(torch.rand(1, 3, 28, 28, generator=g), model.encoder.pixels)
-    slow = model.look(p).rows.x.detach()
+    slow = model.features(p).rows.x.detach()
     with torch.no_grad():
-        torch.testing.assert_close(model.look(p).rows.x, slow, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model.features(p).rows.x, slow, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
-        assert not torch.allclose(front().look(p).rows.x, slow, atol=1e-3)
+        assert not torch.allclose(front().features(p).rows.x, slow, atol=1e-3)
 
 
 # ---- files

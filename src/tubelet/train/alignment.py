@@ -93,9 +93,9 @@ class Alignment(nn.Module):
 
     def look(self, clips: Sequence[Clip]) -> ViewFeatures:
         """The tower's rows of all views; without a graph while no weight of the tower learns."""
-        patches = self.front.cut(clips).to(self.front.encoder.patch.weight.device)
+        patches = self.front.patchify(clips).to(self.front.encoder.patch.weight.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_tower):
-            return self.front.look(patches)
+            return self.front.features(patches)
 
     def kept(self, seen: ViewFeatures, words: Sequence[Tensor] | Tensor | None) -> Packed:
         """The rows that go on, `budget` of each picture. words: as in `tubelet.reduce.relevance.relevance`."""

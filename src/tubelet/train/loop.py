@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -314,7 +314,8 @@ def recompute(model: nn.Module) -> None:
             enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             found = True
         elif isinstance(module, Encoder):
-            module.gradient_checkpointing = found = True
+            module.set_run_options(replace(module.options, gradient_checkpointing=True))
+            found = True
     if not found:
         raise RunError("asked for gradient checkpointing, and no part of the model has it")
 

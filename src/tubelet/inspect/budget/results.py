@@ -50,7 +50,8 @@ def _product(*args: Any) -> Tensor:
 
 def _normed(x: Tensor, shape: list[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     rows = (*x.shape[: x.ndim - len(shape)], *[1] * len(shape))
-    return torch.empty_like(x), *(x.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    mean, scale = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(x), mean, scale
 
 
 def _norm_back(
