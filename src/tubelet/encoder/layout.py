@@ -91,6 +91,7 @@ def layout_of(
     scenes that the configuration has no use for.
     """
     _check_given(p, config, segments, scenes)
+    spans: dict[Span, Lengths]
     if segments is not None:
         units, spans = segments.lengths, {config.spans[0]: segments.lengths}
         if config.prefix:
