@@ -93,10 +93,8 @@ def layout_of(
     _check_given(p, config, segments, scenes)
     spans: dict[Span, Lengths]
     if segments is not None:
-        units, spans = segments.lengths, {config.spans[0]: segments.lengths}
-        if config.prefix:
-            spans = {config.spans[0]: tuple(n + config.prefix for n in units)}
-        moved = None
+        units, moved = segments.lengths, None
+        spans = {config.spans[0]: tuple(n + config.prefix for n in units)}
     else:
         cuts, moved = _cut(p, config)
         units, spans = unit_lengths(config, cuts), span_lengths(config, cuts, scenes)
