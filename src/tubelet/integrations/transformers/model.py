@@ -191,6 +191,11 @@ class TubeletModel(PreTrainedModel):
                 if scale is not None:
                     init.ones_(scale)
 
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether layers run again in the backward pass; what transformers asks every module of a model."""
+        return self.encoder.options.gradient_checkpointing
+
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1
     ) -> None:
