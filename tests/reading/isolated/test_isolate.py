@@ -287,7 +287,8 @@ def test_threads_have_children_of_their_own():
 
 
 def script(body: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    code = "import io, os, sys, time\nfrom tubelet.reading.read import read\nfrom tubelet.reading.isolated.pool import pool\n"
+    code = "import io, os, sys, time\nfrom tubelet.reading.read import read\n"
+    code += "from tubelet.reading.isolated.pool import pool\n"
     code += f"DATA = {SMALL!r}\n" + textwrap.dedent(body)
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
