@@ -285,7 +285,7 @@ def test_any_flat_dict_is_read_or_refused(extra: dict[str, object], fmt: ov.Form
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"window": 4}, "window"),
+        ({"spans": ("frame",), "span_frames": 4}, "spans"),
         ({"pool": False}, "post_norm"),
         ({"patch_bias": True}, "patch_bias"),
         ({"pre_norm": False}, "pre_norm"),
