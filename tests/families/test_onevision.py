@@ -194,7 +194,8 @@ def test_absent_fields_have_upstreams_defaults():
 
 def test_frame_windows_of_zero_mean_the_whole_clip():
     assert ov.config_from({**TINY, "frame_windows_size": 0}, "ov2").spans == ("item",)
-    assert ov.config_from({**TINY, "frame_windows_size": 2}, "ov2").window == 2
+    two = ov.config_from({**TINY, "frame_windows_size": 2}, "ov2")
+    assert (two.spans, two.span_frames) == (("frame",), 2)
 
 
 @pytest.mark.parametrize("name", sorted(CODE_FIELDS))
