@@ -6,20 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from tubelet.errors import InputError, ShapeError, TubeletError
+from tubelet.errors import InputError, LimitError, ShapeError, TubeletError
 from tubelet.packed import Packed
 from tubelet.pixels.load import load_patches
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
 from tubelet.reading.limits import Limits
-from tubelet.reading.picture.colour import to_rgb
+from tubelet.reading.picture.opened import decode_opened
 from tubelet.reading.read import read
-
-WHITE = (255, 255, 255)
 
 
 def is_one(images: Any) -> bool:
@@ -65,18 +63,19 @@ def clip_of(
 ) -> Clip:
     """One input as a clip: upright, opaque RGB.
 
-    Pillow pictures are turned and composited as files are. Arrays are uint8 with channels last, (H, W), (H, W, 3) or
-    (F, H, W, 3); tensors are uint8 with channels first, (3, H, W) or (F, 3, H, W), or last. Frames of arrays and
-    tensors are one second apart: they say nothing of time. Raises InputError and its kinds.
+    Pillow pictures are turned, composited and refused as their files are (`reading.picture.opened`). Arrays are uint8
+    with channels last, (H, W), (H, W, 3) or (F, H, W, 3); tensors are uint8 with channels first, (3, H, W) or
+    (F, 3, H, W), or last. Frames of arrays and tensors are one second apart: they say nothing of time. All of them are
+    under the same limits. Raises InputError and its kinds.
     """
     if isinstance(image, Clip):
         return image
     if _is_source(image):
         return read([image], fps=fps, num_frames=num_frames, limits=limits or Limits())[0]
     if isinstance(image, Image.Image):
-        return _from_pillow(image)
+        return decode_opened(image, limits or Limits())
     if isinstance(image, (np.ndarray, Tensor)):
-        return _from_array(image)
+        return _from_array(image, limits or Limits())
     raise InputError(
         f"a {type(image).__name__} is not a path, bytes, file, Pillow picture, array, tensor or Clip",
         got=type(image).__name__,
@@ -89,15 +88,7 @@ def _is_source(image: Any) -> bool:
     return isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(image, "read")
 
 
-def _from_pillow(picture: Image.Image) -> Clip:
-    notes: list[str] = []
-    profile = picture.info.get("icc_profile")
-    turned = ImageOps.exif_transpose(picture)
-    rgb = to_rgb(turned, WHITE, profile if isinstance(profile, bytes) else None, notes=notes)
-    return Clip(np.array(rgb, dtype=np.uint8)[None], (0.0,), source="<picture>", notes=tuple(notes))
-
-
-def _from_array(values: np.ndarray | Tensor) -> Clip:
+def _from_array(values: np.ndarray | Tensor, limits: Limits) -> Clip:
     source = f"<{'tensor' if isinstance(values, Tensor) else 'array'}>"
     shape = tuple(values.shape)
     if values.dtype not in (torch.uint8, np.uint8):
@@ -120,6 +111,13 @@ def _from_array(values: np.ndarray | Tensor) -> Clip:
         )
     elif not last:
         array = np.moveaxis(array, -3, -1)
+    count = len(array) if array.ndim == 4 else 1
+    try:
+        limits.check_picture(array.shape[-2], array.shape[-3])
+        limits.check_clip(count, array.shape[-2], array.shape[-3])
+    except LimitError as error:
+        error.placed(source=source)
+        raise
     frames = np.ascontiguousarray(array if array.ndim == 4 else array[None])
     times = tuple(float(i) for i in range(len(frames)))
     return Clip(frames, times, source=source, is_video=array.ndim == 4)

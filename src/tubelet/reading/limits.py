@@ -22,7 +22,7 @@ class Limits:
     max_bytes: int = 512 * MIB  # of one input file
     max_pixels: int = 64_000_000  # of one picture or frame, as stored
     max_side: int = 65_535  # of one picture or frame
-    max_ratio: float = 200.0  # long side / short side, the rule of Qwen2-VL's resize
+    max_ratio: float = 65_535.0  # long side / short side; decoding and resizing cost by pixels, whatever the ratio
     max_frames: int = 8_192  # frames taken out of one clip
     max_clip_pixels: int = 2_000_000_000  # frames taken x pixels of one, about 6 GB of RGB
     max_packets: int = 4_000_000  # packets of a video stream that an index may list
