@@ -1,5 +1,6 @@
 """DINOv2, plain, gated and with registers, against transformers: outputs, gradients, pixels, both ways of naming."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_what_it_cannot_be_is_refused(config: dict[str, Any], word: str) -> None
 def test_a_width_no_ratio_gives_cannot_be_written() -> None:
     tiny = DINOV2.config_from({**TINY, "mlp_ratio": 2})
     with pytest.raises(ConfigError, match="mlp_ratio"):
-        DINOV2.config_to(type(tiny)(**{**vars(tiny), "mlp": 97}))
+        DINOV2.config_to(replace(tiny, mlp=97))
 
 
 # ---- positions and pixels

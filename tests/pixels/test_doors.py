@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from tubelet.errors import DecodeError, LimitError, TubeletError, UnsupportedFormat
-from tubelet.pixels.inputs import clip_of, rows_of
+from tubelet.pixels.inputs import clip_of
+from tubelet.pixels.load import load_patches
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
 from tubelet.reading.limits import Limits
@@ -239,7 +240,7 @@ def test_the_same_errors_by_every_door(cut: float):
             continue
         assert outcome(lambda picture=picture: clip_of(picture)) is DecodeError, name
         with pytest.raises(DecodeError) as caught:
-            rows_of([scene(), opened(data)], PixelRecipe(patch=14))
+            load_patches([scene(), opened(data)], PixelRecipe(patch=14))
         assert (caught.value.item, caught.value.source) == (1, "<picture>")
 
 
@@ -261,7 +262,7 @@ def test_closed_and_unreadable_pillow_pictures_are_named():
     closed = opened(encoded(scene(), "JPEG"))
     closed.close()
     with pytest.raises(DecodeError) as caught:
-        rows_of([scene(), closed], PixelRecipe(patch=14))
+        load_patches([scene(), closed], PixelRecipe(patch=14))
     assert caught.value.item == 1
     for mode in ("F", "I"):
         with pytest.raises(UnsupportedFormat):

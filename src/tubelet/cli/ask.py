@@ -7,20 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import (
-    Animation,
-    Debug,
-    Fps,
-    Isolate,
-    Json,
-    MaxPixels,
-    NumFrames,
-    Quiet,
-    Times,
-    option,
-    sampling_of,
-    with_budget,
-)
+from tubelet.cli.options import FrameOptions, OutputOptions, ReadingOptions, option, with_budget
 from tubelet.cli.output import on_one_page, output_file, save_png
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
 
@@ -56,19 +43,13 @@ class Ask:
         float | None, option("draw tokens, the more freely the higher (default: the likeliest token)", "T")
     ] = None
     seed: Annotated[int, option("of what is drawn (default: 0)", "N")] = 0
-    fps: Fps = None
-    num_frames: NumFrames = None
-    times: Times = None
-    max_pixels: MaxPixels = None
+    frames: FrameOptions = FrameOptions()
     dtype: Annotated[
         Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")
     ] = "stored"
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
-    animation: Animation = False
-    isolate: Isolate = "auto"
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    reading: ReadingOptions = ReadingOptions()
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
@@ -113,7 +94,7 @@ class Ask:
             raise UsageError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")
         if self.temperature is not None and not 0 < self.temperature < 100:
             raise UsageError(f"--temperature must be above 0 and below 100, got {self.temperature}")
-        return tuple(files), question, sampling_of(self.fps, self.num_frames, self.times)
+        return tuple(files), question, self.frames.sampling
 
     def _load(self) -> "VLM":
         """The model, with --max-pixels in its recipes. Raises what `VLM.from_pretrained` raises, and UsageError."""
@@ -126,8 +107,8 @@ class Ask:
         where = device_of(self.device)
         vlm = VLM.from_pretrained(self.model, dtype=kind, device=where, vision_tower=self.vision_tower)
         scheme = vlm.scheme
-        clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, self.max_pixels)
-        vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, self.max_pixels), video_pixels=clips)
+        clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, self.reading.max_pixels)
+        vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, self.reading.max_pixels), video_pixels=clips)
         return vlm
 
     def _read(self, files: Sequence[str], sampling: "Sampling") -> "list[Clip]":
@@ -138,8 +119,8 @@ class Ask:
             fps=sampling.fps,
             num_frames=sampling.num_frames,
             times_s=sampling.times_s,
-            animation=self.animation,
-            isolate=self.isolate,
+            animation=self.reading.animation,
+            isolate=self.reading.isolate,
         )
 
     def _answer(

@@ -7,28 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tubelet.cli.encode_report import Result
 from tubelet.cli.options import (
     DEFAULT_MODEL,
-    Animation,
     Config,
-    Debug,
     Files,
-    Fps,
-    Isolate,
-    Json,
-    MaxPixels,
-    NumFrames,
+    FrameOptions,
     OnError,
-    Quiet,
-    Times,
+    OutputOptions,
+    ReadingOptions,
     option,
     require_files,
-    sampling_of,
     with_budget,
 )
 from tubelet.cli.output import output_file
 from tubelet.cli.progress import Tick, progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
-from tubelet.errors import InputError, TubeletError
-from tubelet.pixels.stream import chunks
+from tubelet.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +28,6 @@ if TYPE_CHECKING:
     from tubelet.cli.model import Model
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.reading.sampling import Sampling
-
-STAGES = ("open", "decode", "resize", "pack", "encode")
 
 
 @dataclass(frozen=True)
@@ -63,21 +53,15 @@ class Encode:
     ] = DEFAULT_MODEL
     config: Config = None
     pool: Annotated[bool, option("also one vector per file, from the pooling head or the class token")] = False
-    fps: Fps = None
-    num_frames: NumFrames = None
-    times: Times = None
-    max_pixels: MaxPixels = None
+    frames: FrameOptions = FrameOptions()
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], option("of weights and tokens (default: float32)")] = (
         "float32"
     )
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
     on_error: OnError = "raise"
-    isolate: Isolate = "auto"
+    reading: ReadingOptions = ReadingOptions()
     workers: Annotated[int | None, option("threads that decode (default: one for each core)", "N")] = None
-    animation: Animation = False
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
@@ -89,11 +73,10 @@ class Encode:
         from tubelet.cli.model import load_model
 
         model = load_model(self.model, self.dtype, self.device, pool=self.pool, config=self.config)
-        recipe = with_budget(model.encoder.pixels, self.max_pixels)
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
         result = Result(model_s=time.perf_counter() - start)
         with progress(terminal, len(self.files)) as tick:
-            for chunk in chunks(self.files, recipe, sampling, self.animation, self.isolate):
-                self._chunk(chunk, recipe, sampling, model, result, terminal, tick)
+            self._encode(recipe, sampling, model, result, terminal, tick)
         if not result.items:
             raise InputError(f"none of the {len(self.files)} files could be read; nothing was written")
         saving = time.perf_counter()
@@ -108,11 +91,10 @@ class Encode:
         require_files(self.files)
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers must be at least 1, got {self.workers}")
-        return sampling_of(self.fps, self.num_frames, self.times)
+        return self.frames.sampling
 
-    def _chunk(
+    def _encode(
         self,
-        chunk: range,
         recipe: "PixelRecipe",
         sampling: "Sampling",
         model: "Model",
@@ -120,32 +102,26 @@ class Encode:
         terminal: Terminal,
         tick: "Tick",
     ) -> None:
-        """Decode and encode files number `chunk` and add them to the result."""
-        from tubelet.pixels.load import load_patches
+        """Decode and encode the files, pack by pack, and add them to the result."""
+        from tubelet.pixels.stream import stream
+        from tubelet.reading.job import ReadJob
 
-        tick("decoding", chunk.start)
-        try:
-            loaded = load_patches(
-                [self.files[i] for i in chunk],
-                recipe,
-                fps=sampling.fps,
-                num_frames=sampling.num_frames,
-                times_s=sampling.times_s,
-                animation=self.animation,
-                isolate=self.isolate,
-                on_error=self.on_error,
-                workers=self.workers,
-                progress=lambda done, total, name: tick("decoding", chunk.start + done),
-            )
-        except TubeletError as e:
-            e.item = None if e.item is None else e.item + chunk.start
-            raise
-        for i, report in zip(chunk, loaded.sources, strict=True):
-            if report.error is not None:
-                report.error.item = i
-                terminal.say(str(report.error))
-        tick("encoding", chunk.stop)
-        result.add(loaded.sources, *encode_pack(loaded.packed, model, self.pool), first=chunk.start)
+        done = 0
+        for loaded in stream(
+            self.files,
+            recipe,
+            ReadJob(sampling=sampling, animation=self.reading.animation),
+            isolate=self.reading.isolate,
+            on_error=self.on_error,
+            workers=self.workers,
+            progress=lambda files, name: tick("decoding", files),
+        ):
+            for error in loaded.errors:
+                terminal.say(str(error))
+            done += len(loaded.sources)
+            tick("encoding", done)
+            result.add(loaded.sources, *encode_pack(loaded.packed, model, self.pool))
+            tick("decoding", done)
 
 
 def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor | None, float]":
@@ -159,6 +135,3 @@ def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor |
         tokens = (model.encoder(rows) if features is None else features.tokens).to("cpu")
         pooled = None if features is None or features.pooled is None else features.pooled.cpu()
     return tokens, pooled, time.perf_counter() - start
-
-
-# ---- before the work

@@ -9,13 +9,14 @@ from tubelet.cli.ask import Ask
 from tubelet.cli.bench import Bench
 from tubelet.cli.compare import Compare
 from tubelet.cli.convert import Convert
+from tubelet.cli.data import Data
 from tubelet.cli.encode import Encode
 from tubelet.cli.models import Models
 from tubelet.cli.plan import Plan
 from tubelet.cli.select import Select
 from tubelet.cli.show import Show
 
-Command = Encode | Show | Select | Compare | Ask | Plan | Convert | Models | Bench
+Command = Encode | Show | Select | Compare | Ask | Plan | Data | Convert | Models | Bench
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
@@ -23,6 +24,7 @@ COMMANDS: dict[str, type[Command]] = {
     "compare": Compare,
     "ask": Ask,
     "plan": Plan,
+    "data": Data,
     "convert": Convert,
     "models": Models,
     "bench": Bench,
@@ -34,7 +36,7 @@ tubelet COMMAND --help explains a command and has an example. tubelet --version 
 Exit codes: 0 done, 1 something failed, 2 wrong command line, 130 interrupted."""
 
 
-_CONFIG = (tyro.conf.FlagCreatePairsOff,)
+_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)  # groups of options have no names of their own
 
 
 def _named(name: str, about: str) -> Any:
@@ -48,6 +50,7 @@ _UNION = (
     | Annotated[Compare, _named("compare", "several ways to choose tokens beside each other: pictures and numbers")]
     | Annotated[Ask, _named("ask", "a question about pictures and videos, answered by a vision-language model")]
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
+    | Annotated[Data, _named("data", "what training data hold, and what is wrong with them")]
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]
     | Annotated[Models, _named("models", "what can be loaded")]
     | Annotated[Bench, _named("bench", "the encoders against where they came from, timed on this machine")]

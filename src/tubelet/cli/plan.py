@@ -3,21 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.options import (
-    DEFAULT_MODEL,
-    Animation,
-    Debug,
-    Files,
-    Fps,
-    Json,
-    MaxPixels,
-    NumFrames,
-    Quiet,
-    Times,
-    option,
-    sampling_of,
-    with_budget,
-)
+from tubelet.cli.options import DEFAULT_MODEL, Files, FrameOptions, OutputOptions, option, with_budget
 from tubelet.cli.output import output_file, save_png
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
@@ -73,18 +59,14 @@ class Plan:
     )
     measure: Annotated[bool, option("measure this machine's matrix products for an estimate of time")] = False
     plot: Annotated[str | None, option("draw tokens and memory against side length and frames", "PNG")] = None
-    fps: Fps = None
-    num_frames: NumFrames = None
-    times: Times = None
-    max_pixels: MaxPixels = None
-    animation: Animation = False
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    frames: FrameOptions = FrameOptions()
+    max_pixels: Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")] = None
+    animation: Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")] = False
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        sampling = sampling_of(self.fps, self.num_frames, self.times)
+        sampling = self.frames.sampling
         if bool(self.files) == bool(self.size):
             raise UsageError("name files, or sizes with --size")
         sizes = parse_sizes(self.size) if self.size else []
@@ -125,7 +107,7 @@ class Plan:
             save_png(plan_chart(found, how, self.fit_tokens, most_bytes), out)
             more["plot"] = file_name(str(self.plot))
         terminal.show(plan_table(found, more))
-        if self.plot is not None and not self.json and not self.quiet:
+        if self.plot is not None and not self.output.json and not self.output.quiet:
             terminal.line(f"plot    {visible(self.plot)}")
         terminal.document({"command": "plan", **found.as_dict(), **more})
         return OK

@@ -1,6 +1,7 @@
 """The shape of one packed vision transformer, as data. Every family is a value of these classes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 from tubelet.errors import ConfigError
@@ -168,7 +169,7 @@ class EncoderConfig:
         turn = next(n for n in range(1, len(every) + 1) if all(s == every[i % n] for i, s in enumerate(every)))
         object.__setattr__(self, "spans", every[:turn])
 
-    @property
+    @cached_property
     def layer_spans(self) -> tuple[Span, ...]:
         """What each layer attends to."""
         return tuple(self.spans[i % len(self.spans)] for i in range(self.layers))

@@ -57,7 +57,7 @@ def is_unmodified(module: nn.Module) -> bool:
 def can_run(rows: Tensor, layers: nn.ModuleList, options: RunOptions) -> bool:
     """Whether these rows go through these layers in place: on a CPU, without gradients, compilation or adapters."""
     return (
-        rows.device.type == "cpu"
+        rows.device.type in ("cpu", "meta")  # rows without values stand for a CPU's: plans count their memory
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")  # it casts products, but not those that write in place
@@ -73,23 +73,29 @@ def block_rows(weights: torch.dtype) -> int:
     return BLOCK if work_dtype(weights) == weights else WIDENED
 
 
-def blocks(rows: int, most: int) -> Iterator[slice]:
-    """0 .. rows in the fewest equal parts of at most `most` rows."""
+def blocks(x: Tensor, most: int) -> Iterator[slice]:
+    """0 .. rows of x in the fewest equal parts of at most `most` rows.
+
+    On meta, where nothing is computed, the first two stand for all.
+    """
+    rows = x.shape[0]
     count = -(-rows // most)
     size = -(-rows // count)
-    yield from (slice(a, min(a + size, rows)) for a in range(0, rows, size))
+    starts = range(0, rows, size)
+    yield from (slice(a, min(a + size, rows)) for a in (starts[:2] if x.is_meta else starts))
 
 
 class Workspace:
     """Buffers for T rows that all layers of one call share: what every layer writes anew is never allocated again."""
 
-    def __init__(self, rows: int, config: EncoderConfig, weights: torch.dtype) -> None:
+    def __init__(self, rows: int, config: EncoderConfig, weights: torch.dtype, device: torch.device) -> None:
         dtype = work_dtype(weights)
         self.heads = config.heads
         self.block = block_rows(weights)
-        self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype)
-        self.out = torch.empty(rows, config.hidden, dtype=dtype)
-        self.up = torch.empty(min(rows, self.block), config.mlp * (2 if config.gated else 1), dtype=dtype)
+        up = config.mlp * (2 if config.gated else 1)
+        self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype, device=device)
+        self.out = torch.empty(rows, config.hidden, dtype=dtype, device=device)
+        self.up = torch.empty(min(rows, self.block), up, dtype=dtype, device=device)
 
 
 def stem(p: Packed, patch: PatchEmbed, norm_embed: nn.Module, table: PositionTable | None) -> Float[Tensor, "T D"]:
@@ -109,7 +115,7 @@ def run_layers(
     dtype: torch.dtype,
 ) -> Float[Tensor, "T D"]:
     """x through all layers, in place; the result in the weights' type. states: filled in for the numbers it has."""
-    space = Workspace(x.shape[0], config, dtype)
+    space = Workspace(x.shape[0], config, dtype, x.device)
     if 0 in states:
         states[0] = x.to(dtype, copy=True)
     for i, layer in enumerate(layers, 1):
@@ -128,8 +134,8 @@ def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
     else:
         weight = patch.weight.to(dtype)
         bias = weight.new_zeros(len(weight)) if patch.bias is None else patch.bias.to(dtype)
-    out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype)
-    for part in blocks(rows.shape[0], block_rows(patch.weight.dtype)):
+    out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype, device=rows.device)
+    for part in blocks(rows, block_rows(patch.weight.dtype)):
         block = rows[part].to(dtype)
         if rows.dtype == torch.uint8:
             block -= CENTRE
@@ -159,9 +165,9 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
     if b_qkv is not None and not layer.key_bias:
         b_qkv = without_key(b_qkv)
     qkv = space.qkv.view(rows, 3, space.heads, -1)
-    for part in blocks(rows, space.block):
+    for part in blocks(x, space.block):
         torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
-    for part in blocks(rows, CACHED):
+    for part in blocks(x, CACHED):
         if b_qkv is not None:
             space.qkv[part].add_(b_qkv)
         if layer.norm_q is not None and layer.norm_k is not None:
@@ -171,12 +177,12 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
             _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves)
     q, k, v = qkv.unbind(1)
     sdpa_into(space.out.view(rows, space.heads, -1), q, k, v, segments)
-    for part in blocks(rows, space.block):
+    for part in blocks(x, space.block):
         block = x[part]
         up = space.up[: len(block)]
         _add_product(block, space.out[part], w_proj, b_proj)
         torch.mm(norm(layer.norm2, block), w_up.t(), out=up)
-        for small in blocks(len(block), CACHED):
+        for small in blocks(block, CACHED):
             if b_up is not None:
                 up[small].add_(b_up)
             if layer.gated:
@@ -209,9 +215,9 @@ def merged(merger: MergerMLP, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:
         wide = norm(merger.norm, x.reshape(-1, width).to(dtype))
     else:
         wide = norm(merger.norm, x.to(dtype)).reshape(-1, width)
-    out = torch.empty(len(wide), merger.fc2.out_features, dtype=dtype)
+    out = torch.empty(len(wide), merger.fc2.out_features, dtype=dtype, device=x.device)
     (w_up, b_up), (w_down, b_down) = ((m.weight.to(dtype), m.bias.to(dtype)) for m in (merger.fc1, merger.fc2))
-    for part in blocks(len(wide), block_rows(merger.fc1.weight.dtype)):
+    for part in blocks(wide, block_rows(merger.fc1.weight.dtype)):
         up = torch.mm(wide[part], w_up.t()).add_(b_up)
         activate_(up, "gelu")
         torch.addmm(b_down, up, w_down.t(), out=out[part])
@@ -221,7 +227,7 @@ def merged(merger: MergerMLP, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:
 def add_table(x: Float[Tensor, "T D"], values: Float[Tensor, "P D"], index: Int64[Tensor, " T"]) -> None:
     """x += values[index], a block of rows at a time."""
     values = values.to(x.dtype)
-    for part in blocks(len(x), CACHED):
+    for part in blocks(x, CACHED):
         x[part].add_(values[index[part]])
 
 

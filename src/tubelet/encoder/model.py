@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tubelet.encoder import cpu
 from tubelet.encoder.attention import Backend, Segments, resolve
-from tubelet.encoder.config import EncoderConfig
+from tubelet.encoder.config import EncoderConfig, Span
 from tubelet.encoder.layers import Layer, LayerInputs, MergerMLP, PatchEmbed, SegmentSpan, norm_layer
 from tubelet.encoder.layout import Layout, layout_of
 from tubelet.encoder.merging import tokens_merged
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
     ) -> Packed:
         """`forward` without the merger: one feature row per patch row."""
         ran = self.run(p, positions=positions, segments=segments, scenes=scenes)
-        return p.with_x(ran.layout.outside(self.final_norm(ran.x)))
+        return p.with_x(ran.layout.from_layout(self.final_norm(ran.x)))
 
     def features(
         self,
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
         wanted = (*only, *(i + 1 for i in self.config.deepstack))
         ran = self.run(p, only=wanted, positions=positions, segments=segments, scenes=scenes)
         normed, in_place = self.final_norm(ran.x), self._in_place(p)
-        trunk = p.with_x(ran.layout.outside(normed))
+        trunk = p.with_x(ran.layout.from_layout(normed))
         pooled = None
         if pool and self.can_pool:
             pooled = self._first(p, ran) if self.pool is None else self.pool(trunk)
@@ -188,26 +188,28 @@ class Encoder(nn.Module):
         only: the hidden states to keep, numbers or tuples of them, as in `hidden_states`. until: how many layers run,
         None for all. `final_norm` is left to the caller. Raises ConfigError, ShapeError.
 
-        >>> ran = encoder.run(p, only=[(1, 2)])
-        >>> pairs, camera = ran.rows(p, (1, 2)), ran.prefixes((1, 2))
+        >>> encoder = tubelet.untrained("llava_vit_packing_small")
+        >>> p = tubelet.patchify(tubelet.read("photo.jpg"), encoder.pixels)
+        >>> encoder.run(p, only=[(1, 2)]).rows(p, (1, 2)).x.shape  # two states side by side
+        torch.Size([24, 768])
         """
         where = self._checked(p, positions)
         states: States = dict.fromkeys(numbers_of(only, len(self.layers)), p.x)  # p.x holds the place of what comes
         layout = layout_of(p, self.config, segments=segments, scenes=scenes)
         backend = resolve(self.options.backend, p.device, self.patch.weight.dtype)
-        spans = {name: _span(each, backend, p.device) for name, each in layout.spans.items()}
+        spans: dict[Span, SegmentSpan] = {name: _span(each, backend, p.device) for name, each in layout.spans.items()}
         inputs = LayerInputs(*self.rotary_tables(p, layout, where), backend, spans)
-        layers = self.layers[:until]
         if self._in_place(p):
-            x = layout.inside(cpu.stem(p, self.patch, self.norm_embed, self.table), *self._prefixes())
+            x = layout.to_layout(cpu.stem(p, self.patch, self.norm_embed, self.table), *self._prefixes())
             x = cpu.norm(self.norm_pre, x)
+            layers = self.layers if until is None else self.layers[:until]
             x = cpu.run_layers(x, layers, inputs, states, self.config, self.patch.weight.dtype)
             return LayerOutputs(x, layout, states)
         x = self.norm_embed(self.patch(p.x))
         if self.table is not None:
             values, index = self.table(p)
             x = x + values.to(x.dtype)[index]
-        x = self.norm_pre(layout.inside(x, *self._prefixes()))
+        x = self.norm_pre(layout.to_layout(x, *self._prefixes()))
         if self._compiled is not None and not states:
             return LayerOutputs(self._compiled(x, _as_data(inputs)), layout, states)
         return LayerOutputs(self._stack(x, inputs, states, until), layout, states)
@@ -237,7 +239,7 @@ class Encoder(nn.Module):
         else:
             angles = self.prefix_angles.float()
             own = torch.stack([angles.cos(), angles.sin()], dim=-1)
-        return layout.inside(turn, own), None if flip is None else layout.inside(flip, still)
+        return layout.to_layout(turn, own), None if flip is None else layout.to_layout(flip, still)
 
     # ---- how they run
 

@@ -1,5 +1,7 @@
 """Embeddings as vLLM takes them: `multi_modal_data` of `LLM.generate`, content parts of its chat API, one file between.
 
+Experimental: it has never run in vLLM's engine, only against the interfaces of one release.
+
     qwen2_vl     image_embeds (T, D)  image_grid_thw (N, 3)      video_embeds, video_grid_thw
     qwen2_5_vl   the same                                        and second_per_grid_ts (M,)
     qwen3_vl     image_embeds (T, D (1 + L)): deepstack behind   and timestamps, a list of seconds for each video

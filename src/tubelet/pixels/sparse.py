@@ -49,15 +49,13 @@ MOTION_LEVELS = 16.0  # energy of content that moves by a whole patch, which cha
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """packed: one item, uint8 rows of whole merge blocks in the recipe's order. scores: the energy of each row, in
-    levels. signals: what was seen of each frame taken, and by which signal. whole_t: the t that were kept whole as the
-    first frame, a scene cut or a key frame; cut_t: those in which a scene begins."""
+    """A clip as few rows, and why these."""
 
-    packed: Packed
-    scores: Tensor = field(repr=False)
-    signals: CodecSignals
-    whole_t: tuple[int, ...]
-    cut_t: tuple[int, ...]
+    packed: Packed  # one item: uint8 rows of whole merge blocks in the recipe's order
+    scores: Tensor = field(repr=False)  # (T,) energy of each row, in levels
+    signals: CodecSignals  # what was seen of each frame taken, and by which signal
+    whole_t: tuple[int, ...]  # the t that were kept whole: the first frame, scene cuts, key frames
+    cut_t: tuple[int, ...]  # those in which a scene begins
 
     @property
     def complete(self) -> bool:
@@ -182,7 +180,7 @@ class Cutter:
         self._across = shares(edges[1], *_spans(self.box[0], self.box[2], self.frame_grid.w))
         self._patch_px = (self.box[3] - self.box[1]) / self.frame_grid.h
         self._blocks = block_rows(*self.frame_grid[1:], recipe.merge, recipe.order == "block" and recipe.merge > 1)
-        self._room = ResizeBuffers()
+        self._buffers = ResizeBuffers()
 
     def start(self) -> None:
         """Forget everything that came so far."""
@@ -216,7 +214,7 @@ class Cutter:
         whole = as_tensor(np.ascontiguousarray(rgb)[None])
         recipe = self.recipe
         small = resize_frames(
-            whole, self.size, resampler=recipe.resampler, interpolation=recipe.interpolation, room=self._room
+            whole, self.size, resampler=recipe.resampler, interpolation=recipe.interpolation, buffers=self._buffers
         )
         for index in range(place, recipe.temporal):  # a last frame fills up its row of time
             write_frame(self._rows, self.frame_grid, index, small[0].numpy(), recipe)

@@ -17,11 +17,11 @@ from tubelet.reading.source import VIDEOS, Source
 class ReadJob:
     """How an input is to be read. Plain values only, so that it can be sent to another process."""
 
-    limits: Limits = field(default_factory=Limits)  # the ceilings
+    limits: Limits = field(default_factory=Limits)
     sampling: Sampling = field(default_factory=Sampling)  # which frames of a video
-    background: tuple[int, int, int] = WHITE  # what lies behind transparent parts
-    animation: bool = False  # whether pictures that move are read as clips
-    workers: int = 1
+    background: tuple[int, int, int] = WHITE  # what transparent parts are laid on
+    animation: bool = False  # pictures that move are read as clips
+    workers: int = 1  # threads that decode one video
     hdr: HdrMode = "tonemap"  # what becomes of PQ and HLG
 
     def __post_init__(self) -> None:

@@ -120,6 +120,10 @@ def probe(source: Any, *, limits: Limits = Limits()) -> Any:  # noqa: B008
     """Upright width and height, frame count and more of one input, from its header: PictureInfo or VideoInfo.
 
     Nothing is decoded; what is too large by its header is a LimitError here as in `read`. Raises: as `read`.
+
+        >>> seen = tubelet.probe("receipt.png")
+        >>> seen.width, seen.height
+        (600, 900)
     """
     from tubelet.reading.source import PICTURES, open_source
 

@@ -15,7 +15,7 @@ from transformers.models.siglip import SiglipTextConfig
 from tubelet.errors import ConfigError, InputError, KeyMismatch
 from tubelet.reduce.relevance import content_words
 from tubelet.shapes import Float
-from tubelet.weights.locate import Checkpoint, find_checkpoint
+from tubelet.weights.locate import Checkpoint, CheckpointFolder, Source, find_checkpoint
 from tubelet.weights.tensors import TensorReader
 
 
@@ -51,7 +51,7 @@ class SiglipText:
     @classmethod
     def load(
         cls,
-        source: str | os.PathLike[str],
+        source: Source,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -62,10 +62,11 @@ class SiglipText:
         Raises ConfigError where there is no such configuration or tokenizer, KeyMismatch naming tensors that are
         missing or of another shape, and what reading weights raises.
         """
-        name = os.fspath(source)
+        known = isinstance(source, CheckpointFolder)
+        name, at = source.for_transformers if known else (os.fspath(source), revision)
         try:
-            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(name, revision=at, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=at, trust_remote_code=False)
         except (OSError, ValueError) as e:
             raise ConfigError("no SigLIP text model with safetensors and a tokenizer there", source=name) from e
         config = getattr(config, "text_config", config)

@@ -7,7 +7,7 @@ the folder. Pickle files are refused by their names and never opened; `tubelet c
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,23 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Where a checkpoint is and which tensors it has, before any shard is opened. home: key -> the plain name of its
-    file; index: the index they were read from, None for a single file; fetch: brings files by name into the folder."""
+    """Where a checkpoint is and which tensors it has. Found once; whatever loads a part of it takes this value.
 
-    name: str
-    folder: Path
-    root: Path
-    home: Mapping[str, str]
-    index: str | None = None
-    fetch: Callable[[Sequence[str]], None] | None = None
-    header: Header | None = None
+    Each header is read once, and of a hub each file is asked for once, however many parts are read.
+    """
+
+    name: str  # what the caller named: a path, or a hub id
+    folder: Path  # with config.json and the weights
+    root: Path  # nothing may lead out of it
+    home: Mapping[str, str]  # key -> the plain name of its file
+    index: str | None = None  # the index they were read from, None for a single file
+    fetch: Callable[[Sequence[str]], None] | None = None  # brings files by name into the folder, where a hub has them
+    headers: dict[str, Header] = field(default_factory=dict, repr=False, compare=False)  # those read so far, by name
+
+    @property
+    def for_transformers(self) -> tuple[str, str | None]:
+        """Name and revision under which transformers finds the same files: a hub id and its commit, or the folder."""
+        return (str(self.folder), None) if self.fetch is None else (self.name, self.folder.name)
 
     def config(self) -> dict[str, Any] | None:
         """config.json beside the weights, parsed strictly. Raises ConfigError when it is not a JSON object."""
@@ -81,13 +88,16 @@ class CheckpointFolder:
 
     def checkpoint(self, keys: Collection[str] | None = None) -> Checkpoint:
         """The files that hold these tensors (None: all), headers checked; the others are neither fetched nor opened."""
-        if self.header is not None:
-            home = dict.fromkeys(self.header.tensors, self.header.path)
-            return Checkpoint(self.name, (self.header,), self.header.tensors, home, self.folder, self.root)
-        shards = sorted({self.home[key] for key in (self.home if keys is None else keys)})
-        if self.fetch is not None:
-            self.fetch(shards)
-        headers = {shard: read_header(inside(self.folder / shard, self.root)) for shard in shards}
+        if self.index is None:
+            wanted = list(self.headers)
+        else:
+            wanted = sorted({self.home[key] for key in (self.home if keys is None else keys)})
+        new = [shard for shard in wanted if shard not in self.headers]
+        if new and self.fetch is not None:
+            self.fetch(new)
+        for shard in new:
+            self.headers[shard] = read_header(inside(self.folder / shard, self.root))
+        headers = {shard: self.headers[shard] for shard in wanted}
         entries: dict[str, Entry] = {}
         home = {}
         for shard, header in headers.items():
@@ -96,23 +106,31 @@ class CheckpointFolder:
                     message = f"the index and the shard disagree about {key!r:.80}"
                     raise UnsafeFile(message, source=shard, got=key[:200])
                 entries[key], home[key] = entry, header.path
-        absent = [key for key, shard in self.home.items() if shard in headers and key not in entries]
-        if absent:
-            message = f"{absent[0]!r:.80} is not in the shard the index names"
-            raise UnsafeFile(message, source=self.index, got=absent[:8])
+        lost = [key for key, shard in self.home.items() if shard in headers and key not in entries]
+        if lost:
+            message = f"{lost[0]!r:.80} is not in the shard the index names"
+            raise UnsafeFile(message, source=self.index, got=lost[:8])
         return Checkpoint(self.name, tuple(headers.values()), entries, home, self.folder, self.root)
 
 
-def find_checkpoint(source: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
+Source = str | os.PathLike[str] | CheckpointFolder  # what a part of a checkpoint is loaded from
+
+
+def find_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
     """The whole checkpoint at a folder, a .safetensors or index file, or a hub id; headers checked, no tensor yet.
 
     Raises WeightsError when nothing is there, UnsafeFile and UnsafePath for what must not be read.
     """
-    return find_place(source, revision).checkpoint()
+    return find_folder(source, revision).checkpoint()
 
 
-def find_place(source: str | os.PathLike[str], revision: str | None = None) -> CheckpointFolder:
-    """The same before shards are opened: from a hub only its configuration and index, or its one file, are fetched."""
+def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder:
+    """The same before shards are opened: from a hub only its configuration and index, or its one file, are fetched.
+
+    What was found already is given back as it is, at its own revision.
+    """
+    if isinstance(source, CheckpointFolder):
+        return source
     path = Path(source)
     if not path.exists():
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
@@ -153,20 +171,26 @@ def _from_folder(folder: Path, name: str) -> CheckpointFolder:
 
 def _from_hub(repo: str, revision: str | None) -> CheckpointFolder:
     folder = _download(repo, revision, (*_SAID, INDEX))
-    commit = folder.name if _COMMIT.fullmatch(folder.name) else revision  # the second call must not see a newer one
+    commit = folder.name if _COMMIT.fullmatch(folder.name) else revision  # later calls must not see a newer one
+    asked = {*_SAID, INDEX}  # whether the hub had them or not
+
+    def fetch(names: Sequence[str]) -> None:
+        new = [name for name in dict.fromkeys(names) if name not in asked]
+        if new:
+            _download(repo, commit, new)
+            asked.update(new)
+
     if not (folder / INDEX).exists():
-        return _from_folder(_download(repo, commit, (*_SAID, SINGLE)), repo)
-    place = _sharded(folder / INDEX, root_of(folder), repo)
-
-    def fetch(shards: Sequence[str]) -> None:
-        _download(repo, commit, (*_SAID, INDEX, *shards))
-
-    return replace(place, fetch=fetch)
+        fetch((SINGLE,))
+        return replace(_from_folder(folder, repo), fetch=fetch)
+    return replace(_sharded(folder / INDEX, root_of(folder), repo), fetch=fetch)
 
 
 def _single(path: Path, root: Path, name: str) -> CheckpointFolder:
     header = read_header(inside(path, root))
-    return CheckpointFolder(name, path.parent, root, dict.fromkeys(header.tensors, path.name), header=header)
+    return CheckpointFolder(
+        name, path.parent, root, dict.fromkeys(header.tensors, path.name), headers={path.name: header}
+    )
 
 
 def _sharded(index: Path, root: Path, name: str) -> CheckpointFolder:

@@ -1,6 +1,5 @@
 """Tensors of a checkpoint, read one by one, and their names compared with those a model has."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from tubelet.errors import KeyMismatch, UnsafeFile
 from tubelet.weights.header import Entry
-from tubelet.weights.locate import Checkpoint, find_checkpoint
+from tubelet.weights.locate import Checkpoint, Source, find_checkpoint
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def read_state(source: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Tensor]:
+def read_state(source: Source, *, revision: str | None = None) -> dict[str, Tensor]:
     """All tensors of a checkpoint under the names they have there, headers checked first. Cost: a copy of the file."""
     checkpoint = find_checkpoint(source, revision)
     with TensorReader(checkpoint) as reader:

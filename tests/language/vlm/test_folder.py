@@ -23,7 +23,8 @@ from tubelet.language.vlm import write_folder as save_module
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme, scheme_from, scheme_to
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, PixelRecipe
+from tubelet.pixels.views_plan import ViewRule
 from tubelet.reading.clip import Clip
 
 
@@ -149,6 +150,40 @@ def test_schemes_come_back_from_json(scheme: Scheme):
     assert again == replace(scheme, rule=again.rule)
     assert float(again.rule.tokens_per_second) == float(scheme.rule.tokens_per_second)
     assert again.rule.compat == scheme.rule.compat
+
+
+BEFORE = """{"token_ids": {"image": 1, "video": 2, "start": 3, "end": 4}, "pixels": {"patch": 16, "rule": "smart",
+"temporal": 2, "merge": 2, "order": "block", "size": null, "shortest": null, "min_pixels": 10, "max_pixels": 16777216,
+"max_video_pixels": null, "resampler": "torch", "interpolation": "bicubic",
+"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}, "rule": {"time": "seconds",
+"tokens_per_second": "25/3", "arithmetic": "exact", "extent": "grid", "compat": "transformers-5"}, "video_pixels":
+{"patch": 16, "rule": "smart_compat", "temporal": 2, "merge": 2, "order": "block", "size": null, "shortest": null,
+"min_pixels": null, "max_pixels": null, "max_video_pixels": 1073741824, "resampler": "torch", "interpolation":
+"bicubic", "mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}, "states": [],
+"wording": "image_tag", "square": false, "views": null}"""
+BEFORE_VIEWS = """{"token_ids": {"image": -200, "video": null, "start": null, "end": null}, "pixels": {"patch": 14,
+"rule": "square", "temporal": 1, "merge": 1, "order": "raster", "size": 28, "shortest": null, "min_pixels": null,
+"max_pixels": null, "max_video_pixels": null, "resampler": "torch", "interpolation": "bicubic",
+"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}, "rule": {"time": "none",
+"tokens_per_second": "2", "arithmetic": "exact", "extent": "grid", "compat": null}, "video_pixels": null,
+"states": [3, 1], "wording": "parts", "square": false, "views": {"tile": 28, "pinpoints": [28, 56, 56, 28],
+"pool": "bilinear", "join": "unpad", "stride": 2, "compat": null}}"""
+
+
+def test_sections_of_files_written_before():
+    """Word for word as earlier versions wrote them; pinpoints were one list then."""
+    first = scheme_from(json.loads(BEFORE), CLIP_MEAN, CLIP_STD)
+    assert first == Scheme(
+        TokenIds(1, 2, 3, 4),
+        PixelRecipe(16, "smart", 2, 2, "block", min_pixels=10, max_pixels=1 << 24),
+        replace(QWEN2_5_VL, tokens_per_second=Fraction(25, 3), compat="transformers-5"),
+        PixelRecipe(16, "smart_compat", 2, 2, "block", max_video_pixels=1 << 30),
+        wording="image_tag",
+    )
+    views = ViewRule(28, ((28, 56), (56, 28)), pool="bilinear", join="unpad")
+    pixels = PixelRecipe(14, "square", size=28)
+    second = scheme_from(json.loads(BEFORE_VIEWS), CLIP_MEAN, CLIP_STD)
+    assert second == Scheme(TokenIds(-200), pixels, states=(3, 1), views=views)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from torch import Tensor
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, RunError
 from tubelet.language.vlm import load_lm as lm_module
 from tubelet.language.vlm.load_lm import generation_settings, load_speaker, text_part
-from tubelet.weights.locate import find_place
+from tubelet.weights.locate import find_folder
 
 
 def speaker_of(folder: Path, **options: Any) -> Any:
-    place = find_place(folder)
+    place = find_folder(folder)
     config = place.config()
     assert config is not None
     return load_speaker(place, config, **options)

@@ -19,7 +19,7 @@ from tubelet.language import build_projector
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.touch import blank, touch
 from tubelet.language.vlm.cache import FeatureCache
-from tubelet.language.vlm.chat import see
+from tubelet.language.vlm.chat import patchify_clips
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.patchify import normalise, patchify
@@ -170,7 +170,7 @@ def test_video_gives_the_ids_of_the_reference_s_positions(pair: tuple[str, Any, 
         return
     small(vlm)
     clip = film(10, 60, 60, fps)
-    p = see([clip], vlm.scheme)
+    p = patchify_clips([clip], vlm.scheme)
     with torch.no_grad():
         rows = vlm.encode(p)
     sample = [5, 6, *run(VIDEO, rows.tokens.lengths[0]), 9, 8]
@@ -195,7 +195,7 @@ def test_timed_frames_and_pictures_of_qwen3_give_transformers_own_ids(pair: tupl
     if not kind.startswith("qwen3_vl"):
         return
     small(vlm)
-    p = see([film(6, 60, 60), picture(60, 90)], vlm.scheme)
+    p = patchify_clips([film(6, 60, 60), picture(60, 90)], vlm.scheme)
     with torch.no_grad():
         rows = vlm.encode(p)
     t, h, w = rows.tokens.items[0].grid

@@ -10,6 +10,7 @@
 Pillow and numpy alone; places and scores are read once, on the host.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

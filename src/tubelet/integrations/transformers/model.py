@@ -14,7 +14,7 @@ them in buffers that this way of loading leaves uninitialised.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,10 +32,11 @@ from tubelet.encoder.table import PositionTable
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError, UnsafeFile
 from tubelet.integrations.transformers.attention import register, tubelet_attention
 from tubelet.integrations.transformers.config import TubeletConfig, config_of
-from tubelet.integrations.transformers.fields import PixelFields, backend_of, checked, pixel_fields, recipe_of
+from tubelet.integrations.transformers.fields import PIXEL_FIELDS, backend_of, checked, pixel_fields, recipe_of
 from tubelet.integrations.transformers.upstream import HUB, register_upstream, upstream_encoder
 from tubelet.packed import Item, Packed, all_positions
-from tubelet.pixels.inputs import listed, rows_of
+from tubelet.pixels.inputs import listed
+from tubelet.pixels.load import load_patches
 from tubelet.pixels.patchify import from_pixels, normalise
 from tubelet.pixels.recipe import PixelRecipe
 
@@ -190,6 +191,11 @@ class TubeletModel(PreTrainedModel):
                 if scale is not None:
                     init.ones_(scale)
 
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether layers run again in the backward pass; what transformers asks every module of a model."""
+        return self.encoder.options.gradient_checkpointing
+
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1
     ) -> None:
@@ -244,7 +250,7 @@ class TubeletImageProcessor(BaseImageProcessor):
     def __init__(self, do_normalize: bool = True, **kwargs: Any) -> None:
         for name in ("image_processor_type", "processor_class"):
             kwargs.pop(name, None)
-        values = checked(PixelFields, kwargs)
+        values = checked(PIXEL_FIELDS, kwargs)
         _no_more(kwargs)
         super().__init__()
         self.do_normalize = do_normalize
@@ -290,10 +296,10 @@ class TubeletImageProcessor(BaseImageProcessor):
             raise ConfigError("return_tensors is pt or np", expected=("pt", "np"), got=return_tensors)
         recipe = self.recipe
         if fields_of_this_call:
-            now = {f.name: fields_of_this_call.pop(f.name, getattr(self, f.name)) for f in fields(PixelFields)}
+            now = {name: fields_of_this_call.pop(name, getattr(self, name)) for name in PIXEL_FIELDS}
             _no_more(fields_of_this_call)
             recipe = TubeletImageProcessor(**now).recipe
-        p = rows_of(listed(images), recipe, fps=fps, num_frames=num_frames)
+        p = load_patches(listed(images), recipe, fps=fps, num_frames=num_frames).packed
         if self.do_normalize if do_normalize is None else do_normalize:
             p = normalise(p, recipe)
         return BatchFeature({"pixel_values": p.x, "image_grid_thw": p.grid_thw}, tensor_type=return_tensors)

@@ -46,19 +46,19 @@ class Question:
 
 
 def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Message] = ()) -> Question:
-    """One question about pictures and clips, ready for `vlm.generate(asked.ready)`.
+    """One question about pictures and clips, ready for `vlm.generate(question.ready)`.
 
     history: earlier messages {"role", "content"}, whose items are the first of `clips`; the others belong to this
     question. Items that were encoded in an earlier turn come from the model's cache. Raises ConfigError without a
     tokenizer or a chat template, AlignmentError where messages and clips differ in number of items.
 
-        >>> asked = ask(vlm, tubelet.read(["receipt.png"]), "What was bought?")  # doctest: +SKIP
-        >>> vlm.tokenizer.decode(vlm.generate(asked.ready)[0])  # doctest: +SKIP
+        >>> question = ask(vlm, tubelet.read(["receipt.png"]), "What was bought?")  # doctest: +SKIP
+        >>> vlm.tokenizer.decode(vlm.generate(question.ready)[0])  # doctest: +SKIP
         '...'
     """
     with torch.no_grad():
-        seen = tuple(squared(c, vlm.scheme.pixels) if vlm.scheme.square and not c.is_video else c for c in clips)
-        patches = see(seen, vlm.scheme)
+        seen = tuple(pad_to_square(c, vlm.scheme.pixels) if vlm.scheme.square and not c.is_video else c for c in clips)
+        patches = patchify_clips(seen, vlm.scheme)
         rows = vlm.encode(patches)
         earlier = sum(len(_items(m)) for m in history)
         if earlier > len(clips):
@@ -67,7 +67,7 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
             )
         parts = [{"type": "video" if c.is_video else "image"} for c in clips[earlier:]]
         message = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
-        text = worded([*history, message], vlm.tokenizer, vlm.scheme)
+        text = apply_chat_template([*history, message], vlm.tokenizer, vlm.scheme)
         prompt = tokens_of(text, seen, rows.tokens, vlm.tokenizer, vlm.scheme)
         batch = pad([prompt], 0, side="left")
         ready = vlm.ready(rows, batch.input_ids, attention_mask=batch.attention_mask)
@@ -77,7 +77,7 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
 # ---- pixels
 
 
-def see(clips: Sequence[Clip], scheme: Scheme) -> Packed:
+def patchify_clips(clips: Sequence[Clip], scheme: Scheme) -> Packed:
     """Rows of pictures by the scheme's `pixels` and of clips by its `video_pixels`; `picture` is the index in clips."""
     packs = [patchify([clip], recipe_of(clip, scheme), views=scheme.views) for clip in clips]
     return concat(packs) if packs else patchify([], scheme.pixels)
@@ -97,7 +97,7 @@ def _sides(clips: Sequence[Clip], patches: Packed, rows: Packed, scheme: Scheme)
     return tuple(side[item.picture] for item in rows.items)
 
 
-def squared(clip: Clip, recipe: PixelRecipe) -> Clip:
+def pad_to_square(clip: Clip, recipe: PixelRecipe) -> Clip:
     """The clip in the middle of a square of the recipe's mean colour, sides of its longer one. One copy.
 
     Source: haotian-liu/LLaVA:llava/mm_utils.py@c121f04 (expand2square).
@@ -134,9 +134,12 @@ def _items(message: Message) -> list[str]:
     return [] if isinstance(content, str) else [part["type"] for part in content if part["type"] in ("image", "video")]
 
 
-def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme) -> str:
-    """The messages as the model's chat template writes them, up to where the answer begins. Raises ConfigError, also
-    for a template that fails at these messages (one for text alone, say); what it said is the cause."""
+def apply_chat_template(
+    messages: Sequence[Message], tokenizer: Any, scheme: Scheme, *, add_generation_prompt: bool = True
+) -> str:
+    """The messages as the model's chat template writes them, up to where the answer begins, or without
+    add_generation_prompt to where the last one ends. Raises ConfigError, also for a template that fails at these
+    messages (one for text alone, say); what it said is the cause."""
     if tokenizer is None:
         raise ConfigError("the model's folder has no tokenizer: a question cannot be put into tokens")
     if not getattr(tokenizer, "chat_template", None):
@@ -145,7 +148,7 @@ def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme) -> str:
 
     told = [_tagged(m) for m in messages] if scheme.wording == "image_tag" else list(messages)
     try:
-        return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=add_generation_prompt)
     except (TemplateError, TypeError, ValueError, LookupError) as e:
         raise ConfigError("the model's chat template cannot put these messages into words") from e
 

@@ -21,7 +21,7 @@ class VisualRows:
     deepstack: tuple[Packed, ...] = ()
 
 
-def remembered(
+def encode_cached(
     p: Packed,
     keys: Sequence[str],
     cache: FeatureCache,
@@ -50,7 +50,7 @@ def remembered(
     return tuple(concat(list(packs), renumber=False) for packs in zip(*parts, strict=True))
 
 
-def followed(kept: Packed, whole: Packed, other: Packed) -> Packed:
+def keep_same_rows(kept: Packed, whole: Packed, other: Packed) -> Packed:
     """The rows of `other`, which has those of `whole`, that a selection kept.
 
     Raises ConfigError where rows were joined: those have no counterpart.

@@ -132,7 +132,7 @@ def _config_of(kind: str, said: Mapping[str, Any]) -> "PreTrainedConfig":
 
 
 def load_speaker(
-    place: CheckpointFolder,
+    folder: CheckpointFolder,
     config: Mapping[str, Any],
     *,
     dtype: torch.dtype | None = None,
@@ -148,12 +148,12 @@ def load_speaker(
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
     expected, base = _expected(part)
-    keys = _keys(expected, base, place, part.tied)
-    checkpoint = place.checkpoint(set(keys.values()))
+    keys = _keys(expected, base, folder, part.tied)
+    checkpoint = folder.checkpoint(set(keys.values()))
     entries = {name: checkpoint.entries[key] for name, key in keys.items()}
     turned = _turned(part, expected, {name: entry.shape for name, entry in entries.items()})
     shapes = {name: expected[name] for name in keys}
-    compare_names(shapes | {name: _turn(shapes[name]) for name in turned}, entries, (), place.name)
+    compare_names(shapes | {name: _turn(shapes[name]) for name in turned}, entries, (), folder.name)
     kind = dtype or stored_type(list(entries.values()))
     state: dict[str, Tensor] = {}
     with TensorReader(checkpoint) as read:
@@ -161,7 +161,7 @@ def load_speaker(
             stored = read(key).transpose(1, 2).contiguous() if name in turned else read(key)
             state[name] = stored.to(device, kind, copy=True)
             if not bool(state[name].isfinite().all()):
-                raise NotFinite(f"NaN or infinity in {name} as {kind}", source=place.name, got=name)
+                raise NotFinite(f"NaN or infinity in {name} as {kind}", source=folder.name, got=name)
     head: nn.Linear | None = None
     if part.headed:
         weight = state.pop(f"{HEAD}weight", state[f"{TEXT}embed_tokens.weight"])
@@ -212,15 +212,15 @@ def _expected(part: TextPart) -> tuple[dict[str, tuple[int, ...]], str]:
     return shapes, base
 
 
-def _keys(expected: Mapping[str, tuple[int, ...]], base: str, place: CheckpointFolder, tied: bool) -> dict[str, str]:
+def _keys(expected: Mapping[str, tuple[int, ...]], base: str, folder: CheckpointFolder, tied: bool) -> dict[str, str]:
     """Name -> key in the file, without the head where it is the embeddings' table. Raises KeyMismatch."""
-    keys = place.home
+    keys = folder.home
     for text, head in LAYOUTS:
         names = {name: _key(name, text, head) for name in expected}
         if names[base] in keys:
             break
     else:
-        raise KeyMismatch("the file holds no language model", missing=(base,), source=place.name)
+        raise KeyMismatch("the file holds no language model", missing=(base,), source=folder.name)
     wanted = {name: key for name, key in names.items() if not (tied and name.startswith(HEAD))}
     missing = tuple(name for name, key in wanted.items() if key not in keys)
     extra = _unexpected(keys, set(names.values()), text, head)
@@ -231,7 +231,7 @@ def _keys(expected: Mapping[str, tuple[int, ...]], base: str, place: CheckpointF
             f"the tensors are not those of the language model: {'; '.join(said)}",
             missing=missing,
             unexpected=extra,
-            source=place.name,
+            source=folder.name,
         )
     return wanted
 

@@ -3,8 +3,8 @@
     pictures -> rows of patches -> encoder -> (reduce) -> projector -> (join) -> place -> language model -> tokens
                                    kept by content              of views, newlines     exact positions, exact places
 
-Generation is transformers' own `generate` around `language.vlm.causal_lm.Speaker`. Complete Qwen2-VL, Qwen2.5-VL and
-Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
+Generation is transformers' own `generate` around `language.vlm.causal_lm.PlacedCausalLM`. Complete Qwen2-VL,
+Qwen2.5-VL and Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
 """
 
 import os
@@ -19,16 +19,17 @@ from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError
 from tubelet.language.placing.place import place
 from tubelet.language.project.projector import Projector
-from tubelet.language.vlm.batch import PromptBatch, laid_out, nothing
+from tubelet.language.vlm.batch import PromptBatch, empty_pack, scatter_deepstack
 from tubelet.language.vlm.cache import FeatureCache, item_key, weights_key
-from tubelet.language.vlm.features import VisualRows, followed, remembered
+from tubelet.language.vlm.features import VisualRows, encode_cached, keep_same_rows
 from tubelet.language.vlm.load_lm import replace_settings, require_transformers
-from tubelet.language.vlm.read_folder import ModelParts, read_parts
+from tubelet.language.vlm.read_folder import ModelParts, load_model_parts
 from tubelet.language.vlm.scheme import Scheme
-from tubelet.language.vlm.write_folder import write_parts
+from tubelet.language.vlm.write_folder import save_model_parts
 from tubelet.packed import Packed
 from tubelet.reduce.join import join_views, pooled_views
 from tubelet.shapes import Float, Int64
+from tubelet.weights.locate import Source
 
 Reduce = Callable[[Packed], Packed]
 
@@ -144,11 +145,11 @@ class VLM(nn.Module):
         else:
             recipes = f"{self.scheme.pixels} {self.scheme.video_pixels}"
             keys = [item_key(p, i, recipes, options) for i in range(len(p))]
-            made = remembered(p, keys, self.cache, self._features, self._merge)
+            made = encode_cached(p, keys, self.cache, self._features, self._merge)
         tokens, deep = made[0], made[1:]
         if self.reduce is not None:
             kept = self.reduce(tokens)
-            deep = tuple(followed(kept, tokens, one) for one in deep)
+            deep = tuple(keep_same_rows(kept, tokens, one) for one in deep)
             tokens = kept
         rows = tokens if self.projector is None else self.projector(tokens)
         if (views := self.scheme.views) is not None:
@@ -203,7 +204,7 @@ class VLM(nn.Module):
         ids = torch.atleast_2d(input_ids).to(device)
         mask = None if attention_mask is None else torch.atleast_2d(attention_mask).to(device)
         wanted = None if labels is None else torch.atleast_2d(labels).to(device)
-        tokens = nothing(self.width, device) if rows is None else rows.tokens.to(device)
+        tokens = empty_pack(self.width, device) if rows is None else rows.tokens.to(device)
         placed = place(
             tokens,
             ids,
@@ -224,7 +225,7 @@ class VLM(nn.Module):
             placed.positions.next_position[:, 0] - ids.shape[1],
             placed.visual,
             placed.labels,
-            laid_out(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
+            scatter_deepstack(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
         )
 
     def forward(self, ready: PromptBatch) -> Float[Tensor, "B S V"]:
@@ -275,12 +276,12 @@ class VLM(nn.Module):
         family can write, WeightsError when the folder is in use.
         """
         parts = ModelParts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline)
-        return write_parts(parts, Path(folder), overwrite=overwrite)
+        return save_model_parts(parts, Path(folder), overwrite=overwrite)
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: Source,
         *,
         revision: str | None = None,
         dtype: torch.dtype | None = None,
@@ -296,7 +297,7 @@ class VLM(nn.Module):
         Safetensors only, no remote code, no tensor read twice. Raises ConfigError, KeyMismatch and what else
         `tubelet.load_encoder` raises; RunError without transformers.
         """
-        parts = read_parts(source, revision=revision, dtype=dtype, device=device, vision_tower=vision_tower)
+        parts = load_model_parts(source, revision=revision, dtype=dtype, device=device, vision_tower=vision_tower)
         vlm = cls(
             parts.encoder,
             parts.speaker,

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,15 @@ from tubelet.families.catalogue import home_of, write_config
 from tubelet.families.family import to_theirs
 from tubelet.families.fields import CODE_FIELDS
 from tubelet.language.project.files import PREFIX, SETTINGS
+from tubelet.language.vlm.extra_files import SETTINGS_FILE
 from tubelet.language.vlm.llava import NEWLINES
 from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT
-from tubelet.language.vlm.read_folder import MODEL_TYPE, SECTION, SETTINGS_FILE, TOWER, ModelParts
-from tubelet.language.vlm.scheme import scheme_to
+from tubelet.language.vlm.read_folder import MODEL_TYPE, TOWER, ModelParts
+from tubelet.language.vlm.scheme import SECTION, scheme_to
 from tubelet.packed.file import write_tensors
 from tubelet.weights.load import report_of
 from tubelet.weights.locate import CONFIG, INDEX, SINGLE
+from tubelet.weights.plain import to_plain
 from tubelet.weights.save import staged
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 SHARD_BYTES = 5 << 30
 
 
-def write_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> Path:
+def save_model_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> Path:
     """Write the folder described there, whole or not at all; `VLM.save_pretrained` says the rest."""
     encoder, lm = parts.encoder, parts.speaker.lm
     report = report_of(encoder)
@@ -51,8 +52,8 @@ def write_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> 
     }
     metadata = {"format": "pt", "layout": layout, "table": family.table_id}
     if parts.projector is not None and parts.projector.state_dict():
-        config[SETTINGS] = asdict(parts.projector.config)
-        metadata[SETTINGS] = json.dumps(asdict(parts.projector.config))
+        config[SETTINGS] = to_plain(parts.projector.config)
+        metadata[SETTINGS] = json.dumps(to_plain(parts.projector.config))
     elif parts.projector is not None:
         raise ConfigError(f"{parts.projector.config.kind} has no weights to save", got=parts.projector.config.kind)
     if encoder.untrained or (report is not None and report.untrained):

@@ -6,6 +6,7 @@ file -> durations of all frames -> which are wanted -> frames decoded in order, 
 import io
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
 
@@ -44,7 +45,7 @@ def decode_animation(
 
     sampling: which frames; with no rule given, all of them. Frames are composited as the file says, upright, and on
     `background` where they are transparent. A frame without a duration counts as 0.1 s, with a note.
-    complete=False: the file stops without saying so between two frames, and may have had more.
+    complete=False: the file stops behind a frame without saying that it ends, and may have had more.
     Cost: all frames up to the last wanted one are decoded; only the wanted ones are kept.
     Raises: as `decode_image`; DecodeError for an animation that is damaged behind its first frame; LimitError when the
     frames to be decoded together are too large; InputError from the sampling.
@@ -54,7 +55,8 @@ def decode_animation(
         if header.fault is not None and src.format != "TIFF":
             raise DecodeError(header.fault)
         if not is_animation(src.format, header):
-            return decode_image(src, limits, background, hdr=hdr, allocate=allocate)
+            clip = decode_image(src, limits, background, hdr=hdr, allocate=allocate)
+            return clip if header.ended else replace(clip, complete=False, frames_expected=1)
         notes = list(header.notes)
         starts, end, wanted, untimed = moving(src, limits, sampling, header)
         if untimed:

@@ -90,20 +90,20 @@ def decode_image(
 
 def decode_pixels(
     src: Source, limits: Limits, background: Colour, canvas: Canvas, hdr: HdrMode = "tonemap"
-) -> tuple[UInt8[np.ndarray, "H W C"], tuple[str, ...]]:
-    """The pixels of `decode_image`'s frame, in the memory of `canvas`, and its notes: for work that is done at once.
+) -> tuple[UInt8[np.ndarray, "H W C"], tuple[str, ...], bool]:
+    """The pixels of `decode_image`'s frame, in the memory of `canvas`, its notes, and whether it is complete.
 
     (H, W, 3), or (H, W, 4) whose last byte means nothing: an upright RGB JPEG is decoded right into the canvas and
-    not copied. Valid until the canvas is used again. Raises: as `decode_image`.
+    not copied. For work that is done at once: valid until the canvas is used again. Raises: as `decode_image`.
     """
     with decoding(src):
         header, notes = _described(src, limits)
         loaded = load_first(src, limits, header, hdr, notes, canvas if header.orientation == 1 else None)
         if loaded.plain and header.orientation == 1:
-            return canvas.pixels(loaded.picture), tuple(dict.fromkeys(notes))
+            return canvas.pixels(loaded.picture), tuple(dict.fromkeys(notes)), loaded.complete
         pixels = canvas.room(*reversed(header.upright))
         paint(loaded, background, header.orientation, notes, pixels)
-        return pixels, tuple(dict.fromkeys(notes))
+        return pixels, tuple(dict.fromkeys(notes)), loaded.complete
 
 
 def _described(src: Source, limits: Limits) -> tuple[Header, list[str]]:

@@ -20,7 +20,7 @@ from tubelet.reading.picture.png import PngInfo, missing_rows, png_pixels, read_
 from tubelet.reading.source import Source
 
 GAIN_MAP = "a gain map to high dynamic range is in the file, and was not applied"
-_GREY = 128  # what libjpeg leaves where data are missing
+_GREY = {127, 128}  # what libjpeg leaves where data are missing; the first of them in inverted inks
 
 
 def load_first(
@@ -129,7 +129,7 @@ def _whole_jpeg(picture: Image.Image, data: bytes, found: JpegInfo, pixels: Jpeg
     """
     last = picture.getpixel((picture.width - 1, picture.height - 1))
     whole = not pixels.gaps
-    if whole and (pixels.doubt or set(last if isinstance(last, tuple) else (last,)) == {_GREY}):
+    if whole and (pixels.doubt or set(last[:3] if isinstance(last, tuple) else (last,)) <= _GREY):
         other = _open_jpeg(pixels.otherwise_ended(), found)
         other.load()
         whole = _same(picture, other) and not (found.progressive and not pixels.ended and lacks_scans(data, found))
@@ -146,7 +146,7 @@ def _same(one: Image.Image, other: Image.Image) -> bool:
     rows = max(1, (1 << 20) // one.width)
     for top in range(0, one.height, rows):
         box = (0, top, one.width, min(top + rows, one.height))
-        if one.crop(box).tobytes() != other.crop(box).tobytes():
+        if one.crop(box).convert(other.mode).tobytes() != other.crop(box).tobytes():  # a canvas has a filler byte
             return False
     return True
 

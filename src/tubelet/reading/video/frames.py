@@ -44,21 +44,17 @@ _UNTOLD: Final = Told()
 
 @dataclass(frozen=True)
 class Upright:
-    """How stored pictures become upright ones: stored size, size with square pixels, then a turn.
-
-    The turn is `transpose` (rows become columns), then `flip_rows` (top becomes bottom), then `flip_columns`. hdr: what
-    becomes of PQ and HLG frames; all others are not touched by it. told: where a frame does not say what it is.
-    """
+    """How stored pictures become upright ones: they are resized to square pixels, then turned, in this order."""
 
     stored_w: int
     stored_h: int
-    square_w: int
+    square_w: int  # the size with square pixels
     square_h: int
-    transpose: bool = False
-    flip_rows: bool = False
+    transpose: bool = False  # rows become columns
+    flip_rows: bool = False  # top becomes bottom
     flip_columns: bool = False
-    hdr: HdrMode = "tonemap"
-    told: Told = _UNTOLD
+    hdr: HdrMode = "tonemap"  # what becomes of PQ and HLG frames; all others are not touched by it
+    told: Told = _UNTOLD  # where a frame does not say what it is
 
     @property
     def width(self) -> int:

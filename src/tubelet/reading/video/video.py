@@ -29,7 +29,7 @@ from tubelet.reading.video.frames import Told, Upright, upright
 from tubelet.reading.video.index import read_index
 from tubelet.reading.video.nal import length_bytes
 from tubelet.reading.video.packets import PacketIndex, choose, segments
-from tubelet.reading.video.structure import Structure
+from tubelet.reading.video.structure import Structure, Turn
 
 
 @dataclass(frozen=True)
@@ -39,51 +39,41 @@ class VideoInfo:
     width: int
     height: int
     duration_s: float | None
-    fps: float | None
+    fps: float | None  # on average
     frames: int | None
-    codec: str
+    codec: str  # FFmpeg's name of it
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """Which frames to take out of one video, and how to get at them.
+    """Which frames to take out of one video, and how to get at them. Plain values, which pickle."""
 
-    times_s: the true start of each frame, in seconds from the first frame shown. width, height: of the RGB frames.
-    expected: how many frames the sampling asked for; more than there are times only when the file is cut.
-    duration_s: of the whole clip, as declared where the file is cut. stream, index, chosen, way: the stream's number in
-    the file, its packets, the frames to take by their rank in the order shown, and how pictures become upright.
-    codec: the decoder's name. nal_bytes: see `tubelet.reading.video.nal.length_bytes`.
-    """
-
-    width: int
+    width: int  # of the RGB frames, upright
     height: int
-    times_s: tuple[float, ...]
-    expected: int
-    duration_s: float
-    cut: bool
-    notes: tuple[str, ...]
-    named: bool = field(repr=False)
-    stream: int = field(repr=False)
+    times_s: tuple[float, ...]  # the true start of each frame to take, in seconds from the first frame shown
+    expected: int  # frames the sampling asked for; more than there are times only when the file is cut
+    duration_s: float  # of the whole clip, as declared where the file is cut
+    cut: bool  # the file ends, or breaks, before the stream does
+    notes: tuple[str, ...]  # what a person might want to know
+    named: bool = field(repr=False)  # the caller named the times: a cut file that has them all is complete
+    stream: int = field(repr=False)  # its number in the file
     index: PacketIndex = field(repr=False)
-    chosen: tuple[int, ...] = field(repr=False)
-    way: Upright = field(repr=False)
-    codec: str
-    nal_bytes: int
+    chosen: tuple[int, ...] = field(repr=False)  # the frames to take, by their rank in the order shown
+    way: Upright = field(repr=False)  # how pictures become upright
+    codec: str  # the decoder's name
+    nal_bytes: int  # see `tubelet.reading.video.nal.length_bytes`
 
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What `decode_video` delivered. slots: of the plan's times, those whose frames are whole; times_s: theirs.
+    """What `decode_video` delivered."""
 
-    complete=False: frames are missing, or the file is cut; `frames_expected` then says how many were asked for.
-    """
-
-    times_s: tuple[float, ...]
-    complete: bool
-    frames_expected: int | None
-    duration_s: float
+    times_s: tuple[float, ...]  # of the frames that are whole
+    complete: bool  # False: frames are missing, or the file is cut
+    frames_expected: int | None  # where it is not complete, how many were asked for
+    duration_s: float  # of the whole clip
     notes: tuple[str, ...]
-    slots: tuple[int, ...]
+    slots: tuple[int, ...]  # the places of the whole frames in the plan's times, ascending
 
 
 def probe_video(src: Source, limits: Limits) -> VideoInfo:
@@ -218,7 +208,7 @@ def read_video(
 
 
 def clip_of(src: Source, frames: np.ndarray, result: VideoResult) -> Clip:
-    """The frames that were delivered, out of room for all that were planned."""
+    """The Clip of the frames that were delivered; `frames` has a place for each that was planned."""
     kept = frames if len(result.slots) == len(frames) else frames[list(result.slots)]
     return Clip(
         kept,
@@ -249,7 +239,7 @@ def _told(stream: av.video.VideoStream) -> Told:
     return Told(int(codec.color_trc), int(codec.color_primaries), int(codec.colorspace))
 
 
-def _turn(structure: Structure, stream_id: int, stream_index: int) -> tuple[float, float, float, float] | None:
+def _turn(structure: Structure, stream_id: int, stream_index: int) -> Turn | None:
     """The turn of a stream: MP4 numbers its tracks in the stream's id, MKV by their order."""
     return structure.turns.get(stream_id) or structure.turns.get(stream_index + 1)
 

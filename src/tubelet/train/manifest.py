@@ -1,0 +1,78 @@
+"""A manifest makes a folder whole: it names every other file with its length and sha256, and is written last.
+
+For checkpoints of any layout; those of the loop are in checkpoint.py.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+from tubelet.errors import CheckpointError
+
+FORMAT = "tubelet-checkpoint-1"
+MANIFEST = "MANIFEST.json"
+
+
+def facts_of(file: Path) -> dict[str, Any]:
+    """Length and digest of a file, as a manifest has them. Reads it."""
+    with file.open("rb") as opened:
+        return {"bytes": file.stat().st_size, "sha256": file_digest(opened, "sha256").hexdigest()}
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
+    """MANIFEST.json over every other file of `folder`, and all of it synced. Raises OSError."""
+    if files is None:
+        files = {str(f.relative_to(folder)): facts_of(f) for f in folder.rglob("*") if f.is_file()}
+    write_synced(folder / MANIFEST, {"format": FORMAT, **facts, "files": dict(sorted(files.items()))})
+    for inside in [*(f for f in folder.rglob("*") if f.is_dir()), folder]:
+        sync(inside)
+
+
+def verify(folder: Path, step: int | None = None) -> dict[str, Any]:
+    """The manifest of a whole checkpoint, of `step` where one is given. Reads every byte.
+
+    Raises CheckpointError that says what is wrong.
+    """
+    name = folder.name
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise CheckpointError("there is no manifest: it was never finished", source=name) from e
+    except (OSError, ValueError) as e:
+        raise CheckpointError("the manifest cannot be read", source=name) from e
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"the manifest is not of the format {FORMAT}", source=name, expected=FORMAT)
+    if step is not None and manifest.get("step") != step:
+        raise CheckpointError("the manifest is of another step", source=name, expected=step, got=manifest.get("step"))
+    there = {str(f.relative_to(folder)) for f in folder.rglob("*") if not f.is_dir()} - {MANIFEST}
+    if there != files.keys():
+        raise CheckpointError(f"files differ from the manifest: {sorted(there ^ files.keys())[:3]}", source=name)
+    for file, expected in files.items():
+        try:
+            got = facts_of(folder / file)
+        except OSError as e:
+            raise CheckpointError(f"{file} cannot be read", source=name) from e
+        if got != expected:
+            raise CheckpointError(f"{file} is not what was written", source=name, expected=expected, got=got)
+    return manifest
+
+
+def write_synced(file: Path, tree: Mapping[str, Any]) -> None:
+    """A JSON file that is on the disk when this returns. Raises OSError."""
+    with file.open("w", encoding="utf-8") as opened:
+        json.dump(tree, opened, indent=1)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's or a folder's content is on the disk. Raises OSError."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,69 @@
+"""What conversions share: a source made readable, its digest, and a report that stands beside what was written."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tubelet.errors import WeightsError
+from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, inside, root_of
+
+REPORT = "conversion.json"
+
+
+class Readable(NamedTuple):
+    """A source that can be read."""
+
+    weights: Path  # what is read: the source itself, or a safetensors file made of a pickle
+    pickle: Path | None  # the file it was made of
+    skipped: tuple[str, ...]  # entries of the pickle that are no tensors
+
+
+@contextmanager
+def readable(source: Path, *, unsafe_pickle: bool, config: bool = True) -> Iterator[Readable]:
+    """The source, or while the block lasts a safetensors file of a pickle, which a confined process reads.
+
+    config: the config.json beside the pickle comes along. Raises what `unpickle` raises.
+    """
+    if not (unsafe_pickle and source.suffix.lower() in PICKLES and source.is_file()):
+        yield Readable(source, None, ())
+        return
+    from tubelet.weights.unpickle import unpickle  # needs POSIX, and only this door needs it
+
+    with tempfile.TemporaryDirectory(prefix="tubelet-") as scratch:
+        made = unpickle(source, Path(scratch) / SINGLE)
+        beside = source.parent / CONFIG
+        if config and beside.exists():
+            shutil.copyfile(inside(beside, root_of(source.parent)), Path(scratch) / CONFIG)
+        yield Readable(made.path, source, tuple(made.skipped))
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """sha256 over the sha256 of each weight file, in the order of their names."""
+    total = hashlib.sha256()
+    for path in sorted(files, key=lambda p: p.name):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def same_bits(wanted: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> bool:
+    """Whether every wanted tensor was written with its type, shape and values."""
+    return all(
+        name in written and t.dtype == written[name].dtype and torch.equal(t, written[name])
+        for name, t in wanted.items()
+    )
+
+
+def write_report(said: dict[str, Any], folder: Path) -> None:
+    """conversion.json, the fields of a report, into the folder. Raises WeightsError where its tensors differ."""
+    (folder / REPORT).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    if not said["bit_equal"]:
+        raise WeightsError("the written tensors differ from those that were read", source=said["out"])
