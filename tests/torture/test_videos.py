@@ -18,6 +18,7 @@ from tests.torture.torture_videos import CUT, FRAMES, KINDS, list_of, make, what
 from tubelet.errors import InputError, TubeletError
 from tubelet.reading.clip import Clip
 from tubelet.reading.codec.decode import read_both
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import open_source
@@ -42,7 +43,7 @@ def sparse(data: bytes) -> Clip:
 def watched(data: bytes) -> Clip:
     """Every frame with its codec's signals, which must be finite and as many as there are frames."""
     with open_source(data, LIMITS) as source:
-        found, seen = read_both(source, LIMITS, EVERY, "auto")
+        found, seen = read_both(source, ReadJob(LIMITS, EVERY), "auto")
     assert len(seen) == len(found) and np.isfinite(seen.error_levels).all() and np.isfinite(seen.motion_px).all()
     return found
 

@@ -114,7 +114,7 @@ def _sides(values: np.ndarray | Tensor, limits: Limits) -> tuple[int, int, int, 
     if first and isinstance(values, Tensor):  # where both would do, each library's own order
         last = False
     frames = shape[0] if len(shape) == 4 else 1
-    height, width = shape[:2] if len(shape) == 2 else shape[-3:-1] if last else shape[-2:]
+    height, width = shape[-3 if last else -2], shape[-2 if last else -1]
     try:
         limits.check_picture(width, height)
         limits.check_clip(frames, width, height)

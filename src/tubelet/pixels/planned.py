@@ -123,7 +123,7 @@ def _from_header(plan: PlannedInput, src: Source) -> PlannedInput:
     if isolate == "always" or (isolate == "auto" and src.foreign and SUPPORTED):
         return replace(_measured(plan, isolated_outline(src, job), whole=True), isolated=True)
     if src.format in VIDEOS:
-        video = plan_video(src, job.limits, job.sampling, job.hdr)
+        video = plan_video(src, job.limits, job.sampling, job.hdr, job.background)
         return replace(_measured(plan, Outline(video.width, video.height, video.times_s)), video=video)
     seen = outline_source(src, job)
     return _measured(plan, seen, whole=seen.moves)

@@ -43,7 +43,7 @@ def decode_opened(picture: Image.Image, limits: Limits, background: Colour = WHI
         picture.load()
         orientation, note = orientation_opened(picture)
         notes = [note] if note is not None else []
-        width, height = upright_size(*picture.size, orientation)
+        width, height = upright_size(picture.width, picture.height, orientation)
         frames = np.empty((1, height, width, 3), np.uint8)
         paint(_loaded(picture, limits, notes), background, orientation, notes, frames[0])
     return Clip(frames, (0.0,), source=NAME, notes=tuple(dict.fromkeys(notes)))
@@ -56,7 +56,8 @@ def size_opened(picture: Image.Image, limits: Limits) -> tuple[int, int]:
         if getattr(picture, "tag_v2", None) is not None and _as_opened(picture):  # turned when it is loaded
             with open_source(cast(Any, picture).fp, limits, name=NAME) as src, decoding(src):
                 return read_header(src, limits).upright
-        return upright_size(*picture.size, orientation_opened(picture)[0])
+        width, height = picture.size
+        return upright_size(width, height, orientation_opened(picture)[0])
 
 
 def orientation_opened(picture: Image.Image) -> tuple[int, str | None]:
@@ -66,7 +67,7 @@ def orientation_opened(picture: Image.Image) -> tuple[int, str | None]:
     xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
     raw = info.get("Raw profile type exif") or info.get("Raw profile type APP1")
     blocks = (value if isinstance(value, bytes) else None for value in (exif, xmp))
-    said = orientation_of(*blocks, raw if isinstance(raw, (str, bytes)) else None)
+    said = orientation_of(next(blocks), next(blocks), raw if isinstance(raw, (str, bytes)) else None)
     try:
         with quiet():
             value = picture.getexif().get(ORIENTATION)

@@ -25,6 +25,7 @@ import numpy as np
 from tubelet.errors import TubeletError
 from tubelet.reading.limits import Limits
 from tubelet.reading.source import Source
+from tubelet.reading.video.alpha import decoder_of
 from tubelet.reading.video.file import FOREIGN, Guard, decoder_errors, only_stream, opened
 from tubelet.reading.video.frames import Painter, Upright
 from tubelet.reading.video.index import check_clock
@@ -143,7 +144,7 @@ class _Decoder:
         self._container, _ = self._close.enter_context(opened(job.source, job.file_lock))
         with decoder_errors("opened"):
             self._stream = only_stream(self._container, job.stream)
-            self._codec = self._stream.codec_context
+            self._codec = decoder_of(self._stream)
             self._codec.thread_count = self._threads
             self._codec.thread_type = "FRAME" if self._threads > 1 else "NONE"
             self._codec.copy_opaque = True
