@@ -12,6 +12,7 @@ import av.packet
 import av.video
 
 from tubelet.errors import DecodeError
+from tubelet.reading.video.kinds import PictureKind
 
 
 def length_bytes(stream: av.video.VideoStream) -> int:
@@ -33,14 +34,14 @@ def has_layers(codec: str, stream: av.video.VideoStream) -> bool:
     return length_bytes(stream) == 0 or (extra[21] >> 3) & 7 != 1
 
 
-def is_true_entry(codec: str, packet: av.packet.Packet, nal_bytes: int) -> bool:
-    """Whether decoding can start at this packet, which the container flags: H.264 and HEVC flags are looked into.
+def is_true_entry(codec: str, packet: av.packet.Packet, nal_bytes: int, kind: PictureKind = "?") -> bool:
+    """Whether decoding can start at this packet, which the container flags. kind: of its picture, in other codecs.
 
     H.264: an IDR picture, or a recovery point at which the picture is right at once. HEVC: a random access picture.
     Source: ITU-T H.264 7.4.1 and D.2.8, ITU-T H.265 table 7-1.
     """
     if codec not in ("h264", "hevc"):
-        return True
+        return kind == "I"
     data = memoryview(packet)
     for start, end in _units(data, nal_bytes):
         if codec == "hevc":

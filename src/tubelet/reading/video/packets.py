@@ -37,6 +37,8 @@ class PacketIndex:
     # decoder that saw everything is the n-th of `order`.
     by_count: bool = False
     cut: bool = False  # the file ends, or breaks, before the stream does
+    misplaced: int = 0  # pictures whose times contradict the order of decoding, and which are not shown
+    headless: int = 0  # pictures before the first key picture, which refer to what is not there
     blanks: int = 0  # packets without content, each of which lets the picture before it stay
     reorder: int = 0  # pictures that a decoder must hold back to put them in order
     early: int = 0  # places by which a picture is decoded before its turn, at most

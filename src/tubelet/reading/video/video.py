@@ -256,6 +256,8 @@ def _cut_note(index: PacketIndex, structure: Structure) -> str:
     told: Sequence[str] = (
         f"{structure.missing_bytes:,} bytes of the file are missing" if structure.missing_bytes else "",
         "its structure is broken" if structure.broken else "",
+        f"time stamps of {index.misplaced:,} pictures cannot be true" if index.misplaced else "",
+        f"{index.headless:,} pictures come before the first key picture" if index.headless else "",
     )
     why = ", ".join(t for t in told if t) or "its pictures end before the length it declares"
     return f"cut or damaged: {why}; {index.duration_s:.3f} of {index.declared_s:.3f} s are there"
