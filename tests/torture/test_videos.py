@@ -94,6 +94,26 @@ def test_sparse_reading_of_bad_videos(torture: int):
     assert not wrong, "\n".join(wrong)
 
 
+def test_bad_videos_do_not_depend_on_the_number_of_workers(torture: int):
+    """Each stretch is decoded from what the index says and nothing else; what is damaged by one plain run."""
+
+    def result(data: bytes, sampling: Sampling, workers: int) -> tuple[object, ...]:
+        try:
+            with open_source(data, LIMITS) as source:
+                found = read_video(source, LIMITS, sampling, workers=workers)
+        except TubeletError as error:
+            return type(error), str(error)
+        return found.frames.tobytes(), found.times_s, found.complete, found.frames_expected, found.notes
+
+    wrong = []
+    for kind, seed in cases(torture // 8, "vflip_", "vsplice_"):
+        data = make(kind, seed).data
+        for sampling in (EVERY, Sampling(num_frames=7)):
+            one, two, three = (result(data, sampling, workers) for workers in (1, 2, 3))
+            wrong += [] if one == two == three else [f"{kind}, {seed}: {one[1:]} {two[1:]} {three[1:]}"]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_signals_of_bad_videos(torture: int):
     wrong = failures(make, cases(torture // 12, "vcut_", "vflip_", "vsplice_", "vsize_"), watched)
     assert not wrong, "\n".join(wrong)

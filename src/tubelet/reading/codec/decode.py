@@ -24,9 +24,10 @@ from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source, open_source
-from tubelet.reading.video.decode import DecodeJob, decode, decode_plain
+from tubelet.reading.video.decode import decode, decode_plain
 from tubelet.reading.video.packets import Segment, segments
 from tubelet.reading.video.video import VideoPlan, VideoResult, clip_of, plan_video, result_of
+from tubelet.reading.video.wanted import DecodeJob
 
 Asked = Literal["auto", "vectors", "blocks", "difference"]
 Give = Callable[[int, np.ndarray | None, FrameSignal], None]

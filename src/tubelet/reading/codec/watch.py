@@ -74,7 +74,7 @@ def signal_for(codec: str, asked: str) -> Signal:
 
 
 class Watcher:
-    """An observer of one decoder (`reading.video.decode.Observer`). taken: the signal of each wanted slot so far.
+    """An observer of one decoder (`reading.video.wanted.Observer`). taken: the signal of each wanted slot so far.
     disorder: slots whose frame came out after a later one, which have none. notes: what a person may want to know."""
 
     def __init__(

@@ -4,32 +4,14 @@ stored     straight alpha, in the picture, its palette, or (VP8, VP9) a stream o
 shown      round((colour * alpha + background * (255 - alpha)) / 255), before anything is resized
 """
 
-from typing import Final, cast
-
 import av.video
 import numpy as np
-from av.codec.context import CodecContext
-from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from tubelet.reading.picture.colour import Colour, flatten
 from tubelet.reading.video.file import decoder_errors
 from tubelet.shapes import UInt8
-
-# FFmpeg's own decoders of these leave the stream of alpha out.
-_WITH_ALPHA: Final = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-
-
-def decoder_of(stream: av.video.VideoStream) -> VideoCodecContext:
-    """The decoder of a stream: its own, or libvpx's for VP8 and VP9 whose track says that it has alpha."""
-    own = stream.codec_context
-    name = _WITH_ALPHA.get(own.codec.name)
-    if name is None or stream.metadata.get("alpha_mode") != "1":
-        return own
-    codec = cast(VideoCodecContext, CodecContext.create(name, "r"))
-    codec.extradata = own.extradata
-    return codec
 
 
 def alpha_of(

@@ -8,6 +8,8 @@ import struct
 from tubelet.errors import DecodeError
 from tubelet.reading.video.structure import Bytes, Structure
 
+_MOST_LISTS = 10_000  # that are looked at; real ones are of a gigabyte each
+
 
 def walk_avi(data: Bytes, found: Structure) -> None:
     """Fills in what is missing of the RIFF lists. What follows the last of them is not judged.
@@ -15,7 +17,9 @@ def walk_avi(data: Bytes, found: Structure) -> None:
     Raises: DecodeError where the file does not begin with one.
     """
     offset = 0
-    while offset + 12 <= data.size:
+    for _ in range(_MOST_LISTS):
+        if offset + 12 > data.size:
+            break
         tag, size, kind = struct.unpack("<4sI4s", data.at(offset, 12))
         if tag != b"RIFF" or kind not in (b"AVI ", b"AVIX"):
             break

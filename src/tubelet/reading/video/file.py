@@ -13,10 +13,13 @@ from fractions import Fraction
 from typing import Final, NamedTuple, TypeAlias, cast
 
 import av
+import av.codec
 import av.container
 import av.error
 import av.stream
 import av.video
+from av.codec.context import CodecContext
+from av.video.codeccontext import VideoCodecContext
 
 from tubelet.errors import DecodeError, NoVideo, TubeletError, UnsupportedFormat
 from tubelet.reading.limits import Limits
@@ -216,6 +219,22 @@ def only_stream(container: av.container.InputContainer, number: int) -> av.video
     if not isinstance(stream, av.video.VideoStream):
         raise DecodeError("the video stream is not where the index found it")
     return stream
+
+
+def decoder_of(stream: av.video.VideoStream) -> VideoCodecContext:
+    """The decoder of a stream: FFmpeg's own, or libvpx's where that one is better.
+
+    VP8: FFmpeg's reads past the end of damaged data, and then gives other pixels each time. VP8 and VP9 whose track
+    says that it has alpha: FFmpeg's leave alpha out. Raises: ValueError where alpha is said and libvpx is not there.
+    """
+    own = stream.codec_context
+    alpha = stream.metadata.get("alpha_mode") == "1"
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9" if alpha else None}.get(own.codec.name)
+    if name is None or (not alpha and name not in av.codec.codecs_available):
+        return own
+    codec = cast(VideoCodecContext, CodecContext.create(name, "r"))
+    codec.extradata = own.extradata
+    return codec
 
 
 class Stored(NamedTuple):

@@ -10,7 +10,6 @@ Reading the packets of a clip costs a hundredth of decoding it, and tells everyt
 """
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +19,7 @@ import av.container
 import av.packet
 import av.video
 
-from tubelet.errors import DecodeError, LimitError, TubeletError
+from tubelet.errors import DecodeError, TubeletError
 from tubelet.reading.limits import Limits
 from tubelet.reading.sniff import Format
 from tubelet.reading.video.complete import judge, usual_step
@@ -40,7 +39,6 @@ _ENTERED: Final = KNOWN | {"h264", "hevc"}
 _IN_ORDER: Final = INTRA | {"ffv1", "qtrle", "cinepak", "theora", "flv", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2"}
 # Codecs whose decoder can leave out the pictures that no other picture refers to.
 _NONREF: Final = frozenset(("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"))
-_CLOCK_EVERY = 512  # packets between two looks at the clock
 
 
 @dataclass
@@ -89,12 +87,11 @@ def _demux(
     rows: list[_Row] = []
     codec = stream.codec_context.codec.name
     nal_bytes = length_bytes(stream)
-    until, cut, headless = time.monotonic() + limits.deadline_s, False, True
+    cut, headless = False, True
     try:
-        for number, packet in enumerate(container.demux(stream)):
-            if number % _CLOCK_EVERY == 0:  # packets without content too
+        for number, packet in enumerate(limits.within_deadline(container.demux(stream))):
+            if number > limits.max_packets:  # those without content count too
                 limits.check("max_packets", number, "packets")
-                check_clock(until, limits)
             size = packet.size
             if size == 0:  # an AVI placeholder, or the end, which has no time
                 index.blanks += packet.dts is not None
@@ -125,17 +122,6 @@ def _demux(
         cut = True
     limits.check("max_packets", len(rows), "packets")
     return rows, cut
-
-
-def check_clock(until: float, limits: Limits) -> None:
-    """Raise LimitError when the monotonic clock has passed `until`."""
-    late = time.monotonic() - until
-    if late > 0:
-        raise LimitError(
-            f"reading took longer than deadline_s = {limits.deadline_s:g}",
-            limit=limits.deadline_s,
-            got=round(limits.deadline_s + late, 3),
-        )
 
 
 # --- when each picture is shown ---------------------------------------------------------------------------------------

@@ -45,16 +45,16 @@ def is_true_entry(codec: str, packet: av.packet.Packet, nal_bytes: int, kind: Pi
     data = memoryview(packet)
     for start, end in _units(data, nal_bytes):
         if codec == "hevc":
-            kind = data[start] >> 1 & 0x3F
-            if kind < 32:
-                return 16 <= kind <= 21
+            unit = data[start] >> 1 & 0x3F
+            if unit < 32:
+                return 16 <= unit <= 21
         else:
-            kind = data[start] & 0x1F
-            if kind == 5:
+            unit = data[start] & 0x1F
+            if unit == 5:
                 return True
-            if kind == 1:
+            if unit == 1:
                 return False
-            if kind == 6 and _recovers_at_once(bytes(data[start + 1 : end])):
+            if unit == 6 and _recovers_at_once(bytes(data[start + 1 : end])):
                 return True
     return False
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from tubelet.errors import LimitError
+from tubelet.reading.limits import Limits
 
 MAX_PARTS = 1_000_000  # boxes or elements looked at in one file: far above any real one
 
@@ -61,9 +62,9 @@ class Structure:
         return self.broken or self.missing_bytes > 0
 
 
-def counted(parts: Iterator[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, int, int]]:
-    """The same boxes. Raises LimitError after MAX_PARTS of them."""
-    for n, part in enumerate(parts):
+def counted(parts: Iterator[tuple[bytes, int, int]], limits: Limits) -> Iterator[tuple[bytes, int, int]]:
+    """The same boxes. Raises LimitError after MAX_PARTS of them, and after `deadline_s`."""
+    for n, part in enumerate(limits.within_deadline(parts)):
         if n >= MAX_PARTS:
             raise LimitError(f"more than {MAX_PARTS:,} boxes in one file", limit=MAX_PARTS, got=n)
         yield part

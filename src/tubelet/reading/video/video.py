@@ -24,13 +24,14 @@ from tubelet.reading.picture.colour import Colour
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source
 from tubelet.reading.video.boxes import walk
-from tubelet.reading.video.decode import DecodeJob, decode
+from tubelet.reading.video.decode import decode
 from tubelet.reading.video.file import choose_stream, only_stream, opened, stored_as
 from tubelet.reading.video.frames import Told, Upright, upright
 from tubelet.reading.video.index import read_index
 from tubelet.reading.video.nal import length_bytes
 from tubelet.reading.video.packets import PacketIndex, choose, segments
 from tubelet.reading.video.structure import Structure, Turn
+from tubelet.reading.video.wanted import DecodeJob
 
 
 @dataclass(frozen=True)
