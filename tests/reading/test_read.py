@@ -177,7 +177,7 @@ def test_wrong_inputs_are_errors(source: object):
 
 
 def test_other_exceptions_are_not_swallowed():
-    class Mine(Exception):
+    class Mine(KeyboardInterrupt):
         pass
 
     class Broken(io.BytesIO):

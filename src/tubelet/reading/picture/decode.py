@@ -9,7 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -64,9 +64,14 @@ _PACK_BYTES = 1 << 16  # what Pillow packs at a time: stays in the second-level 
 _quiet = threading.Lock()
 
 
-def decoding(src: Source) -> AbstractContextManager[None]:
-    """`translating` for what a file's decoder raises."""
-    return translating(src.name, src.format)
+@contextmanager
+def decoding(src: Source) -> Iterator[None]:
+    """`translating` for what a file's decoder raises; what the caller's object raised comes before it."""
+    with translating(src.name, src.format):
+        try:
+            yield
+        finally:
+            src.check_file()
 
 
 @contextmanager

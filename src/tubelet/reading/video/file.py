@@ -24,7 +24,7 @@ from av.video.codeccontext import VideoCodecContext
 from tubelet.errors import DecodeError, NoVideo, TubeletError, UnsupportedFormat
 from tubelet.reading.limits import Limits
 from tubelet.reading.sniff import Format
-from tubelet.reading.source import BinaryFile, Source, file_errors
+from tubelet.reading.source import BinaryFile, Source, file_errors, is_own
 from tubelet.reading.video.nal import sample_aspect
 
 # The demuxer for each format, by FFmpeg's own name, which is also the whitelist. Nothing else may be opened.
@@ -145,7 +145,7 @@ class View(io.RawIOBase):
 
 def _real_file(file: BinaryFile) -> int | None:
     """The descriptor behind an unmodified file of Python's own, None for anything else."""
-    if not hasattr(os, "pread") or type(file) not in (io.BufferedReader, io.FileIO):
+    if not hasattr(os, "pread") or not is_own(file) or type(file) is io.BytesIO:
         return None
     return cast(io.FileIO, file).fileno()
 
@@ -179,6 +179,7 @@ def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.conta
             yield container, view
         finally:
             container.close()
+        source.check_file()
     except TubeletError as error:
         error.placed(source=source.name)
         raise
