@@ -19,6 +19,7 @@ _LEVEL1 = frozenset(
     (0x114D9B74, 0x1549A966, _TRACKS, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, _VOID, _CRC32)
 )
 _TRACK_ENTRY, _TRACK_NUMBER, _VIDEO, _PROJECTION, _ROLL = 0xAE, 0xD7, 0xE0, 0x7670, 0x7675
+_WIDTH, _HEIGHT = 0xB0, 0xBA
 _UNKNOWN = -1
 _MOST_SMALL = 10_000  # elements that are looked at before the segment, and in one description of tracks
 # A roll of +90 degrees shows the picture turned counter-clockwise.
@@ -91,19 +92,22 @@ def _children(part: Part) -> Iterator[tuple[int, Part]]:
 
 
 def _read_tracks(tracks: Part, found: Structure) -> None:
-    """The roll of each track's projection, as a turn."""
+    """The roll of each track's projection, as a turn, and the size of its pictures."""
     for ident, entry in _children(tracks):
         if ident != _TRACK_ENTRY:
             continue
         fields = dict(_children(entry))
         if _VIDEO not in fields or _TRACK_NUMBER not in fields:
             continue
-        roll = dict(_children(dict(_children(fields[_VIDEO])).get(_PROJECTION, Part(entry, 0, 0)))).get(_ROLL)
+        video, number = dict(_children(fields[_VIDEO])), int.from_bytes(fields[_TRACK_NUMBER].at(0, 8), "big")
+        if _WIDTH in video and _HEIGHT in video:
+            width, height = (int.from_bytes(video[side].at(0, 8), "big") for side in (_WIDTH, _HEIGHT))
+            found.sizes[number] = width, height
+        roll = dict(_children(video.get(_PROJECTION, Part(entry, 0, 0)))).get(_ROLL)
         if roll is None or roll.size not in (4, 8):
             continue
         (degrees,) = struct.unpack(">f" if roll.size == 4 else ">d", roll.at(0, 8))
         quarter = round(degrees / 90) % 4 if abs(degrees) <= 360 else 0
-        number = int.from_bytes(fields[_TRACK_NUMBER].at(0, 8), "big")
         found.turns[number] = _QUARTERS[quarter]
 
 

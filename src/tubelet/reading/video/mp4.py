@@ -29,6 +29,7 @@ class _Track:
     turn: Turn | None = None
     seconds: float = 0.0  # of media
     samples: int = 0
+    size: tuple[int, int] = (0, 0)  # of its pictures
     edits: list[int] = field(default_factory=list)  # lengths of what is shown, in the movie's ticks
 
 
@@ -118,6 +119,7 @@ def _read_moov(moov: Part, file_size: int, found: Structure, limits: Limits) -> 
             _read_trak(Part(moov, body, end), track, file_size, found, limits)
             if track.turn is not None:
                 found.turns[track.number] = _product(track.turn, movie_turn)
+            found.sizes[track.number] = track.size
             shown = sum(track.edits) / timescale if track.edits and timescale else track.seconds
             samples = found.media.get(track.number, Media()).samples + track.samples
             found.media[track.number] = Media(min(shown, track.seconds), track.seconds, samples)
@@ -141,7 +143,7 @@ def _read_trak(part: Part, track: _Track, file_size: int, found: Structure, limi
             limits.check("max_packets", (end - body) // item, "chunks declared in the header:")
             offsets = np.frombuffer(part.at(body + 8, max(0, end - body - 8) // item * item), f">u{item}")
             found.broken = found.broken or bool(offsets.size and int(offsets.max()) >= file_size)
-        elif kind in (b"tkhd", b"mdhd", b"stsz", b"elst"):
+        elif kind in (b"tkhd", b"mdhd", b"stsz", b"elst", b"stsd"):
             _read_field(kind, part.at(body, min(end - body, 1 << 16)), track)
             limits.check("max_packets", track.samples, "samples declared in the header:")
 
@@ -156,6 +158,8 @@ def _read_field(kind: bytes, raw: bytes, track: _Track) -> None:
         ticks = int.from_bytes(raw[20:24] if wide else raw[12:16], "big")
         length = int.from_bytes(raw[24:32] if wide else raw[16:20], "big")
         track.seconds = length / ticks if ticks else 0.0
+    elif kind == b"stsd":  # version, flags, count; of the first entry: length, type, 24 bytes, width, height
+        track.size = int.from_bytes(raw[40:42], "big"), int.from_bytes(raw[42:44], "big")
     elif kind == b"stsz":
         track.samples = int.from_bytes(raw[8:12], "big")
     else:

@@ -56,6 +56,7 @@ class Structure:
     declared_s: float | None = None  # the length a fragmented MP4 declares for all of it
     media: dict[int, Media] = field(default_factory=dict)  # by track number, MP4 only
     turns: dict[int, Turn] = field(default_factory=dict)  # by track number, MP4 and MKV
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # likewise: the size of the pictures
 
     @property
     def damaged(self) -> bool:

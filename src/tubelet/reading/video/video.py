@@ -11,6 +11,7 @@ raises DecodeError when there is none. A frame counts as whole when everything i
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import av.container
 import av.video
@@ -30,8 +31,10 @@ from tubelet.reading.video.frames import Told, Upright, upright
 from tubelet.reading.video.index import read_index
 from tubelet.reading.video.nal import length_bytes
 from tubelet.reading.video.packets import PacketIndex, choose, segments
-from tubelet.reading.video.structure import Structure, Turn
+from tubelet.reading.video.structure import Structure
 from tubelet.reading.video.wanted import DecodeJob
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,15 @@ class VideoResult:
 
 
 def probe_video(src: Source, limits: Limits) -> VideoInfo:
-    """Size, length, rate and codec from the headers; nothing is decoded and no packet is indexed.
+    """Size, length, rate and codec from the headers; at most the first picture is decoded, and no packet is indexed.
 
     Raises: UnsupportedFormat, NoVideo, DecodeError, LimitError.
     """
     with opened(src) as (container, view):
         structure = walk(view, src.format, limits)
         stream, _ = _stream_of(container, structure, limits)
-        way, _ = upright(*stored_as(src, stream, limits), _turn(structure, stream.id, stream.index), limits)
+        stored, _ = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
+        way, _ = upright(*stored, _of_track(structure.turns, stream), limits)
         tick = stream.time_base
         seconds = float(stream.duration * tick) if stream.duration and tick else None
         if seconds is None and container.duration:
@@ -116,9 +120,10 @@ def plan_video(
     with opened(src) as (container, view):
         structure = walk(view, src.format, limits)
         stream, notes = _stream_of(container, structure, limits)
-        turn = _turn(structure, stream.id, stream.index)
+        turn = _of_track(structure.turns, stream)
         told = _told(stream)
-        way, turned = upright(*stored_as(src, stream, limits), turn, limits)
+        stored, differs = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
+        way, turned = upright(*stored, turn, limits)
         way = replace(way, hdr=hdr, told=told, background=background)
         only_stream(container, stream.index)
         index = read_index(container, stream, src.format, structure, limits)
@@ -133,7 +138,7 @@ def plan_video(
             expected,
             index.declared_s,
             index.cut,
-            (*notes, *turned),
+            (*notes, *differs, *turned),
             sampling.times_s is not None,
             stream.index,
             index,
@@ -248,9 +253,9 @@ def _told(stream: av.video.VideoStream) -> Told:
     return Told(int(codec.color_trc), int(codec.color_primaries), int(codec.colorspace))
 
 
-def _turn(structure: Structure, stream_id: int, stream_index: int) -> Turn | None:
-    """The turn of a stream: MP4 numbers its tracks in the stream's id, MKV by their order."""
-    return structure.turns.get(stream_id) or structure.turns.get(stream_index + 1)
+def _of_track(found: dict[int, T], stream: av.video.VideoStream) -> T | None:
+    """What was found of a stream: MP4 numbers its tracks in the stream's id, MKV by their order."""
+    return found.get(stream.id) or found.get(stream.index + 1)
 
 
 def _cut_note(index: PacketIndex, structure: Structure) -> str:
