@@ -4,6 +4,7 @@ import io
 import random
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -179,3 +180,21 @@ def test_plans_say_what_reading_will():
     damaged = with_stamp(clip("vp9"), 0, 16_896)
     with open_source(damaged, LIMITS) as source:
         assert plan_video(source, LIMITS, Sampling(num_frames=9)).cut
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg", "libx264"])
+def test_an_avi_counts_ticks_and_not_pictures(codec: str):
+    """On a clock of 600 a second there are 24 empty chunks behind each picture of 25 a second."""
+    tick, pixels = Fraction(1, 600), "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    pictures, stamps = [numbered(n) for n in range(30)], [24 * n for n in range(30)]
+    options = {"g": "10", "bf": "0"} if codec != "mjpeg" else {}
+    data = encoded("avi", codec, pictures, options=options, stamps=stamps, tick=tick, pix_fmt=pixels)
+    with av.open(io.BytesIO(data)) as file:
+        assert file.streams.video[0].frames > 600
+    for count in (100, 6):
+        found = take(data, count)
+        assert found.complete and found.duration_s == pytest.approx(30 / 25, abs=0.05)
+        assert [number_of(f) for f in found.frames] == [round(s * 25) for s in found.times_s]
+        assert len(found) == min(count, 30)
+    for end in range(len(data) // 3, len(data) - 40_000 if len(data) > 60_000 else len(data) // 2, 997):
+        assert not take(data[:end], 100).complete

@@ -161,6 +161,8 @@ def _order(index: PacketIndex, rows: Sequence[_Row], tick: Fraction) -> None:
     last = index.order[-1]
     step = usual_step(index.starts_s)
     own = float(rows[last].duration * tick)
+    if index.kind == "AVI":  # a tick, which need not be a picture's
+        own = max(own, step)
     index.duration_s = index.starts_s[-1] + (own if own > 0 else step)
 
 

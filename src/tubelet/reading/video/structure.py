@@ -38,7 +38,7 @@ class Part:
 
 
 class Media(NamedTuple):
-    """What one MP4 track declares."""
+    """What one track declares."""
 
     shown_s: float = 0.0  # that its edit list shows
     media_s: float = 0.0  # that it has
@@ -54,7 +54,7 @@ class Structure:
     broken: bool = False  # the chain of boxes does not hold together at some byte
     fragmented: bool = False  # an MP4 whose samples are listed piece by piece
     declared_s: float | None = None  # the length a fragmented MP4 declares for all of it
-    media: dict[int, Media] = field(default_factory=dict)  # by track number, MP4 only
+    media: dict[int, Media] = field(default_factory=dict)  # by track number, MP4; what the index of an AVI lists
     turns: dict[int, Turn] = field(default_factory=dict)  # by track number, MP4 and MKV
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # likewise: the size of the pictures
 
