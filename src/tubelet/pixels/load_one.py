@@ -148,7 +148,8 @@ def _cut_whole(task: Task, clip: Clip, options: Options, timer: StageTimer) -> N
     """
     r, recipe = task.report, options.config.recipe
     if task.rows is None:
-        task.size, task.item = measured(clip.height, clip.width, clip.times_s, task.index, recipe)
+        limits = options.config.job.limits
+        task.size, task.item = measured(clip.height, clip.width, clip.times_s, task.index, recipe, limits)
         task.rows = empty_rows(task.item.grid.rows, recipe)
         r.width, r.height, r.frames = clip.width, clip.height, len(clip)
         r.notes = size_notes(clip.width, clip.height, recipe)

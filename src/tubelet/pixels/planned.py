@@ -23,6 +23,7 @@ from tubelet.pixels.resize import Fit, fit
 from tubelet.reading.clip import Clip
 from tubelet.reading.isolated.pool import SUPPORTED, isolated_outline
 from tubelet.reading.job import ReadJob
+from tubelet.reading.limits import Limits
 from tubelet.reading.outline import Outline, outline_source
 from tubelet.reading.read import Isolate
 from tubelet.reading.source import VIDEOS, BinaryFile, Source, open_source
@@ -98,9 +99,12 @@ def alone(source: Any, lock: AbstractContextManager[Any]) -> AbstractContextMana
     return nullcontext() if isinstance(source, several_at_once) else lock
 
 
-def measured(height: int, width: int, times_s: tuple[float, ...], index: int, recipe: PixelRecipe) -> tuple[Fit, Item]:
+def measured(
+    height: int, width: int, times_s: tuple[float, ...], index: int, recipe: PixelRecipe, limits: Limits
+) -> tuple[Fit, Item]:
     """The size and the item of an upright picture or clip that is input number `index`."""
-    return fit(height, width, recipe, len(times_s)), item_of(height, width, times_s, index, recipe)
+    size = fit(height, width, recipe, len(times_s), limits)
+    return size, item_of(height, width, times_s, index, recipe, limits)
 
 
 def size_notes(width: int, height: int, recipe: PixelRecipe) -> tuple[str, ...]:
@@ -130,7 +134,8 @@ def _from_header(plan: PlannedInput, src: Source) -> PlannedInput:
 
 
 def _measured(plan: PlannedInput, seen: Outline, *, whole: bool = False) -> PlannedInput:
-    size, item = measured(seen.height, seen.width, seen.times_s, 0, plan.config.recipe)
+    recipe, limits = plan.config.recipe, plan.config.job.limits
+    size, item = measured(seen.height, seen.width, seen.times_s, 0, recipe, limits)
     return replace(
         plan,
         width=seen.width,

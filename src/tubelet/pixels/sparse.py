@@ -171,7 +171,7 @@ class Cutter:
         edges: tuple[tuple[float, ...], tuple[float, ...]],
         limits: Limits,
     ) -> None:
-        size = fit(height, width, recipe, frames)
+        size = fit(height, width, recipe, frames, limits)
         self.recipe, self.size = recipe, size
         self.box = box_of(height, width, size)
         self.frame_grid = Grid(1, size.height // recipe.patch, size.width // recipe.patch)
