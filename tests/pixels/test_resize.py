@@ -139,7 +139,6 @@ def test_an_unknown_resampler_or_filter_is_refused() -> None:
         {"rule": "shortest_crop", "size": 28, "shortest": 10**9},
         {"rule": "smart", "min_pixels": 2**32},
         {"rule": "smart_compat", "min_pixels": 2**32, "max_pixels": 2**33},
-        {"rule": "naflex", "max_pixels": 2**40},
     ],
 )
 def test_sizes_after_resizing_are_under_the_limits(options: dict[str, Any]):

@@ -1,12 +1,18 @@
 """What planning costs: in proportion to the packets, however many frames are wanted."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import pytest
+from tests.reading.video.video_clips import KINDS, clip, encoded, numbered
 
 from tubelet.errors import LimitError
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.stream import plan_inputs
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
+from tubelet.reading.read import probe, read
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.sniff import Format
 from tubelet.reading.video.boxes import walk
@@ -94,3 +100,25 @@ class Reads:
     def at(self, offset: int, count: int) -> bytes:
         self.count += 1
         return self.data[offset : offset + count]
+
+
+@pytest.mark.parametrize("start", [0, 5, 1_000])
+@pytest.mark.parametrize("container", ["mp4", "matroska", "avi"])
+def test_headers_and_frames_agree(container: str, start: int):
+    """Size, frames and length by `probe`, by a plan and by reading, also of clocks that do not start at 0."""
+    pictures, stamps = [numbered(n) for n in range(20)], [start + n for n in range(20)]
+    agree(encoded(container, "mpeg4", pictures, stamps=stamps, tick=Fraction(1, 25)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_headers_and_frames_agree_of_every_kind(kind: str):
+    agree(clip(kind))
+
+
+def agree(data: bytes) -> None:
+    info, [found] = probe(data), read(data, num_frames=1_000, isolate="never")
+    [plan] = plan_inputs([data], PixelRecipe(patch=8), ReadJob(sampling=Sampling(num_frames=1_000)), isolate="never")
+    assert (info.width, info.height) == (plan.width, plan.height) == (found.width, found.height)
+    assert plan.times_s == found.times_s
+    assert info.frames in (None, len(found))
+    assert info.duration_s is None or info.duration_s == pytest.approx(found.duration_s, abs=0.06)

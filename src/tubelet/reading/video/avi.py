@@ -52,8 +52,13 @@ def _count_index(data: Bytes, offset: int, end: int, found: Structure) -> None:
     else:
         return
     size = min(size, end - offset - 8, 16 * _MOST_CHUNKS) // 16 * 16
-    names = np.frombuffer(data.at(offset + 8, size), "S4")[::4]
+    entries = np.frombuffer(
+        data.at(offset + 8, size), np.dtype([("name", "S4"), ("flags", "<u4"), ("at", "<u4"), ("size", "<u4")])
+    )
+    names = entries["name"]
     for name, count in zip(*np.unique(names, return_counts=True), strict=True):
         if bytes(name[2:]) in (b"dc", b"db") and name[:2].isdigit():
             number = int(name[:2]) + 1
             found.media[number] = Media(samples=found.media.get(number, Media()).samples + int(count))
+            filled = int(np.count_nonzero(entries["size"][names == name]))
+            found.filled[number] = found.filled.get(number, 0) + filled

@@ -23,7 +23,7 @@ from tubelet.reading.hdr import HdrMode
 from tubelet.reading.limits import Limits
 from tubelet.reading.picture.colour import Colour
 from tubelet.reading.sampling import Sampling
-from tubelet.reading.source import Source
+from tubelet.reading.source import Format, Source
 from tubelet.reading.video.boxes import walk
 from tubelet.reading.video.decode import decode
 from tubelet.reading.video.file import choose_stream, only_stream, opened, stored_as
@@ -31,7 +31,7 @@ from tubelet.reading.video.frames import Told, Upright, upright
 from tubelet.reading.video.index import read_index
 from tubelet.reading.video.nal import length_bytes
 from tubelet.reading.video.packets import PacketIndex, choose, segments
-from tubelet.reading.video.structure import Structure
+from tubelet.reading.video.structure import Media, Structure
 from tubelet.reading.video.wanted import DecodeJob
 
 T = TypeVar("T")
@@ -91,15 +91,17 @@ def probe_video(src: Source, limits: Limits) -> VideoInfo:
         stream, _ = _stream_of(container, structure, limits)
         stored, _ = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
         way, _ = upright(*stored, _of_track(structure.turns, stream), limits)
-        tick = stream.time_base
-        seconds = float(stream.duration * tick) if stream.duration and tick else None
-        if seconds is None and container.duration:
-            seconds = container.duration / 1e6
+        seconds = _declared_s(stream, container, src.format)
         if seconds is not None:
             limits.check("max_seconds", seconds, "seconds declared:")
         rate = stream.average_rate
         codec = stream.codec_context.codec.canonical_name
-        return VideoInfo(way.width, way.height, seconds, float(rate) if rate else None, stream.frames or None, codec)
+        frames = stream.frames or None
+        if src.format == "AVI":  # whose header counts ticks
+            frames = _of_track(structure.filled, stream)
+        elif structure.fragmented:  # the header lists a part of them
+            frames = structure.media.get(stream.id, Media()).samples or None
+        return VideoInfo(way.width, way.height, seconds, float(rate) if rate else None, frames, codec)
 
 
 def plan_video(
@@ -246,6 +248,19 @@ def _stream_of(
         if structure.damaged:
             raise DecodeError("the file is cut or damaged where its streams are described") from error
         raise
+
+
+def _declared_s(stream: av.video.VideoStream, container: av.container.InputContainer, kind: Format) -> float | None:
+    """How long the headers say that the clip is, from its first picture on; None where they do not."""
+    tick = stream.time_base
+    start = float((stream.start_time or 0) * tick) if tick else 0.0
+    if kind == "AVI" and stream.frames and tick:
+        return max(0.0, float(stream.frames * tick) - start) or None
+    if stream.duration and tick:
+        return float(stream.duration * tick)
+    if container.duration:  # to the end, from the file's zero
+        return max(0.0, container.duration / 1e6 - max(0.0, start)) or None
+    return None
 
 
 def _told(stream: av.video.VideoStream) -> Told:
