@@ -7,6 +7,7 @@
     tubelet ask       a question about pictures and videos, answered by a vision-language model
     tubelet plan      what an input costs before it is read: tokens, FLOPs, memory; and what fits
     tubelet data      what training data hold, and what is wrong with them
+    tubelet train     a projector, adapters or a model, as a file says, on one process or many
     tubelet convert   checkpoints between the formats of a family
     tubelet models    what can be loaded
     tubelet bench     the encoders against where they came from, timed on this machine

@@ -1,6 +1,7 @@
 """A command line, understood: tyro turns the commands' dataclasses into arguments and help."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import tyro
@@ -15,8 +16,9 @@ from tubelet.cli.models import Models
 from tubelet.cli.plan import Plan
 from tubelet.cli.select import Select
 from tubelet.cli.show import Show
+from tubelet.cli.train import Train
 
-Command = Encode | Show | Select | Compare | Ask | Plan | Data | Convert | Models | Bench
+Command = Encode | Show | Select | Compare | Ask | Plan | Data | Train | Convert | Models | Bench
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
@@ -25,6 +27,7 @@ COMMANDS: dict[str, type[Command]] = {
     "ask": Ask,
     "plan": Plan,
     "data": Data,
+    "train": Train,
     "convert": Convert,
     "models": Models,
     "bench": Bench,
@@ -51,6 +54,7 @@ _UNION = (
     | Annotated[Ask, _named("ask", "a question about pictures and videos, answered by a vision-language model")]
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
     | Annotated[Data, _named("data", "what training data hold, and what is wrong with them")]
+    | Annotated[Train, _named("train", "a projector, adapters or a model, as a file says, on one process or many")]
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]
     | Annotated[Models, _named("models", "what can be loaded")]
     | Annotated[Bench, _named("bench", "the encoders against where they came from, timed on this machine")]
@@ -59,6 +63,8 @@ _UNION = (
 
 def parse(args: Sequence[str]) -> Command:
     """The command that `args` ask for. Prints help or what is wrong and raises SystemExit, as argparse does."""
+    if args[:1] == ["train"]:
+        return _train(args[1:])
     if args and args[0] in COMMANDS:
         return tyro.cli(COMMANDS[args[0]], prog=f"tubelet {args[0]}", args=list(args[1:]), config=_CONFIG)
     return tyro.cli(
@@ -68,3 +74,11 @@ def parse(args: Sequence[str]) -> Command:
         args=list(args),
         config=_CONFIG,
     )
+
+
+def _train(args: Sequence[str]) -> Train:
+    """Words that the command itself does not know change entries of its file; with a file, help is about those."""
+    if len(args) > 1 and not args[0].startswith("-") and {"--help", "-h"} & set(args):
+        return Train(args[0], ("--help",))
+    made, rest = tyro.cli(Train, prog="tubelet train", args=list(args), config=_CONFIG, return_unknown_args=True)
+    return replace(made, changes=tuple(rest))

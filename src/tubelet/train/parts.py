@@ -138,8 +138,13 @@ def set_modes(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, 
     the models of this size have no dropout. LLaVA's trainer leaves its tower in train mode too; SigLIP, CLIP and the
     towers here have no dropout, so the two agree, and the modes differ only for towers that have some.
     """
-    names = chosen_parts(parts, homes)
     model.train()
+    keep_still(model, parts, homes)
+
+
+def keep_still(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, str] = HOMES) -> None:
+    """The second half of `set_modes`, for a module whose own `train` calls it."""
+    names = chosen_parts(parts, homes)
     for part in STILL:
         for name, module in model.named_modules():
             if part in homes and _WRAPPERS.sub("", f"{name}.") == f"{homes[part]}." and part not in names:
@@ -151,13 +156,13 @@ def set_modes(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, 
 
 def check_optimizer(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     parts: str | Sequence[str],
     homes: Mapping[str, str] = HOMES,
     *,
     stepped: bool = False,
 ) -> tuple[Counted, ...]:
-    """The same lines from what the optimizer holds: exactly the weights of these parts, each once.
+    """The same lines from what the optimizer, or several together, holds: exactly the weights of these parts, each once.
 
     stepped: after a step that had to move all of them, also that each has optimizer state, which one without a gradient
     has not (an adapter that the forward goes around). DeepSpeed's optimizers hold flat copies: check before it takes
@@ -166,7 +171,9 @@ def check_optimizer(
     names = chosen_parts(parts, homes)
     found = parts_of(model, homes)
     wanted = {id(w): name for part in names for name, w in found[part]}
-    held = [w for group in optimizer.param_groups for w in group["params"]]
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else optimizer
+    held = [w for one in optimizers for group in one.param_groups for w in group["params"]]
+    state = {id(w) for one in optimizers for w, kept in one.state.items() if kept}
     ids = [id(w) for w in held]
     named = {id(w): name for weights in found.values() for name, w in weights}
     missing = [name for key, name in wanted.items() if key not in set(ids)]
@@ -174,7 +181,7 @@ def check_optimizer(
     doubled = (
         [named.get(key, "") for key in dict.fromkeys(ids) if ids.count(key) > 1] if len(set(ids)) < len(ids) else []
     )
-    never = [wanted[id(w)] for w in held if stepped and id(w) in wanted and not optimizer.state.get(w)]
+    never = [wanted[id(w)] for w in held if stepped and id(w) in wanted and id(w) not in state]
     wrong = {"missing": missing, "not of these parts": foreign, "held twice": doubled, "never stepped": never}
     said = [
         f"{len(which)} {what} ({', '.join(which[:3])}{', ...' if which[3:] else ''})"
