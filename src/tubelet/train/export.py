@@ -1,6 +1,6 @@
 """What learned, out of a run's newest whole checkpoint, in the form that others read.
 
-    projector        final/projector.safetensors      tubelet.load_projector reads it
+    projector        final/mm_projector.safetensors   tubelet.load_projector reads it
     adapters         final/adapter                    peft and tubelet.train.lora.load_lora read it
     anything else    final/model                      tubelet.VLM.from_pretrained reads it: the whole model
 """
@@ -20,7 +20,7 @@ from tubelet.train.open_model import open_language, open_pairs
 from tubelet.train.parts import chosen_parts
 from tubelet.train.run_config import RunConfig
 
-PROJECTOR, ADAPTER, MODEL = "projector.safetensors", "adapter", "model"
+ADAPTER, MODEL = "adapter", "model"
 
 
 def export(config: RunConfig, folder: str | os.PathLike[str]) -> Path:
@@ -46,7 +46,7 @@ def export(config: RunConfig, folder: str | os.PathLike[str]) -> Path:
             raise ConfigError("adapters are merged before a whole model is written: export parts", got="whole")
         model.vlm.save_pretrained(out / MODEL, overwrite=True)
     elif config.lora is None and not pairs:
-        save_projector(model.vlm.projector, out / PROJECTOR)
+        save_projector(model.vlm.projector, out)
     return out
 
 

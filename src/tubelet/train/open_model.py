@@ -10,10 +10,10 @@ from tubelet.errors import ConfigError
 from tubelet.families.fields import refuse_code
 from tubelet.language.placing.align import LLAVA
 from tubelet.language.project.projector import MERGING, Projector, build_projector
-from tubelet.language.vlm.extra_files import ExtraFiles
+from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
 from tubelet.language.vlm.lavida import FrontEnd
 from tubelet.language.vlm.llava import read_embeddings
-from tubelet.language.vlm.load_lm import LLAVA_BASES, require_transformers
+from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.qwen import RULES
 from tubelet.language.vlm.read_folder import MODEL_TYPE
@@ -68,14 +68,10 @@ def _from_parts(model: ModelConfig, dtype: torch.dtype | None, seed: int) -> VLM
             "this folder is no whole model: model.vision_tower and model.projector say what goes before it",
             source=model.path,
         )
-    require_transformers("a language model")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        lm = AutoModelForCausalLM.from_pretrained(model.path, dtype=dtype or "auto", trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as e:
-        raise ConfigError("no causal language model and tokenizer of transformers there", source=model.path) from e
+    folder = find_folder(model.path)
+    extra = ExtraFiles(folder)
+    lm = load_speaker(folder, {"text_config": folder.config() or {}}, dtype=dtype, settings=extra(SETTINGS_FILE))
+    tokenizer = extra.tokenizer(lm.lm.config)
     encoder = load_encoder(model.vision_tower, dtype=dtype)
     scheme = Scheme(LLAVA, encoder.pixels, wording="image_tag")
     return _joined(encoder, lm, scheme, tokenizer, model.projector, seed)
