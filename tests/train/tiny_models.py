@@ -1,6 +1,6 @@
 """Tiny models with random weights in folders, and data sets for them: what example configurations name.
 
-    python -m tests.train.tiny_models FOLDER        writes all of them, as docs/guides/training.md begins
+python -m tests.train.tiny_models FOLDER        writes all of them, as docs/guides/training.md begins
 """
 
 import json

@@ -63,8 +63,10 @@ _UNION = (
 
 def parse(args: Sequence[str]) -> Command:
     """The command that `args` ask for. Prints help or what is wrong and raises SystemExit, as argparse does."""
-    if args[:1] == ["train"]:
-        return _train(args[1:])
+    if args[:1] == ["train"] and len(args) > 2 and not args[1].startswith("-") and {"--help", "-h"} & set(args):
+        return Train(args[1], ("--help",))  # with a file, help is about its entries
+    if args[:1] == ["train"] or (args[:1] == ["plan"] and "--train" in args):
+        return _changing(args[0], args[1:])
     if args and args[0] in COMMANDS:
         return tyro.cli(COMMANDS[args[0]], prog=f"tubelet {args[0]}", args=list(args[1:]), config=_CONFIG)
     return tyro.cli(
@@ -76,9 +78,8 @@ def parse(args: Sequence[str]) -> Command:
     )
 
 
-def _train(args: Sequence[str]) -> Train:
-    """Words that the command itself does not know change entries of its file; with a file, help is about those."""
-    if len(args) > 1 and not args[0].startswith("-") and {"--help", "-h"} & set(args):
-        return Train(args[0], ("--help",))
-    made, rest = tyro.cli(Train, prog="tubelet train", args=list(args), config=_CONFIG, return_unknown_args=True)
+def _changing(name: str, args: Sequence[str]) -> Command:
+    """A command whose file has entries: words that it does not know itself change those."""
+    kind: Any = COMMANDS[name]
+    made, rest = tyro.cli(kind, prog=f"tubelet {name}", args=list(args), config=_CONFIG, return_unknown_args=True)
     return replace(made, changes=tuple(rest))

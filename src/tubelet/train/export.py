@@ -1,8 +1,8 @@
 """What learned, out of a run's newest whole checkpoint, in the form that others read.
 
-    projector        final/mm_projector.safetensors   tubelet.load_projector reads it
-    adapters         final/adapter                    peft and tubelet.train.lora.load_lora read it
-    anything else    final/model                      tubelet.VLM.from_pretrained reads it: the whole model
+projector        final/mm_projector.safetensors   tubelet.load_projector reads it
+adapters         final/adapter                    peft and tubelet.train.lora.load_lora read it
+anything else    final/model                      tubelet.VLM.from_pretrained reads it: the whole model
 """
 
 import os

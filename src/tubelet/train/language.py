@@ -53,17 +53,18 @@ class LanguageTraining(nn.Module):
     def forward(self, batch: PackedBatch) -> Loss:
         """The summed loss over all labels of the batch, and how many those are."""
         rows = self.rows(batch)
-        table = self.vlm.speaker.embed
-        if not len(batch.pixels):
-            seen = rows
-            rows = VisualRows(seen.tokens.reorder([]), tuple(deep.reorder([]) for deep in seen.deepstack))
-            embeds, positions = place_batch(batch, rows.tokens, self.vlm.scheme, table)
-            embeds = touch(embeds, seen.tokens, *seen.deepstack)
-            if self.vlm.newline is not None:
-                embeds = embeds + torch.nan_to_num(self.vlm.newline * 0.0).sum().to(embeds)
-        else:
-            embeds, positions = place_batch(batch, rows.tokens, self.vlm.scheme, table)
-        return self.loss(batch, embeds, positions, rows)
+        real = rows if len(batch.pixels) else _none_of(rows)
+        embeds, positions = place_batch(batch, real.tokens, self.vlm.scheme, self.vlm.speaker.embed)
+        return self.loss(batch, self.touched(batch, embeds, rows), positions, real)
+
+    def touched(self, batch: PackedBatch, embeds: Tensor, rows: VisualRows) -> Tensor:
+        """The embeddings, with a blank pack's rows in their graph where the batch has no pixels."""
+        if len(batch.pixels):
+            return embeds
+        embeds = touch(embeds, rows.tokens, *rows.deepstack)
+        if self.vlm.newline is not None:
+            embeds = embeds + torch.nan_to_num(self.vlm.newline * 0.0).sum().to(embeds)
+        return embeds
 
     def rows(self, batch: PackedBatch) -> VisualRows:
         """The batch's rows in the language model's width, or those of a blank pack."""
@@ -87,7 +88,9 @@ class LanguageTraining(nn.Module):
             visual=visual,
         )
         head = output_head(speaker)
-        total = next_token(
-            states, batch.labels, head=head.weight, bias=head.bias, cu_seqlens=batch.cu_seqlens, count=1
-        )
+        total = next_token(states, batch.labels, head=head.weight, bias=head.bias, cu_seqlens=batch.cu_seqlens, count=1)
         return Loss(total, targets_in(batch.labels, batch.cu_seqlens))
+
+
+def _none_of(rows: VisualRows) -> VisualRows:
+    return VisualRows(rows.tokens.reorder([]), tuple(deep.reorder([]) for deep in rows.deepstack))

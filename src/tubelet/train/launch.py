@@ -1,6 +1,6 @@
 """A run from its configuration to its last checkpoint: what `tubelet train` does on every rank.
 
-    configuration -> model, what learns -> data, counted once -> order -> loop -> what learned, written out
+configuration -> model, what learns -> data, counted once -> order -> loop -> what learned, written out
 """
 
 import json
@@ -66,9 +66,7 @@ def open_run(config: RunConfig) -> Opened:
     """Model and data of a configuration. Raises what loading them raises."""
     data = config.data
     limits = Limits()
-    dataset = open_dataset(
-        data.paths, root=data.root, seed=config.seed, follow_links=data.follow_links, limits=limits
-    )
+    dataset = open_dataset(data.paths, root=data.root, seed=config.seed, follow_links=data.follow_links, limits=limits)
     if config.alignment is not None:
         pairs, tokenizer = open_pairs(config)
 
@@ -131,9 +129,7 @@ def run(config: RunConfig, *, say: Callable[[str], None] = lambda text: None) ->
     return Ended(outcome, opened.lines, final)
 
 
-def counted(
-    config: RunConfig, opened: Opened, group: Group, say: Callable[[str], None]
-) -> Int64[np.ndarray, " n"]:
+def counted(config: RunConfig, opened: Opened, group: Group, say: Callable[[str], None]) -> Int64[np.ndarray, " n"]:
     """(N,) tokens of every sample, -1 for bad ones, on every rank: from the run's folder, or counted by all ranks
     together and kept there. A collective. Raises DataError for too many bad samples."""
     count, collator = len(opened.dataset), opened.collator
@@ -182,7 +178,9 @@ def _tallied(config: RunConfig, opened: Opened, tokens: Int64[np.ndarray, " n"])
                 tally.add(batch.bad)
         return batch
 
-    tally.add(BadSample(int(i), opened.dataset.name, "BadSample", "found when counted") for i in np.flatnonzero(tokens < 0))
+    tally.add(
+        BadSample(int(i), opened.dataset.name, "BadSample", "found when counted") for i in np.flatnonzero(tokens < 0)
+    )
     return make
 
 

@@ -106,8 +106,7 @@ def train(
         stack.callback(made.close)
         signals = stack.enter_context(StopSignals())
         run = _Run(
-            config, group, covered, trained, batches, made, flop_of, learns, frozen, checkpoints, report, progress,
-            signals,
+            config, group, covered, trained, batches, made, flop_of, learns, frozen, checkpoints, report, progress, signals
         )  # fmt: skip
         return run.all()
 
@@ -328,9 +327,10 @@ def recompute(model: nn.Module) -> None:
     """Switch gradient checkpointing on in every part that has it. Raises RunError where none has."""
     found = False
     for module in model.modules():
-        enable: Any = getattr(module, "gradient_checkpointing_enable", None)  # as transformers calls it
-        if callable(enable):
-            enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        enable: Any = next((getattr(module, name) for name in names if hasattr(module, name)), None)
+        if callable(enable) and getattr(module, "supports_gradient_checkpointing", True):
+            enable({"use_reentrant": False})
             found = True
         elif isinstance(module, Encoder):
             module.set_run_options(replace(module.options, gradient_checkpointing=True))

@@ -98,7 +98,9 @@ def _budgeted(recipe: PixelRecipe, most: int | None) -> PixelRecipe:
         raise ConfigError(
             f"model.max_pixels has no meaning for the size rule {recipe.rule}, or is below a patch", got=most
         )
-    return replace(recipe, max_pixels=most, min_pixels=None if recipe.min_pixels is None else min(recipe.min_pixels, most))
+    return replace(
+        recipe, max_pixels=most, min_pixels=None if recipe.min_pixels is None else min(recipe.min_pixels, most)
+    )
 
 
 def open_pairs(config: RunConfig) -> tuple[PairTraining, Any]:

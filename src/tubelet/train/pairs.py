@@ -1,7 +1,7 @@
 """Pictures and their captions, trained to agree: what an alignment's batches are, and its model as the loop runs it.
 
-    sample -> picture -> views -> patches -+
-           -> caption -> ids              -+-> PairBatch -> alignment -> loss over the pairs of all ranks
+sample -> picture -> views -> patches -+
+       -> caption -> ids              -+-> PairBatch -> alignment -> loss over the pairs of all ranks
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,10 @@
 """What `tubelet train` runs, as one file: a model, its data, what learns, and how (`tubelet.train.config`).
 
-    model: {path: models/llava, vision_tower: models/siglip}        tubelet.train.config.read_config(RunConfig, "run.yaml",
-    data: {paths: [blip_laion_cc_sbu_558k.json], style: plain}                                     ["--steps", "20"])
-    parts: mm_mlp_adapter
-    budget: 16384
-    epochs: 1
+model: {path: models/llava, vision_tower: models/siglip}        tubelet.train.config.read_config(RunConfig, "run.yaml",
+data: {paths: [blip_laion_cc_sbu_558k.json], style: plain}                                     ["--steps", "20"])
+parts: mm_mlp_adapter
+budget: 16384
+epochs: 1
 """
 
 from dataclasses import dataclass, field

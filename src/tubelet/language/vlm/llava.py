@@ -98,9 +98,7 @@ def read_newline(source: Source, dtype: torch.dtype | None = None, device: torch
     return _tensor(source, NEWLINES, 1, "views that are unpadded need a newline", dtype, device)
 
 
-def read_embeddings(
-    source: Source, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
-) -> Tensor:
+def read_embeddings(source: Source, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
     """A checkpoint's table of token embeddings, (V, D), also of a language model that transformers does not have.
 
     Raises KeyMismatch where it has none, NotFinite.
