@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.inspect.budget.budget_cases import allocated, counted
 from tests.train.tiny_models import write_all
 

@@ -5,17 +5,14 @@ python -m tests.train.tiny_models FOLDER        writes all of them, as docs/guid
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 import transformers as hf
 from safetensors.torch import save_file
-from tests.language.vlm.tiny_speakers import SPECIAL, TAG_TEMPLATE, randomised, tokenizer, whole_model
+from tests.language.vlm.tiny_speakers import TAG_TEMPLATE, randomised, tokenizer, whole_model
 from tests.train.data_sets import lcs558k
 
-import tubelet
-from tubelet.families.siglip import SIGLIP
 from tubelet.language.project.projector import build_projector
 
 SIDE = 56

@@ -60,13 +60,9 @@ def table(config: "RunConfig", found: RunPlan, processes: int, more: dict[str, A
         ("  of a batch of", f"{tokens:,} {unit}, {patches:,} patches"),
     ]
     if "seconds_per_step" in more:
-        spent = more["seconds_per_step"]
-        rows.append(
-            (
-                "time",
-                f"{seconds(spent)} a step or more, {seconds(spent * found.steps)} for all, at {more['flop_per_s'] / 1e12:,.3g} TFLOP/s",
-            )
-        )
+        step, rate = more["seconds_per_step"], more["flop_per_s"] / 1e12
+        whole = seconds(step * found.steps)
+        rows.append(("time", f"{seconds(step)} a step or more, {whole} for all, at {rate:,.3g} TFLOP/s"))
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     made.add_column()
     made.add_column()

@@ -21,7 +21,7 @@ class Train:
 
     Every entry of the file is an option too: --steps 20, --optimizer.lr 2e-3, --strategy ddp, --resume never, --folder
     runs/one. tubelet train CONFIG.yaml --help lists them with what the file says. A run goes on from the newest whole
-    checkpoint in its folder; the first line says which. SIGTERM saves and stops. Exit codes as after a signal: 143, 130.
+    checkpoint in its folder; the first line says which. SIGTERM saves, and the exit code is 143.
     On many processes: torchrun --nproc-per-node 8 -m tubelet train CONFIG.yaml --strategy fsdp2. Needs tubelet[train].
 
     Example: tubelet train examples/train/projector.yaml --steps 20

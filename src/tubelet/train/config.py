@@ -85,7 +85,8 @@ class SaveConfig:
 class ReportConfig:
     """What is told. log.jsonl is always written."""
 
-    bar: bool = True  # progress on standard error when it is a terminal
+    bar: bool = True  # progress on standard error: a bar on a terminal, else plain lines
+    line_s: float = 30.0  # seconds from one plain line to the next; the first and the last step have one
     every_steps: int = 1  # one line of log.jsonl for so many steps
     curve: bool = True  # curve.png of loss, rate and tokens a second, drawn when a run stops
     tensorboard: bool = False  # needs the package tensorboard

@@ -8,7 +8,7 @@ Samples stand end to end and see themselves alone. A batch without pixels runs t
 its text with the result, so that all ranks run the same collectives.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from tubelet.language.vlm.packed_lm import output_head, packed_states, use_packe
 from tubelet.train.collate import PackedBatch, place_batch
 from tubelet.train.loop import Loss
 from tubelet.train.losses import next_token, targets_in
-from tubelet.train.parts import HOMES, Counted, keep_still, set_trainable
+from tubelet.train.parts import HOMES, Counted, count_trainable, keep_still, set_trainable
 
 LANGUAGE_HOMES: Mapping[str, str] = {part: f"vlm.{home}" for part, home in HOMES.items()}
 
@@ -37,11 +37,25 @@ class LanguageTraining(nn.Module):
         super().__init__()
         self.vlm, self.parts = vlm, parts
         use_packed_attention(vlm.speaker)
-        self.lines: tuple[Counted, ...] = set_trainable(self, parts, LANGUAGE_HOMES)
+        set_trainable(self, parts, LANGUAGE_HOMES)
+        self.unused = tuple(self._freeze_unused())
+        self.lines: tuple[Counted, ...] = count_trainable(self, parts, LANGUAGE_HOMES)
         for weight in self.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
         self.tower_learns = any(weight.requires_grad for weight in vlm.encoder.parameters())
+
+    def _freeze_unused(self) -> Iterator[str]:
+        """Names of weights that no row of this model meets, frozen: a pooling head, and layers behind the last state
+        that the projector reads. A gradient of theirs would be waited for in vain."""
+        states = self.vlm.scheme.states
+        for name, weight in self.vlm.encoder.named_parameters():
+            first, *rest = name.split(".")
+            behind = first in ("norm_post", "merger", "deepstack")
+            behind |= first == "layers" and int(rest[0]) >= max(states, default=0)
+            if weight.requires_grad and (first == "pool" or (states and behind)):
+                weight.requires_grad_(False)
+                yield f"vlm.encoder.{name}"
 
     def train(self, mode: bool = True) -> "LanguageTraining":
         """Train mode, but for parts that stand still while they are frozen."""

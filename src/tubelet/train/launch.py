@@ -99,7 +99,7 @@ def _words(tokenizer: Any) -> str:
 def _learns(
     model: Any, parts: Any, homes: Any, optimizers: Sequence[torch.optim.Optimizer], stepped: bool
 ) -> Sequence[Counted]:
-    return check_optimizer(model, optimizers, parts, homes, stepped=stepped)
+    return check_optimizer(model, optimizers, parts, homes, stepped=stepped, unused=getattr(model, "unused", ()))
 
 
 def run(config: RunConfig, *, say: Callable[[str], None] = lambda text: None) -> Ended:

@@ -105,9 +105,8 @@ def train(
         made = _Made(batches, group.rank, make_batch, config.prefetch)
         stack.callback(made.close)
         signals = stack.enter_context(StopSignals())
-        run = _Run(
-            config, group, covered, trained, batches, made, flop_of, learns, frozen, checkpoints, report, progress, signals
-        )  # fmt: skip
+        told = (checkpoints, report, progress, signals)
+        run = _Run(config, group, covered, trained, batches, made, flop_of, learns, frozen, *told)
         return run.all()
 
 

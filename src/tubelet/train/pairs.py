@@ -53,7 +53,7 @@ class Pairs:
     front: FrontEnd  # cuts pictures into views; its weights are not used
     tokenizer: Any  # of the language model
     spares: Spares
-    limits: Limits = Limits()  # noqa: RUF009
+    limits: Limits = Limits()
     isolate: Any = "never"
 
     def __call__(self, indices: Sequence[int], step: int) -> PairBatch:

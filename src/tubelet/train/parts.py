@@ -13,7 +13,7 @@ Parts share no weight: an adapter inside the projector belongs to `lora`, the ma
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -126,8 +126,17 @@ def set_trainable(
         for _, weight in weights:
             weight.requires_grad_(part in names)
     set_modes(model, parts, homes)
+    return count_trainable(model, parts, homes)
+
+
+def count_trainable(
+    model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, str] = HOMES
+) -> tuple[Counted, ...]:
+    """One line for each of these parts of what learns of it."""
+    found = parts_of(model, homes)
     total = _numbers(weight for weights in found.values() for _, weight in weights)
-    return tuple(_counted(part, [w for _, w in found[part]], total) for part in names if found[part])
+    learning = {part: [w for _, w in found[part] if w.requires_grad] for part in chosen_parts(parts, homes)}
+    return tuple(_counted(part, weights, total) for part, weights in learning.items() if weights)
 
 
 def set_modes(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, str] = HOMES) -> None:
@@ -161,16 +170,19 @@ def check_optimizer(
     homes: Mapping[str, str] = HOMES,
     *,
     stepped: bool = False,
+    unused: Collection[str] = (),
 ) -> tuple[Counted, ...]:
-    """The same lines from what the optimizer, or several together, holds: exactly the weights of these parts, each once.
+    """The same lines from what the optimizer, or several together, holds: exactly the weights of these parts, once.
 
     stepped: after a step that had to move all of them, also that each has optimizer state, which one without a gradient
-    has not (an adapter that the forward goes around). DeepSpeed's optimizers hold flat copies: check before it takes
-    them. Raises RunError naming the weights that are missing, foreign, doubled or were never stepped.
+    has not (an adapter that the forward goes around). unused: names of weights that were left frozen on purpose.
+    DeepSpeed's optimizers hold flat copies: check before it takes them. Raises RunError naming the weights that are
+    missing, foreign, doubled or were never stepped.
     """
     names = chosen_parts(parts, homes)
     found = parts_of(model, homes)
-    wanted = {id(w): name for part in names for name, w in found[part]}
+    bare = {_WRAPPERS.sub("", name) for name in unused}
+    wanted = {id(w): name for part in names for name, w in found[part] if _WRAPPERS.sub("", name) not in bare}
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else optimizer
     held = [w for one in optimizers for group in one.param_groups for w in group["params"]]
     state = {id(w) for one in optimizers for w, kept in one.state.items() if kept}

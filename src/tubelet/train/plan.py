@@ -127,7 +127,7 @@ def _tokens(opened: Opened, seed: int) -> tuple[Int64[np.ndarray, " n"], Int64[n
 def _largest(
     opened: Opened, config: RunConfig, tokens: Int64[np.ndarray, " n"], chosen: Int64[np.ndarray, " n"], how: Any
 ) -> tuple[PackedBatch | PairBatch, float]:
-    """The micro-batch with the most tokens of the first steps over the samples looked at, read; and mean FLOPs of some."""
+    """The micro-batch with the most tokens of the first steps over the samples looked at, and FLOPs of a mean one."""
     batches = Batches(tokens, config.budget, cost=config.cost, **how)
     micros = [micro.ids for step in range(LOOKED) for rank in batches.at(step) for micro in rank]
     make = opened.collate(Spares(len(opened.dataset), config.seed))
@@ -193,8 +193,8 @@ def _pair_loss(model: PairTraining, batch: PairBatch) -> Tensor:
         with torch.no_grad():
             in_joint_space(front.encoder, seen.scoring)
     budget = alignment.config.budget
-    rows = Packed(seen.rows.x[: count * budget].clone(), seen.rows.pos[: count * budget], (Item.of(1, 1, budget),) * count,
-                  (budget,) * count)  # fmt: skip
+    kept, items = slice(count * budget), (Item.of(1, 1, budget),) * count
+    rows = Packed(seen.rows.x[kept].clone(), seen.rows.pos[kept], items, (budget,) * count)
     projected = front.projector(rows)
     vectors = (
         projected.x.unflatten(0, (count, budget)).mean(dim=1)

@@ -37,8 +37,8 @@ def tubelet_attention(
 ) -> tuple[Tensor, None]:
     """(B, S, H, K) from q (B, H, S, K) and k, v with as many heads or a divisor of them, as transformers calls it.
 
-    With cu_seq_lens_q (or cu_seqlens) B is 1 and each segment sees itself; a tensor's values are read on the host, which
-    syncs on an accelerator, a list's are there. Without, and with a mask instead, it is transformers' own "sdpa".
+    With cu_seq_lens_q (or cu_seqlens) B is 1 and each segment sees itself; a tensor of them is read on the host, which
+    syncs on an accelerator, a list is there. Without, and with a mask instead, it is transformers' own "sdpa".
     Raises ShapeError or ConfigError for what varlen attention cannot do: a mask besides segments, other segments for k.
     """
     cu = kwargs.pop("cu_seq_lens_q", None)
