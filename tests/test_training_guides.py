@@ -1,4 +1,4 @@
-"""The guides of training, read as a person would: their shell lines and Python blocks one after the other, in one place."""
+"""The guides of training, followed as a person would: shell lines and Python blocks one after the other, in one place."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def forked() -> Iterator[Forked]:
-    server = Forked(PYTHONPATH=str(ROOT / "src"), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    server = Forked("tubelet.train.launch", PYTHONPATH=str(ROOT / "src"), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
     yield server
     server.close()
 
@@ -30,7 +30,7 @@ def forked() -> Iterator[Forked]:
 def steps(page: Path) -> list[list[str]]:
     """Arguments of python for every shell line and Python block, in order."""
     text = page.read_text(encoding="utf-8")
-    found = re.finditer(r"^```python\n(?P<code>.*?)^```|^    (?P<line>(?:tubelet|torchrun) .+)$", text, re.M | re.S)
+    found = re.finditer(r"^```python\n(?P<code>.*?)^```|^    (?P<line>(?:tubelet|torchrun) [^\n]+)$", text, re.M | re.S)
     out: list[list[str]] = []
     for match in found:
         if match["code"]:
