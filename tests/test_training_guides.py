@@ -1,4 +1,4 @@
-"""The guides of training, followed as a person would: shell lines and Python blocks one after the other, in one place."""
+"""The guides of training, followed from the top to the end: shell lines and Python blocks, in one place."""
 
 import re
 import shlex

@@ -25,7 +25,7 @@ def serve() -> None:
     """Start the server. Python 3.11's looks for what it imports in PYTHONPATH alone."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), before)))
-    SERVER.set_forkserver_preload(["tests.train.train_toy", "pytest"])
+    SERVER.set_forkserver_preload(["tests.train.train_toy", "tubelet.train.launch", "tubelet.cli.train", "pytest"])
     forkserver.ensure_running()
     os.environ.pop("PYTHONPATH")
     if before is not None:

@@ -122,10 +122,10 @@ def run(config: RunConfig, *, say: Callable[[str], None] = lambda text: None) ->
         make = _tallied(config, opened, tokens)
         flop = work_of(opened.model)
         outcome = train(config, group, opened.model, batches, make, flop_of=flop, learns=opened.learns)
-        final = None
-        if outcome.stopped_by is None and config.export != "none" and group.rank == 0:
-            final = export(config, config.folder / "final")
-        group.sum([0.0])  # nobody leaves while rank 0 writes
+    # The processes have parted: rank 0 opens the checkpoint by itself, however many wrote it.
+    final = None
+    if outcome.stopped_by is None and config.export != "none" and group.rank == 0:
+        final = export(config, config.folder / "final")
     return Ended(outcome, opened.lines, final)
 
 
@@ -135,21 +135,25 @@ def counted(config: RunConfig, opened: Opened, group: Group, say: Callable[[str]
     count, collator = len(opened.dataset), opened.collator
     if collator is None:
         return np.ones(count, np.int64)
-    if group.rank:
-        tokens = _share(collator, group)[0] if group.from_first(0) else np.zeros(count, np.int64)
-    else:
-        config.folder.mkdir(parents=True, exist_ok=True)
-        found: list[BadSample] = []
+    if group.rank:  # rank 0 says whether there is anything to count; then comes one sum, of shares or of what it has
+        share = _share(collator, group)[0] if group.from_first(0) else np.zeros(count, np.int64)
+        return np.asarray(group.sum(share.tolist()), np.int64)
+    found: list[BadSample] = []
+    counting: list[int] = []
 
-        def all_ranks() -> Int64[np.ndarray, " n"]:
-            say(f"counting the tokens of {count:,} samples, once for this data and model")
-            group.from_first(1)
-            made, bad = _share(collator, group)
-            found.extend(bad)
-            return np.asarray(group.sum(made.tolist()), np.int64)
+    def all_ranks() -> Int64[np.ndarray, " n"]:
+        say(f"counting the tokens of {count:,} samples, once for this data and model")
+        counting.append(group.from_first(1))
+        made, bad = _share(collator, group)
+        found.extend(bad)
+        return np.asarray(group.sum(made.tolist()), np.int64)
 
-        tokens = cached_tokens(config.folder / COUNTS, opened.fingerprint, all_ranks)
-        _list_bad(config.folder, found)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    tokens = cached_tokens(config.folder / COUNTS, opened.fingerprint, all_ranks)
+    if not counting:
+        group.from_first(0)
+        group.sum(tokens.tolist())
+    _list_bad(config.folder, found)
     return tokens
 
 
