@@ -60,6 +60,8 @@ def test_a_projector_on_two_ranks_is_that_of_one(place: Path, tmp_path: Path):
         assert "learned projector: 4 tensors, 3,936 of 101,200" in said
         assert worst(tmp_path / "one", tmp_path / strategy) <= 1e-5
         assert (tmp_path / strategy / "final" / "mm_projector.safetensors").exists()
+    said = run(place, tmp_path / "ddp", 2, "projector", *words, "--strategy", "ddp", "--accumulation", "1")
+    assert said.startswith(f"goes on from step 6 of {tmp_path / 'ddp'}") and "counting" not in said
 
 
 def test_pairs_of_two_ranks_are_those_of_one(place: Path, tmp_path: Path):
