@@ -158,9 +158,7 @@ def spreads(world: int, budget: int, steps: int) -> dict[str, Any]:
     found = {
         "dealt": [loads([[i for micro in rank for i in micro.ids] for rank in order.at(s)]) for s in range(steps)],
         "as_they_come": [loads(cut[s * world : (s + 1) * world]) for s in range(steps)],
-        "so_many_samples": [
-            loads(np.split(stream[s * world * number : (s + 1) * world * number], world)) for s in range(steps)
-        ],
+        "so_many_samples": [loads(np.split(stream[s * each : (s + 1) * each], world)) for s in range(steps)],
     }
     return {
         name: {"median": round(float(np.median(v)), 4), "p95": round(float(np.quantile(v, 0.95)), 4)}

@@ -9,23 +9,26 @@ all rows never stand at once.
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from tubelet.errors import ConfigError
-from tubelet.language.vlm.attention import PACKED, register
-from tubelet.language.vlm.causal_lm import PlacedCausalLM
 from tubelet.packed import Packed
 from tubelet.shapes import Bool, Float, Int64
+
+if TYPE_CHECKING:
+    from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
 # What some models do between hidden states and logits; a head that is read by itself would leave it out in silence.
 _BETWEEN = ("logits_scaling", "logit_scale", "final_logit_softcapping")
 
 
-def use_packed_attention(speaker: PlacedCausalLM) -> None:
+def use_packed_attention(speaker: "PlacedCausalLM") -> None:
     """From here on the model takes packed rows alone (`packed_states`); it generates no more. Raises ConfigError for
     one whose logits are more than a product with its head."""
+    from tubelet.language.vlm.attention import PACKED, register
+
     config: Any = speaker.lm.config
     for name in _BETWEEN:
         if getattr(config, name, None) not in (None, 1, 1.0):
@@ -35,7 +38,7 @@ def use_packed_attention(speaker: PlacedCausalLM) -> None:
 
 
 def packed_states(
-    speaker: PlacedCausalLM,
+    speaker: "PlacedCausalLM",
     embeds: Float[Tensor, "S D"],
     positions: Int64[Tensor, "3 S"],
     lengths: Sequence[int],
@@ -58,7 +61,7 @@ def packed_states(
     return trunk(inputs_embeds=embeds[None], position_ids=places, **given).last_hidden_state[0]
 
 
-def output_head(speaker: PlacedCausalLM) -> nn.Linear:
+def output_head(speaker: "PlacedCausalLM") -> nn.Linear:
     """The matrix that turns hidden states into logits. Raises ConfigError where it is none."""
     head: Any = speaker.head if speaker.head is not None else speaker.lm.get_output_embeddings()
     if not isinstance(head, nn.Linear):
