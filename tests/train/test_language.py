@@ -119,6 +119,9 @@ def test_a_sample_that_is_not_finite_stays_its_own(folders: dict[str, Path]):
         dirty = packed_states(vlm.speaker, embeds, positions, (5, 3, 4))
     assert torch.equal(dirty[:5], clean[:5]) and torch.equal(dirty[8:], clean[8:])
     assert bool(dirty[6:8].isnan().any())
+    vlm.speaker.lm.set_attn_implementation("sdpa")  # as another model of the same configuration would do it
+    with pytest.raises(ConfigError, match="samples would see each other"):
+        packed_states(vlm.speaker, embeds, positions, (5, 3, 4))
 
 
 def test_what_learns_is_float32_and_a_frozen_tower_stands_still(folders: dict[str, Path], data: Any):

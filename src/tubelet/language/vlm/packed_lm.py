@@ -50,8 +50,16 @@ def packed_states(
     """Last hidden states of samples of these lengths. Differentiable; no sync.
 
     axes: 3 for models that count t, h and w apart, 1 for plain positions. deepstack: rows for the first layers, with
-    the places they stand at as `visual`. Raises what the attention raises, ConfigError for sliding windows among them.
+    the places they stand at as `visual`. Raises ConfigError where the model's attention is another one by now (models
+    share their configuration), and what the attention raises, ConfigError for sliding windows among them.
     """
+    from tubelet.language.vlm.attention import PACKED
+
+    attention = speaker.lm.config._attn_implementation
+    if attention != PACKED:
+        raise ConfigError(
+            f"attention is {attention!r:.40}, in which samples would see each other", expected=PACKED, got=attention
+        )
     trunk: Any = speaker.lm if speaker.head is not None else speaker.lm.base_model
     given: dict[str, Any] = {"cu_seq_lens_q": [0, *accumulate(lengths)], "use_cache": False}
     if deepstack and len(deepstack[0].x):
