@@ -22,9 +22,10 @@ import torch.distributed.checkpoint
 from torch import Tensor, nn
 
 from tubelet.errors import TubeletError
-from tubelet.train.checkpoint import newest_whole, read_part, shapes_of
+from tubelet.train.checkpoint import read_part, shapes_of
 from tubelet.train.config import OptimizerConfig, ReportConfig, SaveConfig, ScheduleConfig, TrainConfig
 from tubelet.train.loop import Loss, train
+from tubelet.train.manifest import newest_whole
 from tubelet.train.order import Batches
 from tubelet.train.strategy import joined
 
