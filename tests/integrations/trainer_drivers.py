@@ -6,7 +6,9 @@ its launcher's usual loop, with its own order of samples and the states it saves
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,22 @@ from tubelet.train.loop import Outcome
 from tubelet.train.manifest import newest_whole
 from tubelet.train.order import Batches
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "deepspeed"
+
 
 def batches_of(config: TrainConfig, world: int = 1) -> Batches:
     return Batches(token_counts(), config.budget, seed=config.seed, world=world, accumulation=config.accumulation)
 
 
-def packed(config: TrainConfig, make: Any, model: Toy) -> Outcome:
-    deepspeed = os.environ.get("TUBELET_TEST_DEEPSPEED")
+def packed(config: TrainConfig, make: Any, model: Toy, deepspeed: Path | None = None) -> Outcome:
     batches = batches_of(config, int(os.environ.get("WORLD_SIZE", "1")))
-    return train_with_trainer(config, model, batches, make, deepspeed=None if deepspeed is None else Path(deepspeed))
+    return train_with_trainer(config, model, batches, make, deepspeed=deepspeed)
+
+
+def zero(stage: int, config: TrainConfig, make: Any, model: Toy) -> Outcome:
+    """PackedTrainer under DeepSpeed, with the project's own JSON file."""
+    warnings.simplefilter("ignore")  # DeepSpeed's own
+    return packed(config, make, model, EXAMPLES / f"zero{stage}.json")
 
 
 class Plain(Trainer):
@@ -70,9 +79,8 @@ def accelerated(config: TrainConfig, make: Any, model: Toy) -> Outcome:
     project = ProjectConfiguration(str(config.folder), automatic_checkpoint_naming=True, total_limit=2)
     accelerator = Accelerator(cpu=True, project_config=project)
     set_seed(config.seed)
-    loader = DataLoader(
-        range(len(token_counts())), batch_size=2, shuffle=True, collate_fn=lambda ids: make(tuple(ids), 0)
-    )  # pyright: ignore
+    ids: Any = range(len(token_counts()))
+    loader = DataLoader(ids, batch_size=2, shuffle=True, collate_fn=lambda chosen: make(tuple(chosen), 0))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=config.optimizer.lr)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     saved = sorted((config.folder / "checkpoints").glob("checkpoint_*"), key=lambda p: int(p.name.split("_")[1]))
@@ -106,7 +114,14 @@ def _rest(accelerator: Accelerator, loader: Any, done: int, steps: int) -> Itera
         epoch, start = epoch + 1, 0
 
 
-DRIVERS = {"loop": run, "packed": packed, "plain": plain, "accelerate": accelerated}
+DRIVERS = {
+    "loop": run,
+    "packed": packed,
+    "zero2": partial(zero, 2),
+    "zero3": partial(zero, 3),
+    "plain": plain,
+    "accelerate": accelerated,
+}
 
 
 def end_of(folder: Path) -> str:

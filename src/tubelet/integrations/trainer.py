@@ -120,8 +120,8 @@ class PackedTrainer(Trainer):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             schedule, steps = self.schedule, num_training_steps
-            inner = getattr(self.optimizer if optimizer is None else optimizer, "optimizer", self.optimizer)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(inner, lambda step: factor(schedule, step, steps))
+            over = cast(torch.optim.Optimizer, self.optimizer if optimizer is None else optimizer)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(over, lambda step: factor(schedule, step, steps))
         return self.lr_scheduler
 
     def train(

@@ -22,6 +22,8 @@ from tubelet.train.loop import MakeBatch, Outcome, recompute
 from tubelet.train.order import Batches
 from tubelet.train.signals import EXIT_CODES
 
+SIZES = ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
+
 
 def train_with_trainer(
     config: TrainConfig,
@@ -38,7 +40,8 @@ def train_with_trainer(
     With `deepspeed` its ZeRO stage is the strategy, whatever the configuration says. Raises ConfigError for entries
     that Trainer cannot have (fsdp2, Muon, a mean of the weights, `init`), and what `PackedTrainer` raises.
     """
-    strategy = config.strategy if deepspeed is None else f"zero{_stage(deepspeed)}"
+    zero = None if deepspeed is None else _read(deepspeed)
+    strategy = config.strategy if zero is None else f"zero{zero['zero_optimization']['stage']}"
     lacking = {
         "strategy fsdp2": strategy == "fsdp2",
         "optimizer.kind muon": config.optimizer.kind != "adamw",
@@ -52,7 +55,7 @@ def train_with_trainer(
         recompute(model)
     trainer = PackedTrainer(
         model,
-        arguments_of(config, deepspeed),
+        arguments_of(config, zero),
         batches,
         make_batch,
         strategy=cast(Strategies, strategy),
@@ -71,7 +74,7 @@ def train_with_trainer(
     return Outcome(trainer.state.global_step, code, trainer.stopped_by, trainer.loss)
 
 
-def arguments_of(config: TrainConfig, deepspeed: Path | None = None) -> TrainingArguments:
+def arguments_of(config: TrainConfig, deepspeed: dict[str, Any] | None = None) -> TrainingArguments:
     """Trainer's arguments for what both know. The last step is always saved."""
     return TrainingArguments(
         output_dir=str(config.folder),
@@ -93,16 +96,19 @@ def arguments_of(config: TrainConfig, deepspeed: Path | None = None) -> Training
         ddp_find_unused_parameters=False,  # a batch without pixels touches what it leaves out
         ddp_timeout=max(1, round(config.timeout_s)),
         full_determinism=config.deterministic,
-        deepspeed=None if deepspeed is None else str(deepspeed),
+        deepspeed=deepspeed,
     )
 
 
-def _stage(path: Path) -> int:
-    """Raises ConfigError for a file without a ZeRO stage of 1 to 3."""
+def _read(path: Path) -> dict[str, Any]:
+    """DeepSpeed's settings. Sizes that Trainer would take from a transformers config, written "auto", are left to
+    DeepSpeed's own defaults. Raises ConfigError for a file without a ZeRO stage of 1 to 3."""
     try:
-        stage = json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]["stage"]
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        zero = settings["zero_optimization"]
+        stage = zero["stage"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise ConfigError("there is no zero_optimization.stage in this JSON file", source=path.name) from e
     if stage not in (1, 2, 3):
         raise ConfigError(f"zero_optimization.stage must be 1, 2 or 3, got {stage!r}", source=path.name, got=stage)
-    return stage
+    return {**settings, "zero_optimization": {k: v for k, v in zero.items() if k not in SIZES or v != "auto"}}
