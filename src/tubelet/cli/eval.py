@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tubelet.language.vlm.model import VLM
     from tubelet.reading.clip import Clip
     from tubelet.train.evaluate.answering import Arms, LeftOut
-    from tubelet.train.evaluate.questions import TestQuestion
+    from tubelet.train.evaluate.questions import BenchmarkQuestion
     from tubelet.train.evaluate.scores import ArmScores
 
 ARMS = "all,pool,divprune"
@@ -174,7 +174,7 @@ class Eval:
     def _document(
         self,
         scores: "dict[str, ArmScores]",
-        asked: "Sequence[TestQuestion]",
+        asked: "Sequence[BenchmarkQuestion]",
         left: "Sequence[LeftOut]",
         total: int,
         path: str,
@@ -194,7 +194,7 @@ class Eval:
         return document | {"arms": arms, "left_out": errors, "answers": path}
 
 
-def drawn(questions: "Sequence[TestQuestion]", number: int | None, seed: int) -> "list[TestQuestion]":
+def drawn(questions: "Sequence[BenchmarkQuestion]", number: int | None, seed: int) -> "list[BenchmarkQuestion]":
     """So many questions, drawn by a seed, in their order; a larger draw holds the smaller one."""
     import numpy as np
 

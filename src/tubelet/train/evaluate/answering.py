@@ -27,7 +27,7 @@ from tubelet.reading.clip import Clip
 from tubelet.reduce.methods import Inputs, choose, needs_of
 from tubelet.reduce.relevance import in_joint_space
 from tubelet.reduce.settings import Settings
-from tubelet.train.evaluate.questions import TestQuestion
+from tubelet.train.evaluate.questions import BenchmarkQuestion
 
 ALL = "all"  # the arm that keeps every token
 GIVEN = ("text",)  # what an arm's method may need besides tokens
@@ -54,10 +54,9 @@ class AnswerFile:
 
     def __enter__(self) -> "AnswerFile":
         there = self.path.exists() and self.path.stat().st_size > 0
-        torn = self._read() if there else False
+        if there:
+            self._read()
         self._file = self.path.open("a", encoding="utf-8")
-        if torn:
-            self._file.write("\n")
         if not there:
             self._write({"run": self.run})
         return self
@@ -74,27 +73,28 @@ class AnswerFile:
         told = {"answer": answer.text, "tokens": answer.tokens, "seconds": round(answer.seconds, 4)}
         self._write({"id": question, "arm": arm, **told})
 
-    def _read(self) -> bool:
-        """Take in the file's answers. Whether its last line was cut short."""
+    def _read(self) -> None:
+        """Take in the file's answers; a last line that was cut short is taken away and will be asked again."""
         try:
-            text = self.path.read_text(encoding="utf-8")
-            head, *lines = text.splitlines()
+            content = self.path.read_bytes()
+            head, *lines = content.decode("utf-8", "replace").split("\n")
             before = json.loads(head)["run"]
-        except (OSError, ValueError, KeyError, TypeError) as e:
+            before.items()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError("this is no file of answers", source=self.path.name) from e
         now = json.loads(json.dumps(self.run))
         if differ := [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]:
             told = "; ".join(f"{k} {before.get(k)!r} -> {now.get(k)!r}" for k in differ)
             raise RunError(f"its answers are of another run: {told}", source=self.path.name, got=differ)
-        for n, line in enumerate(lines):
+        for n, line in enumerate(lines[:-1], 1):
             try:
                 entry = json.loads(line)
                 answer = Answer(entry["answer"], entry["tokens"], entry["seconds"])
                 self.answers[entry["id"], entry["arm"]] = answer
             except (ValueError, KeyError, TypeError) as e:
-                if n < len(lines) - 1:
-                    raise InputError("a line is no answer", item=n + 1, source=self.path.name) from e
-        return not text.endswith("\n")
+                raise InputError("a line is no answer", item=n, source=self.path.name) from e
+        if lines and lines[-1]:
+            os.truncate(self.path, content.rindex(b"\n") + 1)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._file is not None
@@ -144,7 +144,7 @@ class LeftOut(NamedTuple):
 
 def answer_questions(
     vlm: VLM,
-    questions: Sequence[TestQuestion],
+    questions: Sequence[BenchmarkQuestion],
     arms: Arms,
     answers: AnswerFile,
     look: Callable[[str], list[Clip]],  # reads a picture or clip

@@ -18,7 +18,7 @@ from tubelet.inspect.metrics.answers import (
 )
 from tubelet.inspect.metrics.estimate import Estimate
 from tubelet.inspect.metrics.intervals import mean_of
-from tubelet.train.evaluate.questions import NUMBERS, TestQuestion
+from tubelet.train.evaluate.questions import NUMBERS, BenchmarkQuestion
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
 
@@ -43,7 +43,7 @@ class ArmScores:
     against: Paired | None  # the first metric beside the reference's; None of the reference itself
 
 
-def scores_of(benchmark: str, questions: Sequence[TestQuestion], answers: Sequence[str]) -> dict[str, list[float]]:
+def scores_of(benchmark: str, questions: Sequence[BenchmarkQuestion], answers: Sequence[str]) -> dict[str, list[float]]:
     """The score of each question by each of the benchmark's metrics. Raises ShapeError for another number of answers.
 
     VSI-Bench: the letter of an option, or how near a number is.
@@ -61,7 +61,7 @@ def scores_of(benchmark: str, questions: Sequence[TestQuestion], answers: Sequen
 
 def compare_arms(
     benchmark: str,
-    questions: Sequence[TestQuestion],
+    questions: Sequence[BenchmarkQuestion],
     answers: Mapping[str, Sequence[str]],  # by arm
     tokens: Mapping[str, Sequence[int]],  # visual ones, of each question by arm
     reference: str,
@@ -89,7 +89,7 @@ def compare_arms(
     return out
 
 
-def _weights(benchmark: str, questions: Sequence[TestQuestion]) -> list[float]:
+def _weights(benchmark: str, questions: Sequence[BenchmarkQuestion]) -> list[float]:
     """Of each question: 1, or what makes the mean over questions one over tasks."""
     if benchmark != "vsibench":
         return [1.0] * len(questions)
