@@ -1,5 +1,6 @@
 """PackedTrainer: killed at any moment it ends bit-equal, it comes to what the loop comes to, and nothing is silent."""
 
+import inspect
 import math
 import os
 import signal
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from tests.integrations.trainer_drivers import DRIVERS, batches_of, end_of, packed
 from tests.train.runs import finish, kill, killed_on_the_way, run_to_the_end, said, start
 from tests.train.train_toy import Behaviour, Toy, make_batch, toy_config
 from torch import Tensor, nn
+from transformers import Trainer
 
 from tubelet.errors import CheckpointError, ConfigError, RunError
 from tubelet.integrations.trainer import CHECKPOINTS, PackedTrainer
@@ -189,6 +192,28 @@ def test_arguments_that_would_be_left_out_are_refused(tmp_path: Path):
         setattr(args, name, value)
         with pytest.raises(ConfigError, match=told):
             PackedTrainer(Toy(), args, batches_of(config), make_batch)
+
+
+def test_what_trainer_is_asked_for_by_its_private_names():
+    """The one private name that is overridden. A version of transformers without it saves as it likes."""
+    told = f"transformers {transformers.__version__} has another Trainer._save_checkpoint: read it again"
+    assert list(inspect.signature(Trainer._save_checkpoint).parameters) == ["self", "model", "trial"], told
+    assert "_save_checkpoint(" in inspect.getsource(Trainer._maybe_log_save_evaluate), told
+
+
+def test_what_learns_is_told_and_checked(tmp_path: Path):
+    seen: list[tuple[int, bool]] = []
+
+    def learns(optimizers: Sequence[torch.optim.Optimizer], stepped: bool) -> list[str]:
+        seen.append((sum(len(g["params"]) for g in optimizers[0].param_groups), stepped))
+        return ["projector: 4 tensors"]
+
+    config, model = config_of(tmp_path, steps=2, save=SaveConfig(None, None)), Toy()
+    train_with_trainer(config, model, batches_of(config), make_batch, learns=learns)
+    trained = sum(p.requires_grad for p in model.parameters())
+    assert seen == [(trained, False), (trained, True)]
+    told = [line["message"] for line in read_log(tmp_path / LOG) if line["kind"] in ("learns", "learned")]
+    assert told == ["learns projector: 4 tensors", "learned projector: 4 tensors"]
 
 
 def test_zero_needs_a_stage(tmp_path: Path):

@@ -5,7 +5,6 @@ its launcher's usual loop, with its own order of samples and the states it saves
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -28,6 +27,7 @@ from tubelet.train.config import TrainConfig
 from tubelet.train.loop import Outcome
 from tubelet.train.manifest import newest_whole
 from tubelet.train.order import Batches
+from tubelet.train.strategy import joined
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "deepspeed"
 
@@ -37,8 +37,10 @@ def batches_of(config: TrainConfig, world: int = 1) -> Batches:
 
 
 def packed(config: TrainConfig, make: Any, model: Toy, deepspeed: Path | None = None) -> Outcome:
-    batches = batches_of(config, int(os.environ.get("WORLD_SIZE", "1")))
-    return train_with_trainer(config, model, batches, make, deepspeed=deepspeed)
+    """As a command does that has counted its data over ranks before: in a group that is there already."""
+    with joined(config.strategy, device="cpu", timeout_s=config.timeout_s) as group:
+        batches = batches_of(config, group.world)
+        return train_with_trainer(config, model, batches, make, deepspeed=deepspeed)
 
 
 def zero(stage: int, config: TrainConfig, make: Any, model: Toy) -> Outcome:

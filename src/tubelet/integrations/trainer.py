@@ -46,6 +46,7 @@ from tubelet.train.strategy import Group, host
 
 CHECKPOINTS = Naming("checkpoint-", 1)  # the names that Trainer gives
 KEEP_ALL = 2**31
+Learns = Callable[[Sequence[torch.optim.Optimizer], bool], Sequence[object]]
 SILENT = ReportConfig(bar=False)
 Strategies = Literal["one", "ddp", "zero1", "zero2", "zero3"]
 
@@ -74,6 +75,7 @@ class PackedTrainer(Trainer):
         optimizer: OptimizerConfig | None = None,  # None: what `args` says
         schedule: ScheduleConfig | None = None,  # None: what `args` says
         nonfinite_in_a_row: int = 3,  # so many skipped steps one after the other end the run
+        learns: Learns | None = None,  # (optimizers, whether they have stepped) -> lines to tell, or an error
         save_every_s: float | None = None,  # also by rank 0's clock; None: as `args` says alone
         keep_every: int | None = None,  # checkpoints at multiples of so many steps stay, beside save_total_limit
         flop_of: Callable[[Any], float] | None = None,  # training FLOPs of a batch, for MFU
@@ -86,7 +88,7 @@ class PackedTrainer(Trainer):
         self.batches, self.make_batch, self.strategy, self.parts = batches, make_batch, strategy, parts
         self.optimizer_config, self.schedule = optimizer, schedule
         self.nonfinite_in_a_row, self.flop_of, self.report_config = nonfinite_in_a_row, flop_of, report
-        self.save_every_s, self.keep_every, self.loss = save_every_s, keep_every, math.nan
+        self.save_every_s, self.keep_every, self.learns, self.loss = save_every_s, keep_every, learns, math.nan
         rank, world = args.process_index, args.world_size
         over = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if world > 1 else None
         self.group = Group("one" if world == 1 else "ddp", rank, world, args.device, over)
@@ -110,6 +112,8 @@ class PackedTrainer(Trainer):
             return super().create_optimizer(model)
         if self.optimizer is None:
             self.optimizer = build_optimizers(self.network if model is None else model, self.optimizer_config)[0]
+            for line in () if self.learns is None else self.learns([self.optimizer], False):
+                self._report.event("learns", f"learns {line}", {})
         return self.optimizer
 
     def create_scheduler(
@@ -146,7 +150,12 @@ class PackedTrainer(Trainer):
             self._signals = stack.enter_context(StopSignals())
             stack.callback(self.network.register_load_state_dict_post_hook(without_frozen).remove)
             self.stopped_by, self._micros, self._checked, self._saved = None, [], False, time.monotonic()
-            return super().train(None if path is None else str(path), trial, ignore_keys_for_eval)
+            output = super().train(None if path is None else str(path), trial, ignore_keys_for_eval)
+            zero = self.strategy.startswith("zero")  # whose optimizer has flat copies
+            if self._checked and self.learns is not None and self.optimizer is not None and not zero:
+                for line in self.learns([self.optimizer], True):
+                    self._report.event("learned", f"learned {line}", {})
+            return output
 
     def _begin(self, resume: str | bool | None) -> tuple[Path | None, str]:
         """The checkpoint to go on from, and the sentence that says so. A collective."""

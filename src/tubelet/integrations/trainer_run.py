@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
 from tubelet.errors import ConfigError
-from tubelet.integrations.trainer import PackedTrainer, Strategies
+from tubelet.integrations.trainer import Learns, PackedTrainer, Strategies
 from tubelet.train.config import TrainConfig
 from tubelet.train.loop import MakeBatch, Outcome, recompute
 from tubelet.train.order import Batches
@@ -34,10 +34,12 @@ def train_with_trainer(
     deepspeed: Path | None = None,  # DeepSpeed's JSON; None: one process or DDP, as the configuration says
     parts: str | Sequence[str] = (),  # what learns, for the modes of what does not
     flop_of: Callable[[Any], float] | None = None,
+    learns: Learns | None = None,  # (optimizers, whether they have stepped) -> lines to tell, or an error
 ) -> Outcome:
     """Train as `tubelet.train.loop.train` does, through transformers' Trainer.
 
-    With `deepspeed` its ZeRO stage is the strategy, whatever the configuration says. Raises ConfigError for entries
+    Processes find each other by themselves, or are a group already (`tubelet.train.strategy.joined`, of ddp). With
+    `deepspeed` its ZeRO stage is the strategy, whatever the configuration says. Raises ConfigError for entries
     that Trainer cannot have (fsdp2, Muon, a mean of the weights, `init`), and what `PackedTrainer` raises.
     """
     zero = None if deepspeed is None else _read(deepspeed)
@@ -66,6 +68,7 @@ def train_with_trainer(
         save_every_s=config.save.every_s,
         keep_every=config.save.keep_every,
         flop_of=flop_of,
+        learns=learns,
         report=config.report,
     )
     trainer.remove_callback(PrinterCallback)  # the report speaks
