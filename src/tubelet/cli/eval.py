@@ -1,13 +1,21 @@
 """`tubelet eval`: a model's answers to a public benchmark, with all tokens, with fewer chosen ones, and pooled."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import FrameOptions, OnError, OutputOptions, ReadingOptions, option, with_budget
+from tubelet.cli.options import (
+    Device,
+    FrameOptions,
+    OnError,
+    OutputOptions,
+    ReadingOptions,
+    StoredDtype,
+    option,
+)
 from tubelet.cli.output import output_file, save_png
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
@@ -63,10 +71,8 @@ class Eval:
     follow_links: Annotated[bool, option("links may lead out of --root")] = False
     on_error: OnError = "raise"
     frames: FrameOptions = FrameOptions()
-    dtype: Annotated[
-        Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")
-    ] = "stored"
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
+    dtype: StoredDtype = "stored"
+    device: Device = "auto"
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
 
@@ -138,17 +144,9 @@ class Eval:
 
     def _load(self) -> "VLM":
         """The model, with --max-pixels in its recipes."""
-        import torch
+        from tubelet.cli.model import load_vlm
 
-        from tubelet.cli.model import device_of
-        from tubelet.language.vlm.model import VLM
-
-        kind = None if self.dtype == "stored" else getattr(torch, self.dtype)
-        vlm = VLM.from_pretrained(self.model, dtype=kind, device=device_of(self.device))
-        scheme = vlm.scheme
-        clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, self.reading.max_pixels)
-        vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, self.reading.max_pixels), video_pixels=clips)
-        return vlm
+        return load_vlm(self.model, self.dtype, self.device, max_pixels=self.reading.max_pixels)
 
     def _look(self, path: str) -> "list[Clip]":
         from tubelet.reading.read import read

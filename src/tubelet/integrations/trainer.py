@@ -230,7 +230,8 @@ class PackedTrainer(Trainer):
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         if not zero:
-            self.accelerator.backward(loss)
+            # accelerate divides by its own count: 1 as newer versions of Trainer set it, the accumulation in older ones
+            self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
         elif math.isfinite(float(loss.detach())):  # on every rank or on none, by the scale
             self.accelerator.backward(loss, scale_wrt_gas=False)
         elif self.batches.accumulation > 1:
