@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from tubelet.errors import CheckpointError, ConfigError, RunError
-from tubelet.integrations.trainer import CHECKPOINTS, PackedTrainer
+from tubelet.integrations.trainer import PackedTrainer
 from tubelet.integrations.trainer_run import arguments_of, train_with_trainer
 from tubelet.train.config import OptimizerConfig, SaveConfig, TrainConfig
-from tubelet.train.manifest import newest_whole, verify
+from tubelet.train.manifest import CHECKPOINTS, newest_whole, verify
 from tubelet.train.report import LOG, read_log
+from tubelet.train.strategy import joined
 
 STEPS = 14
 # The n-th opening, renaming or removing from a run's first save: 22 in a save, 5 more where an old one goes.
@@ -214,6 +215,14 @@ def test_what_learns_is_told_and_checked(tmp_path: Path):
     assert seen == [(trained, False), (trained, True)]
     told = [line["message"] for line in read_log(tmp_path / LOG) if line["kind"] in ("learns", "learned")]
     assert told == ["learns projector: 4 tensors", "learned projector: 4 tensors"]
+
+
+def test_the_device_is_the_one_the_loop_takes(tmp_path: Path):
+    """Without one asked for: on a machine without a GPU DeepSpeed counts one process where Trainer is not told so."""
+    for device in (None, "cpu"):
+        args = arguments_of(config_of(tmp_path, device=device))
+        with joined("one", device=device) as group:
+            assert args.use_cpu == (group.device.type == "cpu")
 
 
 def test_zero_needs_a_stage(tmp_path: Path):

@@ -20,12 +20,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from tubelet.integrations.trainer import CHECKPOINTS
 from tubelet.integrations.trainer_batches import Micros
 from tubelet.integrations.trainer_run import arguments_of, train_with_trainer
 from tubelet.train.config import TrainConfig
 from tubelet.train.loop import Outcome
-from tubelet.train.manifest import newest_whole
+from tubelet.train.manifest import CHECKPOINTS, newest_whole
 from tubelet.train.order import Batches
 from tubelet.train.strategy import joined
 

@@ -34,7 +34,7 @@ from tubelet.packed.file import write_tensors
 from tubelet.train.checkpoint import Checkpoints
 from tubelet.train.config import OptimizerConfig, ReportConfig, ScheduleConfig
 from tubelet.train.loop import Loss, MakeBatch
-from tubelet.train.manifest import MANIFEST, Naming, folders
+from tubelet.train.manifest import CHECKPOINTS, MANIFEST, folders
 from tubelet.train.optimizer import build_optimizers, factor
 from tubelet.train.order import Batches, seed_of
 from tubelet.train.parts import set_modes
@@ -44,7 +44,6 @@ from tubelet.train.signals import SIGNALS, StopSignals, asked
 from tubelet.train.skips import judge_step
 from tubelet.train.strategy import Group, host
 
-CHECKPOINTS = Naming("checkpoint-", 1)  # the names that Trainer gives
 KEEP_ALL = 2**31
 Learns = Callable[[Sequence[torch.optim.Optimizer], bool], Sequence[object]]
 SILENT = ReportConfig(bar=False)

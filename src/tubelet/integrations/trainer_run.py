@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
@@ -86,7 +87,7 @@ def arguments_of(config: TrainConfig, deepspeed: dict[str, Any] | None = None) -
         gradient_accumulation_steps=config.accumulation,
         learning_rate=config.optimizer.lr,
         max_grad_norm=config.optimizer.clip or 0.0,
-        use_cpu=config.device == "cpu",
+        use_cpu=(config.device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cpu",
         bf16=config.precision == "bf16",
         seed=config.seed % 2**32,
         save_steps=config.save.every_steps or config.steps,

@@ -26,7 +26,8 @@ class Naming(NamedTuple):
         return f"{self.prefix}{step:0{self.digits}d}"
 
 
-STEPS = Naming("step-", 8)
+STEPS = Naming("step-", 8)  # of the loop
+CHECKPOINTS = Naming("checkpoint-", 1)  # of transformers' Trainer
 
 
 class Found(NamedTuple):
