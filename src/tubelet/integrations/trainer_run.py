@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import PrinterCallback, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tubelet.errors import ConfigError
 from tubelet.integrations.trainer import Learns, PackedTrainer, Strategies
@@ -73,7 +74,11 @@ def train_with_trainer(
         report=config.report,
     )
     trainer.remove_callback(PrinterCallback)  # the report speaks
-    trainer.train(None if config.resume == "never" else config.resume)
+    try:
+        trainer.train(None if config.resume == "never" else config.resume)
+    finally:
+        if zero is not None:
+            unset_hf_deepspeed_config()  # else whatever transformers loads after this is cut up among ranks
     code = 0 if trainer.stopped_by is None else EXIT_CODES[signal.Signals[trainer.stopped_by]]
     return Outcome(trainer.state.global_step, code, trainer.stopped_by, trainer.loss)
 
