@@ -1,6 +1,8 @@
 """Options of the whole suite: how much torture, and whether the slow tests run. And what tests of all parts share."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -15,14 +17,27 @@ settings.load_profile("steady")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--torture", type=int, default=300, metavar="N", help="damaged inputs per run (release: 5000)")
     parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--run-deepspeed", action="store_true", help="also run the tests marked deepspeed")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Of `-n auto`, the default: the whole suite on as many processes as there are cores, at most 8 (1.5 GB each);
+    files and tests that are named run in this process, where a debugger can stop."""
+    if any(Path(arg.partition("::")[0]).resolve().is_file() for arg in config.args):
+        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the workers, which import torch: a core each
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--run-slow"):
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: larger sizes, run with --run-slow"))
+    for mark, reason in (
+        ("slow", "slow: larger sizes, run with --run-slow"),
+        ("deepspeed", "needs deepspeed, ninja and g++; run with --run-deepspeed"),
+    ):
+        if not config.getoption(f"--run-{mark}"):
+            for item in items:
+                if mark in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -16,9 +16,10 @@ from tests.train.tiny_models import write_all
 import tubelet
 from tubelet.cli import main
 from tubelet.language.project.projector import build_projector
-from tubelet.train.checkpoint import newest_whole, shapes_of
+from tubelet.train.checkpoint import shapes_of
 from tubelet.train.config import read_config
 from tubelet.train.lora import load_lora
+from tubelet.train.manifest import newest_whole
 from tubelet.train.open_model import load_vlm, open_language
 from tubelet.train.report import read_log
 from tubelet.train.run_config import RunConfig
@@ -167,3 +168,22 @@ def test_sigterm_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "stopped by SIGTERM" in capsys.readouterr().out
     path = newest_whole(tmp_path / "run").path
     assert path is not None and int(path.name[-8:]) == told(tmp_path / "run")[-1]["step"] + 1
+
+
+def test_trainer_runs_the_same(tmp_path: Path):
+    """transformers' Trainer in place of the loop: the same losses, and what learned is written."""
+    from tubelet.integrations.trainer import CHECKPOINTS
+    from tubelet.integrations.trainer_run import driven_by_trainer
+    from tubelet.train.launch import run
+
+    config = replace(
+        read_config(RunConfig, EXAMPLES / "projector.yaml", ["--device", "cpu"]), folder=tmp_path / "trainer"
+    )
+    ended = run(config, drive=driven_by_trainer(None), naming=CHECKPOINTS)
+    assert ended.final is not None and (ended.final / "mm_projector.safetensors").exists()
+    assert train("projector", tmp_path / "loop", "--device", "cpu") == 0
+    ours, theirs = ([line["loss"] for line in told(tmp_path / name)] for name in ("loop", "trainer"))
+    assert theirs == pytest.approx(ours, rel=1e-6)
+    one, two = (tubelet.load_projector(tmp_path / name / "final") for name in ("loop", "trainer"))
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)

@@ -40,9 +40,22 @@ def wide(name: str, **changes: Any) -> EncoderConfig:
     return EncoderConfig(**fields)
 
 
+def in_turn(name: str) -> list[tuple[torch.dtype, list[Grid]]]:
+    """Two of the eight pairs: every option meets both types, and over the options every type meets every pack."""
+    first = list(OPTIONS).index(name)
+    return [(dtype, PACKS[(first + i) % len(PACKS)]) for i, dtype in enumerate(DTYPES)]
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_plan_is_never_too_small_and_hardly_too_large(name: str, way: str) -> None:
+    hold([ratios(wide(name), list(pack), way, dtype) for dtype, pack in in_turn(name)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_type_and_pack(name: str, way: str) -> None:
     hold([ratios(wide(name), list(pack), way, dtype) for dtype in DTYPES for pack in PACKS])
 
 
@@ -95,7 +108,8 @@ def mixed(rng: random.Random) -> EncoderConfig:
     return config
 
 
+@pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", WAYS)
-def test_options_that_no_family_has_together(way: str) -> None:
+def test_options_that_no_family_has_together(way: str, count: int) -> None:
     rng = random.Random(3)
-    hold([ratios(mixed(rng), list(rng.choice(PACKS)), way, rng.choice(DTYPES)) for _ in range(20)])
+    hold([ratios(mixed(rng), list(rng.choice(PACKS)), way, rng.choice(DTYPES)) for _ in range(count)])

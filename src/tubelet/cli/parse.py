@@ -12,19 +12,21 @@ from tubelet.cli.compare import Compare
 from tubelet.cli.convert import Convert
 from tubelet.cli.data import Data
 from tubelet.cli.encode import Encode
+from tubelet.cli.eval import Eval
 from tubelet.cli.models import Models
 from tubelet.cli.plan import Plan
 from tubelet.cli.select import Select
 from tubelet.cli.show import Show
 from tubelet.cli.train import Train
 
-Command = Encode | Show | Select | Compare | Ask | Plan | Data | Train | Convert | Models | Bench
+Command = Encode | Show | Select | Compare | Ask | Eval | Plan | Data | Train | Convert | Models | Bench
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
     "select": Select,
     "compare": Compare,
     "ask": Ask,
+    "eval": Eval,
     "plan": Plan,
     "data": Data,
     "train": Train,
@@ -52,6 +54,7 @@ _UNION = (
     | Annotated[Select, _named("select", "fewer tokens of pictures and clips, chosen, and a picture of which they are")]
     | Annotated[Compare, _named("compare", "several ways to choose tokens beside each other: pictures and numbers")]
     | Annotated[Ask, _named("ask", "a question about pictures and videos, answered by a vision-language model")]
+    | Annotated[Eval, _named("eval", "a model's answers to a public benchmark, with all tokens and with fewer")]
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
     | Annotated[Data, _named("data", "what training data hold, and what is wrong with them")]
     | Annotated[Train, _named("train", "a projector, adapters or a model, as a file says, on one process or many")]

@@ -1,7 +1,7 @@
 """`tubelet train`: a projector, adapters or a whole model, trained as a file says, on one process or many."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -28,19 +28,38 @@ class Train:
     """
 
     config: Positional[Annotated[str, option("a run as YAML (see examples/train)", "CONFIG.yaml")]]
+    deepspeed: Annotated[
+        str | None, option("run transformers' Trainer under DeepSpeed, as its JSON says (examples/deepspeed)", "JSON")
+    ] = None
+    mm_tunable_parts: Annotated[str | None, option("LLaVA's word for --parts", "PARTS")] = None
+    local_rank: Annotated[int | None, tyro.conf.Suppress] = None  # DeepSpeed's launcher adds it; LOCAL_RANK says it too
     changes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()  # the words of the command line that change it
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         first = os.environ.get("RANK", "0") == "0"
-        config = read_run(self.config, self.changes, quiet=self.output.quiet)
-        from tubelet.train.launch import run
-
-        ended = run(config, say=terminal.say)
+        more = () if self.mm_tunable_parts is None else ("--parts", self.mm_tunable_parts)
+        config = read_run(self.config, (*self.changes, *more), quiet=self.output.quiet)
+        ended = self._run(config, terminal)
         if first:
             self._tell(terminal, config, ended)
         return ended.outcome.exit_code
+
+    def _run(self, config: "RunConfig", terminal: Terminal) -> "Ended":
+        from tubelet.train.launch import run
+
+        if self.deepspeed is None:
+            return run(config, say=terminal.say)
+        from pathlib import Path
+
+        from tubelet.integrations.trainer import CHECKPOINTS
+        from tubelet.integrations.trainer_run import driven_by_trainer
+
+        if config.strategy == "one":
+            config = replace(config, strategy="ddp")  # how processes find each other; ZeRO's stage is what runs
+        drive = driven_by_trainer(Path(self.deepspeed))
+        return run(config, say=terminal.say, drive=drive, naming=CHECKPOINTS)
 
     def _tell(self, terminal: Terminal, config: "RunConfig", ended: "Ended") -> None:
         outcome, folder = ended.outcome, visible(str(config.folder))
@@ -66,8 +85,6 @@ class Train:
 
 def read_run(file: str, changes: tuple[str, ...], *, quiet: bool = False) -> "RunConfig":
     """The run that a file and the words after it describe. Raises ConfigError, UsageError without the extra."""
-    from dataclasses import replace
-
     try:
         import peft  # noqa: F401
         import yaml  # noqa: F401

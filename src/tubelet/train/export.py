@@ -9,28 +9,32 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from torch import nn
 
 from tubelet.errors import CheckpointError, ConfigError
 from tubelet.language.project.files import save_projector
-from tubelet.train.checkpoint import newest_whole, read_part
+from tubelet.train.checkpoint import read_part
 from tubelet.train.language import LANGUAGE_HOMES, LanguageTraining
 from tubelet.train.lora import save_lora
+from tubelet.train.manifest import STEPS, Naming, newest_whole
 from tubelet.train.open_model import open_language, open_pairs
 from tubelet.train.parts import chosen_parts
+from tubelet.train.resume import Trained
 from tubelet.train.run_config import RunConfig
 
 ADAPTER, MODEL = "adapter", "model"
 
 
-def export(config: RunConfig, folder: str | os.PathLike[str]) -> Path:
+def export(config: RunConfig, folder: str | os.PathLike[str], naming: Naming = STEPS) -> Path:
     """Write what a run's newest whole checkpoint holds. The model is opened anew, so what is written is what was saved.
 
     Raises CheckpointError without a whole checkpoint, ConfigError for a whole model where there is none (an alignment),
     and what saving raises.
     """
     out = Path(folder)
-    path = newest_whole(config.folder).path
+    path = newest_whole(config.folder, naming).path
     if path is None:
         raise CheckpointError("there is no whole checkpoint", source=str(config.folder))
     pairs = config.alignment is not None
@@ -50,11 +54,25 @@ def export(config: RunConfig, folder: str | os.PathLike[str]) -> Path:
     return out
 
 
+def has_weights(config: RunConfig, naming: Naming = STEPS) -> bool:
+    """Whether the newest whole checkpoint holds weights in a form that is read here: DeepSpeed's own shards are not."""
+    path = newest_whole(config.folder, naming).path
+    return path is not None and ((path / "model").is_dir() or (path / "model.safetensors").exists())
+
+
 def fill(model: nn.Module, path: Path) -> None:
-    """Read a checkpoint's weights into the model's trained parameters and buffers."""
-    kept = model.state_dict().keys()
-    weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    read_part(path / "model", weights | {n: b for n, b in model.named_buffers() if n in kept})
+    """Read a checkpoint's weights into the model's trained parameters and buffers: the loop's, or Trainer's."""
+    weights = Trained(model, (), None).parts()["model"]
+    trainers = path / "model.safetensors"
+    if not trainers.exists():
+        read_part(path / "model", weights)
+        return
+    with safe_open(trainers, framework="pt") as file, torch.no_grad():
+        missing = sorted(weights.keys() - set(file.keys()))
+        if missing:
+            raise CheckpointError(f"{len(missing)} tensors are missing: {missing[:3]}", source=str(trainers))
+        for name, tensor in weights.items():
+            tensor.copy_(file.get_tensor(name))
 
 
 def _projector_alone(model: LanguageTraining) -> bool:

@@ -25,9 +25,10 @@ from tubelet.train.costs import measure
 from tubelet.train.data.open import open_dataset
 from tubelet.train.data.sample import Dataset
 from tubelet.train.data.spare import BadSample, Spares, Tally, planned
-from tubelet.train.export import export
+from tubelet.train.export import export, has_weights
 from tubelet.train.language import LANGUAGE_HOMES
 from tubelet.train.loop import MakeBatch, Outcome, train
+from tubelet.train.manifest import STEPS, Naming
 from tubelet.train.open_model import open_language, open_pairs
 from tubelet.train.order import Batches, cached_tokens
 from tubelet.train.pairs import PAIR_HOMES, Pairs
@@ -102,8 +103,21 @@ def _learns(
     return check_optimizer(model, optimizers, parts, homes, stepped=stepped, unused=getattr(model, "unused", ()))
 
 
-def run(config: RunConfig, *, say: Callable[[str], None] = lambda text: None) -> Ended:
-    """Train as the configuration says, on this rank. say: told by rank 0 what happens before the first step.
+Drive = Callable[[RunConfig, Group, Opened, Batches, MakeBatch], Outcome]
+"""A loop: `driven`, or transformers' Trainer."""
+
+
+def driven(config: RunConfig, group: Group, opened: Opened, batches: Batches, make: MakeBatch) -> Outcome:
+    """By the loop of tubelet.train.loop."""
+    flop = work_of(opened.model)
+    return train(config, group, opened.model, batches, make, flop_of=flop, learns=opened.learns)
+
+
+def run(
+    config: RunConfig, *, say: Callable[[str], None] = lambda text: None, drive: Drive = driven, naming: Naming = STEPS
+) -> Ended:
+    """Train as the configuration says, on this rank. say: told by rank 0 what happens before the first step. drive: the
+    loop, whose checkpoints are called as `naming` says.
 
     Raises what opening, `tubelet.train.loop.train` and exporting raise; DataError for too many bad samples.
     """
@@ -120,12 +134,16 @@ def run(config: RunConfig, *, say: Callable[[str], None] = lambda text: None) ->
             cost=config.cost,
         )
         make = _tallied(config, opened, tokens)
-        flop = work_of(opened.model)
-        outcome = train(config, group, opened.model, batches, make, flop_of=flop, learns=opened.learns)
+        outcome = drive(config, group, opened, batches, make)
     # The processes have parted: rank 0 opens the checkpoint by itself, however many wrote it.
     final = None
     if outcome.stopped_by is None and config.export != "none" and group.rank == 0:
-        final = export(config, config.folder / "final")
+        if has_weights(config, naming):
+            final = export(config, config.folder / "final", naming)
+        else:
+            say(
+                "nothing was written to final: the checkpoint holds DeepSpeed's shards, which its zero_to_fp32.py joins"
+            )
     return Ended(outcome, opened.lines, final)
 
 

@@ -33,6 +33,7 @@ from tubelet.train.order import Batches, MicroBatch, seed_of
 from tubelet.train.report import Figures, Report
 from tubelet.train.resume import Progress, Trained, begin, frozen_digest, state_of
 from tubelet.train.signals import EXIT_CODES, SIGNALS, StopSignals, asked
+from tubelet.train.skips import judge_step
 from tubelet.train.strategy import Group, accumulating, host, unwrapped, wrapped
 
 MakeBatch = Callable[[tuple[int, ...], int], Any]
@@ -193,7 +194,7 @@ class _Run:
         figures = Figures(step, self.loss, count, tokens, length, rate, time.monotonic() - begun, known, shown)
         groups = [g for optimizer in self.trained.optimizers for g in optimizer.param_groups]
         self.report.step(figures, {g["name"]: g["lr"] for g in groups})
-        self._judge(good, step, figures, flags)
+        judge_step(self.progress, good, figures, flags, self.batches, self.report, self.config.nonfinite_in_a_row)
         return stop, late_sum > 0
 
     def _gradients(self, step: int) -> tuple[list[float], list[float], dict[str, float], float]:
@@ -240,26 +241,6 @@ class _Run:
         if self.trained.ema is not None:
             self.trained.ema.update(self.progress.step)
         self.between = True
-
-    def _judge(self, good: bool, step: int, figures: Figures, flags: list[float]) -> None:
-        """Count skipped steps, name their samples, and stop after too many. All ranks come to the same."""
-        if good:
-            self.progress.skipped_in_a_row = 0
-            return
-        self.progress.skipped += 1
-        self.progress.skipped_in_a_row += 1
-        micros = [micro for rank in self.batches.at(step) for micro in rank]
-        guilty = [m for m in micros if flags[m.number]] or micros
-        ids = sorted(i for m in guilty for i in m.ids)
-        reason = "nothing was counted" if not figures.counted else f"loss {figures.loss}, gradient {figures.grad_norm}"
-        message = f"step {step:,} was skipped ({reason}): samples {ids}"
-        self.report.event("skipped", message, {"step": step, "samples": ids})
-        if self.progress.skipped_in_a_row >= self.config.nonfinite_in_a_row:
-            raise RunError(
-                f"{self.progress.skipped_in_a_row} steps in a row were not finite; the last: {message}",
-                limit=self.config.nonfinite_in_a_row,
-                got=ids,
-            )
 
     def _save(self, end: bool) -> None:
         step = self.progress.step

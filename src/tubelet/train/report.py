@@ -49,6 +49,7 @@ class Report:
         self.folder, self.config, self.steps = folder, config, steps
         self._log, self._board, self._bar = None, None, None
         self._start, self._begun, self._spoke = start, time.monotonic(), -math.inf
+        self._lap = time.monotonic()
         if not speaks:
             return
         self._board = _board(folder) if config.tensorboard else None
@@ -59,6 +60,11 @@ class Report:
             self._bar = Progress(*columns, TimeRemainingColumn(), console=console)
             self._task = self._bar.add_task("train", total=steps, completed=start, told="")
             self._bar.start()
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or since the beginning."""
+        before, self._lap = self._lap, time.monotonic()
+        return self._lap - before
 
     def step(self, figures: Figures, lr: Mapping[str, float]) -> None:
         """One step. lr: the rate of each group."""
