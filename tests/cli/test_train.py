@@ -132,7 +132,7 @@ def test_bad_samples_are_replaced_and_listed_and_too_many_stop(
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert train("projector", tmp_path / "run", "--parts", "mm_mlp_adaptor") == 1
+    assert train("projector", tmp_path / "run", "--mm_tunable_parts", "mm_mlp_adaptor") == 1
     assert "did you mean mm_mlp_adapter" in capsys.readouterr().err
     assert train("projector", tmp_path / "run", "--optimizer.lrr", "3") == 2
     assert "lrr" in capsys.readouterr().err

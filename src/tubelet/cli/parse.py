@@ -67,7 +67,7 @@ _UNION = (
 def parse(args: Sequence[str]) -> Command:
     """The command that `args` ask for. Prints help or what is wrong and raises SystemExit, as argparse does."""
     if args[:1] == ["train"] and len(args) > 2 and not args[1].startswith("-") and {"--help", "-h"} & set(args):
-        return Train(args[1], ("--help",))  # with a file, help is about its entries
+        return Train(args[1], changes=("--help",))  # with a file, help is about its entries
     if args[:1] == ["train"] or (args[:1] == ["plan"] and "--train" in args):
         return _changing(args[0], args[1:])
     if args and args[0] in COMMANDS:

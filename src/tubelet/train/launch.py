@@ -141,9 +141,7 @@ def run(
         if has_weights(config, naming):
             final = export(config, config.folder / "final", naming)
         else:
-            say(
-                "nothing was written to final: the checkpoint holds DeepSpeed's shards, which its zero_to_fp32.py joins"
-            )
+            say("final was not written: the checkpoint holds DeepSpeed's shards, which its zero_to_fp32.py joins")
     return Ended(outcome, opened.lines, final)
 
 
