@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 # The same examples every time: a change is judged by what it changes. `--hypothesis-profile explore` for others.
-settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("steady", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("steady")
 
