@@ -137,6 +137,11 @@ def test_a_picture_of_the_scores(evaluate: Callable[..., int], tmp_path: Path):
         assert picture.size[0] > 600
 
 
+def test_the_word_that_deepspeed_s_launcher_puts_first(capsys: pytest.CaptureFixture[str]):
+    assert main(["--local_rank=1", "--version"]) == 0
+    assert capsys.readouterr().out.startswith("tubelet ")
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

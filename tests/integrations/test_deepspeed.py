@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 from tests.train.runs import finish, kill, run_to_the_end, said, start
+from tests.train.tiny_models import write_all
 from tests.train.train_toy import Behaviour, toy_config
 from torch.utils.cpp_extension import get_default_build_root
 
+import tubelet
 from tubelet.train.config import OptimizerConfig, SaveConfig, TrainConfig
 from tubelet.train.report import LOG, read_log
 
 pytestmark = pytest.mark.deepspeed
+ROOT = Path(__file__).parents[2]
 BUILD_S = 900.0  # 59 CPU seconds, many times that on a machine with other work
 BUILD = """
 from deepspeed.accelerator import get_accelerator
@@ -84,3 +87,28 @@ def test_a_kill_and_a_step_that_is_not_finite(tmp_path: Path, stage: str, by_ddp
     assert finish(start(poisoned, 2, Behaviour(driver=stage, nan_step=3))) == [0, 0], said(poisoned)
     skipped = [line["step"] for line in read_log(poisoned.folder / LOG) if line["kind"] == "skipped"]
     assert skipped == [3]
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_launcher_and_the_command(tmp_path: Path, stage: int):
+    """The command line of LLaVA's users, by DeepSpeed's own launcher, to a projector that loads."""
+    write_all(tmp_path)
+    command = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--module", "tubelet", "train"]
+    command += [str(ROOT / "examples" / "train" / "projector.yaml"), "--steps", "3", "--folder", "run"]
+    command += ["--deepspeed", str(ROOT / "examples" / "deepspeed" / f"zero{stage}.json")]
+    command += ["--mm_tunable_parts", "mm_mlp_adapter"]
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = read_log(tmp_path / "run" / LOG)
+    assert (lines[0]["world"], lines[0]["strategy"]) == (2, f"zero{stage}")
+    assert [line["step"] for line in lines if line["kind"] == "step"] == [0, 1, 2]
+    assert tubelet.load_projector(tmp_path / "run" / "final").config.kind == "mlp2x_gelu"

@@ -28,6 +28,8 @@ from tubelet.cli.terminal import Boundary, Terminal
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (by default this process's) and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if args and args[0].startswith("--local_rank="):  # DeepSpeed's launcher puts it first; LOCAL_RANK says the same
+        del args[0]
     before = args[: args.index("--")] if "--" in args else args
     terminal = Terminal(json="--json" in before, debug="--debug" in before, quiet="--quiet" in before)
     with Boundary(terminal) as outcome:
