@@ -254,8 +254,8 @@ def test_no_file_opens_a_door(path: Path):
 
 
 # The process borders: a child that handles a stranger's file tells its parent whatever went wrong, and ends.
-# The border to a caller's file object: whatever it raises is raised again, as the cause of an error of ours, and what its
-# thread raised by the thread that waits.
+# The border to a caller's file object: whatever it raises is raised again, as the cause of an error of ours, and what
+# its thread raised by the thread that waits.
 BROAD_EXCEPT = {"reading/child.py": 1, "weights/unpickle_child.py": 1, "reading/source.py": 2}
 
 
