@@ -65,6 +65,10 @@ class LivingBytes(TorchDispatchMode):
         self._parts = {w.untyped_storage()._cdata: _part(name, layers) for name, w in module.named_parameters()}
         self._living = dict[int, weakref.ref[torch.UntypedStorage]]()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # it is never compiled; to be kept out of that, torch would import dynamo: seconds, for a plan
+
     def end_forward(self) -> None:
         """From here on it is the loss, and the backward pass as soon as a weight is met."""
         self.moment = ("loss", self.layers, "loss")

@@ -4,6 +4,7 @@ For most of what an encoder runs torch finds the shape of a result by a chain of
 one resized picture. Here are the few that make up a run; all others are torch's (tests compare both).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ _aten = torch.ops.aten
 
 def result_of(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What `op` gives on meta tensors. What is written in place is not written, for it has no values."""
+    if op is _aten.arange.default and kwargs.get("dtype") is not None:
+        return torch.empty(math.ceil(args[0]), dtype=kwargs["dtype"], device=kwargs["device"])
     made = _RESULTS.get(op)
     if made is not None:
         out = made(*args)
@@ -36,8 +39,10 @@ def _second(*args: Any) -> Tensor:
 
 
 def _both(*args: Any) -> Tensor | None:
-    """Of two tensors of one type; None for what needs a promotion."""
+    """Of two tensors of one type, or one and a number; None for what needs a promotion."""
     a, b = args[:2]
+    if isinstance(b, int | float) and a.dtype.is_floating_point:
+        return torch.empty_like(a)
     if not isinstance(b, Tensor) or a.dtype != b.dtype or not (a.dtype.is_floating_point and a.ndim and b.ndim):
         return None
     return a.new_empty(a.shape if a.shape == b.shape else torch.broadcast_shapes(a.shape, b.shape))
