@@ -13,6 +13,15 @@ from .onevision_pixels import run_preprocess
 from .onevision_tables import run_ov2_tables, run_residual_topk, run_temporal_tables
 from .shirg import run_shirg
 from .shirg_metrics import run_upstream_metrics
+from .spatial_geometry import (
+    run_camera_encs,
+    run_cover_space,
+    run_lie_scalar,
+    run_neighbours,
+    run_pose_encoding,
+    run_pose_sampling,
+    run_unproject,
+)
 from .spatial_mrope import run_mrope_apply, run_rope_index
 
 SHIRG = (
@@ -20,6 +29,17 @@ SHIRG = (
     *("rotary", "token", "infonce"),
 )
 Runner = Callable[[Case], None]
+SPATIAL: dict[str, Runner] = {
+    "rope_index_": run_rope_index,
+    "mrope_apply_": run_mrope_apply,
+    "pose_enc_": run_pose_encoding,
+    "camera_encs_": run_camera_encs,
+    "geometry_inverse_": run_unproject,
+    "lie_scalar_": run_lie_scalar,
+    "sa_sampling_": run_cover_space,
+    "pose_sampling": run_pose_sampling,
+    "merge_aware_": run_neighbours,
+}
 
 
 def runner_for(case: Case) -> Runner | None:
@@ -30,7 +50,7 @@ def runner_for(case: Case) -> Runner | None:
     if kind == "std" and "res" in case.inputs:
         return run_residual_topk
     for prefix, run in (
-        *(("rope_index_", run_rope_index), ("mrope_apply_", run_mrope_apply)),
+        *SPATIAL.items(),
         *(("codec_demo_", run_codec_demo), ("codec_select", run_codec_select)),
     ):
         if case.name.startswith(prefix):
