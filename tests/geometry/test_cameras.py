@@ -178,6 +178,7 @@ def test_a_scale_is_said_once():
         some().scaled(0.0)
 
 
+@pytest.mark.usefixtures("as_in_production")
 def test_values_of_a_stranger_are_checked():
     good = some(3)
     poses, k = good.viewmats, good.K

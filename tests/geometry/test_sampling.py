@@ -156,11 +156,17 @@ def test_bad_poses_are_told():
             call(bad[:0])
     with pytest.raises(ShapeError):
         lie_scalar(walk(4), anchor=4)
+
+
+@pytest.mark.usefixtures("as_in_production")
+def test_words_that_are_none_of_ours_are_told():
     for wrong in ({"start": "last"}, {"weights": "sum"}):
         with pytest.raises(ConfigError):
             farthest_poses(walk(4), 2, **wrong)  # pyright: ignore
     with pytest.raises(ConfigError):
         spread_poses(walk(4), 2, method="dice")  # pyright: ignore
+    with pytest.raises(ConfigError):
+        add_neighbours([1], 100, mode="beside")  # pyright: ignore
 
 
 def test_the_unit_of_length_of_a_scene_does_not_matter():

@@ -26,8 +26,9 @@ def write_colmap(
 ) -> None:
     """cameras.txt, images.txt and points3D.txt of a COLMAP text model, one PINHOLE camera a frame, ids from 1.
 
-    points: (P, 3), colours: (P, 3) of uint8. names: of the images, one a frame; K must be for their size (`Cameras.resized`). Points have no tracks.
-    Raises ShapeError where numbers of names, points and colours differ or a name has white space; NotFinite.
+    points: (P, 3), colours: (P, 3) of uint8; points have no tracks. names: of the images, one a frame; K must be for
+    their size (`Cameras.resized`). Raises NotFinite, and ShapeError where numbers of names, points and colours differ
+    or a name has white space.
     """
     if len(names) != len(cameras):
         raise ShapeError(f"{len(names)} names for {len(cameras)} cameras", expected=len(cameras), got=len(names))
@@ -57,7 +58,7 @@ def write_colmap(
 
 
 def write_ply(path: Path, points: Tensor, colours: Tensor | None = None) -> None:
-    """(P, 3) points and colours as a binary little-endian PLY: float x y z and, uchar red green blue; grey where no colours are given.
+    """(P, 3) points and colours as a binary little-endian PLY; grey where no colours are given.
 
     15 bytes a point. Raises ShapeError, NotFinite naming the first point; drop those of no depth before.
 

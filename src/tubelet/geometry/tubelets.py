@@ -101,7 +101,7 @@ def tubelet_pixels(p: Packed, plans: Sequence[TubeletPlan]) -> Packed:
     p: whole items in raster order, or in block order, which stays. A single frame stands twice: the plain way, whatever
     the plan. Where every tubelet is single, `fold_encoder` reads the frames as they are. Raises ShapeError.
     """
-    _check_plans(p, plans)
+    check_plans(p, plans)
     parts: list[Tensor] = []
     items: list[Item] = []
     pos: list[Tensor] = []
@@ -128,7 +128,8 @@ def planned_places(places: Tensor, grid: Grid, tubelets: int) -> Tensor:
     return out
 
 
-def _check_plans(p: Packed, plans: Sequence[TubeletPlan]) -> None:
+def check_plans(p: Packed, plans: Sequence[TubeletPlan]) -> None:
+    """Raises ShapeError unless there is one plan for the frames of each item, and no row was dropped."""
     if len(plans) != len(p):
         raise ShapeError(f"{len(plans)} plans for {len(p)} items", expected=len(p), got=len(plans))
     if not p.whole:

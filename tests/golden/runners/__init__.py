@@ -13,6 +13,7 @@ from .onevision_pixels import run_preprocess
 from .onevision_tables import run_ov2_tables, run_residual_topk, run_temporal_tables
 from .shirg import run_shirg
 from .shirg_metrics import run_upstream_metrics
+from .spatial_fuse import run_connector, run_merge
 from .spatial_geometry import (
     run_camera_encs,
     run_cover_space,
@@ -39,6 +40,8 @@ SPATIAL: dict[str, Runner] = {
     "sa_sampling_": run_cover_space,
     "pose_sampling": run_pose_sampling,
     "merge_aware_": run_neighbours,
+    "merge_v11_": run_merge,
+    "connector_v": run_connector,
 }
 
 
