@@ -24,6 +24,7 @@ from .spatial_geometry import (
     run_unproject,
 )
 from .spatial_mrope import run_mrope_apply, run_rope_index
+from .spatial_pose import run_pose_index, run_poseaware, run_prope, run_time_index
 
 SHIRG = (
     *("v1", "v1b", "v2", "v3", "x", "fixed", "fixed768", "fixed1152", "dist", "distmod", "fovea", "fovea2", "fovea5"),
@@ -41,6 +42,10 @@ SPATIAL: dict[str, Runner] = {
     "pose_sampling": run_pose_sampling,
     "merge_aware_": run_neighbours,
     "merge_v11_": run_merge,
+    "prope_": run_prope,
+    "poseaware_": run_poseaware,
+    "fork_rope_index_time": run_time_index,
+    "fork_rope_index_pose": run_pose_index,
     "connector_v": run_connector,
 }
 
