@@ -25,6 +25,7 @@ from .spatial_geometry import (
 )
 from .spatial_mrope import run_mrope_apply, run_rope_index
 from .spatial_pose import run_pose_index, run_poseaware, run_prope, run_time_index
+from .spatial_vggt import run_aggregator, run_camera_head, run_dino, run_dpt, run_full, run_rope2d
 
 SHIRG = (
     *("v1", "v1b", "v2", "v3", "x", "fixed", "fixed768", "fixed1152", "dist", "distmod", "fovea", "fovea2", "fovea5"),
@@ -43,6 +44,12 @@ SPATIAL: dict[str, Runner] = {
     "merge_aware_": run_neighbours,
     "merge_v11_": run_merge,
     "prope_": run_prope,
+    "vggt_rope2d": run_rope2d,
+    "vggt_dino_": run_dino,
+    "vggt_aggregator_": run_aggregator,
+    "vggt_camera_head": run_camera_head,
+    "vggt_dpt_": run_dpt,
+    "vggt_full": run_full,
     "poseaware_": run_poseaware,
     "fork_rope_index_time": run_time_index,
     "fork_rope_index_pose": run_pose_index,
