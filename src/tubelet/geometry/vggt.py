@@ -249,9 +249,9 @@ class VGGT(nn.Module):
 
 def dense_maps(head: DPTHead, layers: Sequence[Packed]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The head's map and confidence of every item of the pack, `CHUNK` frames at a time."""
-    check_order(layers[0], 1)
     if not layers[0].whole:
         raise ShapeError("a map needs every row of its frames: no row may be dropped before")
+    check_order(layers[0], 1)
     values, confidences = [], []
     for i, item in enumerate(layers[0].items):
         t, h, w = item.grid
@@ -263,7 +263,7 @@ def dense_maps(head: DPTHead, layers: Sequence[Packed]) -> tuple[tuple[Tensor, .
 
 
 def untrained_vggt(config: VGGTConfig, seed: int = 0) -> VGGT:
-    """The network with seeded random weights, for trying things out; what it says means nothing. `untrained` is True."""
+    """The network with seeded random weights, for trying things out; what it says means nothing, and it says so."""
     with torch.device("meta"):
         model = VGGT(config)
     generator = torch.Generator().manual_seed(seed)

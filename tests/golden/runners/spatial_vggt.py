@@ -104,11 +104,17 @@ def run_aggregator(case: Case) -> None:
             case.check(f"layer{depth}", whole.view_as(case.outputs[f"layer{depth}"]))
 
 
+def base_of(c: Mapping[str, Any]) -> dict[str, Any]:
+    """The smallest network that a head alone fits on."""
+    sizes = {"img_size": 56, "patch_size": PATCH, "patch_embed": "conv"}
+    return {"embed_dim": c["dim_in"] // 2, "depth": 1, "num_heads": 1, **sizes}
+
+
 def run_camera_head(case: Case) -> None:
     """Every iteration, the batch as scenes of one pack."""
     c = case.config
     config = network_of(
-        {"embed_dim": c["dim_in"] // 2, "depth": 1, "num_heads": 1, "patch_embed": "conv", "img_size": 56, "patch_size": 14},
+        base_of(c),
         camera=CameraConfig(c["dim_in"], c["trunk_depth"], c["num_heads"], c["num_iterations"]),
     )  # fmt: skip
     head = VGGT(config).camera
@@ -146,15 +152,7 @@ def run_dpt(case: Case) -> None:
         shrink=c.get("down_ratio", 1),
         places=c.get("pos_embed", True),
     )
-    base = {
-        "embed_dim": c["dim_in"] // 2,
-        "depth": 1,
-        "num_heads": 1,
-        "patch_embed": "conv",
-        "img_size": 56,
-        "patch_size": 14,
-    }
-    config = network_of(base, depth=own)
+    config = network_of(base_of(c), depth=own)
     head = VGGT(config).depth
     assert head is not None
     load_head(head, "depth", prefixed(case.weights, "depth_head."), config)
@@ -192,7 +190,7 @@ def run_full(case: Case) -> None:
     got = model.run(rows_of(case.inputs["images"], normalise=True))
     batch = len(case.inputs["images"])
     case.check("pose_enc", got.poses[-1].view_as(case.outputs["pose_enc"]))
-    world_to_cam, k, _ = decode_matrices(case.outputs["pose_enc"], got.sizes[0])
+    world_to_cam, k, _ = decode_matrices(got.poses[-1].view_as(case.outputs["pose_enc"]), got.sizes[0])
     case.check("extrinsic", world_to_cam)
     case.check("intrinsic", k)
     case.check("depth", torch.stack(got.depth)[..., None])
