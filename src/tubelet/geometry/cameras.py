@@ -111,8 +111,9 @@ class Cameras:
 def join_cameras(parts: Sequence[Cameras]) -> Cameras:
     """Cameras of one world end to end. Raises ConfigError naming the part of another world, scale or size.
 
-    >>> join_cameras([cameras.choose([0]), cameras.choose([0])]).world
-    'walk.mp4'
+    >>> one = decode_poses(torch.tensor([[0, 0, 0, 0, 0, 0, 1, 1.0, 1.2]]), (476, 644), world="walk.mp4")
+    >>> len(join_cameras([one, one]))
+    2
     """
     if not parts:
         raise ShapeError("there are no cameras to join", limit=1, got=0)

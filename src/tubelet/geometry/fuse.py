@@ -51,7 +51,7 @@ def gather_tubelets(features: Packed, plans: Sequence[TubeletPlan], *, frames: i
     frames than its plan, or with a pair where frames=1.
 
         >>> p = tubelet.pack([torch.arange(8.0)[:, None]], [tubelet.Item.of(2, 2, 2)])
-        >>> gather_tubelets(p, [paired((0.0, 0.5))]).x.tolist()
+        >>> gather_tubelets(p, [TubeletPlan(((0, 1),), (0.0, 0.5))]).x.tolist()
         [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]]
     """
     check_plans(features, plans)
@@ -87,7 +87,7 @@ class Connector(nn.Module):
 
         >>> connector = Connector(channels=4, width=12)
         >>> sum(p.numel() for p in connector.parameters())
-        1468
+        1484
     """
 
     def __init__(self, channels: int, width: int, version: Version = "1.1", *, frames: int = 2) -> None:
@@ -146,6 +146,7 @@ def fuse(tokens: Packed, spatial: Packed) -> Packed:
 
     Raises ShapeError naming the first item that differs.
 
+        >>> p = tubelet.pack([torch.ones(4, 8)], [tubelet.Item.of(1, 2, 2)])
         >>> fuse(p, p).x.equal(2 * p.x)
         True
     """

@@ -35,7 +35,8 @@ def steps_of_frames(
     trunc((f - first) top / (last - first) seconds), f the mean, first or last of the tubelet's frames. All zeros where
     the frames are one. Raises ShapeError where frames and plan differ in number.
 
-        >>> steps_of_frames([0, 1, 50, 99], singles([0.0, 1.0, 2.0, 3.0]), top=7)
+        >>> plan = TubeletPlan(((0,), (1,), (2,), (3,)), (0.0, 1.0, 2.0, 3.0))
+        >>> steps_of_frames([0, 1, 50, 99], plan, top=7)
         [0, 0, 3, 7]
     """
     if len(frames) != len(plan.frame_times_s):
@@ -67,7 +68,7 @@ def pose_steps(
     whole_range: stretched so that the nearest tubelet is 0 and the farthest `top`. Cameras that are all equal give
     zeros. Raises ShapeError, NotFinite.
 
-        >>> pose_steps(torch.eye(4).expand(4, 4, 4), paired([0.0, 1.0, 2.0, 3.0])).tolist()
+        >>> pose_steps(torch.eye(4).expand(4, 4, 4), TubeletPlan(((0, 1), (2, 3)), (0.0, 1.0, 2.0, 3.0))).tolist()
         [0.0, 0.0]
     """
     if len(cam_to_world) != len(plan.frame_times_s):

@@ -80,33 +80,37 @@ def cover_space(
             got=points.shape,
         )
     points, confidence = points.reshape(count, -1, 3), confidence.reshape(count, -1)
-    finite = np.isfinite(confidence) & np.isfinite(points).all(axis=-1)
+    finite = np.isfinite(confidence)
+    for axis in range(3):
+        finite &= np.isfinite(points[..., axis])
     if not finite.any():
         raise NotFinite("no frame has a finite point", got=0)
     threshold = float(np.percentile(confidence if finite.all() else confidence[finite], 50))
     seen = finite & (confidence >= threshold) & (confidence > LEAST_CONFIDENCE)
     if not seen.any():
         raise ShapeError(f"no point has a confidence above {LEAST_CONFIDENCE}", limit=LEAST_CONFIDENCE, got=threshold)
-    rows = points[seen]
-    low, high = rows.min(axis=0), rows.max(axis=0)
+    columns = [points[..., axis][seen] for axis in range(3)]  # one after the other: rows of three are slow to reduce
+    low, high = (np.array([f(x) for x in columns], dtype=points.dtype) for f in (np.min, np.max))
     sides = high - low
     thick = sides > FLAT * sides.max()
     edge = sides[thick].min() / sides.dtype.type(divisions) if thick.any() else sides.dtype.type(1)
-    occupied, voxels = _occupancy(np.floor((rows - low) / edge), seen.sum(axis=1))
+    cells = [np.floor((x - least) / edge) for x, least in zip(columns, low, strict=True)]
+    occupied, voxels = _occupancy(cells, seen.sum(axis=1))
     order = _cover(occupied, keep)
     if fill:
         order = _fill_in_time(order, count, keep)
     return Coverage(tuple(sorted(order)), tuple(order), tuple(voxels), float(edge), low, high, threshold)
 
 
-def _occupancy(cells: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """(F, words) bits of the voxels each frame sees, and how many. cells: (n, 3) of all frames, frame after frame."""
-    sides = cells.max(axis=0).astype(np.float64) + 1
-    if float(np.prod(sides)) * len(lengths) <= _BITMAP:
-        wide = int(np.prod(sides))
-        place = ((cells[:, 0] * sides[1] + cells[:, 1]) * sides[2] + cells[:, 2]).astype(np.int64)
+def _occupancy(cells: Sequence[np.ndarray], lengths: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """(F, words) bits of the voxels each frame sees, and how many. cells: x, y, z of all points, frame after frame."""
+    sides = [float(x.max()) + 1 for x in cells]
+    if math.prod(sides) * len(lengths) <= _BITMAP:
+        wide = int(math.prod(sides))
+        x, y, z = (own.astype(np.int32) for own in cells)
+        place = (x * np.int32(sides[1]) + y) * np.int32(sides[2]) + z
     else:  # a number for each occupied voxel
-        _, place = np.unique(cells, axis=0, return_inverse=True)
+        _, place = np.unique(np.stack(cells, axis=1), axis=0, return_inverse=True)
         place = place.reshape(-1)
         wide = int(place.max()) + 1
     table = np.zeros((len(lengths), wide), dtype=bool)
