@@ -99,7 +99,7 @@ def sampling(settings: Settings) -> dict[str, Any]:
 
 
 def scenes(settings: Settings) -> dict[str, Any]:
-    """Scenes of different size and length: in one pack, one by one, and one by one with every depth kept."""
+    """Scenes of different size and length: in one pack, one by one, and one by one with every level kept."""
     model: VGGT = untrained_vggt(vggt_config(layers=settings.layers, width=settings.width, heads=4, patch_layers=2))
     rows = [torch.randn(t * h * w, model.pixels.width) for t, h, w in settings.scenes]
     items = [tubelet.Item.of(*grid) for grid in settings.scenes]
@@ -114,13 +114,13 @@ def scenes(settings: Settings) -> dict[str, Any]:
         def one_by_one() -> object:
             return [model(p) for p in alone]
 
-        def every_depth() -> object:
+        def every_level() -> object:
             return [model.run(p, keep=range(settings.layers), heads=()) for p in alone]
 
         turns: dict[str, Callable[[], object]] = {
             "tubelet": packed,
             "one by one": one_by_one,
-            "one by one, every depth kept": every_depth,
+            "one by one, every level kept": every_level,
         }
         return timed("scenes", turns, settings, "pack")
 

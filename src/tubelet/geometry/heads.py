@@ -107,7 +107,7 @@ class DPTConfig:
     """A DPT head on four layers of `width` channels."""
 
     width: int  # channels of a token
-    layers: tuple[int, int, int, int] = (4, 11, 17, 23)  # of the network, which it reads
+    layers: tuple[int, int, int, int] = (4, 11, 17, 23)  # levels of the network, which it reads
     channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)  # of their projections
     features: int = 256  # inside
     out: int | None = 2  # values and a confidence a pixel; None: features alone

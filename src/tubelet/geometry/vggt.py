@@ -66,12 +66,12 @@ class VGGTConfig:
 
     @property
     def kept_width(self) -> int:
-        """Channels of what a depth gives: those of its frame layer, then those of its scene layer."""
+        """Channels of what a level gives: those of its frame layer, then those of its scene layer."""
         return 2 * self.aggregator.hidden
 
     @property
     def states(self) -> tuple[tuple[int, int], ...]:
-        """Of each depth, from 0, the hidden states of its frame layer and its scene layer."""
+        """Of each level, from 0, the hidden states of its frame layer and its scene layer."""
         found = {
             s: [i + 1 for i, own in enumerate(self.aggregator.layer_spans) if own == s] for s in ("frame", "scene")
         }
@@ -124,8 +124,8 @@ VGGT_1B = vggt_config(
 class SceneFeatures:
     """What `VGGT.run` gives of a pack; only what was asked for and what the network has heads for."""
 
-    kept: dict[int, Packed]  # depth -> (T, 2 C) rows in the pack's order: frame layer's channels, then scene layer's
-    special: dict[int, Tensor]  # depth -> (F, 5, 2 C): the camera token and registers of every frame
+    kept: dict[int, Packed]  # level -> (T, 2 C) rows in the pack's order: frame layer's channels, then scene layer's
+    special: dict[int, Tensor]  # level -> (F, 5, 2 C): the camera token and registers of every frame
     frames: tuple[int, ...]  # how many each item has
     sizes: tuple[Size, ...]  # (height, width) in pixels of every item's frames
     scenes: tuple[int, ...]  # how many consecutive items each scene has
@@ -183,7 +183,7 @@ class VGGT(nn.Module):
         return self.config.pixels
 
     def forward(self, p: Packed, *, scenes: Sequence[int] | None = None) -> Packed:
-        """Features of every row after the last depth, (T, 2 C). No head runs, and nothing else is kept."""
+        """Features of every row after the last level, (T, 2 C). No head runs, and nothing else is kept."""
         last = len(self.config.states) - 1
         return self.run(p, scenes=scenes, keep=(last,), heads=()).kept[last]
 
@@ -197,50 +197,50 @@ class VGGT(nn.Module):
     ) -> SceneFeatures:
         """Features and the heads' results of a pack of pixels, as `patchify` cuts them with `pixels`.
 
-        scenes: how many consecutive items make each scene; None: an item each. keep: depths, from 0, whose rows are
+        scenes: how many consecutive items make each scene; None: an item each. keep: levels, from 0, whose rows are
         wanted; negative ones count from the last. heads: those that run, where the network has them. Cost: see
         `tubelet plan --geometry vggt`. Raises ShapeError for rows or scenes that do not fit (DPT heads need whole items
-        in raster order), ConfigError for a depth or head there is none of.
+        in raster order), ConfigError for a level or head there is none of.
         """
-        config, depths = self.config, len(self.config.states)
-        wrong = [k for k in keep if not -depths <= k < depths] + [
+        config, levels = self.config, len(self.config.states)
+        wrong = [k for k in keep if not -levels <= k < levels] + [
             h for h in heads if h not in ("camera", "depth", "points")
         ]
         if wrong:
-            raise ConfigError(f"there is no depth or head {wrong[0]!r}", limit=depths, got=wrong[0])
-        keep = tuple(k % depths for k in keep)
+            raise ConfigError(f"there is no level or head {wrong[0]!r}", limit=levels, got=wrong[0])
+        keep = tuple(k % levels for k in keep)
         dense = {
             name: head for name in ("depth", "points") if name in heads and (head := getattr(self, name)) is not None
         }
         camera = self.camera if "camera" in heads else None
-        read = {depth for head in dense.values() for depth in head.config.layers} | set(keep)
-        read |= {depths - 1} if camera is not None or not read else set()
+        read = {level for head in dense.values() for level in head.config.layers} | set(keep)
+        read |= {levels - 1} if camera is not None or not read else set()
         rows = p if config.patches is None else self.patches(p)
-        pairs = {depth: config.states[depth] for depth in sorted(read)}
+        pairs = {level: config.states[level] for level in sorted(read)}
         until = max(number for pair in pairs.values() for number in pair)
         ran = self.aggregator.run(rows, only=tuple(pairs.values()), until=until, scenes=scenes)
         frames = ran.layout.units_of(p)
         scenes = (1,) * len(p) if scenes is None else tuple(scenes)
         per_scene = [sum(frames[a:b]) for a, b in pairwise(accumulate(scenes, initial=0))]
         special: dict[int, Tensor] = {}
-        for depth in keep:
-            own = ran.prefixes(pairs[depth])
+        for level in keep:
+            own = ran.prefixes(pairs[level])
             assert own is not None
-            special[depth] = own
+            special[level] = own
         patch = config.pixels.patch
         out = SceneFeatures(
-            {depth: ran.rows(p, pairs[depth]) for depth in keep},
+            {level: ran.rows(p, pairs[level]) for level in keep},
             special,
             frames,
             tuple((item.grid.h * patch, item.grid.w * patch) for item in p.items),
             scenes,
         )
         if camera is not None:
-            tokens = ran.prefixes(pairs[depths - 1])
+            tokens = ran.prefixes(pairs[levels - 1])
             assert tokens is not None
             out = replace(out, poses=camera(tokens[:, 0], per_scene))
         for name, head in dense.items():
-            layers = [ran.rows(p, pairs[depth]) for depth in head.config.layers]
+            layers = [ran.rows(p, pairs[level]) for level in head.config.layers]
             values, confidence = dense_maps(head, layers)
             squeezed = tuple(v[..., 0] for v in values) if name == "depth" else values
             out = replace(out, **{name: squeezed, f"{name}_confidence": confidence})
