@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 # The same examples every time: a change is judged by what it changes. `--hypothesis-profile explore` for others.
-settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("steady", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("steady")
 
@@ -17,6 +17,7 @@ settings.load_profile("steady")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--torture", type=int, default=300, metavar="N", help="damaged inputs per run (release: 5000)")
     parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--run-deepspeed", action="store_true", help="also run the tests marked deepspeed")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -29,11 +30,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--run-slow"):
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: larger sizes, run with --run-slow"))
+    for mark, reason in (
+        ("slow", "slow: larger sizes, run with --run-slow"),
+        ("deepspeed", "needs deepspeed, ninja and g++; run with --run-deepspeed"),
+    ):
+        if not config.getoption(f"--run-{mark}"):
+            for item in items:
+                if mark in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

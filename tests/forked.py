@@ -28,10 +28,13 @@ AHEAD = (
 
 
 class Forked:
-    """`python ARGUMENTS` as subprocess.run would give it back. One server, started at first use, for one thread."""
+    """`python ARGUMENTS` as subprocess.run would give it back. One server, started at first use, for one thread.
 
-    def __init__(self, **variables: str):
-        self.variables = variables
+    ahead: further modules that it imports.
+    """
+
+    def __init__(self, *ahead: str, **variables: str):
+        self.ahead, self.variables = ahead, variables
         self.server: subprocess.Popen[str] | None = None
 
     def __call__(
@@ -39,7 +42,7 @@ class Forked:
     ) -> subprocess.CompletedProcess[str]:
         if self.server is None:
             self.server = subprocess.Popen(
-                [sys.executable, __file__],
+                [sys.executable, __file__, *self.ahead],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -100,7 +103,7 @@ def become(wanted: dict) -> None:
 
 def serve() -> dict | None:
     """One process a line of standard input, its exit code on standard output. In the process: what is wanted of it."""
-    for name in AHEAD:
+    for name in (*AHEAD, *sys.argv[1:]):
         __import__(name)
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)

@@ -18,6 +18,7 @@ from tests.torture.torture_videos import CUT, FRAMES, KINDS, list_of, make, what
 from tubelet.errors import InputError, TubeletError
 from tubelet.reading.clip import Clip
 from tubelet.reading.codec.decode import read_both
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import open_source
@@ -42,7 +43,7 @@ def sparse(data: bytes) -> Clip:
 def watched(data: bytes) -> Clip:
     """Every frame with its codec's signals, which must be finite and as many as there are frames."""
     with open_source(data, LIMITS) as source:
-        found, seen = read_both(source, LIMITS, EVERY, "auto")
+        found, seen = read_both(source, ReadJob(LIMITS, EVERY), "auto")
     assert len(seen) == len(found) and np.isfinite(seen.error_levels).all() and np.isfinite(seen.motion_px).all()
     return found
 
@@ -90,6 +91,26 @@ def test_bad_videos_end_in_an_error_of_ours_or_in_a_clip(torture: int):
 
 def test_sparse_reading_of_bad_videos(torture: int):
     wrong = failures(make, cases(torture // 6, "vcut_", "vflip_", "vsplice_"), sparse)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_bad_videos_do_not_depend_on_the_number_of_workers(torture: int):
+    """Each stretch is decoded from what the index says and nothing else; what is damaged by one plain run."""
+
+    def result(data: bytes, sampling: Sampling, workers: int) -> tuple[object, ...]:
+        try:
+            with open_source(data, LIMITS) as source:
+                found = read_video(source, LIMITS, sampling, workers=workers)
+        except TubeletError as error:
+            return type(error), str(error)
+        return found.frames.tobytes(), found.times_s, found.complete, found.frames_expected, found.notes
+
+    wrong = []
+    for kind, seed in cases(torture // 8, "vflip_", "vsplice_"):
+        data = make(kind, seed).data
+        for sampling in (EVERY, Sampling(num_frames=7)):
+            one, two, three = (result(data, sampling, workers) for workers in (1, 2, 3))
+            wrong += [] if one == two == three else [f"{kind}, {seed}: {one[1:]} {two[1:]} {three[1:]}"]
     assert not wrong, "\n".join(wrong)
 
 

@@ -25,7 +25,8 @@ def serve() -> None:
     """Start the server. Python 3.11's looks for what it imports in PYTHONPATH alone."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), before)))
-    SERVER.set_forkserver_preload(["tests.train.train_toy", "pytest"])
+    ahead = ["tests.train.train_toy", "tests.integrations.trainer_drivers", "tubelet.train.launch", "tubelet.cli.train"]
+    SERVER.set_forkserver_preload([*ahead, "pytest"])
     forkserver.ensure_running()
     os.environ.pop("PYTHONPATH")
     if before is not None:
@@ -82,13 +83,13 @@ def step_reached(folder: Path) -> int:
     return next((line["step"] for line in reversed(lines) if line["kind"] == "step"), -1)
 
 
-def killed_on_the_way(config: TrainConfig, world: int, kills: int, seed: int) -> None:
+def killed_on_the_way(config: TrainConfig, world: int, kills: int, seed: int, behaviour: Behaviour = ORDINARY) -> None:
     """Start a run and kill it, `kills` times, each time further on and at a random moment of a step or a save; then
     let it end. Every kill meets a living run, because the steps at which they fall due come before the last."""
     moments = random.Random(seed)
     for i in range(kills):
         target = (i + 1) * (config.steps - 1) // (kills + 1)
-        ranks = start(config, world, Behaviour(slow_s=0.003))
+        ranks = start(config, world, behaviour._replace(slow_s=0.003))
         end = time.monotonic() + WAIT_S
         while step_reached(config.folder) < target:
             assert all(p.is_alive() for p in ranks) and time.monotonic() < end, said(config)
@@ -96,4 +97,4 @@ def killed_on_the_way(config: TrainConfig, world: int, kills: int, seed: int) ->
         time.sleep(moments.uniform(0.0, 0.05))
         kill(ranks)
         assert {p.exitcode for p in ranks} == {-signal.SIGKILL}, said(config)
-    run_to_the_end(config, world)
+    run_to_the_end(config, world, behaviour)

@@ -14,9 +14,9 @@ from tests.train.runs import finish, run_to_the_end, said, start
 from tests.train.train_toy import Behaviour, digest, run, toy_config
 
 from tubelet.errors import CheckpointError, RunError
-from tubelet.train.checkpoint import Checkpoints, newest_whole, read_part, read_state
+from tubelet.train.checkpoint import Checkpoints, read_part, read_state
 from tubelet.train.config import SaveConfig
-from tubelet.train.manifest import MANIFEST, verify
+from tubelet.train.manifest import MANIFEST, newest_whole, verify
 from tubelet.train.report import LOG, read_log
 from tubelet.train.strategy import Group
 

@@ -69,8 +69,10 @@ def test_what_is_wrong_is_named(change: dict, message: str):
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(ConfigError, match="budget, steps missing"):
+    with pytest.raises(ConfigError, match="budget missing"):
         from_tree(TrainConfig, {})
+    with pytest.raises(ConfigError, match="steps, or epochs"):
+        from_tree(TrainConfig, {"budget": 64})
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", "\xff"])

@@ -11,8 +11,8 @@ import pytest
 from tests.train.runs import finish, killed_on_the_way, run_to_the_end, said, start, step_reached
 from tests.train.train_toy import Behaviour, digest, tensors, toy_config
 
-from tubelet.train.checkpoint import newest_whole
 from tubelet.train.config import OptimizerConfig, SaveConfig, ScheduleConfig
+from tubelet.train.manifest import newest_whole
 
 STEPS = 28
 EVENTS_OF_A_SAVE = 64  # openings, renames, removals, from the first folder to the last old file gone; about

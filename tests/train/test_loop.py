@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 import tubelet
 from tubelet.errors import RunError
-from tubelet.train.checkpoint import newest_whole, read_state
+from tubelet.train.checkpoint import read_state
 from tubelet.train.config import OptimizerConfig, SaveConfig, ScheduleConfig
 from tubelet.train.loop import Loss, recompute, train
+from tubelet.train.manifest import newest_whole
 from tubelet.train.order import Batches
 from tubelet.train.report import LOG, read_log
 from tubelet.train.strategy import joined

@@ -4,6 +4,7 @@ Run in children of a fork server that has imported everything already, so that a
 """
 
 import hashlib
+import importlib
 import json
 import os
 import resource
@@ -22,9 +23,10 @@ import torch.distributed.checkpoint
 from torch import Tensor, nn
 
 from tubelet.errors import TubeletError
-from tubelet.train.checkpoint import newest_whole, read_part, shapes_of
+from tubelet.train.checkpoint import read_part, shapes_of
 from tubelet.train.config import OptimizerConfig, ReportConfig, SaveConfig, ScheduleConfig, TrainConfig
 from tubelet.train.loop import Loss, train
+from tubelet.train.manifest import newest_whole
 from tubelet.train.order import Batches
 from tubelet.train.strategy import joined
 
@@ -154,6 +156,7 @@ class Behaviour(NamedTuple):
     touches: bool = True  # the model runs what a batch without pictures leaves out
     file_bytes: int | None = None  # no file may become larger
     nan_step: int | None = None  # rank 1's pixels are not finite in this step
+    driver: str = "loop"  # what trains: the loop, or a name of tests.integrations.trainer_drivers
 
 
 def child(config: TrainConfig, rank: int, world: int, port: int, behaviour: Behaviour) -> None:
@@ -177,7 +180,10 @@ def child(config: TrainConfig, rank: int, world: int, port: int, behaviour: Beha
         return batch | {"pixels": torch.full((1, 8), float("nan"))} if bad else batch
 
     try:
-        code = run(config, make, Toy(touches=behaviour.touches)).exit_code
+        drive = run
+        if behaviour.driver != "loop":
+            drive = importlib.import_module("tests.integrations.trainer_drivers").DRIVERS[behaviour.driver]
+        code = drive(config, make, Toy(touches=behaviour.touches)).exit_code
     except TubeletError as e:
         sys.exit(f"{type(e).__name__}: {e}")
     sys.exit(code)
@@ -192,7 +198,8 @@ class DiesAt:
     def __call__(self, event: str, args: Sequence[Any]) -> None:
         if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"):
             path = str(args[0])
-            self.saving = self.saving or ".new" in path
+            inside = path.rpartition(f"/{self.name}/")[2]
+            self.saving = self.saving or ".new" in inside or inside.startswith("checkpoint")
             if self.saving and (self.name in path or path.startswith("step-") or "safetensors" in path):
                 self.left -= 1
                 if self.left < 0:

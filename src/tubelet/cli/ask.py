@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import FrameOptions, OutputOptions, ReadingOptions, option, with_budget
+from tubelet.cli.options import Device, FrameOptions, OutputOptions, ReadingOptions, StoredDtype, option
 from tubelet.cli.output import on_one_page, output_file, save_png
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
 
@@ -44,10 +44,8 @@ class Ask:
     ] = None
     seed: Annotated[int, option("of what is drawn (default: 0)", "N")] = 0
     frames: FrameOptions = FrameOptions()
-    dtype: Annotated[
-        Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")
-    ] = "stored"
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
+    dtype: StoredDtype = "stored"
+    device: Device = "auto"
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
 
@@ -98,18 +96,10 @@ class Ask:
 
     def _load(self) -> "VLM":
         """The model, with --max-pixels in its recipes. Raises what `VLM.from_pretrained` raises, and UsageError."""
-        import torch
+        from tubelet.cli.model import load_vlm
 
-        from tubelet.cli.model import device_of
-        from tubelet.language.vlm.model import VLM
-
-        kind = None if self.dtype == "stored" else getattr(torch, self.dtype)
-        where = device_of(self.device)
-        vlm = VLM.from_pretrained(self.model, dtype=kind, device=where, vision_tower=self.vision_tower)
-        scheme = vlm.scheme
-        clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, self.reading.max_pixels)
-        vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, self.reading.max_pixels), video_pixels=clips)
-        return vlm
+        pixels = self.reading.max_pixels
+        return load_vlm(self.model, self.dtype, self.device, max_pixels=pixels, vision_tower=self.vision_tower)
 
     def _read(self, files: Sequence[str], sampling: "Sampling") -> "list[Clip]":
         from tubelet.reading.read import read

@@ -195,8 +195,12 @@ def words_of(wish: SelectionRequest, model: "Model") -> "Tensor | None":
 def _stored_words(file: str) -> "Tensor":
     from safetensors import SafetensorError, safe_open
 
+    from tubelet.packed.header import read_header
+
     name = file_name(file)
     try:
+        if Path(file).exists():
+            read_header(Path(file))
         with safe_open(file, framework="pt") as f:
             keys = list(f.keys())
             key = "text" if "text" in keys else keys[0] if len(keys) == 1 else None

@@ -39,6 +39,8 @@ Files = Positional[Annotated[tuple[str, ...], option("pictures and videos", "FIL
 Config = Annotated[
     str | None, option("the variant that the weights are, instead of what their config.json says", "VARIANT")
 ]
+StoredDtype = Annotated[Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")]
 OnError = Annotated[
     Literal["raise", "skip"], option("a file that cannot be read ends the run, or is left out (default: raise)")
 ]

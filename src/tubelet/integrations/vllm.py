@@ -36,6 +36,7 @@ from tubelet.integrations.served import Kind, Payload
 from tubelet.language.vlm.features import VisualRows
 from tubelet.packed import Packed
 from tubelet.packed.file import replace_tensors
+from tubelet.packed.header import open_regular, read_header
 
 Model = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -153,7 +154,9 @@ def load(path: str | os.PathLike[str]) -> Payload:
     """
     source = Path(path).name
     try:
+        open_regular(Path(path)).close()  # a pipe would be waited for
         with safe_open(str(path), framework="pt") as f:
+            read_header(Path(path))  # refuses a name that stands twice
             form = (f.metadata() or {}).get("format")
             if form != FORMAT:
                 raise UnsafeFile("not embeddings for vLLM", source=source, expected=FORMAT, got=form)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tubelet.errors import InputError, RunError, ShapeError, TubeletError, UnsafeFile
 from tubelet.packed.grid import Grid, Item
+from tubelet.packed.header import read_header, strict_json
 
 FORMAT = "tubelet-packed-1"
 
@@ -70,13 +71,17 @@ def read_pack(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, tuple[Item,
     """x, pos, items and lengths of a pack's file, as they stand there. Raises what `Packed.load` says."""
     source = Path(path).name
     try:
+        if not Path(path).is_file():
+            raise InputError("there is no such regular file", source=source)
+        meta = read_header(Path(path)).metadata  # one name twice, which safetensors takes, is refused here
+        if meta.get("format") != FORMAT:
+            raise UnsafeFile("not a tubelet pack", source=source, expected=FORMAT, got=meta.get("format"))
         with safe_open(str(path), framework="pt") as f:
-            meta = f.metadata() or {}
-            if meta.get("format") != FORMAT:
-                raise UnsafeFile("not a tubelet pack", source=source, expected=FORMAT, got=meta.get("format"))
             x, pos = f.get_tensor("x"), f.get_tensor("pos")
-        items = tuple(_item_from(said) for said in json.loads(meta["items"]))
-        return x, pos, items, tuple(json.loads(meta["lengths"]))
+        said, lengths = (
+            strict_json(meta[name].encode(), UnsafeFile, source, any_number=True) for name in ("items", "lengths")
+        )
+        return x, pos, tuple(_item_from(one) for one in said), tuple(lengths)
     except TubeletError as e:
         e.placed(source=source)
         raise

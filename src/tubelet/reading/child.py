@@ -96,7 +96,7 @@ def _signals(src: Source, job: ReadJob, signal: Any, frames: SharedFrames, maps:
     """What is said of a clip and of its signals, whose fields are in `maps`."""
     from tubelet.reading.codec.decode import read_both  # loads FFmpeg, which pictures can do without
 
-    clip, seen = read_both(src, job.limits, job.sampling, signal, hdr=job.hdr, allocate=frames.allocate)
+    clip, seen = read_both(src, job, signal, allocate=frames.allocate)
     packed = pack_maps(seen)
     maps.allocate(cast(Any, packed.shape))[...] = packed
     return _clip(clip, frames) | {"signals": signal_fields(seen), "maps": packed.shape}

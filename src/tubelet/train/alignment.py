@@ -93,7 +93,11 @@ class Alignment(nn.Module):
 
     def look(self, clips: Sequence[Clip]) -> ViewFeatures:
         """The tower's rows of all views; without a graph while no weight of the tower learns."""
-        patches = self.front.patchify(clips).to(self.front.encoder.patch.weight.device)
+        return self.features(self.front.patchify(clips))
+
+    def features(self, patches: Packed) -> ViewFeatures:
+        """The same from patches of views, as `front.patchify` gives them."""
+        patches = patches.to(self.front.encoder.patch.weight.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_tower):
             return self.front.features(patches)
 

@@ -17,7 +17,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,20 +27,27 @@ from torch.distributed.tensor import DTensor
 
 from tubelet.errors import CheckpointError
 from tubelet.packed.file import write_tensors
-from tubelet.train.manifest import MANIFEST, facts_of, sync, verify, write_manifest, write_synced
+from tubelet.train.manifest import (
+    MANIFEST,
+    STEPS,
+    Found,
+    Naming,
+    facts_of,
+    folders,
+    newest_whole,
+    step_of,
+    sync,
+    verify,
+    write_manifest,
+    write_synced,
+)
 from tubelet.train.strategy import Group
 
 VERSION = 1  # of what state.json and the parts hold
 STATE = "state.json"
+NO_FACTS: Mapping[str, Any] = {}
 Attempt = Callable[[Callable[[], None], Path], None]  # do it on this rank, raise on all
 _SPARE_BYTES = 1 << 20  # for headers, manifest and the file system's own accounts
-
-
-class Found(NamedTuple):
-    """What a folder of checkpoints holds."""
-
-    path: Path | None  # the newest whole one
-    broken: tuple[tuple[str, str], ...]  # names of newer ones that are not whole, each with the reason
 
 
 class Checkpoints:
@@ -50,8 +57,11 @@ class Checkpoints:
     Raises CheckpointError when another process holds the folder.
     """
 
-    def __init__(self, folder: Path, group: Group, *, keep: int = 2, keep_every: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, group: Group, *, keep: int = 2, keep_every: int | None = None, naming: Naming = STEPS
+    ) -> None:
         self.folder, self.group, self.keep, self.keep_every = folder, group, max(2, keep), keep_every
+        self.naming = naming
         self._lock: int | None = None
         self._aside = secrets.token_hex(4)  # of rank 0: a dead run's surviving rank writes under another name
 
@@ -61,7 +71,7 @@ class Checkpoints:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = _locked(self.folder / "lock")
-                for leftover in self.folder.glob(".step-*"):
+                for leftover in self.folder.glob(f".{self.naming.prefix}*"):
                     # A dead run's surviving rank may still write into one: it goes at the next start, then.
                     shutil.rmtree(leftover, ignore_errors=True)
             except OSError as e:
@@ -90,7 +100,7 @@ class Checkpoints:
         """
         found, error = Found(None, ()), None
         if self.group.rank == 0:
-            found = newest_whole(self.folder)
+            found = newest_whole(self.folder, self.naming)
             for name, _ in found.broken if found.path else ():
                 (self.folder / name).rename(self.folder / f".{name}.{self._aside}.broken")
             if found.broken and found.path is None:
@@ -98,7 +108,7 @@ class Checkpoints:
                 error = CheckpointError(f"none of the checkpoints is whole. {reasons}", source=str(self.folder))
         self._agree(error, "found")
         step = self.group.from_first(-1 if found.path is None else step_of(found.path))
-        return Found(None if step < 0 else self.folder / folder_name(step), found.broken)
+        return Found(None if step < 0 else self.folder / self.naming.name(step), found.broken)
 
     def whole(self, path: Path) -> Path:
         """A checkpoint, or the newest of a run's folder, verified by rank 0. A collective. Raises CheckpointError."""
@@ -106,7 +116,7 @@ class Checkpoints:
         if self.group.rank == 0:
             try:
                 if not (path / MANIFEST).exists():
-                    found = newest_whole(path).path
+                    found = newest_whole(path, self.naming).path
                     if found is None:
                         raise CheckpointError("there is no whole checkpoint", source=str(path))
                     step = step_of(found)
@@ -116,7 +126,7 @@ class Checkpoints:
                 error = e
         self._agree(error, "found")
         step = self.group.from_first(step)
-        return path if step < 0 else path / folder_name(step)
+        return path if step < 0 else path / self.naming.name(step)
 
     def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
         """Write the checkpoint of `step`: tensors by part and name, and the plain values of `state`.
@@ -124,14 +134,25 @@ class Checkpoints:
         Sharded tensors are written by the ranks that hold them, all others by rank 0. On return the checkpoint is on
         the disk. Raises CheckpointError on every rank when one could not write; what was there before stays.
         """
-        final = self.folder / folder_name(step)
+
+        def write(aside: Path) -> None:
+            self.attempt(lambda: self._prepare(aside, parts), aside)
+            for part, tensors in parts.items():
+                _write_part(aside / part, tensors, self.group, self.attempt)
+            self.attempt(lambda: self._write_state(aside, state), aside)
+
+        return self.publish(step, write)
+
+    def publish(self, step: int, write: Callable[[Path], None], facts: Mapping[str, Any] = NO_FACTS) -> Path:
+        """Make what `write(folder)` puts into a folder the checkpoint of `step`; `facts` go into its manifest.
+
+        A collective, as is `write`. Raises CheckpointError on every rank when one could not; what was there stays.
+        """
+        final = self.folder / self.naming.name(step)
         aside = self.folder / f".{final.name}.{self._aside}.new"
-        self._try(lambda: self._prepare(aside, parts), aside)
-        for part, tensors in parts.items():
-            _write_part(aside / part, tensors, self.group, self._try)
-        self._try(lambda: self._write_state(aside, state), aside)
-        self._seal(aside, step)
-        self._try(lambda: self._publish(aside, final), aside)
+        write(aside)
+        self._seal(aside, {**facts, "step": step})
+        self.attempt(lambda: self._publish(aside, final), aside)
         return final
 
     # ---- the stations of a save
@@ -151,20 +172,22 @@ class Checkpoints:
         if self.group.rank == 0:
             write_synced(aside / STATE, {"version": VERSION, **state})
 
-    def _seal(self, aside: Path, step: int) -> None:
-        """Every rank digests its share of the files; rank 0 writes the manifest."""
+    def _seal(self, aside: Path, facts: Mapping[str, Any]) -> None:
+        """Every rank syncs and digests its share of the files; rank 0 writes the manifest."""
         digests: dict[str, Any] = {}
 
         def digest() -> None:
             files = sorted(f for f in aside.rglob("*") if f.is_file())
-            digests.update({str(f.relative_to(aside)): facts_of(f) for f in files[self.group.rank :: self.group.world]})
+            for file in files[self.group.rank :: self.group.world]:
+                sync(file)
+                digests[str(file.relative_to(aside))] = facts_of(file)
 
-        self._try(digest, aside)
+        self.attempt(digest, aside)
         if self.group.world > 1:
             shares: list[dict[str, Any]] = [{} for _ in range(self.group.world)]
-            dist.all_gather_object(shares, digests)
+            dist.all_gather_object(shares, digests, group=self.group.over)
             digests = {name: facts for share in shares for name, facts in share.items()}
-        self._try(lambda: write_manifest(aside, {"step": step}, digests) if self.group.rank == 0 else None, aside)
+        self.attempt(lambda: write_manifest(aside, facts, digests) if self.group.rank == 0 else None, aside)
 
     def _publish(self, aside: Path, final: Path) -> None:
         if self.group.rank == 0:
@@ -174,13 +197,13 @@ class Checkpoints:
 
     def _delete_old(self) -> None:
         """All but the newest `keep`. Renamed first: a kill amid the deletion leaves no half checkpoint behind."""
-        for old in sorted(folders(self.folder), key=step_of)[: -self.keep]:
+        for old in sorted(folders(self.folder, self.naming), key=step_of)[: -self.keep]:
             if not self.keep_every or step_of(old) % self.keep_every:
                 gone = old.with_name(f".{old.name}.{self._aside}.old")
                 old.rename(gone)
                 shutil.rmtree(gone)
 
-    def _try(self, do: Callable[[], None], where: Path) -> None:
+    def attempt(self, do: Callable[[], None], where: Path) -> None:
         """Do it on this rank, and raise on all when one could not; what was begun is removed."""
         error: CheckpointError | None = None
         try:
@@ -229,7 +252,6 @@ def _write_part(folder: Path, tensors: Mapping[str, Tensor], group: Group, attem
             if group.rank == 0:
                 file = folder / "whole.safetensors"
                 write_tensors(file, {n: t.detach().contiguous() for n, t in tensors.items()}, {"format": "pt"})
-                sync(file)
 
         attempt(whole, folder.parent)
 
@@ -288,32 +310,6 @@ def read_state(path: Path) -> dict[str, Any]:
             got=state.get("version"),
         )
     return state
-
-
-def newest_whole(folder: Path) -> Found:
-    """The checkpoint of the highest step in `folder` whose manifest holds, and the newer ones that are broken."""
-    broken = []
-    for path in sorted(folders(folder), key=step_of, reverse=True):
-        try:
-            verify(path, step_of(path))
-        except CheckpointError as e:
-            broken.append((path.name, e.message))
-        else:
-            return Found(path, tuple(broken))
-    return Found(None, tuple(broken))
-
-
-def folder_name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
-def folders(folder: Path) -> list[Path]:
-    """The checkpoints in a folder by their names, whole or not."""
-    return [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal() and p.is_dir()]
 
 
 def _locked(path: Path) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tubelet.errors import AlignmentError, DataError, DecodeError, InputError, LimitError, TubeletError
+from tubelet.errors import AlignmentError, DecodeError, InputError, LimitError, TubeletError
 from tubelet.language.placing.place import place
 from tubelet.language.vlm.chat import pad_to_square
 from tubelet.language.vlm.scheme import Scheme
@@ -34,7 +34,7 @@ from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import open_source
 from tubelet.shapes import Float, Int32, Int64
 from tubelet.train.data.sample import Dataset, Media, Sample
-from tubelet.train.data.spare import ATTEMPTS, BadSample, Spares
+from tubelet.train.data.spare import BadSample, Spares, first_usable
 from tubelet.train.tokenize import Header, Tokenizing, Tokens, tokenize
 
 
@@ -109,26 +109,17 @@ class Collator:
 
     def _usable(self, index: int) -> "Loaded":
         """The sample, or the first of its spares that can be used, with what could not."""
-        bad: list[BadSample] = []
         limit = self.spares.limit(index)
-        others = self.spares.of(index)
-        other: int | None = index
-        last: TubeletError | None = None
-        while other is not None and len(bad) <= ATTEMPTS:
-            try:
-                found = self.one(other)
-                if limit is not None and len(found.tokens) > limit:
-                    text = f"{len(found.tokens):,} tokens where {limit:,} were counted: its files have changed"
-                    raise LimitError(text, limit=limit, got=len(found.tokens))
-                return replace(found, bad=tuple(bad))
-            except DataError:
-                raise
-            except TubeletError as error:
-                last = error
-                bad.append(BadSample.of(other, error, self.dataset.name))
-                other = next(others, None)
-        text = f"sample {index} and {len(bad) - 1} spares cannot be used; the last: {bad[-1].error}: {bad[-1].reason}"
-        raise DataError(text, source=bad[-1].where, got=index) from last
+
+        def load(other: int) -> Loaded:
+            found = self.one(other)
+            if limit is not None and len(found.tokens) > limit:
+                text = f"{len(found.tokens):,} tokens where {limit:,} were counted: its files have changed"
+                raise LimitError(text, limit=limit, got=len(found.tokens))
+            return found
+
+        found, bad = first_usable(index, self.spares, load, self.dataset.name)
+        return replace(found, bad=bad)
 
     def _patches(self, sample: Sample, headers: Sequence[Header], tokens: Tokens) -> Packed:
         """The rows of the sample's pictures and clips, checked against what their headers promised."""

@@ -30,6 +30,7 @@ from tubelet.encoder.layers import Layer, PatchEmbed
 from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.errors import ConfigError, InputError, KeyMismatch, RunError, UnsafeFile
 from tubelet.packed.file import write_tensors
+from tubelet.packed.header import read_header, read_small
 from tubelet.shapes import Float
 from tubelet.weights.save import staged
 
@@ -153,6 +154,8 @@ def load_lora(model: nn.Module, folder: str | os.PathLike[str]) -> Lora:
     path = Path(folder)
     lora = _read_config(path / CONFIG)
     try:
+        if (path / WEIGHTS).exists():
+            read_header(path / WEIGHTS)
         state = load_file(str(path / WEIGHTS))
     except (OSError, SafetensorError) as e:
         raise UnsafeFile("the adapter's weights cannot be read", source=WEIGHTS) from e
@@ -230,7 +233,7 @@ def _preset(said: Mapping[str, Any]) -> Lora:
 
 def _read_config(path: Path) -> Lora:
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(read_small(path, ConfigError))
         lora = _preset(said)
         plain = json.loads(json.dumps(_peft_config(lora).to_dict(), default=sorted))
         other = sorted(k for k, v in said.items() if k not in _BESIDE and k in plain and v != plain[k])

@@ -99,7 +99,7 @@ def _nll(
     if not len(where):  # still in the graph: other ranks wait for these gradients
         parts = [t[:0].sum() for t in (rows, head, bias) if t is not None]
         return torch.stack([part.float() for part in parts]).sum()
-    rows, wanted = rows[where], wanted[where]
+    rows, wanted = rows[where], wanted[where].to(rows.device)  # labels may lie on the host
     weights = None if weights is None else weights.flatten()[where]
     sums: list[Tensor] = []
     for i in range(0, len(where), chunk):

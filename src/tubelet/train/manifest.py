@@ -8,12 +8,33 @@ import os
 from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tubelet.errors import CheckpointError
 
 FORMAT = "tubelet-checkpoint-1"
 MANIFEST = "MANIFEST.json"
+
+
+class Naming(NamedTuple):
+    """How the folders of checkpoints are called."""
+
+    prefix: str
+    digits: int  # at least so many, with zeros before
+
+    def name(self, step: int) -> str:
+        return f"{self.prefix}{step:0{self.digits}d}"
+
+
+STEPS = Naming("step-", 8)  # of the loop
+CHECKPOINTS = Naming("checkpoint-", 1)  # of transformers' Trainer
+
+
+class Found(NamedTuple):
+    """What a folder of checkpoints holds."""
+
+    path: Path | None  # the newest whole one
+    broken: tuple[tuple[str, str], ...]  # names of newer ones that are not whole, each with the reason
 
 
 def facts_of(file: Path) -> dict[str, Any]:
@@ -59,6 +80,29 @@ def verify(folder: Path, step: int | None = None) -> dict[str, Any]:
         if got != expected:
             raise CheckpointError(f"{file} is not what was written", source=name, expected=expected, got=got)
     return manifest
+
+
+def newest_whole(folder: Path, naming: Naming = STEPS) -> Found:
+    """The checkpoint of the highest step in `folder` whose manifest holds, and the newer ones that are broken."""
+    broken = []
+    for path in sorted(folders(folder, naming), key=step_of, reverse=True):
+        try:
+            verify(path, step_of(path))
+        except CheckpointError as e:
+            broken.append((path.name, e.message))
+        else:
+            return Found(path, tuple(broken))
+    return Found(None, tuple(broken))
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def folders(folder: Path, naming: Naming = STEPS) -> list[Path]:
+    """The checkpoints in a folder by their names, whole or not."""
+    found = folder.glob(f"{naming.prefix}*")
+    return [p for p in found if p.name.removeprefix(naming.prefix).isdecimal() and p.is_dir()]
 
 
 def write_synced(file: Path, tree: Mapping[str, Any]) -> None:

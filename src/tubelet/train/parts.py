@@ -13,7 +13,7 @@ Parts share no weight: an adapter inside the projector belongs to `lora`, the ma
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -126,8 +126,17 @@ def set_trainable(
         for _, weight in weights:
             weight.requires_grad_(part in names)
     set_modes(model, parts, homes)
+    return count_trainable(model, parts, homes)
+
+
+def count_trainable(
+    model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, str] = HOMES
+) -> tuple[Counted, ...]:
+    """One line for each of these parts of what learns of it."""
+    found = parts_of(model, homes)
     total = _numbers(weight for weights in found.values() for _, weight in weights)
-    return tuple(_counted(part, [w for _, w in found[part]], total) for part in names if found[part])
+    learning = {part: [w for _, w in found[part] if w.requires_grad] for part in chosen_parts(parts, homes)}
+    return tuple(_counted(part, weights, total) for part, weights in learning.items() if weights)
 
 
 def set_modes(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, str] = HOMES) -> None:
@@ -138,8 +147,13 @@ def set_modes(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, 
     the models of this size have no dropout. LLaVA's trainer leaves its tower in train mode too; SigLIP, CLIP and the
     towers here have no dropout, so the two agree, and the modes differ only for towers that have some.
     """
-    names = chosen_parts(parts, homes)
     model.train()
+    keep_still(model, parts, homes)
+
+
+def keep_still(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, str] = HOMES) -> None:
+    """The second half of `set_modes`, for a module whose own `train` calls it."""
+    names = chosen_parts(parts, homes)
     for part in STILL:
         for name, module in model.named_modules():
             if part in homes and _WRAPPERS.sub("", f"{name}.") == f"{homes[part]}." and part not in names:
@@ -151,22 +165,27 @@ def set_modes(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, 
 
 def check_optimizer(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     parts: str | Sequence[str],
     homes: Mapping[str, str] = HOMES,
     *,
     stepped: bool = False,
+    unused: Collection[str] = (),
 ) -> tuple[Counted, ...]:
-    """The same lines from what the optimizer holds: exactly the weights of these parts, each once.
+    """The same lines from what the optimizer, or several together, holds: exactly the weights of these parts, once.
 
     stepped: after a step that had to move all of them, also that each has optimizer state, which one without a gradient
-    has not (an adapter that the forward goes around). DeepSpeed's optimizers hold flat copies: check before it takes
-    them. Raises RunError naming the weights that are missing, foreign, doubled or were never stepped.
+    has not (an adapter that the forward goes around). unused: names of weights that were left frozen on purpose.
+    DeepSpeed's optimizers hold flat copies: check before it takes them. Raises RunError naming the weights that are
+    missing, foreign, doubled or were never stepped.
     """
     names = chosen_parts(parts, homes)
     found = parts_of(model, homes)
-    wanted = {id(w): name for part in names for name, w in found[part]}
-    held = [w for group in optimizer.param_groups for w in group["params"]]
+    bare = {_WRAPPERS.sub("", name) for name in unused}
+    wanted = {id(w): name for part in names for name, w in found[part] if _WRAPPERS.sub("", name) not in bare}
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else optimizer
+    held = [w for one in optimizers for group in one.param_groups for w in group["params"]]
+    state = {id(w) for one in optimizers for w, kept in one.state.items() if kept}
     ids = [id(w) for w in held]
     named = {id(w): name for weights in found.values() for name, w in weights}
     missing = [name for key, name in wanted.items() if key not in set(ids)]
@@ -174,7 +193,7 @@ def check_optimizer(
     doubled = (
         [named.get(key, "") for key in dict.fromkeys(ids) if ids.count(key) > 1] if len(set(ids)) < len(ids) else []
     )
-    never = [wanted[id(w)] for w in held if stepped and id(w) in wanted and not optimizer.state.get(w)]
+    never = [wanted[id(w)] for w in held if stepped and id(w) in wanted and id(w) not in state]
     wrong = {"missing": missing, "not of these parts": foreign, "held twice": doubled, "never stepped": never}
     said = [
         f"{len(which)} {what} ({', '.join(which[:3])}{', ...' if which[3:] else ''})"

@@ -7,6 +7,7 @@ to; where a resumed run computed a step again, the later line counts. A number t
 import json
 import math
 import resource
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,8 @@ class Report:
     def __init__(self, folder: Path, config: ReportConfig, *, speaks: bool, start: int, steps: int) -> None:
         self.folder, self.config, self.steps = folder, config, steps
         self._log, self._board, self._bar = None, None, None
+        self._start, self._begun, self._spoke = start, time.monotonic(), -math.inf
+        self._lap = time.monotonic()
         if not speaks:
             return
         self._board = _board(folder) if config.tensorboard else None
@@ -57,6 +60,11 @@ class Report:
             self._bar = Progress(*columns, TimeRemainingColumn(), console=console)
             self._task = self._bar.add_task("train", total=steps, completed=start, told="")
             self._bar.start()
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or since the beginning."""
+        before, self._lap = self._lap, time.monotonic()
+        return self._lap - before
 
     def step(self, figures: Figures, lr: Mapping[str, float]) -> None:
         """One step. lr: the rate of each group."""
@@ -71,10 +79,21 @@ class Report:
                     if value is not None:
                         self._board.add_scalar(name, value, figures.step)
         if self._bar is not None:
-            line = f"loss {figures.loss:.4g}  lr {max(lr.values()):.2e}  {told['tokens_per_s']:,.0f} tokens/s"
-            line += f"  {told['memory_bytes'] / 2**30:.1f} GiB"
-            line += f"  MFU {told['mfu']:.1%}" if told["mfu"] is not None else ""
-            self._bar.update(self._task, completed=figures.step + 1, told=line)
+            self._bar.update(self._task, completed=figures.step + 1, told=self._line(figures, told, lr))
+        elif self.config.bar and (self._due() or figures.step == self.steps - 1):
+            self._spoke = time.monotonic()
+            done = figures.step + 1 - self._start
+            left = (time.monotonic() - self._begun) / done * (self.steps - figures.step - 1)
+            print(f"step {figures.step + 1:,}/{self.steps:,}  {self._line(figures, told, lr)}  {left:,.0f} s left",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._spoke >= self.config.line_s
+
+    def _line(self, figures: Figures, told: Mapping[str, Any], lr: Mapping[str, float]) -> str:
+        line = f"loss {figures.loss:.4g}  lr {max(lr.values()):.2e}  {told['tokens_per_s']:,.0f} tokens/s"
+        line += f"  {told['memory_bytes'] / 2**30:.1f} GiB"
+        return line + (f"  MFU {told['mfu']:.1%}" if told["mfu"] is not None else "")
 
     def _told(self, figures: Figures) -> dict[str, Any]:
         peak = self.config.peak_flop_per_s

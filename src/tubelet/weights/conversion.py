@@ -1,18 +1,20 @@
 """What conversions share: a source made readable, its digest, and a report that stands beside what was written."""
 
 import hashlib
+import io
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from tubelet.errors import WeightsError
+from tubelet.packed.header import open_regular
 from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, inside, root_of
 
 REPORT = "conversion.json"
@@ -49,8 +51,8 @@ def sha256_of(files: Sequence[Path]) -> str:
     """sha256 over the sha256 of each weight file, in the order of their names."""
     total = hashlib.sha256()
     for path in sorted(files, key=lambda p: p.name):
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        with open_regular(path) as file:
+            total.update(hashlib.file_digest(cast(io.BufferedReader, file), "sha256").digest())
     return total.hexdigest()
 
 

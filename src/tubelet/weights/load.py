@@ -33,7 +33,7 @@ from tubelet.families.catalogue import (
 from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.families.match import Match, matches
 from tubelet.families.processors import recipe_from
-from tubelet.weights.header import Entry
+from tubelet.packed.header import Entry
 from tubelet.weights.locate import Checkpoint, CheckpointFolder, Source, find_folder
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 

@@ -13,14 +13,13 @@ from typing import Any
 
 from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
 from tubelet.families.fields import refuse_code
-from tubelet.weights.header import Entry, Header, read_header, strict_json
+from tubelet.packed.header import Entry, Header, read_header, read_small, strict_json
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _SAID = (CONFIG, PROCESSOR, PROCESSORS)  # small files that are fetched with either kind of weights
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MAX_SHARDS = 4096
-MAX_JSON_BYTES = 64 << 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -159,6 +158,7 @@ def _pickle(name: str) -> UnsafeFile:
 
 def _from_folder(folder: Path, name: str) -> CheckpointFolder:
     root = root_of(folder)
+    _check_kinds(folder)
     if (folder / SINGLE).is_symlink() or (folder / SINGLE).exists():
         return _single(folder / SINGLE, root, name)
     if (folder / INDEX).is_symlink() or (folder / INDEX).exists():
@@ -186,6 +186,16 @@ def _from_hub(repo: str, revision: str | None) -> CheckpointFolder:
     return replace(_sharded(folder / INDEX, root_of(folder), repo), fetch=fetch)
 
 
+def _check_kinds(folder: Path) -> None:
+    """Raise UnsafeFile for a pipe, socket or device in the folder: other libraries read of it what they like.
+
+    Pickles are never opened, whatever they are.
+    """
+    for path in folder.iterdir():
+        if path.suffix.lower() not in PICKLES and path.exists() and not (path.is_file() or path.is_dir()):
+            raise UnsafeFile("not a regular file", source=path.name)
+
+
 def _single(path: Path, root: Path, name: str) -> CheckpointFolder:
     header = read_header(inside(path, root))
     return CheckpointFolder(
@@ -194,7 +204,7 @@ def _single(path: Path, root: Path, name: str) -> CheckpointFolder:
 
 
 def _sharded(index: Path, root: Path, name: str) -> CheckpointFolder:
-    data = strict_json(_read(inside(index, root), UnsafeFile), UnsafeFile, index.name)
+    data = strict_json(read_small(inside(index, root), UnsafeFile), UnsafeFile, index.name)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise UnsafeFile("the index has no weight_map of names", source=index.name)
@@ -238,19 +248,10 @@ def _json(folder: Path, root: Path, name: str) -> dict[str, Any] | None:
     path = folder / name
     if not path.is_symlink() and not path.exists():
         return None
-    data = strict_json(_read(inside(path, root), ConfigError), ConfigError, name)
+    data = strict_json(read_small(inside(path, root), ConfigError), ConfigError, name)
     if not isinstance(data, dict):
         raise ConfigError("a configuration is a JSON object", source=name, got=type(data).__name__)
     return data
-
-
-def _read(path: Path, error: type[WeightsError]) -> bytes:
-    if not path.is_file():
-        raise error("not a regular file", source=path.name)
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise error(f"{size:,} bytes of JSON", source=path.name, limit=MAX_JSON_BYTES, got=size)
-    return path.read_bytes()
 
 
 def _download(repo: str, revision: str | None, files: Sequence[str]) -> Path:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tubelet.errors import KeyMismatch, UnsafeFile
-from tubelet.weights.header import Entry
+from tubelet.packed.header import Entry
 from tubelet.weights.locate import Checkpoint, Source, find_checkpoint
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

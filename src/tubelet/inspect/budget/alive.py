@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -51,17 +51,18 @@ _AFTER = {"norm_post": "norm after the layers", "merger": "merger"}
 class LivingBytes(TorchDispatchMode):
     """Counts storages that operators make, from their making to their end, and the most of them in each moment.
 
-    A moment is named by the weight that was used last. Views and writes in place make nothing. Not reentrant.
+    module: whose weights name the moments: a moment is named by the one that was used last. layers: how many it has,
+    of an encoder. Views and writes in place make nothing. Not reentrant.
     """
 
-    def __init__(self, encoder: Encoder, kernels: Kernels) -> None:
+    def __init__(self, module: nn.Module, kernels: Kernels, layers: int = 0) -> None:
         super().__init__()
         self.kernels = kernels
         self.alive, self.most = 0, dict[Moment, int]()
         self.begins = dict[int, int]()  # bytes alive when the forward pass comes to each layer
         self.moment: Moment = ("forward", -1, "rotary tables")
-        self.layers = len(encoder.layers)
-        self._parts = {w.untyped_storage()._cdata: _part(name, self.layers) for name, w in encoder.named_parameters()}
+        self.layers = layers
+        self._parts = {w.untyped_storage()._cdata: _part(name, layers) for name, w in module.named_parameters()}
         self._living = dict[int, weakref.ref[torch.UntypedStorage]]()
 
     def end_forward(self) -> None:
@@ -74,7 +75,12 @@ class LivingBytes(TorchDispatchMode):
                 self._enter(*part)
         if func.is_view:
             return func(*args, **(kwargs or {}))
-        out = result_of(func, args, kwargs or {})
+        given = [a for each in args for a in (each if isinstance(each, (list, tuple)) else (each,))]
+        real = [a for a in given if isinstance(a, Tensor)]
+        if real and not any(a.is_meta for a in real):  # numbers on the host have values
+            out = func(*args, **(kwargs or {}))
+        else:
+            out = result_of(func, args, kwargs or {})
         if "attention" in func.__name__ or "attn" in func.__name__:
             self.moment = (*self.moment[:2], "attention")
         for each in out if isinstance(out, (tuple, list)) else (out,):
@@ -112,7 +118,7 @@ def _part(name: str, layers: int) -> tuple[int, str]:
     return (layers, _AFTER[first]) if first in _AFTER else (-1, _BEFORE.get(first, first))
 
 
-class _KernelsOfThe(TorchFunctionMode):
+class KernelsOf(TorchFunctionMode):
     """Attention and RMSNorm as the operators that this device has, which meta does not choose by itself."""
 
     def __init__(self, device: str) -> None:
@@ -121,11 +127,19 @@ class _KernelsOfThe(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:  # keeps its result and a log-sum of each row and head
-            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args)[0]
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **(kwargs or {}))[0]
         if func is F.rms_norm and self.fused:  # one kernel that keeps its input and a number for each row
             x, shape = args
             return F.layer_norm(x, shape, (kwargs or {})["weight"])
         return func(*args, **(kwargs or {}))
+
+
+def run_backward(loss: Tensor) -> None:
+    """`loss.backward()`, which leaves every function mode, and layers that run again in it need `KernelsOf`."""
+    one = (torch.ones_like(loss),)
+    Variable._execution_engine.run_backward(
+        (loss,), one, False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
 
 
 @dataclass(frozen=True)
@@ -215,17 +229,13 @@ def moments(
     pos = torch.empty(rows, 3, dtype=torch.int32, device="meta")
     p = Packed(x, pos, tuple(Item.of(*g) for g in grids), tuple(g.rows for g in grids))
     encoder = deepcopy(encoder) if training else encoder  # its gradients are this call's
-    count = LivingBytes(encoder, kernels)
-    with torch.inference_mode(False), torch.set_grad_enabled(training), _KernelsOfThe(device), count:
+    count = LivingBytes(encoder, kernels, len(encoder.layers))
+    with torch.inference_mode(False), torch.set_grad_enabled(training), KernelsOf(device), count:
         tokens = encoder(p, scenes=scenes)
         if training:
             count.end_forward()
             loss = tokens.x.square().mean()
-            # `loss.backward()` leaves every function mode, and layers that run again in it need this one
-            one = (torch.ones_like(loss),)
-            Variable._execution_engine.run_backward(
-                (loss,), one, False, False, (), allow_unreachable=True, accumulate_grad=True
-            )
+            run_backward(loss)
     layer = sum(w.numel() for w in encoder.layers[0].parameters()) * dtype.itemsize
     begins = [count.begins[n] for n in range(len(spans))]
     saved = [b - a for a, b in pairwise(begins)] + [0]  # what the last leaves behind is left in any case

@@ -82,7 +82,7 @@ def memory(
             config,
             grids,
             getattr(torch, dtype),
-            _kernels(dtype, device, threads),
+            kernels_of(dtype, device, threads),
             training=mode != "inference",
             checkpointing=mode == "checkpointed",
             device=device,
@@ -101,10 +101,10 @@ def beside_product(dtype: Dtype, rows: int, inner: int, out: int, *, device: str
     """Bytes beside the result of one product (rows x inner) (inner x out) while it is made, on this machine's CPU."""
     import torch
 
-    return _kernels(dtype, device).product(rows, inner, out, getattr(torch, dtype))
+    return kernels_of(dtype, device).product(rows, inner, out, getattr(torch, dtype))
 
 
-def _kernels(dtype: Dtype, device: str, threads: int | None = None) -> "Kernels":
+def kernels_of(dtype: Dtype, device: str, threads: int | None = None) -> "Kernels":
     """What computes on this device: this machine's CPU, by `threads` threads or as many as torch has.
 
     Without arithmetic of bfloat16, oneDNN adds a product up in a float32 tensor of its size and rounds that at the

@@ -30,10 +30,10 @@ from tubelet.encoder.model import Encoder
 from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.encoder.table import PositionTable
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError, UnsafeFile
-from tubelet.integrations.transformers.attention import register, tubelet_attention
 from tubelet.integrations.transformers.config import TubeletConfig, config_of
 from tubelet.integrations.transformers.fields import PIXEL_FIELDS, backend_of, checked, pixel_fields, recipe_of
 from tubelet.integrations.transformers.upstream import HUB, register_upstream, upstream_encoder
+from tubelet.language.vlm.attention import register, tubelet_attention
 from tubelet.packed import Item, Packed, all_positions
 from tubelet.pixels.inputs import listed
 from tubelet.pixels.load import load_patches

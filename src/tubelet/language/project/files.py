@@ -18,10 +18,10 @@ from tubelet.encoder.config import Merger
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite
 from tubelet.language.project.projector import Compat, Projector, ProjectorConfig, from_config
 from tubelet.packed.file import replace_tensors
+from tubelet.packed.header import Entry, strict_json
 from tubelet.reduce.merge import Odd
 from tubelet.weights.conversion import readable, same_bits, sha256_of, write_report
 from tubelet.weights.convert import Fold
-from tubelet.weights.header import Entry, strict_json
 from tubelet.weights.locate import CONFIG, Checkpoint, CheckpointFolder, Source, find_folder
 from tubelet.weights.plain import checked_fields, to_plain
 from tubelet.weights.save import staged

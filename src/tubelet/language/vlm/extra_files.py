@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tubelet.errors import ConfigError
-from tubelet.weights.header import strict_json
+from tubelet.packed.header import read_small, strict_json
 from tubelet.weights.locate import PROCESSOR, PROCESSORS, CheckpointFolder, inside
 
 SETTINGS_FILE = "generation_config.json"
@@ -26,7 +26,7 @@ class ExtraFiles:
         path = self.path(name)
         if path is None:
             return {}
-        said = strict_json(path.read_bytes(), ConfigError, name)
+        said = strict_json(read_small(path, ConfigError), ConfigError, name)
         if not isinstance(said, dict):
             raise ConfigError("not a JSON object", source=name)
         return said

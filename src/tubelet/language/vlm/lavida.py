@@ -99,21 +99,24 @@ class FrontEnd(nn.Module):
         source: Source,
         *,
         tower: EncoderConfig | None = None,
+        encoder: Encoder | None = None,
         revision: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> "FrontEnd":
         """The front end of a LaViDa checkpoint: its tower, projector, pinpoints and newline. Nothing else is read.
 
-        tower: SigLIP so400m of 26 layers without its head, if None; all layers of it are read up to the last. Its files
+        tower: SigLIP so400m of 26 layers without its head, if None; all layers of it are read up to the last. encoder:
+        in place of the checkpoint's tower one with its last layer and its head, which scores by a text need. Its files
         say how views are joined; they are pooled 2 x 2 by mm_spatial_pool_mode, bilinear if that is absent, whatever
         stride they name, as LaViDa's code does. Raises what `load_encoder` raises, and ConfigError, KeyMismatch.
         """
         folder = find_folder(source, revision)
         config = folder.config() or {}
         refuse_code(config)
-        whole = LAVIDA_TOWER if tower is None else tower
-        encoder = load_encoder(folder, config=whole, dtype=dtype, device=device)
+        depth = None if encoder is None else encoder.config.layers - 1
+        if encoder is None:
+            encoder = load_encoder(folder, config=LAVIDA_TOWER if tower is None else tower, dtype=dtype, device=device)
         plain = {k: v for k, v in config.items() if k != "mm_spatial_pool_stride"}
         rule = llava_views(plain, encoder.pixels)
         mode = config.get("mm_spatial_pool_mode", "bilinear")
@@ -126,7 +129,8 @@ class FrontEnd(nn.Module):
         projector = load_projector(folder, dtype=dtype, device=device)
         newline = read_newline(folder, dtype, device) if rule.join == "unpad" else None
         rule = replace(rule, pool=mode)
-        return cls(encoder, projector, rule, depth=encoder.config.layers, newline=newline).eval()
+        depth = encoder.config.layers if depth is None else depth
+        return cls(encoder, projector, rule, depth=depth, newline=newline).eval()
 
     @property
     def pixels(self) -> PixelRecipe:

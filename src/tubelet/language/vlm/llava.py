@@ -30,6 +30,7 @@ from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 ANYRES = "anyres"
 JOINS: dict[str | None, Joining] = {None: "flat", "flat": "flat", "spatial": "spatial", "spatial_unpad": "unpad"}
 NEWLINES = ("model.image_newline", "image_newline")
+TABLES = ("model.embed_tokens.weight", "model.transformer.wte.weight", "language_model.model.embed_tokens.weight")
 LLAVA_NEXT = "llava_next"
 NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 MOST_PINPOINTS = 1024
@@ -94,15 +95,29 @@ def _pinpoints(said: Any, side: int) -> tuple[tuple[int, int], ...]:
 
 def read_newline(source: Source, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
     """The learned newline of a checkpoint, (D,). Raises KeyMismatch where it has none, NotFinite."""
+    return _tensor(source, NEWLINES, 1, "views that are unpadded need a newline", dtype, device)
+
+
+def read_embeddings(source: Source, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
+    """A checkpoint's table of token embeddings, (V, D), also of a language model that transformers does not have.
+
+    Raises KeyMismatch where it has none, NotFinite.
+    """
+    return _tensor(source, TABLES, 2, "the checkpoint has no token embeddings", dtype, device)
+
+
+def _tensor(
+    source: Source, names: tuple[str, ...], axes: int, problem: str, dtype: torch.dtype | None, device: Any
+) -> Tensor:
+    """The one tensor under the first of these names. Raises KeyMismatch, NotFinite."""
     folder = find_folder(source)
-    key = next((name for name in NEWLINES if name in folder.home), None)
+    key = next((name for name in names if name in folder.home), None)
     if key is None:
-        raise KeyMismatch("views that are unpadded need a newline", missing=(NEWLINES[0],), source=folder.name)
-    checkpoint = folder.checkpoint({key})
-    if len(checkpoint.entries[key].shape) != 1:
-        shape = checkpoint.entries[key].shape
-        raise KeyMismatch(f"{key} has the shape {shape}", misshaped=[(key, (1,), shape)], source=folder.name)
-    return _read(folder, {"newline": key}, dtype, device)["newline"]
+        raise KeyMismatch(problem, missing=(names[0],), source=folder.name)
+    shape = folder.checkpoint({key}).entries[key].shape
+    if len(shape) != axes:
+        raise KeyMismatch(f"{key} has the shape {shape}", misshaped=[(key, (1,) * axes, shape)], source=folder.name)
+    return _read(folder, {"tensor": key}, dtype, device)["tensor"]
 
 
 # ---- transformers' LlavaNext

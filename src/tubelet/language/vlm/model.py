@@ -141,23 +141,13 @@ class VLM(nn.Module):
         """
         options = None if torch.is_grad_enabled() or not self.cache.limit_bytes else self._options()
         if options is None:
-            made = self._features(p)
-        else:
-            recipes = f"{self.scheme.pixels} {self.scheme.video_pixels}"
-            keys = [item_key(p, i, recipes, options) for i in range(len(p))]
-            made = encode_cached(p, keys, self.cache, self._features, self._merge)
-        tokens, deep = made[0], made[1:]
-        if self.reduce is not None:
-            kept = self.reduce(tokens)
-            deep = tuple(keep_same_rows(kept, tokens, one) for one in deep)
-            tokens = kept
-        rows = tokens if self.projector is None else self.projector(tokens)
-        if (views := self.scheme.views) is not None:
-            rows = join_views(pooled_views(rows, views) if rows.whole else rows, views, self.newline)
-        return VisualRows(rows, tuple(deep))
+            return self.project(self.features(p))
+        recipes = f"{self.scheme.pixels} {self.scheme.video_pixels}"
+        keys = [item_key(p, i, recipes, options) for i in range(len(p))]
+        return self.project(encode_cached(p, keys, self.cache, self.features, self._merge))
 
-    def _features(self, p: Packed) -> tuple[Packed, ...]:
-        """What the encoder gives: the rows, then the deepstack rows."""
+    def features(self, p: Packed) -> tuple[Packed, ...]:
+        """What the encoder gives of patches: the rows, then the deepstack rows. Nothing is taken from `cache`."""
         p = p.to(self.encoder.patch.weight.device)
         if self.scheme.states:
             states = self.encoder.hidden_states(p, only=self.scheme.states)
@@ -167,6 +157,21 @@ class VLM(nn.Module):
             return (self.encoder(p),)
         features = self.encoder.features(p, pool=False)
         return (features.tokens, *features.deepstack)
+
+    def project(self, features: tuple[Packed, ...], *, join: bool = True) -> VisualRows:
+        """The encoder's `features` in the language model's width: reduction, projector, and views pooled and joined.
+
+        join=False leaves views as they are, for rows that stand for nothing (`tubelet.language.placing.touch`).
+        """
+        tokens, deep = features[0], features[1:]
+        if self.reduce is not None:
+            kept = self.reduce(tokens)
+            deep = tuple(keep_same_rows(kept, tokens, one) for one in deep)
+            tokens = kept
+        rows = tokens if self.projector is None else self.projector(tokens)
+        if join and (views := self.scheme.views) is not None:
+            rows = join_views(pooled_views(rows, views) if rows.whole else rows, views, self.newline)
+        return VisualRows(rows, tuple(deep))
 
     def _options(self) -> str | None:
         """What decides features beside an item's content; None where it cannot be known, so that nothing is kept."""

@@ -27,5 +27,5 @@ def walk(data: Bytes, kind: Format, limits: Limits) -> Structure:
     elif kind == "AVI":
         walk_avi(data, found)
     else:
-        walk_mkv(data, found)
+        walk_mkv(data, found, limits)
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from tubelet.errors import LimitError
+from tubelet.reading.limits import Limits
 
 MAX_PARTS = 1_000_000  # boxes or elements looked at in one file: far above any real one
 
@@ -37,7 +38,7 @@ class Part:
 
 
 class Media(NamedTuple):
-    """What one MP4 track declares."""
+    """What one track declares."""
 
     shown_s: float = 0.0  # that its edit list shows
     media_s: float = 0.0  # that it has
@@ -53,17 +54,19 @@ class Structure:
     broken: bool = False  # the chain of boxes does not hold together at some byte
     fragmented: bool = False  # an MP4 whose samples are listed piece by piece
     declared_s: float | None = None  # the length a fragmented MP4 declares for all of it
-    media: dict[int, Media] = field(default_factory=dict)  # by track number, MP4 only
+    media: dict[int, Media] = field(default_factory=dict)  # by track number, MP4; what the index of an AVI lists
+    filled: dict[int, int] = field(default_factory=dict)  # chunks with content that the index of an AVI lists
     turns: dict[int, Turn] = field(default_factory=dict)  # by track number, MP4 and MKV
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # likewise: the size of the pictures
 
     @property
     def damaged(self) -> bool:
         return self.broken or self.missing_bytes > 0
 
 
-def counted(parts: Iterator[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, int, int]]:
-    """The same boxes. Raises LimitError after MAX_PARTS of them."""
-    for n, part in enumerate(parts):
+def counted(parts: Iterator[tuple[bytes, int, int]], limits: Limits) -> Iterator[tuple[bytes, int, int]]:
+    """The same boxes. Raises LimitError after MAX_PARTS of them, and after `deadline_s`."""
+    for n, part in enumerate(limits.within_deadline(parts)):
         if n >= MAX_PARTS:
             raise LimitError(f"more than {MAX_PARTS:,} boxes in one file", limit=MAX_PARTS, got=n)
         yield part

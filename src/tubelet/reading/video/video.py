@@ -11,6 +11,7 @@ raises DecodeError when there is none. A frame counts as whole when everything i
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import av.container
 import av.video
@@ -20,16 +21,20 @@ from tubelet.errors import DecodeError, NoVideo, TubeletError
 from tubelet.reading.clip import Allocate, Clip, new_frames
 from tubelet.reading.hdr import HdrMode
 from tubelet.reading.limits import Limits
+from tubelet.reading.picture.colour import Colour
 from tubelet.reading.sampling import Sampling
-from tubelet.reading.source import Source
+from tubelet.reading.source import Format, Source
 from tubelet.reading.video.boxes import walk
-from tubelet.reading.video.decode import DecodeJob, decode
+from tubelet.reading.video.decode import decode
 from tubelet.reading.video.file import choose_stream, only_stream, opened, stored_as
 from tubelet.reading.video.frames import Told, Upright, upright
 from tubelet.reading.video.index import read_index
 from tubelet.reading.video.nal import length_bytes
 from tubelet.reading.video.packets import PacketIndex, choose, segments
-from tubelet.reading.video.structure import Structure, Turn
+from tubelet.reading.video.structure import Media, Structure
+from tubelet.reading.video.wanted import DecodeJob
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,29 +82,38 @@ class VideoResult:
 
 
 def probe_video(src: Source, limits: Limits) -> VideoInfo:
-    """Size, length, rate and codec from the headers; nothing is decoded and no packet is indexed.
+    """Size, length, rate and codec from the headers; at most the first picture is decoded, and no packet is indexed.
 
     Raises: UnsupportedFormat, NoVideo, DecodeError, LimitError.
     """
     with opened(src) as (container, view):
         structure = walk(view, src.format, limits)
         stream, _ = _stream_of(container, structure, limits)
-        way, _ = upright(*stored_as(src, stream, limits), _turn(structure, stream.id, stream.index), limits)
-        tick = stream.time_base
-        seconds = float(stream.duration * tick) if stream.duration and tick else None
-        if seconds is None and container.duration:
-            seconds = container.duration / 1e6
+        stored, _ = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
+        way, _ = upright(*stored, _of_track(structure.turns, stream), limits)
+        seconds = _declared_s(stream, container, src.format)
         if seconds is not None:
             limits.check("max_seconds", seconds, "seconds declared:")
         rate = stream.average_rate
         codec = stream.codec_context.codec.canonical_name
-        return VideoInfo(way.width, way.height, seconds, float(rate) if rate else None, stream.frames or None, codec)
+        frames = stream.frames or None
+        if src.format == "AVI":  # whose header counts ticks
+            frames = _of_track(structure.filled, stream)
+        elif structure.fragmented:  # the header lists a part of them
+            frames = structure.media.get(stream.id, Media()).samples or None
+        return VideoInfo(way.width, way.height, seconds, float(rate) if rate else None, frames, codec)
 
 
-def plan_video(src: Source, limits: Limits, sampling: Sampling, hdr: HdrMode = "tonemap") -> VideoPlan:
+def plan_video(
+    src: Source,
+    limits: Limits,
+    sampling: Sampling,
+    hdr: HdrMode = "tonemap",
+    background: Colour = (255, 255, 255),
+) -> VideoPlan:
     """The frames to take and where they are, from the headers and the packets; no picture is decoded.
 
-    hdr: what `decode_video` will make of PQ and HLG, as in `read`.
+    hdr, background: what `decode_video` will make of PQ and HLG and of what is transparent, as in `read`.
 
     Cost: reads the file once, about 25 ms for a minute of 30 frames a second.
     Raises: UnsupportedFormat, NoVideo, DecodeError (nothing readable), LimitError (size, seconds, frames, packets),
@@ -108,10 +122,11 @@ def plan_video(src: Source, limits: Limits, sampling: Sampling, hdr: HdrMode = "
     with opened(src) as (container, view):
         structure = walk(view, src.format, limits)
         stream, notes = _stream_of(container, structure, limits)
-        turn = _turn(structure, stream.id, stream.index)
+        turn = _of_track(structure.turns, stream)
         told = _told(stream)
-        way, turned = upright(*stored_as(src, stream, limits), turn, limits)
-        way = replace(way, hdr=hdr, told=told)
+        stored, differs = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
+        way, turned = upright(*stored, turn, limits)
+        way = replace(way, hdr=hdr, told=told, background=background)
         only_stream(container, stream.index)
         index = read_index(container, stream, src.format, structure, limits)
         chosen, expected = choose(index, sampling, limits)
@@ -125,7 +140,7 @@ def plan_video(src: Source, limits: Limits, sampling: Sampling, hdr: HdrMode = "
             expected,
             index.declared_s,
             index.cut,
-            (*notes, *turned),
+            (*notes, *differs, *turned),
             sampling.times_s is not None,
             stream.index,
             index,
@@ -185,6 +200,7 @@ def read_video(
     sampling: Sampling,
     *,
     hdr: HdrMode = "tonemap",
+    background: Colour = (255, 255, 255),
     workers: int = 1,
     allocate: Allocate = new_frames,
 ) -> Clip:
@@ -194,7 +210,7 @@ def read_video(
     names the source.
     """
     try:
-        plan = plan_video(src, limits, sampling, hdr)
+        plan = plan_video(src, limits, sampling, hdr, background)
         frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
 
         def keep(slot: int, rgb: np.ndarray) -> None:
@@ -234,20 +250,35 @@ def _stream_of(
         raise
 
 
+def _declared_s(stream: av.video.VideoStream, container: av.container.InputContainer, kind: Format) -> float | None:
+    """How long the headers say that the clip is, from its first picture on; None where they do not."""
+    tick = stream.time_base
+    start = float((stream.start_time or 0) * tick) if tick else 0.0
+    if kind == "AVI" and stream.frames and tick:
+        return max(0.0, float(stream.frames * tick) - start) or None
+    if stream.duration and tick:
+        return float(stream.duration * tick)
+    if container.duration:  # to the end, from the file's zero
+        return max(0.0, container.duration / 1e6 - max(0.0, start)) or None
+    return None
+
+
 def _told(stream: av.video.VideoStream) -> Told:
     codec = stream.codec_context
     return Told(int(codec.color_trc), int(codec.color_primaries), int(codec.colorspace))
 
 
-def _turn(structure: Structure, stream_id: int, stream_index: int) -> Turn | None:
-    """The turn of a stream: MP4 numbers its tracks in the stream's id, MKV by their order."""
-    return structure.turns.get(stream_id) or structure.turns.get(stream_index + 1)
+def _of_track(found: dict[int, T], stream: av.video.VideoStream) -> T | None:
+    """What was found of a stream: MP4 numbers its tracks in the stream's id, MKV by their order."""
+    return found.get(stream.id) or found.get(stream.index + 1)
 
 
 def _cut_note(index: PacketIndex, structure: Structure) -> str:
     told: Sequence[str] = (
         f"{structure.missing_bytes:,} bytes of the file are missing" if structure.missing_bytes else "",
         "its structure is broken" if structure.broken else "",
+        f"time stamps of {index.misplaced:,} pictures cannot be true" if index.misplaced else "",
+        f"{index.headless:,} pictures come before the first key picture" if index.headless else "",
     )
     why = ", ".join(t for t in told if t) or "its pictures end before the length it declares"
     return f"cut or damaged: {why}; {index.duration_s:.3f} of {index.declared_s:.3f} s are there"

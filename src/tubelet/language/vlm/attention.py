@@ -5,6 +5,7 @@ A model that is set to attn_implementation="tubelet" calls it layer by layer. Wh
 means what "sdpa" means.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +20,7 @@ from tubelet.encoder.attention import Segments, varlen_attention
 from tubelet.errors import ConfigError, ShapeError
 
 NAME = "tubelet"
+PACKED = "tubelet_packed"  # the same for rows that are always packed: transformers builds no mask for it
 _CANNOT = ("softcap", "position_bias", "s_aux", "sliding_window", "cache")
 
 
@@ -35,8 +37,8 @@ def tubelet_attention(
 ) -> tuple[Tensor, None]:
     """(B, S, H, K) from q (B, H, S, K) and k, v with as many heads or a divisor of them, as transformers calls it.
 
-    With cu_seq_lens_q (or cu_seqlens) B is 1 and each segment sees itself; its values are read once on the host, which
-    syncs on an accelerator. Without, and with a mask instead, it is transformers' own "sdpa".
+    With cu_seq_lens_q (or cu_seqlens) B is 1 and each segment sees itself; a tensor of them is read on the host, which
+    syncs on an accelerator, a list is there. Without, and with a mask instead, it is transformers' own "sdpa".
     Raises ShapeError or ConfigError for what varlen attention cannot do: a mask besides segments, other segments for k.
     """
     cu = kwargs.pop("cu_seq_lens_q", None)
@@ -68,16 +70,16 @@ def tubelet_attention(
     return varlen_attention(q, k, v, segments).unsqueeze(0), None
 
 
-def _segments(cu: Tensor, cu_k: Tensor | None, query: Tensor, key: Tensor) -> Segments:
+def _segments(cu: Tensor | Sequence[int], cu_k: Tensor | Sequence[int] | None, query: Tensor, key: Tensor) -> Segments:
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise ShapeError(
             f"packed rows are one batch with as many keys as queries, got {tuple(query.shape)}, {tuple(key.shape)}",
             expected=1,
             got=query.shape[0],
         )
-    ends = cu.tolist()
-    if cu_k is not None and cu_k is not cu and cu_k.tolist() != ends:
-        raise ConfigError("queries and keys must have the same segments", expected=ends, got=cu_k.tolist())
+    ends, ends_k = (list(c.tolist() if isinstance(c, Tensor) else c) for c in (cu, cu if cu_k is None else cu_k))
+    if ends_k != ends:
+        raise ConfigError("queries and keys must have the same segments", expected=ends, got=ends_k)
     segments = Segments(tuple(b - a for a, b in pairwise(ends)))
     if ends[:1] != [0] or segments.total != query.shape[2]:
         raise ShapeError(
@@ -89,4 +91,5 @@ def _segments(cu: Tensor, cu_k: Tensor | None, query: Tensor, key: Tensor) -> Se
 def register() -> None:
     """Make `tubelet` an attention implementation, with the masks of sdpa for models that build some."""
     AttentionInterface.register(NAME, tubelet_attention)
+    AttentionInterface.register(PACKED, tubelet_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)

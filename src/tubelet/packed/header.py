@@ -10,14 +10,16 @@ names, which it accepts. Only the header is read: the cost does not grow with th
 
 import json
 import math
+import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tubelet.errors import UnsafeFile, WeightsError
 
 MAX_HEADER_BYTES = 32 << 20
+MAX_SMALL_BYTES = 64 << 20  # configurations, indexes and templates
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ"), 1),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
@@ -47,8 +49,11 @@ class Header:
     size: int = 0
 
 
-def strict_json(text: bytes, error: type[WeightsError], source: str) -> Any:
-    """JSON without duplicate names, NaN, infinities, numbers out of range or absurd depth; `error` is raised if not."""
+def strict_json(text: bytes, error: type[WeightsError], source: str, *, any_number: bool = False) -> Any:
+    """JSON without duplicate names, NaN, infinities, numbers out of range or absurd depth; `error` is raised if not.
+
+    any_number: NaN and infinities are for the caller to judge.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -60,7 +65,7 @@ def strict_json(text: bytes, error: type[WeightsError], source: str) -> Any:
 
     def number(digits: str) -> float:
         value = float(digits)
-        if not math.isfinite(value):
+        if not math.isfinite(value) and not any_number:
             raise error(f"the number {digits:.40} is out of range", source=source, got=digits[:40])
         return value
 
@@ -74,14 +79,39 @@ def strict_json(text: bytes, error: type[WeightsError], source: str) -> Any:
         raise error("not valid JSON", source=source) from e
 
 
+def open_regular(path: Path, error: type[WeightsError] = UnsafeFile, most_bytes: int | None = None) -> BinaryIO:
+    """A regular file of at most `most_bytes`, open for reading; never waits, as opening a pipe would.
+
+    The opener of every file but the pictures and clips that are read. Raises `error`, and OSError where there is none.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise error("not a regular file", source=path.name)
+        if most_bytes is not None and info.st_size > most_bytes:
+            raise error(f"{info.st_size:,} bytes", source=path.name, limit=most_bytes, got=info.st_size)
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def read_small(path: Path, error: type[WeightsError]) -> bytes:
+    """The content of a regular file of at most MAX_SMALL_BYTES. Raises `error`."""
+    try:
+        with open_regular(path, error, MAX_SMALL_BYTES) as file:
+            return file.read(MAX_SMALL_BYTES)
+    except OSError as e:
+        raise error("the file cannot be read", source=path.name) from e
+
+
 def read_header(path: Path) -> Header:
     """The header of one safetensors file, checked whole. Raises UnsafeFile saying what is wrong."""
     source = path.name
     try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise UnsafeFile("not a regular file", source=source)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            info = os.fstat(file.fileno())
             first = file.read(len(_LFS))
             if first == _LFS:
                 raise UnsafeFile("a Git LFS pointer, not the weights: run `git lfs pull`", source=source)

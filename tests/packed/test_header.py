@@ -1,6 +1,7 @@
 """Safetensors headers that lie. Attacks are made from seeds; none may load, crash or be believed."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tubelet.errors import UnsafeFile, WeightsError
-from tubelet.weights.header import MAX_HEADER_BYTES, read_header
+from tubelet.errors import ConfigError, InputError, TubeletError, UnsafeFile, WeightsError
+from tubelet.packed import Item, Packed
+from tubelet.packed.header import MAX_HEADER_BYTES, MAX_SMALL_BYTES, read_header, read_small
+from tubelet.weights.locate import find_checkpoint
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -143,3 +146,60 @@ def test_flipped_headers_are_typed_or_true(good: Path, tmp_path: Path):
         else:
             assert sum(e.end - e.start for e in header.tensors.values()) == 56
     assert refused > 200
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    path = tmp_path / "pipe.safetensors"
+    os.mkfifo(path)
+    return path
+
+
+def test_a_pipe_is_refused_and_not_waited_for(pipe: Path):
+    with pytest.raises(UnsafeFile, match="regular"):
+        read_header(pipe)
+    with pytest.raises(ConfigError, match="regular"):
+        read_small(pipe, ConfigError)
+    with pytest.raises(InputError, match="regular"):
+        Packed.load(pipe)
+    with pytest.raises(TubeletError):
+        find_checkpoint(pipe)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"])
+def test_a_pipe_in_a_folder_is_refused(good: Path, tmp_path: Path, name: str):
+    (folder := tmp_path / "folder").mkdir()
+    if name != "model.safetensors":
+        good.rename(folder / "model.safetensors")
+    os.mkfifo(folder / name)
+    with pytest.raises(UnsafeFile, match="regular") as caught:
+        find_checkpoint(folder)
+    assert caught.value.source == name
+
+
+def test_small_files_are_bounded(tmp_path: Path):
+    large = tmp_path / "config.json"
+    with large.open("wb") as file:
+        file.truncate(MAX_SMALL_BYTES + 1)
+    with pytest.raises(ConfigError) as caught:
+        read_small(large, ConfigError)
+    assert caught.value.limit == MAX_SMALL_BYTES
+
+
+def test_a_pack_with_a_name_twice_is_refused(tmp_path: Path):
+    path = tmp_path / "pack.safetensors"
+    Packed(torch.arange(6.0).view(2, 3), torch.zeros(2, 3, dtype=torch.int32), (Item.of(1, 1, 2),), (2,)).save(path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, rest = data[8 : 8 + length], data[8 + length :]
+    said = json.loads(header)
+    for name in ("x", "pos", "__metadata__"):
+        again = header.rstrip()[:-1] + b"," + json.dumps({name: said[name]}).encode()[1:]
+        write(path, again, rest)
+        with pytest.raises(UnsafeFile, match="twice"):
+            Packed.load(path)
+    metadata = said["__metadata__"]
+    metadata["items"] = metadata["items"].replace('"picture"', '"picture": 3, "picture"')
+    write(path, json.dumps(said), rest)
+    with pytest.raises(UnsafeFile, match="twice"):
+        Packed.load(path)
