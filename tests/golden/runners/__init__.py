@@ -24,6 +24,8 @@ from .spatial_geometry import (
     run_unproject,
 )
 from .spatial_mrope import run_mrope_apply, run_rope_index
+from .spatial_pixels import run_preprocess as run_spatial_preprocess
+from .spatial_pixels import run_smart_resize
 from .spatial_pose import run_pose_index, run_poseaware, run_prope, run_time_index
 from .spatial_vggt import run_aggregator, run_camera_head, run_dino, run_dpt, run_full, run_rope2d
 
@@ -43,6 +45,8 @@ SPATIAL: dict[str, Runner] = {
     "pose_sampling": run_pose_sampling,
     "merge_aware_": run_neighbours,
     "merge_v11_": run_merge,
+    "smart_resize": run_smart_resize,
+    "qwen_": run_spatial_preprocess,
     "prope_": run_prope,
     "vggt_rope2d": run_rope2d,
     "vggt_dino_": run_dino,
