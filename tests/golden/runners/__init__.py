@@ -25,7 +25,7 @@ from .spatial_geometry import (
 )
 from .spatial_mrope import run_mrope_apply, run_rope_index
 from .spatial_pixels import run_preprocess as run_spatial_preprocess
-from .spatial_pixels import run_smart_resize
+from .spatial_pixels import run_smart_resize, run_vggt_load
 from .spatial_pose import run_pose_index, run_poseaware, run_prope, run_time_index
 from .spatial_vggt import run_aggregator, run_camera_head, run_dino, run_dpt, run_full, run_rope2d
 
@@ -47,6 +47,7 @@ SPATIAL: dict[str, Runner] = {
     "merge_v11_": run_merge,
     "smart_resize": run_smart_resize,
     "qwen_": run_spatial_preprocess,
+    "vggt_load_": run_vggt_load,
     "prope_": run_prope,
     "vggt_rope2d": run_rope2d,
     "vggt_dino_": run_dino,

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tubelet import Packed, patchify
 from tubelet.errors import InputError
+from tubelet.geometry.frames import size_frames
 from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, PixelRecipe
 from tubelet.pixels.sizes import smart_resize_compat
 from tubelet.reading.clip import Clip
@@ -59,3 +60,16 @@ def run_preprocess(case: Case) -> None:
     case.check("pixel_values_videos" if video else "pixel_values", rows)
     case.check(f"{kind}_grid_thw", p.grid_thw)
     case.check(f"{kind}_tchw", pixels_of(p))
+
+
+def run_vggt_load(case: Case) -> None:
+    """VGGT's own loaders. The square's corners are those of the picture, and its sizes."""
+    frames = case.inputs["hwc_u8"].numpy()[None]
+    for name, how in (("crop", "crop"), ("pad", "pad"), ("sa", "upright"), ("square", "square")):
+        found = size_frames(frames, how, side=case.outputs["square_shape"][-1].item())
+        images = torch.from_numpy(found.frames.copy()).permute(0, 3, 1, 2) / 255
+        case.check(f"{name}_shape", torch.tensor(images.shape))
+        case.check(f"{name}_sub4", images[:, :, ::4, ::4])
+        case.check(f"{name}_mean", images.mean())
+        if how == "square":
+            case.check("square_coords", torch.tensor([[*found.content, *frames.shape[2:0:-1]]]))
