@@ -83,6 +83,7 @@ class EncoderConfig:
     head_eps: float | None = None  # of the pooling head's norm; None = eps
     act: Act = "gelu"  # of the MLPs: the exact one; "quick_gelu" is x sigmoid(1.702 x)
     rope: Rope | None = Rope()  # rotary positions; None turns nothing
+    embed: bool = True  # rows are pixels; False: they are `hidden` features that another encoder gave
     patch_bias: bool = False  # of the patch embedding
     pre_norm: bool = True  # a norm before the first layer, after positions are added
     post_norm: bool | Literal["pooled"] = True  # the final norm: of all tokens, of none, or only of what is pooled
@@ -128,6 +129,8 @@ class EncoderConfig:
         if self.eps < 0 or (self.rope is not None and self.rope.theta <= 0):
             raise ConfigError(f"eps {self.eps} and the rope's theta must not be negative")
         self._check_spans()
+        if self.patch_bias and not self.embed:
+            raise ConfigError("without a patch embedding there is no bias of it", expected="embed", got="patch_bias")
         if self.pool and not self.post_norm:
             raise ConfigError("the pooling head reads post-normed tokens: pool needs post_norm")
         if self.pool and self.head.kind == "first" and not self.prefix:
@@ -178,6 +181,11 @@ class EncoderConfig:
     def head_dim(self) -> int:
         """Channels of one head."""
         return self.hidden // self.heads
+
+    @property
+    def row_width(self) -> int:
+        """Values of a row the encoder reads."""
+        return self.pixels.width if self.embed else self.hidden
 
     @property
     def out(self) -> int:

@@ -98,9 +98,11 @@ class Workspace:
         self.up = torch.empty(min(rows, self.block), up, dtype=dtype, device=device)
 
 
-def stem(p: Packed, patch: PatchEmbed, norm_embed: nn.Module, table: PositionTable | None) -> Float[Tensor, "T D"]:
-    """Rows of the pack as features in the type of the work: patch embedding, its norm, positions of a table."""
-    x = norm(norm_embed, embed(patch, p.x))
+def stem(
+    p: Packed, patch: PatchEmbed | None, norm_embed: nn.Module, table: PositionTable | None, weights: torch.dtype
+) -> Float[Tensor, "T D"]:
+    """Rows of the pack as features in the type of the work: patch embedding, its norm, positions of a table. A copy."""
+    x = norm(norm_embed, p.x.to(work_dtype(weights), copy=True) if patch is None else embed(patch, p.x))
     if table is not None:
         add_table(x, *table(p))
     return x

@@ -42,7 +42,8 @@ class Encoder(nn.Module):
         self.untrained = False  # whether the weights are random, as `tubelet.untrained` makes them
         self.report: LoadReport | None = None  # where the weights came from; None for an encoder built by hand
         d = config.hidden
-        self.patch = PatchEmbed(d, config.pixels, config.patch_bias)
+        if config.embed:
+            self.patch = PatchEmbed(d, config.pixels, config.patch_bias)
         self.norm_embed = norm_layer(config.norm, d, config.eps) if config.embed_norm else nn.Identity()
         self.table = PositionTable(config.table, d) if config.table else None
         self.prefix = nn.Parameter(torch.empty(config.prefix, d)) if config.prefix else None
@@ -75,6 +76,11 @@ class Encoder(nn.Module):
     def pixels(self) -> PixelRecipe:
         """How pictures become the rows this encoder reads."""
         return self.config.pixels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next((self.patch if self.config.embed else self.layers).parameters()).dtype
 
     @property
     def can_pool(self) -> bool:
@@ -196,16 +202,17 @@ class Encoder(nn.Module):
         where = self._checked(p, positions)
         states: States = dict.fromkeys(numbers_of(only, len(self.layers)), p.x)  # p.x holds the place of what comes
         layout = layout_of(p, self.config, segments=segments, scenes=scenes)
-        backend = resolve(self.options.backend, p.device, self.patch.weight.dtype)
+        backend = resolve(self.options.backend, p.device, self.dtype)
         spans: dict[Span, SegmentSpan] = {name: _span(each, backend, p.device) for name, each in layout.spans.items()}
         inputs = LayerInputs(*self.rotary_tables(p, layout, where), backend, spans)
         if self._in_place(p):
-            x = layout.to_layout(cpu.stem(p, self.patch, self.norm_embed, self.table), *self._prefixes())
+            patch = self.patch if self.config.embed else None
+            x = layout.to_layout(cpu.stem(p, patch, self.norm_embed, self.table, self.dtype), *self._prefixes())
             x = cpu.norm(self.norm_pre, x)
             layers = self.layers if until is None else self.layers[:until]
-            x = cpu.run_layers(x, layers, inputs, states, self.config, self.patch.weight.dtype)
+            x = cpu.run_layers(x, layers, inputs, states, self.config, self.dtype)
             return LayerOutputs(x, layout, states)
-        x = self.norm_embed(self.patch(p.x))
+        x = self.norm_embed(self.patch(p.x) if self.config.embed else p.x.to(self.dtype))
         if self.table is not None:
             values, index = self.table(p)
             x = x + values.to(x.dtype)[index]
@@ -245,10 +252,10 @@ class Encoder(nn.Module):
 
     def _checked(self, p: Packed, positions: Tensor | None) -> Tensor:
         """The positions rotary tables are made for, after all shapes have been compared."""
-        if p.x.shape[1] != self.pixels.width:
+        if p.x.shape[1] != self.config.row_width:
             raise ShapeError(
-                f"rows hold {p.x.shape[1]} values, this encoder reads {self.pixels.width}",
-                expected=self.pixels.width,
+                f"rows hold {p.x.shape[1]} values, this encoder reads {self.config.row_width}",
+                expected=self.config.row_width,
                 got=p.x.shape[1],
             )
         where = p.pos if positions is None else positions

@@ -40,7 +40,7 @@ def save_encoder(
     """
     family, layout = _layout(encoder, fmt)
     config = write_config(encoder.config, family, layout)
-    dtype = encoder.patch.weight.dtype
+    dtype = encoder.dtype
     metadata = {"format": "pt", "layout": layout, "table": family.table_id, **(notes or {})}
     if encoder.untrained:
         metadata["untrained"] = "true"
