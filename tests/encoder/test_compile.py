@@ -47,7 +47,7 @@ print("compiled", frames)
 """
 
 
-@pytest.mark.parametrize("builds", ["plain", "options", "spans"])
+@pytest.mark.parametrize("builds", ["spans", *(pytest.param(b, marks=pytest.mark.slow) for b in ("plain", "options"))])
 def test_layer_stack_compiles_once_for_every_mix(builds: str) -> None:
     root = Path(__file__).parents[2]  # from which `tests` can be imported
     done = subprocess.run(

@@ -34,6 +34,14 @@ def _same(*args: Any) -> Tensor:
     return torch.empty_like(args[0])
 
 
+def _of_floats(*args: Any) -> Tensor | None:
+    return torch.empty_like(args[0]) if args[0].dtype.is_floating_point else None
+
+
+def _of_floats_second(*args: Any) -> Tensor | None:
+    return _of_floats(args[1])
+
+
 def _second(*args: Any) -> Tensor:
     return torch.empty_like(args[1])
 
@@ -46,6 +54,28 @@ def _both(*args: Any) -> Tensor | None:
     if not isinstance(b, Tensor) or a.dtype != b.dtype or not (a.dtype.is_floating_point and a.ndim and b.ndim):
         return None
     return a.new_empty(a.shape if a.shape == b.shape else torch.broadcast_shapes(a.shape, b.shape))
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.new_empty(())
+
+
+def _joined(tensors: list[Tensor], dim: int = 0) -> Tensor | None:
+    first = tensors[0]
+    if any(x.dtype != first.dtype or x.ndim != first.ndim or not x.is_meta for x in tensors):
+        return None
+    shape = list(first.shape)
+    shape[dim] = sum(x.shape[dim] for x in tensors)
+    return first.new_empty(shape)
+
+
+def _stacked(tensors: list[Tensor], dim: int = 0) -> Tensor | None:
+    first = tensors[0]
+    if any(x.dtype != first.dtype or not x.is_meta for x in tensors):
+        return None
+    shape = list(first.shape)
+    shape.insert(dim % (len(shape) + 1), len(tensors))
+    return first.new_empty(shape)
 
 
 def _product(*args: Any) -> Tensor:
@@ -76,7 +106,13 @@ def _resized_back(grad: Tensor, size: list[int], whole: list[int], *_: Any) -> T
 _RESULTS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((_aten.gelu.default, _aten.silu.default, _aten.neg.default), _same),
     **dict.fromkeys((_aten.gelu_backward.default, _aten.silu_backward.default), _second),
-    **dict.fromkeys((_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor), _both),
+    **dict.fromkeys((_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor), _both),
+    **dict.fromkeys((_aten.sin.default, _aten.cos.default, _aten.reciprocal.default), _of_floats),
+    **dict.fromkeys((_aten.pow.Tensor_Scalar, _aten.div.Scalar, _aten.mul.Scalar), _of_floats),
+    _aten.mean.default: _mean,
+    _aten.cat.default: _joined,
+    _aten.stack.default: _stacked,
+    _aten.pow.Scalar: _of_floats_second,
     **dict.fromkeys((_aten.mm.default, _aten.addmm.default), _product),
     _aten.native_layer_norm.default: _normed,
     _aten.native_layer_norm_backward.default: _norm_back,
