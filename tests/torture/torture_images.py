@@ -371,6 +371,7 @@ def _deep_lab(rng: random.Random) -> Made:
         image, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
     assert lab is not None
+    lab.info.pop("icc_profile", None)  # it holds the second it was made in
     return Made(encode(lab, "TIFF"), "clip", pixels=shown(lab.convert("RGB")), within=3)
 
 
@@ -383,7 +384,8 @@ def _ink(rng: random.Random) -> Made:
 
 def _ink_broken(rng: random.Random) -> Made:
     image = picture(rng)
-    profile = rng.choice((rng.randbytes(300), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()[:200]))
+    stale = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # bytes 24 to 36: when it was made
+    profile = rng.choice((rng.randbytes(300), stale[:24] + bytes(12) + stale[36:200]))
     return Made(encode(image, "PNG", icc_profile=profile), "clip", pixels=shown(image), note="ignored")
 
 

@@ -12,7 +12,7 @@ def command(words: list[str], place: Path, out: Path, rank: int, world: int, por
     from tubelet.cli import main
 
     torch.set_num_threads(1)
-    os.dup2(os.open(out.with_name(f"{out.name}.rank{rank}"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    os.dup2(os.open(out.with_name(f"{out.name}.rank{rank}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), 2)
     os.chdir(place)
     if world > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,7 @@ def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path):
     def sends(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
         if step == 3:
             os.kill(os.getpid(), signal.SIGINT)  # for each of the step's two batches
+            time.sleep(0.3)  # two that come at once are one
         return make_batch(ids, step)
 
     with pytest.raises(KeyboardInterrupt):

@@ -46,7 +46,8 @@ class VLM(nn.Module):
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> from tubelet.language.placing.align import TokenIds
         >>> lm = LlamaForCausalLM(LlamaConfig(
-        ...     hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=99))
+        ...     hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=99,
+        ...     eos_token_id=None))
         >>> encoder = tubelet.untrained("llava_vit_packing_small")
         >>> scheme = Scheme(TokenIds(image=-200), pixels=encoder.pixels)
         >>> vlm = VLM(encoder, lm, scheme, projector=tubelet.language.build_projector("linear", 384, 64))
