@@ -40,16 +40,17 @@ def wide(name: str, **changes: Any) -> EncoderConfig:
     return EncoderConfig(**fields)
 
 
-def in_turn(name: str) -> list[tuple[torch.dtype, list[Grid]]]:
-    """Two of the eight pairs: every option meets both types, and over the options every type meets every pack."""
-    first = list(OPTIONS).index(name)
-    return [(dtype, PACKS[(first + i) % len(PACKS)]) for i, dtype in enumerate(DTYPES)]
+def in_turn(name: str, way: str) -> tuple[torch.dtype, list[Grid]]:
+    """One of the eight pairs: every option meets both types, and over the options every type meets every pack."""
+    turn = list(OPTIONS).index(name) + WAYS.index(way)
+    return DTYPES[turn % len(DTYPES)], PACKS[turn // len(DTYPES) % len(PACKS)]
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_plan_is_never_too_small_and_hardly_too_large(name: str, way: str) -> None:
-    hold([ratios(wide(name), list(pack), way, dtype) for dtype, pack in in_turn(name)])
+    dtype, pack = in_turn(name, way)
+    hold([ratios(wide(name), list(pack), way, dtype)])
 
 
 @pytest.mark.slow
@@ -108,7 +109,7 @@ def mixed(rng: random.Random) -> EncoderConfig:
     return config
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [5, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", WAYS)
 def test_options_that_no_family_has_together(way: str, count: int) -> None:
     rng = random.Random(3)
