@@ -21,7 +21,7 @@ from transformers import Trainer
 
 from tubelet.errors import CheckpointError, ConfigError, RunError
 from tubelet.integrations.trainer import PackedTrainer
-from tubelet.integrations.trainer_run import arguments_of, train_with_trainer
+from tubelet.integrations.trainer_run import arguments_of, driven_by_trainer, train_with_trainer
 from tubelet.train.config import OptimizerConfig, SaveConfig, TrainConfig
 from tubelet.train.manifest import CHECKPOINTS, newest_whole, verify
 from tubelet.train.report import LOG, read_log
@@ -232,6 +232,8 @@ def test_zero_needs_a_stage(tmp_path: Path):
         config = config_of(tmp_path / "run")
         with pytest.raises(ConfigError, match=told):
             train_with_trainer(config, Toy(), batches_of(config), make_batch, deepspeed=file)
+        with pytest.raises(ConfigError, match=told):
+            driven_by_trainer(file)  # before a model is opened
 
 
 def test_frozen_modules_stand_still_and_an_epoch_ends_where_the_order_says(tmp_path: Path):

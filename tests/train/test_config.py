@@ -1,5 +1,6 @@
 """Configurations from YAML, changed on the command line."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,13 @@ def test_wrong_words_on_the_command_line_end_it(tmp_path: Path, capsys: pytest.C
     with pytest.raises(SystemExit):
         read_config(TrainConfig, file, ["--optimizer.lrr", "3"])
     assert "lrr" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in ("pipe.yaml", "absent.yaml", "."):
+        with pytest.raises(ConfigError, match="no such regular file"):
+            read_config(TrainConfig, tmp_path / name)
+    (tmp_path / "torn.yaml").write_text("budget: 64\nsteps: [\n")
+    with pytest.raises(ConfigError, match="as YAML, from line 3 on"):
+        read_config(TrainConfig, tmp_path / "torn.yaml")

@@ -220,9 +220,12 @@ def boxes_of(wish: SelectionRequest, files: Sequence[str]) -> "dict[int, list[Bo
         return {}
     if not wish.boxes.endswith(".json"):
         return {0: [_box(part.split(",")) for part in wish.boxes.split(";")]}
+    from tubelet.packed.header import read_small
+
+    content = read_small(Path(wish.boxes), InputError)
     try:
-        stored = json.loads(Path(wish.boxes).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        stored = json.loads(content)
+    except ValueError as e:
         raise InputError("the file of boxes cannot be read as JSON", source=file_name(wish.boxes)) from e
     if not isinstance(stored, dict) or not all(isinstance(v, list) for v in stored.values()):
         raise InputError("boxes are lists of four numbers by file name", source=file_name(wish.boxes))

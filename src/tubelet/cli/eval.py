@@ -128,7 +128,7 @@ class Eval:
             raise UsageError(f"{', '.join(n for n in names if n != 'all')}: give --budget N, 1 or more tokens")
         if self.max_new_tokens < 1 or (self.questions is not None and self.questions < 1):
             raise UsageError("--max-new-tokens and --questions start at 1")
-        _ = self.frames.sampling
+        _ = self.frames.sampling  # raises for options that contradict each other, before a model is loaded
         return names
 
     def _arms(self, names: Sequence[str]) -> "Arms":

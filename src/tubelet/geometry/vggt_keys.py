@@ -145,7 +145,11 @@ def load_vggt(
     None keeps the stored one; heads stay float32, as their results are lengths and angles. Raises KeyMismatch with all
     names that do not fit, NotFinite, ConfigError for a head there is none of, and what `load_encoder` raises.
 
-        >>> model = load_vggt("weights/vggt-1b", heads=["camera"], dtype=torch.bfloat16)  # doctest: +SKIP
+        >>> from safetensors.torch import save_file
+        >>> config = vggt_config(layers=1, width=64, heads=2, patch_layers=None)
+        >>> save_file(to_theirs(untrained_vggt(config).state_dict(), config), "vggt.safetensors")
+        >>> load_vggt("vggt.safetensors", heads=[], config=config).untrained
+        False
     """
     wrong = [h for h in heads if h not in HEADS]
     if wrong:

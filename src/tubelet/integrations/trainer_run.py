@@ -20,6 +20,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tubelet.errors import ConfigError
 from tubelet.integrations.trainer import Learns, PackedTrainer, Strategies
+from tubelet.packed.header import read_small
 from tubelet.train.config import TrainConfig
 from tubelet.train.launch import Drive, Opened
 from tubelet.train.loop import MakeBatch, Outcome, recompute
@@ -38,7 +39,7 @@ def train_with_trainer(
     batches: Batches,  # of as many ranks as there are processes
     make_batch: MakeBatch,
     *,
-    deepspeed: Path | None = None,  # DeepSpeed's JSON; None: one process or DDP, as the configuration says
+    deepspeed: Path | dict[str, Any] | None = None,  # DeepSpeed's JSON; None: one process or DDP, as `config` says
     parts: str | Sequence[str] = (),  # what learns, for the modes of what does not
     flop_of: Callable[[Any], float] | None = None,
     learns: Learns | None = None,  # (optimizers, whether they have stepped) -> lines to tell, or an error
@@ -49,7 +50,7 @@ def train_with_trainer(
     `deepspeed` its ZeRO stage is the strategy, whatever the configuration says. Raises ConfigError for entries
     that Trainer cannot have (fsdp2, Muon, a mean of the weights, `init`), and what `PackedTrainer` raises.
     """
-    zero = None if deepspeed is None else _read(deepspeed)
+    zero = _read(deepspeed) if isinstance(deepspeed, Path) else deepspeed
     strategy = config.strategy if zero is None else f"zero{zero['zero_optimization']['stage']}"
     lacking = {
         "strategy fsdp2": strategy == "fsdp2",
@@ -89,12 +90,14 @@ def train_with_trainer(
 
 
 def driven_by_trainer(deepspeed: Path | None) -> Drive:
-    """transformers' Trainer in place of the loop, for `tubelet.train.launch.run`."""
+    """transformers' Trainer in place of the loop, for `tubelet.train.launch.run`. Raises ConfigError for a wrong
+    `deepspeed`, before a model is opened."""
+    zero = None if deepspeed is None else _read(deepspeed)
 
     def drive(config: RunConfig, group: Group, opened: Opened, batches: Batches, make: MakeBatch) -> Outcome:
         settled = config if config.steps else replace(config, steps=batches.steps(config.epochs or 1))
         more: dict[str, Any] = {"flop_of": work_of(opened.model), "learns": opened.learns}  # modes are the model's own
-        return train_with_trainer(settled, opened.model, batches, make, deepspeed=deepspeed, **more)
+        return train_with_trainer(settled, opened.model, batches, make, deepspeed=zero, **more)
 
     return drive
 
@@ -128,11 +131,12 @@ def arguments_of(config: TrainConfig, deepspeed: dict[str, Any] | None = None) -
 def _read(path: Path) -> dict[str, Any]:
     """DeepSpeed's settings. Sizes that Trainer would take from a transformers config, written "auto", are left to
     DeepSpeed's own defaults. Raises ConfigError for a file without a ZeRO stage of 1 to 3."""
+    content = read_small(path, ConfigError)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(content)
         zero = settings["zero_optimization"]
         stage = zero["stage"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError) as e:
         raise ConfigError("there is no zero_optimization.stage in this JSON file", source=path.name) from e
     if stage not in (1, 2, 3):
         raise ConfigError(f"zero_optimization.stage must be 1, 2 or 3, got {stage!r}", source=path.name, got=stage)

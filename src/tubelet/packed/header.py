@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tubelet.errors import UnsafeFile, WeightsError
+from tubelet.errors import TubeletError, UnsafeFile, WeightsError
 
 MAX_HEADER_BYTES = 32 << 20
 MAX_SMALL_BYTES = 64 << 20  # configurations, indexes and templates
@@ -79,7 +79,7 @@ def strict_json(text: bytes, error: type[WeightsError], source: str, *, any_numb
         raise error("not valid JSON", source=source) from e
 
 
-def open_regular(path: Path, error: type[WeightsError] = UnsafeFile, most_bytes: int | None = None) -> BinaryIO:
+def open_regular(path: Path, error: type[TubeletError] = UnsafeFile, most_bytes: int | None = None) -> BinaryIO:
     """A regular file of at most `most_bytes`, open for reading; never waits, as opening a pipe would.
 
     The opener of every file but the pictures and clips that are read. Raises `error`, and OSError where there is none.
@@ -97,7 +97,7 @@ def open_regular(path: Path, error: type[WeightsError] = UnsafeFile, most_bytes:
         raise
 
 
-def read_small(path: Path, error: type[WeightsError]) -> bytes:
+def read_small(path: Path, error: type[TubeletError]) -> bytes:
     """The content of a regular file of at most MAX_SMALL_BYTES. Raises `error`."""
     try:
         with open_regular(path, error, MAX_SMALL_BYTES) as file:

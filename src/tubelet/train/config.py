@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from tubelet.errors import ConfigError
+from tubelet.packed.header import read_small
 from tubelet.train.order import Cost
 
 C = TypeVar("C")
@@ -167,10 +168,14 @@ def read_config(kind: type[C], path: str | os.PathLike[str], args: Sequence[str]
     import yaml
 
     file = Path(path)
+    if not file.is_file():
+        raise ConfigError("there is no such regular file", source=file.name or str(file))
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ConfigError("the file could not be read as YAML", source=file.name) from e
+        tree = yaml.safe_load(read_small(file, ConfigError).decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as e:
+        mark = getattr(e, "problem_mark", None)
+        where = "" if mark is None else f", from line {mark.line + 1} on"
+        raise ConfigError(f"the file could not be read as YAML{where}", source=file.name) from e
     try:
         config = from_tree(kind, {} if tree is None else tree)
     except ConfigError as e:

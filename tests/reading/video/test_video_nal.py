@@ -70,3 +70,9 @@ def test_the_size_is_the_decoders(size: tuple[int, int], pix_fmt: str, fields: b
         frame = next(iter(file.decode(video=0)))
         assert parameter_set(stream.codec_context.extradata or b"") == Stored(frame.width, frame.height, Fraction(1))
         assert (frame.width, frame.height) == size
+
+
+def test_a_number_without_end_is_no_parameter_set():
+    """64 kB of zeros: each bit costs a shift of all of them, so the count of zeros has a ceiling."""
+    unit = b"\x67\x42\0\x1e" + bytes(65_000)
+    assert parameter_set(b"\1\x42\0\x1e\xff\xe1" + len(unit).to_bytes(2, "big") + unit) is None

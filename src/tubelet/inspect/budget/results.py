@@ -1,7 +1,8 @@
 """Results of operators on meta tensors, as torch gives them but sooner.
 
 For most of what an encoder runs torch finds the shape of a result by a chain of references in Python, up to 100 ms for
-one resized picture. Here are the few that make up a run; all others are torch's (tests compare both).
+one resized picture, and the first of them imports dynamo, seconds of CPU. Here are those that make up a run; all others
+are torch's (tests compare both).
 """
 
 import math

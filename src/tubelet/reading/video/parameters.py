@@ -6,6 +6,7 @@ from typing import NamedTuple
 from tubelet.errors import DecodeError
 
 _CHROMA_PROFILES = frozenset((44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244))
+_MOST_ZEROS = 31  # before the first 1 of a number of at most 32 bits
 _ASPECTS = (
     *((0, 1), (1, 1), (12, 11), (10, 11), (16, 11), (40, 33), (24, 11), (20, 11), (32, 11), (80, 33), (18, 11)),
     *((15, 11), (64, 33), (160, 99), (4, 3), (3, 2), (2, 1)),
@@ -28,6 +29,8 @@ class _Bits:
         zeros = 0
         while not self.take(1):
             zeros += 1
+            if zeros > _MOST_ZEROS:
+                raise DecodeError("a number of a parameter set is out of range", limit=_MOST_ZEROS, got=zeros)
         return (1 << zeros) - 1 + self.take(zeros)
 
     def pass_numbers(self, count: int) -> None:

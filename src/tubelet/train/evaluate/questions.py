@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tubelet.errors import InputError
+from tubelet.packed.header import open_regular
 from tubelet.train.data.root import Root
 
 CLIPS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
@@ -102,7 +103,12 @@ def read_questions(
 def _loaded(path: Path) -> Any:
     """A file of JSON, or of lines of JSON where its name says so. Raises InputError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        file = open_regular(path, InputError)
+    except OSError as e:
+        raise InputError("the file of questions cannot be read", source=path.name) from e
+    try:
+        with file:
+            text = file.read().decode("utf-8")
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         return json.loads(text)
