@@ -73,7 +73,7 @@ def theirs(name: str, config: VGGTConfig) -> str:
 
 
 def to_theirs(state: Mapping[str, Tensor], config: VGGTConfig) -> dict[str, Tensor]:
-    """A state_dict of `VGGT` under their names, in their shapes and order of channels."""
+    """A state_dict of `VGGT` under their names, in their shapes and order of channels, each tensor in one piece."""
     out: dict[str, Tensor] = {}
     for name, x in state.items():
         if name in _TOKENS or name in ("patches.prefix", "patches.table.prefix", "patches.table.weight"):
@@ -88,7 +88,7 @@ def to_theirs(state: Mapping[str, Tensor], config: VGGTConfig) -> dict[str, Tens
         out["aggregator.patch_embed.register_tokens"] = registers[None]
         table = torch.cat([state["patches.table.prefix"], state["patches.table.weight"]])
         out["aggregator.patch_embed.pos_embed"] = table[None]
-    return out
+    return {name: x.contiguous() for name, x in out.items()}  # as files take them
 
 
 def from_theirs(
@@ -146,6 +146,7 @@ def load_vggt(
     names that do not fit, NotFinite, ConfigError for a head there is none of, and what `load_encoder` raises.
 
         >>> from safetensors.torch import save_file
+        >>> from tubelet.geometry.vggt import untrained_vggt, vggt_config
         >>> config = vggt_config(layers=1, width=64, heads=2, patch_layers=None)
         >>> save_file(to_theirs(untrained_vggt(config).state_dict(), config), "vggt.safetensors")
         >>> load_vggt("vggt.safetensors", heads=[], config=config).untrained
