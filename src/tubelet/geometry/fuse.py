@@ -24,6 +24,7 @@ from tubelet.geometry.tubelets import TubeletPlan, check_plans
 from tubelet.packed import Grid, Packed, all_positions
 from tubelet.packed.order import check_order
 from tubelet.shapes import Float
+from tubelet.weights.tensors import compare_names, entries_of
 
 Version = Literal["1.0", "1.1"]
 SPACE = 2  # places along each side that become one row
@@ -193,10 +194,7 @@ def load_connector(weights: Mapping[str, Tensor], *, version: Version | None = N
         connector = Connector(wide // (2 * SPACE * SPACE), last.shape[0], found)
     names = {ours: _their_name(ours, found) for ours in connector.state_dict()}
     own = {theirs: tuple(connector.state_dict()[ours].shape) for ours, theirs in names.items()}
-    misshaped = [(k, own[k], tuple(weights[k].shape)) for k in own if k in weights and weights[k].shape != own[k]]
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or extra or misshaped:
-        raise KeyMismatch("the connector does not fit", missing=missing, unexpected=extra, misshaped=misshaped)
+    compare_names(own, entries_of(weights), (), "connector")
     state = {ours: _ordered(ours, weights[theirs], found, back=False) for ours, theirs in names.items()}
     connector.load_state_dict(state, strict=True, assign=True)
     return connector

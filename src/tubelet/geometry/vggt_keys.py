@@ -11,10 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tubelet.errors import ConfigError, KeyMismatch, NotFinite
+from tubelet.errors import ConfigError, NotFinite
 from tubelet.geometry.vggt import VGGT, VGGT_1B, VGGTConfig
 from tubelet.weights.locate import Source, find_folder
-from tubelet.weights.tensors import TensorReader, compare_names, stored_type
+from tubelet.weights.tensors import TensorReader, compare_names, entries_of, stored_type
 
 HEADS = {"camera": "camera_head", "depth": "depth_head", "points": "point_head"}
 UNREAD = ("track_head.", "aggregator.patch_embed.mask_token")  # no part of this network
@@ -184,11 +184,8 @@ def assign_theirs(model: VGGT, tensors: Mapping[str, Tensor]) -> VGGT:
     """The model with tensors of theirs already in memory. Raises KeyMismatch listing what does not fit."""
     own = model.state_dict()
     expected = {name: tuple(x.shape) for name, x in to_theirs(own, model.config).items()}
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    extra = [name for name in extra if not name.startswith(UNREAD)]
-    misshaped = [(k, s, tuple(tensors[k].shape)) for k, s in expected.items() if k in tensors and tensors[k].shape != s]
-    if missing or extra or misshaped:
-        raise KeyMismatch("the tensors do not fit", missing=missing, unexpected=extra, misshaped=misshaped)
+    read = {name: x for name, x in tensors.items() if not name.startswith(UNREAD)}
+    compare_names(expected, entries_of(read), (), "vggt")
     state = from_theirs(tensors.__getitem__, {name: x.shape for name, x in own.items()}, model.config)
     model.load_state_dict({name: x.clone() for name, x in state.items()}, strict=True, assign=True)
     return model.eval()

@@ -62,6 +62,12 @@ def compare_names(
     return tuple(name for name in expected if name not in entries)
 
 
+def entries_of(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
+    """Tensors in memory as a file would describe them, for `compare_names`."""
+    names = {dtype: name for name, dtype in _FLOATS.items()}
+    return {key: Entry(names.get(x.dtype, str(x.dtype)), tuple(x.shape), 0, 0) for key, x in tensors.items()}
+
+
 def stored_type(entries: Sequence[Entry]) -> torch.dtype:
     """The one type all tensors are kept in: the stored one, or the narrowest that holds all stored ones."""
     kinds = [_FLOATS[entry.dtype] for entry in entries]
