@@ -4,8 +4,10 @@ Each command still has its own process, folder, streams, exit code and exit hand
 interpreter: tests of imports, of warnings at import and of variables read at import start one.
 """
 
+import gc
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import subprocess
@@ -15,16 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-AHEAD = (
-    "numpy",
-    "PIL.Image",
-    "av",
-    "torch",
-    "transformers",
-    "tubelet.cli.encode",
-    "tubelet.cli.select",
-    "tubelet.cli.ask",
-)
+AHEAD = ("numpy", "PIL.Image", "av", "torch._dynamo", "transformers", "tyro", "rich.table", "rich.progress")
 
 
 class Forked:
@@ -103,8 +96,12 @@ def become(wanted: dict) -> None:
 
 def serve() -> dict | None:
     """One process a line of standard input, its exit code on standard output. In the process: what is wanted of it."""
-    for name in (*AHEAD, *sys.argv[1:]):
+    import tubelet
+
+    ours = [m.name for m in pkgutil.walk_packages(tubelet.__path__, "tubelet.") if not m.name.endswith("__main__")]
+    for name in (*AHEAD, *ours, *sys.argv[1:]):
         __import__(name)
+    gc.freeze()  # no child looks through what is imported, nor copies its pages for that
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         while line := sys.stdin.readline():

@@ -82,7 +82,7 @@ def _known(hint: Any, names: dict[str, Any]) -> Any:
     holder.__annotations__ = {"hint": hint}
     try:
         return typing.get_type_hints(holder, names, include_extras=True)["hint"]
-    except (NameError, AttributeError):
+    except (NameError, AttributeError, TypeError):  # the last: subscripts that only type checkers know
         return Any
 
 
@@ -90,8 +90,8 @@ class _Decorator(ast.NodeTransformer):
     """Of a module: decorators at functions, methods and dataclasses that have annotations."""
 
     def __init__(self, tree: ast.Module) -> None:
-        froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "tubelet.shapes"]
-        self.shapes = SHAPES & {alias.name for node in froms for alias in node.names}
+        imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "tubelet.shapes"]
+        self.shapes = SHAPES & {alias.name for node in imports for alias in node.names}
         for node in tree.body:  # names given to shapes
             if isinstance(node, ast.Assign) and self._shaped([node.value]):
                 self.shapes |= {target.id for target in node.targets if isinstance(target, ast.Name)}

@@ -140,7 +140,7 @@ class KernelsOf(TorchFunctionMode):
 
 def run_backward(loss: Tensor) -> None:
     """`loss.backward()`, which leaves every function mode, and layers that run again in it need `KernelsOf`."""
-    one = (torch.ones_like(loss),)
+    one = (loss.new_ones(()),)
     Variable._execution_engine.run_backward(
         (loss,), one, False, False, (), allow_unreachable=True, accumulate_grad=True
     )
