@@ -43,6 +43,11 @@ def rows(vlm: VLM, p: Packed) -> Tensor:
         return vlm.encode(p).tokens.x.clone()
 
 
+def weight_of(vlm: VLM) -> Tensor:
+    layer: Any = vlm.encoder.layers[0]
+    return layer.fc1.weight
+
+
 # ---- writers: what changes weights, and by which way
 
 
@@ -63,15 +68,15 @@ def frozen_again(vlm: VLM) -> None:
 
 def written(vlm: VLM) -> None:
     with torch.no_grad():
-        vlm.encoder.layers[0].fc1.weight.mul_(1.5)
+        weight_of(vlm).mul_(1.5)
 
 
 def behind_its_back(vlm: VLM) -> None:
-    vlm.encoder.layers[0].fc1.weight.data.mul_(1.5)
+    weight_of(vlm).data.mul_(1.5)
 
 
 def by_numpy(vlm: VLM) -> None:
-    vlm.encoder.layers[0].fc1.weight.detach().numpy()[:] *= 1.5
+    weight_of(vlm).detach().numpy()[:] *= 1.5
 
 
 def loaded(vlm: VLM) -> None:
@@ -79,11 +84,12 @@ def loaded(vlm: VLM) -> None:
 
 
 def replaced(vlm: VLM) -> None:
-    vlm.encoder.layers[0].fc1.weight = nn.Parameter(vlm.encoder.layers[0].fc1.weight.detach() * 1.5)
+    layer: Any = vlm.encoder.layers[0]
+    layer.fc1.weight = nn.Parameter(layer.fc1.weight.detach() * 1.5)
 
 
 def one_value(vlm: VLM) -> None:
-    vlm.encoder.layers[0].fc1.weight.data[3, 5] += 0.5
+    weight_of(vlm).data[3, 5] += 0.5
 
 
 def another_eps(vlm: VLM) -> None:
@@ -92,8 +98,12 @@ def another_eps(vlm: VLM) -> None:
             part.eps = 10.0
 
 
+def doubled(_: nn.Module, __: Any, out: Any) -> Any:
+    return out * 2
+
+
 def hooked(vlm: VLM) -> None:
-    vlm.encoder.layers[0].register_forward_hook(lambda _, __, out: out * 2)
+    vlm.encoder.layers[0].register_forward_hook(doubled)
 
 
 def early_hook(vlm: VLM) -> None:
@@ -115,7 +125,7 @@ def parametrised(vlm: VLM) -> None:
         def forward(self, weight: Tensor) -> Tensor:
             return weight * 2
 
-    torch.nn.utils.parametrize.register_parametrization(vlm.encoder.layers[0].fc1, "weight", Twice())
+    torch.nn.utils.parametrize.register_parametrization(vlm.encoder.get_submodule("layers.0.fc1"), "weight", Twice())
 
 
 WRITERS = [
@@ -145,9 +155,9 @@ def test_adapters_switched_scaled_and_merged_are_never_served_stale():
     )
 
     def scaled() -> None:
-        for part in vlm.encoder.modules():
-            if hasattr(part, "scaling"):
-                part.scaling["default"] *= 3
+        parts: list[Any] = [part for part in vlm.encoder.modules() if hasattr(part, "scaling")]
+        for part in parts:
+            part.scaling["default"] *= 3
 
     seen = []
     for change in (
@@ -202,16 +212,16 @@ def test_what_is_served_may_be_written_to():
 def test_features_of_weights_that_change_meanwhile_are_not_kept():
     """Another thread writes between the look at the weights and the end of the run, and undoes it later."""
     vlm, p = model(), patches()
-    run, kept = vlm.features, vlm.encoder.layers[0].fc1.weight.detach().clone()
+    run, kept = vlm.features, weight_of(vlm).detach().clone()
 
     def disturbed(patches: Packed) -> tuple[Packed, ...]:
-        vlm.encoder.layers[0].fc1.weight.data.mul_(2)
+        weight_of(vlm).data.mul_(2)
         return run(patches)
 
     vlm.features = disturbed  # pyright: ignore[reportAttributeAccessIssue]
     rows(vlm, p)
     del vlm.features
-    vlm.encoder.layers[0].fc1.weight.data.copy_(kept)
+    weight_of(vlm).data.copy_(kept)
     served = rows(vlm, p)
     vlm.cache.clear()
     assert torch.equal(served, rows(vlm, p))
@@ -261,7 +271,7 @@ def test_every_bit_of_every_weight_is_in_the_key():
     first = state_key(part)
     assert first is not None
     assert state_key(part) == first
-    seen = {first}
+    seen: set[str | None] = {first}
     generator = torch.Generator().manual_seed(2)
     for name, t in [*part.named_parameters(), *part.named_buffers()]:
         flat = t.detach().clone().reshape(-1).view(torch.uint8)

@@ -269,8 +269,8 @@ class VLM(nn.Module):
                 limit=1,
                 got=(max_new_tokens, num_beams, temperature),
             )
-        if bool((ready.attention_mask[:, -1] == 0).any()):
-            raise InputError("prompts are padded on the right; generation wants them padded on the left")
+        if top_p is not None and (temperature is None or not 0 < top_p <= 1):
+            raise InputError("top_p is above 0, at most 1, and of tokens that are drawn: give a temperature", got=top_p)
         settings = replace_settings(self.speaker.generation_config, max_new_tokens, temperature, top_p, num_beams)
         speaker: Any = self.speaker
         said: Tensor = speaker.generate(**ready.arguments, generation_config=settings, streamer=streamer)

@@ -46,7 +46,7 @@ def state_key(module: nn.Module) -> str | None:
     for name, t in tensors:
         digest.update(f"{name} {t.dtype} {tuple(t.shape)} {t.device};".encode())
     for device in dict.fromkeys(s.device for s in sums):
-        digest.update(torch.cat([s for s in sums if s.device == device]).cpu().numpy())
+        digest.update(torch.cat([s for s in sums if s.device == device]).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
