@@ -13,7 +13,15 @@ from typing import Any
 
 from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
 from tubelet.families.fields import refuse_code
-from tubelet.packed.header import Entry, Header, read_header, read_small, strict_json
+from tubelet.packed.header import (
+    MAX_HEADER_VALUES,
+    MAX_INDEX_BYTES,
+    Entry,
+    Header,
+    read_header,
+    read_small,
+    strict_json,
+)
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
@@ -204,7 +212,8 @@ def _single(path: Path, root: Path, name: str) -> CheckpointFolder:
 
 
 def _sharded(index: Path, root: Path, name: str) -> CheckpointFolder:
-    data = strict_json(read_small(inside(index, root), UnsafeFile), UnsafeFile, index.name)
+    text = read_small(inside(index, root), UnsafeFile, MAX_INDEX_BYTES)
+    data = strict_json(text, UnsafeFile, index.name, most_values=MAX_HEADER_VALUES)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise UnsafeFile("the index has no weight_map of names", source=index.name)
