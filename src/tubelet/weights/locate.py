@@ -139,7 +139,7 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
     if isinstance(source, CheckpointFolder):
         return source
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
             return _from_hub(str(source), revision)
         raise WeightsError("no such file or folder, and not a hub id of the form owner/name", source=str(source)[:200])
@@ -240,7 +240,10 @@ def root_of(folder: Path) -> Path:
 
 def inside(path: Path, root: Path) -> Path:
     """`path` resolved. Raises UnsafePath when it leads out of `root`, WeightsError when nothing is there."""
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError) as e:  # Python before 3.13 tells of a loop so
+        raise UnsafePath("the link leads to itself", source=path.name) from e
     if not resolved.is_relative_to(root):
         raise UnsafePath("the file leads out of its folder", source=path.name)
     if not resolved.exists():

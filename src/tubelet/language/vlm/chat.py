@@ -182,7 +182,10 @@ def tokens_of(text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, sc
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+    try:
+        return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+    except Exception as e:  # the Rust library raises nothing more particular
+        raise ConfigError("the model's tokenizer cannot put this text into tokens") from e
 
 
 def _with_times(
