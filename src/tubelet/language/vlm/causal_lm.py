@@ -4,8 +4,8 @@
     decode    ids (B, q), cache of n tokens                                             positions = n + delta
 
 transformers' own `generate` does the rest: greedy, sampling, beams, batches, streaming, the cache. Nothing of it is
-rewritten here; one forward decides what is fed and where it stands. This file and the two it imports have transformers
-at their top, so they are imported where they are used.
+rewritten here; one forward decides what is fed and where it stands. This file and the two that
+`generate` asks have transformers at their top, so they are imported where they are used.
 """
 
 from copy import deepcopy
@@ -18,8 +18,6 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tubelet.errors import InputError, ShapeError, TubeletError
-from tubelet.language.vlm.generate_modes import check_prompt, effective_settings, refuse_modes
-from tubelet.language.vlm.visible_ids import on_visible_ids, visible_ids
 
 # The name that transformers has for its cache: "cache" since 5.24, "past_key_values" before
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -75,6 +73,8 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         InputError naming the argument, also where transformers refuses a value; ShapeError for a cache that does not
         fit.
         """
+        from tubelet.language.vlm.generate_modes import check_prompt, effective_settings, refuse_modes
+
         said = effective_settings(asked, generation_config, self.generation_config)
         refuse_modes(asked, said)
         rows_each = max(said["num_beams"] or 1, said["num_return_sequences"] or 1)
@@ -153,6 +153,8 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
 
 def _shown(input_ids: Tensor, given: dict[str, Any]) -> dict[str, Any]:
     """What a loop of transformers is given, with processors and criteria that see the text alone."""
+    from tubelet.language.vlm.visible_ids import on_visible_ids, visible_ids
+
     given.pop("tokenizer", None)  # of stop strings, which have it by now; it would go on to `forward`
     settings = given["generation_config"]
     rows_each = max(settings.num_beams or 1, settings.num_return_sequences or 1)
