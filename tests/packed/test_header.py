@@ -12,8 +12,16 @@ from safetensors.torch import save_file
 
 from tubelet.errors import ConfigError, InputError, TubeletError, UnsafeFile, WeightsError
 from tubelet.packed import Item, Packed
-from tubelet.packed.header import MAX_HEADER_BYTES, MAX_SMALL_BYTES, read_header, read_small
-from tubelet.weights.locate import find_checkpoint
+from tubelet.packed.header import (
+    MAX_HEADER_BYTES,
+    MAX_HEADER_VALUES,
+    MAX_SMALL_BYTES,
+    MAX_VALUES,
+    read_header,
+    read_small,
+    strict_json,
+)
+from tubelet.weights.locate import find_checkpoint, find_folder
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -203,3 +211,48 @@ def test_a_pack_with_a_name_twice_is_refused(tmp_path: Path):
     write(path, json.dumps(said), rest)
     with pytest.raises(UnsafeFile, match="twice"):
         Packed.load(path)
+
+
+MANY = b",".join([b"{}"] * 60_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        (b'{"a":[' + MANY + b"]}", MAX_VALUES),
+        (b"{" + b",".join(b'"k%d":{}' % i for i in range(60_000)) + b"}", MAX_VALUES),
+        (b"[" * 200_000, MAX_VALUES),
+        (b"[" + b",".join([b"0"] * 600_000) + b"]", MAX_HEADER_VALUES),
+    ],
+    ids=["a list", "keys", "depth", "numbers"],
+)
+def test_values_are_counted_before_one_is_made(text: bytes, most: int, monkeypatch: pytest.MonkeyPatch):
+    """2 MB of `{}` took 15 s to become objects."""
+    monkeypatch.setattr("tubelet.packed.header.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
+    with pytest.raises(ConfigError, match="values") as e:
+        strict_json(text, ConfigError, "config.json", most_values=most)
+    assert (e.value.source, e.value.limit) == ("config.json", most)
+
+
+def test_a_header_of_many_values_is_refused(tmp_path: Path):
+    text = b'{"a":[' + b",".join([b"0"] * 600_000) + b"]}"
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(UnsafeFile, match="values"):
+        read_header(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "preprocessor_config.json", "processor_config.json", "model.safetensors.index.json"]
+)
+def test_small_files_are_small(name: str, tmp_path: Path):
+    """Each kind of small file beside weights, by its bytes and by its values."""
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    index = name.endswith("index.json")
+    if index:
+        (tmp_path / "model.safetensors").unlink()
+    for text in (b" " * ((16 << 20) + 1), b"[" + b",".join([b"0"] * 600_000) + b"]"):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(UnsafeFile if index else ConfigError, match=r"bytes|values"):
+            folder = find_folder(tmp_path)
+            folder.config()
+            folder.processor()

@@ -1,6 +1,5 @@
 """What `select` and `compare` share: their options, the text and the boxes."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,13 +219,9 @@ def boxes_of(wish: SelectionRequest, files: Sequence[str]) -> "dict[int, list[Bo
         return {}
     if not wish.boxes.endswith(".json"):
         return {0: [_box(part.split(",")) for part in wish.boxes.split(";")]}
-    from tubelet.packed.header import read_small
+    from tubelet.packed.header import read_small, strict_json
 
-    content = read_small(Path(wish.boxes), InputError)
-    try:
-        stored = json.loads(content)
-    except ValueError as e:
-        raise InputError("the file of boxes cannot be read as JSON", source=file_name(wish.boxes)) from e
+    stored = strict_json(read_small(Path(wish.boxes), InputError), InputError, file_name(wish.boxes))
     if not isinstance(stored, dict) or not all(isinstance(v, list) for v in stored.values()):
         raise InputError("boxes are lists of four numbers by file name", source=file_name(wish.boxes))
     wanted = {i: stored.get(f, stored.get(Path(f).name)) for i, f in enumerate(files)}

@@ -10,7 +10,6 @@ from tubelet.cli.options import DEFAULT_MODEL, FrameOptions, OutputOptions, opti
 from tubelet.cli.output import output_file, save_png
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
-from tubelet.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,14 +106,10 @@ class Data:
         if self.tokenizer is None:
             return None
         from tubelet.language.vlm.load_lm import require_transformers
+        from tubelet.weights.tokenizer import load_tokenizer
 
         require_transformers("--tokenizer")
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise ConfigError("the tokenizer cannot be read", source=file_name(self.tokenizer)) from e
+        tokenizer = load_tokenizer(self.tokenizer)
         return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 

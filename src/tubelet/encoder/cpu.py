@@ -9,7 +9,7 @@ Where the CPU has no bfloat16 or float16 arithmetic, a half-precision product wo
 than float32; then weights are widened layer by layer and the arithmetic is float32, which is also closer to exact.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,15 +47,18 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if has_arithmetic(dtype) else torch.float32
 
 
+_PARTS = (Layer, MergerMLP, PatchEmbed, nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Identity)
+
+
 def is_unmodified(module: nn.Module) -> bool:
-    """True when nothing has been attached to or put in place of the module's parts (adapters, hooks)."""
+    """True when nothing has been attached to or put in place of the module's parts (adapters, hooks, a forward)."""
     parts = [module, *module.children()]
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in parts)
-    return not hooked and all(type(m) in (Layer, MergerMLP, nn.Linear, nn.LayerNorm, nn.RMSNorm) for m in parts)
+    changed = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or "forward" in vars(m) for m in parts)
+    return not changed and all(type(m) in _PARTS for m in parts)
 
 
-def can_run(rows: Tensor, layers: nn.ModuleList, options: RunOptions) -> bool:
-    """Whether these rows go through these layers in place: on a CPU, without gradients, compilation or adapters."""
+def can_run(rows: Tensor, parts: Iterable[nn.Module], options: RunOptions) -> bool:
+    """Whether these rows go through these parts in place: on a CPU, without gradients, compilation or adapters."""
     return (
         rows.device.type in ("cpu", "meta")  # rows without values stand for a CPU's: plans count their memory
         and not torch.is_grad_enabled()
@@ -64,7 +67,7 @@ def can_run(rows: Tensor, layers: nn.ModuleList, options: RunOptions) -> bool:
         and options.compile is None
         and options.backend in ("auto", "sdpa")
         and rows.shape[0] > 0
-        and all(is_unmodified(layer) for layer in layers)
+        and all(is_unmodified(part) for part in parts)
     )
 
 

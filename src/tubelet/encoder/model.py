@@ -293,7 +293,8 @@ class Encoder(nn.Module):
         return x
 
     def _in_place(self, p: Packed) -> bool:
-        return cpu.can_run(p.x, self.layers, self.options)
+        stem = (self.patch,) if self.config.embed else ()
+        return cpu.can_run(p.x, (*stem, self.norm_embed, self.norm_pre, *self.layers), self.options)
 
 
 def _span(segments: Segments, backend: Backend, device: torch.device) -> SegmentSpan:

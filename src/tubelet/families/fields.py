@@ -87,7 +87,7 @@ def read_fields(
     unknown = sorted(str(key) for key in config if key not in known)
     if unknown:
         names = ", ".join(f"{where}{name:.60}" for name in unknown[:8])
-        raise ConfigError(f"unknown field {names}", got=tuple(unknown))
+        raise ConfigError(f"unknown field {names}", got=tuple(unknown[:64]))
     out: dict[str, Any] = {}
     for name, said in fields.items():
         field = said if isinstance(said, Field) else Field(said)

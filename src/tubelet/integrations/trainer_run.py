@@ -6,7 +6,6 @@
 started by torchrun, or by `deepspeed --hostfile hosts --module ...`.
 """
 
-import json
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tubelet.errors import ConfigError
 from tubelet.integrations.trainer import Learns, PackedTrainer, Strategies
-from tubelet.packed.header import read_small
+from tubelet.packed.header import read_small, strict_json
 from tubelet.train.config import TrainConfig
 from tubelet.train.launch import Drive, Opened
 from tubelet.train.loop import MakeBatch, Outcome, recompute
@@ -131,9 +130,8 @@ def arguments_of(config: TrainConfig, deepspeed: dict[str, Any] | None = None) -
 def _read(path: Path) -> dict[str, Any]:
     """DeepSpeed's settings. Sizes that Trainer would take from a transformers config, written "auto", are left to
     DeepSpeed's own defaults. Raises ConfigError for a file without a ZeRO stage of 1 to 3."""
-    content = read_small(path, ConfigError)
+    settings = strict_json(read_small(path, ConfigError), ConfigError, path.name)
     try:
-        settings = json.loads(content)
         zero = settings["zero_optimization"]
         stage = zero["stage"]
     except (ValueError, KeyError, TypeError) as e:

@@ -16,6 +16,7 @@ from tubelet.packed.grid import Grid, Item
 from tubelet.packed.header import read_header, strict_json
 
 FORMAT = "tubelet-packed-1"
+MAX_ITEM_VALUES = 1_000_000  # of the items of a pack, about 12 each
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -79,7 +80,8 @@ def read_pack(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, tuple[Item,
         with safe_open(str(path), framework="pt") as f:
             x, pos = f.get_tensor("x"), f.get_tensor("pos")
         said, lengths = (
-            strict_json(meta[name].encode(), UnsafeFile, source, any_number=True) for name in ("items", "lengths")
+            strict_json(meta[name].encode(), UnsafeFile, source, any_number=True, most_values=MAX_ITEM_VALUES)
+            for name in ("items", "lengths")
         )
         return x, pos, tuple(_item_from(one) for one in said), tuple(lengths)
     except TubeletError as e:

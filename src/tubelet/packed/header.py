@@ -19,7 +19,10 @@ from typing import Any, BinaryIO
 from tubelet.errors import TubeletError, UnsafeFile, WeightsError
 
 MAX_HEADER_BYTES = 32 << 20
-MAX_SMALL_BYTES = 64 << 20  # configurations, indexes and templates
+MAX_SMALL_BYTES = 2 << 20  # configurations and templates; one with 21,843 class names is the largest known, 1.6 MB
+MAX_INDEX_BYTES = 16 << 20  # which shard a tensor stands in; 140,000 tensors take 11 MB
+MAX_VALUES = 100_000  # of one configuration, about half a second
+MAX_HEADER_VALUES = 500_000  # of an index or a header, eight a tensor
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ"), 1),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
@@ -49,11 +52,22 @@ class Header:
     size: int = 0
 
 
-def strict_json(text: bytes, error: type[WeightsError], source: str, *, any_number: bool = False) -> Any:
+def strict_json(
+    text: bytes,
+    error: type[TubeletError],
+    source: str,
+    *,
+    any_number: bool = False,
+    most_values: int = MAX_VALUES,
+) -> Any:
     """JSON without duplicate names, NaN, infinities, numbers out of range or absurd depth; `error` is raised if not.
 
-    any_number: NaN and infinities are for the caller to judge.
+    any_number: NaN and infinities are for the caller to judge. most_values: counted, a little high, before a value is
+    made, as what they cost is many times their bytes.
     """
+    values = text.count(b",") + text.count(b"{") + text.count(b"[")
+    if values > most_values:
+        raise error(f"about {values:,} values", source=source, limit=most_values, got=values)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -74,7 +88,7 @@ def strict_json(text: bytes, error: type[WeightsError], source: str, *, any_numb
     except RecursionError as e:
         raise error("the JSON is nested too deeply", source=source) from e
     except ValueError as e:
-        if isinstance(e, WeightsError):
+        if isinstance(e, TubeletError):
             raise
         raise error("not valid JSON", source=source) from e
 
@@ -97,11 +111,11 @@ def open_regular(path: Path, error: type[TubeletError] = UnsafeFile, most_bytes:
         raise
 
 
-def read_small(path: Path, error: type[TubeletError]) -> bytes:
-    """The content of a regular file of at most MAX_SMALL_BYTES. Raises `error`."""
+def read_small(path: Path, error: type[TubeletError], most_bytes: int = MAX_SMALL_BYTES) -> bytes:
+    """The content of a regular file of at most `most_bytes`. Raises `error`."""
     try:
-        with open_regular(path, error, MAX_SMALL_BYTES) as file:
-            return file.read(MAX_SMALL_BYTES)
+        with open_regular(path, error, most_bytes) as file:
+            return file.read(most_bytes)
     except OSError as e:
         raise error("the file cannot be read", source=path.name) from e
 
@@ -133,7 +147,7 @@ def read_header(path: Path) -> Header:
         raise WeightsError("the file cannot be read", source=source) from e
     if not text.startswith(b"{") or len(text) != length:
         raise UnsafeFile("the header is not a JSON object", source=source)
-    data = strict_json(text, UnsafeFile, source)
+    data = strict_json(text, UnsafeFile, source, most_values=MAX_HEADER_VALUES)
     metadata = data.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UnsafeFile("the metadata must be text", source=source)

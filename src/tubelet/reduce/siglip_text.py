@@ -6,10 +6,11 @@ to the same space by `in_joint_space`.
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, SiglipTextModel
+from transformers import AutoConfig, PreTrainedTokenizerBase, SiglipTextModel
 from transformers.models.siglip import SiglipTextConfig
 
 from tubelet.errors import ConfigError, InputError, KeyMismatch
@@ -17,6 +18,7 @@ from tubelet.reduce.relevance import content_words
 from tubelet.shapes import Float
 from tubelet.weights.locate import Checkpoint, CheckpointFolder, Source, find_checkpoint
 from tubelet.weights.tensors import TensorReader
+from tubelet.weights.tokenizer import check_tokenizer_files, load_tokenizer
 
 
 def _stored(checkpoint: Checkpoint, model: SiglipTextModel) -> dict[str, Tensor]:
@@ -64,11 +66,13 @@ class SiglipText:
         """
         known = isinstance(source, CheckpointFolder)
         name, at = source.for_transformers if known else (os.fspath(source), revision)
+        if Path(name).is_dir():
+            check_tokenizer_files(Path(name))
         try:
             config = AutoConfig.from_pretrained(name, revision=at, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=at, trust_remote_code=False)
-        except (OSError, ValueError) as e:
-            raise ConfigError("no SigLIP text model with safetensors and a tokenizer there", source=name) from e
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as e:
+            raise ConfigError("no SigLIP text model with safetensors there", source=name) from e
+        tokenizer = load_tokenizer(name, revision=at)
         config = getattr(config, "text_config", config)
         if not isinstance(config, SiglipTextConfig):
             raise ConfigError("not a SigLIP text model", expected="siglip", got=getattr(config, "model_type", None))

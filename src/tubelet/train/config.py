@@ -20,6 +20,7 @@ from tubelet.packed.header import read_small
 from tubelet.train.order import Cost
 
 C = TypeVar("C")
+_MOST_BYTES = 128 << 10  # of a YAML file, which takes a second to parse
 Strategy = Literal["one", "ddp", "fsdp2"]
 
 
@@ -171,7 +172,7 @@ def read_config(kind: type[C], path: str | os.PathLike[str], args: Sequence[str]
     if not file.is_file():
         raise ConfigError("there is no such regular file", source=file.name or str(file))
     try:
-        tree = yaml.safe_load(read_small(file, ConfigError).decode("utf-8"))
+        tree = yaml.safe_load(read_small(file, ConfigError, _MOST_BYTES).decode("utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as e:
         mark = getattr(e, "problem_mark", None)
         where = "" if mark is None else f", from line {mark.line + 1} on"

@@ -30,7 +30,7 @@ from tubelet.encoder.layers import Layer, PatchEmbed
 from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.errors import ConfigError, InputError, KeyMismatch, RunError, UnsafeFile
 from tubelet.packed.file import write_tensors
-from tubelet.packed.header import read_header, read_small
+from tubelet.packed.header import read_header, read_small, strict_json
 from tubelet.shapes import Float
 from tubelet.weights.save import staged
 
@@ -233,7 +233,7 @@ def _preset(said: Mapping[str, Any]) -> Lora:
 
 def _read_config(path: Path) -> Lora:
     try:
-        said = json.loads(read_small(path, ConfigError))
+        said = strict_json(read_small(path, ConfigError), ConfigError, path.name)
         lora = _preset(said)
         plain = json.loads(json.dumps(_peft_config(lora).to_dict(), default=sorted))
         other = sorted(k for k, v in said.items() if k not in _BESIDE and k in plain and v != plain[k])

@@ -26,6 +26,7 @@ from tubelet.language.placing.place import place
 from tubelet.language.placing.prompt import IGNORED, Count, Prompt, expand_placeholders, truncate
 from tubelet.language.vlm.chat import apply_chat_template, timestamps
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
+from tubelet.language.vlm.template import render_template
 from tubelet.packed import Packed
 from tubelet.packed.grid import Item, all_positions
 from tubelet.pixels.recipe import PixelRecipe
@@ -202,21 +203,14 @@ def _message(sample: Sample, n: int, headers: Sequence[Header], how: Tokenizing)
 
 
 def _marked(messages: list[dict[str, Any]], tokenizer: Any) -> list[Span]:
-    """Where a template with {% generation %} says that the assistant speaks."""
-    made = tokenizer.apply_chat_template(
-        messages,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"return_offsets_mapping": True},
-    )
+    """Where a template with {% generation %} says that the assistant speaks; what follows without a gap is one."""
+    _, marks = render_template(tokenizer, messages, add_generation_prompt=False, marks=True)
     spans: list[Span] = []
-    before = 0
-    for mask, (start, end) in zip(made["assistant_masks"], made["offset_mapping"], strict=True):
-        if mask and before:
+    for start, end in marks:
+        if spans and spans[-1][1] == start:
             spans[-1] = (spans[-1][0], end)
-        elif mask:
+        elif start < end:
             spans.append((start, end))
-        before = mask
     return spans
 
 

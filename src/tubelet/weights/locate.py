@@ -13,7 +13,15 @@ from typing import Any
 
 from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
 from tubelet.families.fields import refuse_code
-from tubelet.packed.header import Entry, Header, read_header, read_small, strict_json
+from tubelet.packed.header import (
+    MAX_HEADER_VALUES,
+    MAX_INDEX_BYTES,
+    Entry,
+    Header,
+    read_header,
+    read_small,
+    strict_json,
+)
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
@@ -131,7 +139,7 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
     if isinstance(source, CheckpointFolder):
         return source
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
             return _from_hub(str(source), revision)
         raise WeightsError("no such file or folder, and not a hub id of the form owner/name", source=str(source)[:200])
@@ -204,7 +212,8 @@ def _single(path: Path, root: Path, name: str) -> CheckpointFolder:
 
 
 def _sharded(index: Path, root: Path, name: str) -> CheckpointFolder:
-    data = strict_json(read_small(inside(index, root), UnsafeFile), UnsafeFile, index.name)
+    text = read_small(inside(index, root), UnsafeFile, MAX_INDEX_BYTES)
+    data = strict_json(text, UnsafeFile, index.name, most_values=MAX_HEADER_VALUES)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise UnsafeFile("the index has no weight_map of names", source=index.name)
@@ -231,7 +240,10 @@ def root_of(folder: Path) -> Path:
 
 def inside(path: Path, root: Path) -> Path:
     """`path` resolved. Raises UnsafePath when it leads out of `root`, WeightsError when nothing is there."""
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError) as e:  # Python before 3.13 tells of a loop so
+        raise UnsafePath("the link leads to itself", source=path.name) from e
     if not resolved.is_relative_to(root):
         raise UnsafePath("the file leads out of its folder", source=path.name)
     if not resolved.exists():

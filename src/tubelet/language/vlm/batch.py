@@ -37,6 +37,7 @@ class PromptBatch:
             "attention_mask": self.attention_mask,
             "places": self.places,
             "delta": self.delta,
+            "visual": self.visual,
         }
         return given if self.deepstack is None else given | {"deepstack": self.deepstack}
 

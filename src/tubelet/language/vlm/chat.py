@@ -20,6 +20,7 @@ from tubelet.language.vlm.batch import PromptBatch
 from tubelet.language.vlm.features import VisualRows
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
+from tubelet.language.vlm.template import render_template
 from tubelet.packed import Packed, concat
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
@@ -144,13 +145,8 @@ def apply_chat_template(
         raise ConfigError("the model's folder has no tokenizer: a question cannot be put into tokens")
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("the model's tokenizer has no chat template: how it is spoken to is not known")
-    from jinja2.exceptions import TemplateError
-
     told = [_tagged(m) for m in messages] if scheme.wording == "image_tag" else list(messages)
-    try:
-        return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except (TemplateError, TypeError, ValueError, LookupError) as e:
-        raise ConfigError("the model's chat template cannot put these messages into words") from e
+    return render_template(tokenizer, told, add_generation_prompt=add_generation_prompt)[0]
 
 
 def _tagged(message: Message) -> dict[str, Any]:
@@ -186,7 +182,10 @@ def tokens_of(text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, sc
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+    try:
+        return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+    except Exception as e:  # the Rust library raises nothing more particular
+        raise ConfigError("the model's tokenizer cannot put this text into tokens") from e
 
 
 def _with_times(

@@ -6,6 +6,7 @@ from typing import Any
 from tubelet.errors import ConfigError
 from tubelet.packed.header import read_small, strict_json
 from tubelet.weights.locate import PROCESSOR, PROCESSORS, CheckpointFolder, inside
+from tubelet.weights.tokenizer import load_tokenizer, read_template
 
 SETTINGS_FILE = "generation_config.json"
 VIDEO_PROCESSOR = "video_preprocessor_config.json"
@@ -49,16 +50,11 @@ class ExtraFiles:
     def tokenizer(self, config: Any) -> Any:
         """transformers' tokenizer with the model's chat template, or None where the folder has none. Raises ConfigError
         for one that cannot be read, also because it asks for code of its own."""
-        from transformers import AutoTokenizer
-
         local = self.checkpoint.fetch is None
         if local and not any((self.checkpoint.folder / name).exists() for name in TOKENIZER_FILES):
             return None
         name, commit = self.checkpoint.for_transformers
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, config=config, revision=commit, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise ConfigError("the tokenizer cannot be read", source=self.checkpoint.name) from e
+        tokenizer = load_tokenizer(name, revision=commit, config=config)
         template = self._template()
         if template is not None:  # the processor's, which knows of pictures; the tokenizer's own may know of text alone
             tokenizer.chat_template = template
@@ -68,6 +64,6 @@ class ExtraFiles:
         plain, wrapped = TEMPLATES
         path = self.path(plain)
         if path is not None:
-            return path.read_text(encoding="utf-8")
+            return read_template(path)
         template = self(wrapped).get("chat_template")
         return template if isinstance(template, str) else None

@@ -9,6 +9,7 @@ Qwen2.5-VL and Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes 
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from tubelet.errors import ConfigError, InputError
 from tubelet.language.placing.place import place
 from tubelet.language.project.projector import Projector
 from tubelet.language.vlm.batch import PromptBatch, empty_pack, scatter_deepstack
-from tubelet.language.vlm.cache import FeatureCache, item_key, weights_key
+from tubelet.language.vlm.cache import FeatureCache, item_key
 from tubelet.language.vlm.features import VisualRows, encode_cached, keep_same_rows
 from tubelet.language.vlm.load_lm import replace_settings, require_transformers
 from tubelet.language.vlm.read_folder import ModelParts, load_model_parts
 from tubelet.language.vlm.scheme import Scheme
+from tubelet.language.vlm.state_key import state_key
 from tubelet.language.vlm.write_folder import save_model_parts
 from tubelet.packed import Packed
 from tubelet.reduce.join import join_views, pooled_views
@@ -136,16 +138,18 @@ class VLM(nn.Module):
     def encode(self, p: Packed) -> VisualRows:
         """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
 
-        Without gradients an item whose content was encoded before is taken from `cache`, and one that stands in the
-        pack twice is encoded once; weights made in inference mode are the exception, since torch does not tell of
-        writes to them. Raises what the stages raise.
+        Without gradients an item whose content was encoded before by these very weights is taken from `cache`, and one
+        that stands in the pack twice is encoded once. The weights are read for that, once, and once more behind a run
+        (`tubelet.language.vlm.state_key`): less than the run itself. Nothing is kept of an encoder with adapters, hooks
+        or parts of other libraries. Raises what the stages raise.
         """
         options = None if torch.is_grad_enabled() or not self.cache.limit_bytes else self._options()
         if options is None:
             return self.project(self.features(p))
         recipes = f"{self.scheme.pixels} {self.scheme.video_pixels}"
         keys = [item_key(p, i, recipes, options) for i in range(len(p))]
-        return self.project(encode_cached(p, keys, self.cache, self.features, self._merge))
+        still = partial(self._still, options)
+        return self.project(encode_cached(p, keys, self.cache, self.features, self._merge, still))
 
     def features(self, p: Packed) -> tuple[Packed, ...]:
         """What the encoder gives of patches: the rows, then the deepstack rows. Nothing is taken from `cache`."""
@@ -176,13 +180,13 @@ class VLM(nn.Module):
 
     def _options(self) -> str | None:
         """What decides features beside an item's content; None where it cannot be known, so that nothing is kept."""
-        weights = weights_key(self.encoder)
+        encoder = state_key(self.encoder)
         kind = self.encoder.patch.weight.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        said = (
-            f"{self.scheme.states} {self.deep} {self.encoder.options.backend} {mixed} {self.encoder.config} {weights}"
-        )
-        return None if weights is None else said
+        return None if encoder is None else f"{self.scheme.states} {self.deep} {mixed} {encoder}"
+
+    def _still(self, options: str) -> bool:
+        return self._options() == options
 
     @property
     def _merge(self) -> int:
@@ -265,8 +269,8 @@ class VLM(nn.Module):
                 limit=1,
                 got=(max_new_tokens, num_beams, temperature),
             )
-        if bool((ready.attention_mask[:, -1] == 0).any()):
-            raise InputError("prompts are padded on the right; generation wants them padded on the left")
+        if top_p is not None and (temperature is None or not 0 < top_p <= 1):
+            raise InputError("top_p is above 0, at most 1, and of tokens that are drawn: give a temperature", got=top_p)
         settings = replace_settings(self.speaker.generation_config, max_new_tokens, temperature, top_p, num_beams)
         speaker: Any = self.speaker
         said: Tensor = speaker.generate(**ready.arguments, generation_config=settings, streamer=streamer)
