@@ -117,9 +117,11 @@ def read(
 
 
 def probe(source: Any, *, limits: Limits = Limits()) -> Any:  # noqa: B008
-    """Upright width and height, frame count and more of one input, from its header: PictureInfo or VideoInfo.
+    """Upright width and height, frame count and more of one input, undecoded: PictureInfo or VideoInfo.
 
-    Nothing is decoded; what is too large by its header is a LimitError here as in `read`. Raises: as `read`.
+    Of a picture by its header; of a clip by its headers and the list of its packets, for which the file is read once.
+    What is refused for these is refused here as in `read`; damage that only decoding shows is met there. Raises: as
+    `read`.
 
         >>> seen = tubelet.probe("receipt.png")
         >>> seen.width, seen.height

@@ -55,7 +55,6 @@ class Structure:
     fragmented: bool = False  # an MP4 whose samples are listed piece by piece
     declared_s: float | None = None  # the length a fragmented MP4 declares for all of it
     media: dict[int, Media] = field(default_factory=dict)  # by track number, MP4; what the index of an AVI lists
-    filled: dict[int, int] = field(default_factory=dict)  # chunks with content that the index of an AVI lists
     turns: dict[int, Turn] = field(default_factory=dict)  # by track number, MP4 and MKV
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # likewise: the size of the pictures
 
