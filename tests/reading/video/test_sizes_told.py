@@ -1,10 +1,11 @@
 """Containers that give another size than all pictures of their stream have: read as it is, with a note."""
 
 import io
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from tests.reading.video.video_clips import clip, plain
+from tests.reading.video.video_clips import clip, encoded, numbered, plain
 
 from tubelet.errors import LimitError
 from tubelet.pixels.load import load_patches
@@ -59,3 +60,19 @@ def test_the_size_of_the_pictures_is_under_the_limits():
     for kind in ("h264_b", "vp9"):
         with pytest.raises(LimitError, match="max_pixels"):
             probe(told(kind, 32, 32), limits=Limits(max_pixels=2_000))
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "mpeg4"])
+def test_the_shape_of_pixels_is_the_containers_where_only_the_scale_is_wrong(codec: str):
+    """As streams of lower resolution in a container that was written for a higher one."""
+    pictures = [numbered(n) for n in range(4)]
+    data = bytearray(encoded("matroska", codec, pictures, aspect=Fraction(4, 3)))
+    place = data.index(b"\xb0\x81\x40\xba\x81\x30")
+    data[place + 2], data[place + 5] = 96, 72
+    [found] = read(bytes(data), isolate="never")
+    info = probe(bytes(data))
+    assert (found.width, found.height) == (info.width, info.height) == (85, 48)
+    assert "the container says 96 x 72, its pictures are 64 x 48" in found.notes
+    data[place + 2], data[place + 5] = 96, 48  # of another shape: nothing is known of its pixels
+    [found] = read(bytes(data), isolate="never")
+    assert found.height == 48 and found.width == (85 if codec == "mpeg4" else 64)

@@ -237,7 +237,8 @@ def stored_as(
     source: Source, stream: av.video.VideoStream, said: tuple[int, int] | None, limits: Limits
 ) -> tuple[Stored, list[str]]:
     """Size and shape of pixels by the stream's own header or its first picture, and a note where that is not the size
-    `said` by the container. The shape is the container's, where it tells one and is right about the size.
+    `said` by the container. The shape is the container's, where it tells one and the sizes are alike: equal, or the same
+    picture at another scale, which is still shown at the size the container asks for.
 
     Cost: nothing for H.264 in MP4 and MKV; else opening the file again and decoding one picture.
     Raises: LimitError for the size.
@@ -252,8 +253,10 @@ def stored_as(
     if inside is None:  # damage is judged when the pictures are read
         return told, []
     limits.check_picture(inside.width, inside.height)
+    if abs(inside.width * height - inside.height * width) <= max(inside[:2]):  # a pixel of rounding
+        inside = inside._replace(sample_aspect=told.sample_aspect or inside.sample_aspect)
     if inside[:2] == (width, height):
-        return inside._replace(sample_aspect=told.sample_aspect or inside.sample_aspect), []
+        return inside, []
     return inside, [f"the container says {width} x {height}, its pictures are {inside.width} x {inside.height}"]
 
 
