@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from tubelet.errors import DecodeError
 from tubelet.reading.limits import Limits
+from tubelet.reading.picture.colour import no_stated_range
 from tubelet.reading.picture.decode import decoding, open_picture
 from tubelet.reading.picture.exif import ORIENTATION, XMP, directory, judged, orientation_of, tiff_start, upright_size
 from tubelet.reading.picture.gif import read_gif
@@ -20,6 +21,7 @@ from tubelet.reading.source import Format, Source
 
 _MAX_TILE = 1 << 14  # side of a TIFF tile: larger ones only occur in attacks
 _ROUNDING = 0.01  # by which densities of square pixels may differ
+_SAMPLES = (258, 339)  # tags of TIFF: bits of a sample; 1 unsigned, 2 signed, 3 float
 _RESOLUTION = (282, 283)  # tags of TIFF: pixels to a length, across and down, as fractions
 _MAX_XMP = 1 << 16  # bytes of a TIFF's packet that are looked at
 
@@ -165,7 +167,7 @@ def _tiff(src: Source, limits: Limits) -> Header:
         return src.file.read(length)
 
     order, big, place = tiff_start(src.file.read(16))
-    first = directory(at, place, order, big, {256, 257, ORIENTATION, 322, 323, *_RESOLUTION}, max_values=1)
+    first = directory(at, place, order, big, {256, 257, ORIENTATION, 322, 323, *_SAMPLES, *_RESOLUTION}, max_values=1)
     xmp = None
     if ORIENTATION not in first.tags:
         xmp = bytes(directory(at, place, order, big, {XMP}, max_values=_MAX_XMP).tags.get(XMP, ()))
@@ -185,6 +187,9 @@ def _tiff(src: Source, limits: Limits) -> Header:
     for side in (322, 323):
         if (tile := first.tags.get(side, (1,))[0]) > _MAX_TILE:
             raise DecodeError("the tiles of the TIFF are impossibly large", limit=_MAX_TILE, got=tile)
+    bits, form = (first.tags.get(tag, (1,))[0] for tag in _SAMPLES)
+    if form == 3 or bits == 32 or (form, bits) == (2, 16):
+        raise no_stated_range(floats=form == 3)
     by_tag = ORIENTATION in first.tags
     orientation, note = judged(first.tags[ORIENTATION][0]) if by_tag else orientation_of(None, xmp)
     across, down = (first.tags.get(tag, (0,))[0] for tag in _RESOLUTION)
