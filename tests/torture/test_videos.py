@@ -115,6 +115,8 @@ def problems(kind: str, seed: int) -> list[str]:
         found += silent(lambda _: whole, [(kind, seed)])
     elif isinstance(whole, Clip):
         found.append(torture_claims.what_is_wrong_with(kind, whole))
+    if kind.startswith("vkeys") and isinstance(few, Clip):
+        found.append(torture_claims.what_is_wrong_with_few(kind, few))
     return [f"{kind}, {seed}: {problem}" for problem in found if problem]
 
 

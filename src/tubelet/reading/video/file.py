@@ -7,7 +7,7 @@ given one here. Every reader gets a `View` of the open file with a place of its 
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, TypeAlias, cast
 
@@ -146,10 +146,13 @@ def _real_file(file: BinaryFile) -> int | None:
 
 
 @contextmanager
-def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.container.InputContainer, View]]:
-    """The container and the view it reads from; both are closed at the end. Nothing is decoded.
+def opened(
+    source: Source, lock: Guard | None = None, *, first: Callable[[View], object] | None = None
+) -> Iterator[av.container.InputContainer]:
+    """The container, closed at the end. Nothing is decoded.
 
-    lock: shared by all that read this Source at the same time.
+    lock: shared by all that read this Source at the same time. first: called with the view of the file before FFmpeg
+    sees it, which has no ceiling for what a file counts.
 
     Raises: DecodeError, UnsupportedFormat (not a video container).
     """
@@ -158,6 +161,8 @@ def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.conta
         raise UnsupportedFormat(f"a {source.format} file is not a video", got=source.format, source=source.name)
     view = View(source, lock or threading.Lock())
     try:
+        if first is not None:
+            first(view)
         with decoder_errors("opened"):
             container = cast(
                 av.container.InputContainer,
@@ -171,7 +176,7 @@ def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.conta
                 ),
             )
         try:
-            yield container, view
+            yield container
         finally:
             container.close()
         source.check_file()
@@ -262,7 +267,7 @@ def stored_as(
 
 def _first_picture(source: Source, stream: av.video.VideoStream, limits: Limits) -> Stored | None:
     """What decoding the first packet gives; None where it gives nothing."""
-    with opened(source) as (container, _):
+    with opened(source) as container:
         try:
             first = only_stream(container, stream.index)
             codec = decoder_of(first)

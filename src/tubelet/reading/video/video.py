@@ -238,8 +238,9 @@ class _Looked:
 
 def _look(src: Source, limits: Limits) -> _Looked:
     """The one look at a file that `probe_video` and `plan_video` have, so that they agree. Raises: as they do."""
-    with opened(src) as (container, view):
-        structure = walk(view, src.format, limits)
+    walked: list[Structure] = []
+    with opened(src, first=lambda view: walked.append(walk(view, src.format, limits))) as container:
+        [structure] = walked
         stream, notes = _stream_of(container, structure, limits)
         stored, differs = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
         way, turned = upright(*stored, _of_track(structure.turns, stream), limits)
