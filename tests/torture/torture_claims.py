@@ -193,7 +193,7 @@ def _said(name: str, rng: random.Random) -> Made:
 
 
 def _lost(name: str, rng: random.Random) -> Made:
-    return Made(flagged(clips.clip(name, FRAMES), None, skip=rng.randint(1, 8)), "either")
+    return Made(flagged(clips.clip(name, FRAMES), None, skip=rng.randint(2, 8)), "either")
 
 
 @cache
