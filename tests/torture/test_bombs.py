@@ -42,7 +42,7 @@ def test_full_ones(name: str, tmp_path: Path):
     assert answers(bomb.make(True), tmp_path, **bomb.options) <= {*bomb.must.split()}
 
 
-@pytest.mark.parametrize("name", ["MP4, 4 million boxes", "MKV, 16 million elements", "AVI, 4 million lists"])
+@pytest.mark.parametrize("name", ["MP4, 4 million boxes", "MKV, 16 million elements"])
 def test_what_a_container_counts_is_bounded_before_ffmpeg_sees_it(name: str, monkeypatch: pytest.MonkeyPatch):
     def never(*_: object) -> bytes:
         raise AssertionError("FFmpeg read the file")

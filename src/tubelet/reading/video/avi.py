@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-from tubelet.errors import DecodeError, LimitError
+from tubelet.errors import DecodeError
 from tubelet.reading.video.structure import Bytes, Media, Structure
 
 _MOST_CHUNKS = 4_000_000  # of an index that are counted
@@ -17,7 +17,7 @@ _MOST_LISTS = 10_000  # that are looked at; real ones are of a gigabyte each
 def walk_avi(data: Bytes, found: Structure) -> None:
     """Fills in what is missing of the RIFF lists. What follows the last of them is not judged.
 
-    Raises: DecodeError where the file does not begin with one, LimitError for lists above the ceiling.
+    Raises: DecodeError where the file does not begin with one.
     """
     offset = 0
     for _ in range(_MOST_LISTS):
@@ -33,8 +33,6 @@ def walk_avi(data: Bytes, found: Structure) -> None:
             found.missing_bytes, found.broken = max(0, end - data.size), size < 4
             break
         offset = end
-    else:
-        raise LimitError(f"more than {_MOST_LISTS:,} lists in one file", limit=_MOST_LISTS, got=_MOST_LISTS + 1)
     if offset == 0 and not found.damaged:
         raise DecodeError("the file does not start with a whole RIFF header")
 
