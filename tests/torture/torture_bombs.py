@@ -34,8 +34,12 @@ def _side(full: bool) -> int:
     return 8_000 if full else 400
 
 
+def _size(full: bool) -> tuple[int, int]:
+    return _side(full), _side(full)
+
+
 def _jpeg_scans(full: bool) -> bytes:
-    data = encode("JPEG", Image.new("L", (_side(full),) * 2, 90), progressive=True)
+    data = encode("JPEG", Image.new("L", _size(full), 90), progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * 480 + data[-2:]
 
@@ -44,7 +48,7 @@ def _one_key(full: bool) -> bytes:
     """One key picture and then nothing but pictures that change nothing."""
     first = encoded("avi", "mpeg4", [numbered(1)] * 2, options={"g": "600", "bf": "0"})
     out, tick = io.BytesIO(), Fraction(1, 1000)
-    with av.open(io.BytesIO(first)) as file, av.open(out, "w", format="matroska") as made:
+    with av.open(io.BytesIO(first), "r") as file, av.open(out, "w", format="matroska") as made:
         stream = file.streams.video[0]
         copy = made.add_stream_from_template(stream)
         key, same = (bytes(p) for p in file.demux(stream) if p.size)
@@ -127,11 +131,11 @@ def _runs(full: bool) -> bytes:
 
 
 def _tiff_deflate(full: bool) -> bytes:
-    return encode("TIFF", Image.new("RGB", (_side(full),) * 2), compression="tiff_adobe_deflate")
+    return encode("TIFF", Image.new("RGB", _size(full)), compression="tiff_adobe_deflate")
 
 
 def _flat(name: str, mode: str, **options: Any) -> Callable[[bool], bytes]:
-    return lambda full: encode(name, Image.new(mode, (_side(full),) * 2), **options)
+    return lambda full: encode(name, Image.new(mode, _size(full)), **options)
 
 
 def _zeros(full: bool) -> bytes:

@@ -80,8 +80,8 @@ def read(
     Windows cannot isolate: "always" is an error there, "auto" decodes here.
     on_error: "raise" the first error, told which item it is, or "skip": the error stands in its item's place.
     workers: threads that decode, by default one for each CPU core.
-    Pixels that are not square: those of clips are made square, as players do; pictures stay as stored, as in browsers and
-    Pillow. Either is noted. A clip whose size changes on the way is an error where frames of another size are taken.
+    Pixels that are not square: those of clips are made square, as players do; pictures stay as stored, as in browsers
+    and Pillow. Either is noted. A clip whose size changes on the way is an error where frames of both are taken.
     Cost: decoding; one copy of the pixels. Nothing is kept between calls but idle decoding processes.
     Raises: InputError and its kinds for what cannot be read; WorkerDied for a decoding process that died.
 

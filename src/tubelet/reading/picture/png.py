@@ -18,8 +18,8 @@ from tubelet.reading.limits import Limits
 from tubelet.reading.source import BinaryFile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_WHOLE = (b"IHDR", b"acTL", b"fcTL", b"eXIf", b"tRNS", b"cICP", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # for a header too
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
+_WHOLE = (b"IHDR", b"acTL", b"fcTL", b"tRNS", b"cICP", b"pHYs", *_TEXTS)  # for a header too
 _RAW_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")  # of ImageMagick; the same block
 _XMP_NAMES = (b"XML:com.adobe.xmp", b"Raw profile type xmp")
 _MOTION = (b"acTL", b"fcTL", b"fdAT")

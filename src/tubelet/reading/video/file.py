@@ -97,6 +97,7 @@ class View(io.RawIOBase):
         super().__init__()
         self.size = source.size
         self._place = 0
+        self.ending: BaseException | None = None  # what asks the program to end: FFmpeg's callbacks would drop it
         self._file: BinaryFile = source.file
         self._lock = lock
         self._fd = _real_file(source.file)
@@ -117,7 +118,13 @@ class View(io.RawIOBase):
                 return self._file.read(count)
 
     def read(self, size: int = -1) -> bytes:
-        data = self.at(self._place, self.size - self._place if size < 0 else size)
+        try:
+            data = self.at(self._place, self.size - self._place if size < 0 else size)
+        except Exception:
+            raise
+        except BaseException as error:
+            self.ending = error
+            raise InterruptedError from error
         self._place += len(data)
         return data
 
@@ -179,8 +186,12 @@ def opened(
             yield container
         finally:
             container.close()
+        if view.ending is not None:
+            raise view.ending
         source.check_file()
     except TubeletError as error:
+        if view.ending is not None:
+            raise view.ending from None
         error.placed(source=source.name)
         raise
     finally:
@@ -242,8 +253,8 @@ def stored_as(
     source: Source, stream: av.video.VideoStream, said: tuple[int, int] | None, limits: Limits
 ) -> tuple[Stored, list[str]]:
     """Size and shape of pixels by the stream's own header or its first picture, and a note where that is not the size
-    `said` by the container. The shape is the container's, where it tells one and the sizes are alike: equal, or the same
-    picture at another scale, which is still shown at the size the container asks for.
+    `said` by the container. The shape is the container's, where it tells one and the sizes are alike: equal, or one
+    picture at two scales, which is still shown in the shape the container asks for.
 
     Cost: nothing for H.264 in MP4 and MKV; else opening the file again and decoding one picture.
     Raises: LimitError for the size.

@@ -29,7 +29,7 @@ class Bytes(Protocol):
 
 
 class Ahead:
-    """The same bytes, read a block at a time where little is asked: walks ask for the next few bytes, a million times."""
+    """The same bytes, read a block at a time where little is asked: walks ask for a few bytes, a million times."""
 
     _BLOCK = 1 << 16
 
