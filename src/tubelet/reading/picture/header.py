@@ -204,7 +204,8 @@ def _avif(src: Source, limits: Limits) -> Header:
         frames = getattr(picture, "n_frames", 1)
         exif, xmp = picture.info.get("exif"), picture.info.get("xmp")
     shape = primary_item(src.file, limits).properties.get(b"pasp", b"").ljust(8, b"\0")
-    notes = _not_square(struct.unpack(">II", shape[:8])[::-1])
+    down, across = struct.unpack(">II", shape[:8])
+    notes = _not_square((across, down))
     return _oriented(width, height, frames, exif=exif, xmp=xmp, notes=notes)
 
 
