@@ -19,7 +19,7 @@ settings.load_profile("steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--torture", type=int, default=300, metavar="N", help="damaged inputs per run (release: 5000)")
+    parser.addoption("--torture", type=int, metavar="N", help="damaged inputs per run: 300, and 5000 with --run-slow")
     parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
     parser.addoption("--run-deepspeed", action="store_true", help="also run the tests marked deepspeed")
 
@@ -61,7 +61,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def torture(pytestconfig: pytest.Config) -> int:
     """How many damaged inputs this run makes, over all kinds together."""
-    return pytestconfig.getoption("--torture")
+    return pytestconfig.getoption("--torture") or (5_000 if pytestconfig.getoption("--run-slow") else 300)
 
 
 @pytest.fixture

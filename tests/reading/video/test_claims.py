@@ -30,8 +30,8 @@ def take(data: bytes, frames: int = 1_000, workers: int = 1) -> Clip:
 
 def flagged(data: bytes, flags: list[bool] | None, container: str = "matroska", skip: int = 0) -> bytes:
     """The packets of a clip under other key flags (None: as they were), without the first `skip`."""
-    out = io.BytesIO()
-    with av.open(io.BytesIO(data)) as source, av.open(out, "w", format=container) as file:
+    out, same = io.BytesIO(), {"fflags": "+bitexact"}  # no name by chance in the file
+    with av.open(io.BytesIO(data)) as source, av.open(out, "w", format=container, options=same) as file:
         stream = source.streams.video[0]
         copy = file.add_stream_from_template(stream)
         for n, packet in enumerate(p for p in source.demux(stream) if p.size):

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from tests.reading.video.video_clips import clip, plain
+from tests.reading.video.video_clips import clip, encoded, numbered, plain
 
 from tubelet.errors import LimitError
 from tubelet.pixels.load import load_patches
@@ -59,3 +59,19 @@ def test_the_size_of_the_pictures_is_under_the_limits():
     for kind in ("h264_b", "vp9"):
         with pytest.raises(LimitError, match="max_pixels"):
             probe(told(kind, 32, 32), limits=Limits(max_pixels=2_000))
+
+
+def test_the_shape_of_pixels_is_the_containers_where_only_the_scale_is_wrong():
+    """As streams of lower resolution in a container that was written for a higher one, to be shown at 85 x 48."""
+    data = encoded("matroska", "libvpx", [numbered(n) for n in range(4)])
+    head = b"\xe0\x8a\xb0\x81\x40\xba\x81\x30"  # the picture's description of 10 bytes, which takes in 4 more
+    data = data.replace(
+        head + b"\x54\xb2\x81\4\x55\xee\x81\0", b"\xe0\x8e" + head[2:] + b"\x54\xb0\x81\x55\x54\xba\x81\x30"
+    )
+    place = data.index(head[2:])
+    for said, shown in (((64, 48), 85), ((96, 72), 85), ((96, 48), 64)):  # the last is of another shape: not believed
+        told = bytearray(data)
+        told[place + 2], told[place + 5] = said
+        [found], info = read(bytes(told), isolate="never"), probe(bytes(told))
+        assert (found.width, found.height) == (info.width, info.height) == (shown, 48)
+        assert ("the container says" in " ".join(found.notes)) == (said != (64, 48))

@@ -32,6 +32,13 @@ class HdrCodes(NamedTuple):
     deep: np.ndarray | None = None
 
 
+def no_stated_range(*, floats: bool) -> UnsupportedFormat:
+    """The error for samples of which no file says what is black and what is white."""
+    what = "floats" if floats else "32-bit or signed integers"
+    words = f"pixels are {what} of no stated range; scale them to 8 or 16 bits first"
+    return UnsupportedFormat(words, got="F" if floats else "I")
+
+
 def to_rgb(
     picture: Image.Image,
     background: Colour,
@@ -49,11 +56,7 @@ def to_rgb(
     Raises: UnsupportedFormat for floats and 32-bit integers, whose range no file states.
     """
     if picture.mode in ("F", "I"):
-        raise UnsupportedFormat(
-            f"pixels are {'floats' if picture.mode == 'F' else '32-bit or signed integers'} of no stated range; "
-            "scale them to 8 or 16 bits first",
-            got=picture.mode,
-        )
+        raise no_stated_range(floats=picture.mode == "F")
     if picture.mode in _SIXTEEN:
         picture = _grey16(picture, invert)
     colours, alpha = _split(picture)

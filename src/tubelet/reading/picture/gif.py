@@ -29,6 +29,7 @@ class GifInfo:
     frames: list[GifFrame] = field(default_factory=list)  # whole ones; the first one even where it is cut
     width: int = 0  # of the logical screen, made larger where the first frame is larger, as Pillow and viewers do
     height: int = 0
+    density: tuple[int, int] = (1, 1)  # pixels to a length, across and down
     notes: list[str] = field(default_factory=list)
     fault: str | None = None  # what is wrong behind the last of the frames
     ended: bool = True  # False: there is no trailer
@@ -42,8 +43,8 @@ def read_gif(file: BinaryFile, limits: Limits) -> GifInfo:
     Source: GIF89a specification, sections 17 to 27.
     """
     data = file.read()
-    screen_w, screen_h, flags = struct.unpack_from("<HHB", data, 6)
-    found = GifInfo()
+    screen_w, screen_h, flags, _, aspect = struct.unpack_from("<HHBBB", data, 6)
+    found = GifInfo(density=(64, aspect + 15) if aspect else (1, 1))
     try:
         _walk(data, 13 + _colours(flags), found, limits)
     except (IndexError, struct.error) as error:

@@ -6,17 +6,23 @@ hand instead of by a library that may allocate while opening. AVIF is the except
 
 import struct
 from dataclasses import dataclass
+from fractions import Fraction
 
 from tubelet.errors import DecodeError
 from tubelet.reading.limits import Limits
+from tubelet.reading.picture.colour import no_stated_range
 from tubelet.reading.picture.decode import decoding, open_picture
 from tubelet.reading.picture.exif import ORIENTATION, XMP, directory, judged, orientation_of, tiff_start, upright_size
 from tubelet.reading.picture.gif import read_gif
+from tubelet.reading.picture.heif import primary_item
 from tubelet.reading.picture.jpeg import read_jpeg
 from tubelet.reading.picture.png import read_png
 from tubelet.reading.source import Format, Source
 
 _MAX_TILE = 1 << 14  # side of a TIFF tile: larger ones only occur in attacks
+_ROUNDING = 0.01  # by which densities of square pixels may differ
+_SAMPLES = (258, 339)  # tags of TIFF: bits of a sample; 1 unsigned, 2 signed, 3 float
+_RESOLUTION = (282, 283)  # tags of TIFF: pixels to a length, across and down, as fractions
 _MAX_XMP = 1 << 16  # bytes of a TIFF's packet that are looked at
 
 
@@ -57,6 +63,16 @@ def read_header(src: Source, limits: Limits) -> Header:
     return header
 
 
+def _not_square(density: tuple[int, int]) -> tuple[str, ...]:
+    """A note where pixels are not as wide as high: they stay as stored, as in browsers, Pillow and image processors,
+    while those of clips are made square, as in players. density: pixels to a length, across and down."""
+    across, down = density
+    if min(across, down) < 1 or abs(across - down) <= _ROUNDING * max(across, down):
+        return ()
+    shape = Fraction(down, across).limit_denominator(1000)
+    return (f"pixels of {shape.numerator}:{shape.denominator} are shown as stored",)
+
+
 def _oriented(
     width: int,
     height: int,
@@ -74,7 +90,8 @@ def _oriented(
 
 def _jpeg(src: Source, limits: Limits) -> Header:
     found = read_jpeg(src.file, limits)
-    return _oriented(found.width, found.height, exif=found.exif, xmp=found.xmp)
+    notes = _not_square(found.density)
+    return _oriented(found.width, found.height, exif=found.exif, xmp=found.xmp, notes=notes)
 
 
 def _png(src: Source, limits: Limits) -> Header:
@@ -86,23 +103,24 @@ def _png(src: Source, limits: Limits) -> Header:
         exif=found.exif,
         xmp=found.xmp,
         raw_profile=found.raw_profile,
-        notes=tuple(found.notes),
+        notes=(*found.notes, *_not_square(found.density)),
         fault=found.motion_fault,
     )
 
 
 def _bmp(src: Source, limits: Limits) -> Header:
-    head = src.file.read(26)
+    head = src.file.read(46)
     if int.from_bytes(head[14:18], "little") == 12:
-        width, height = struct.unpack_from("<HH", head, 18)
-    else:
-        width, height = struct.unpack_from("<ii", head, 18)
-    return Header(width, abs(height))  # a negative height means top-down rows
+        return Header(*struct.unpack_from("<HH", head, 18))
+    width, height = struct.unpack_from("<ii", head, 18)
+    notes = _not_square(struct.unpack_from("<ii", head, 38)) if len(head) == 46 else ()
+    return Header(width, abs(height), notes=notes)  # a negative height means top-down rows
 
 
 def _gif(src: Source, limits: Limits) -> Header:
     found = read_gif(src.file, limits)
-    return Header(found.width, found.height, len(found.frames), 1, tuple(found.notes), found.fault, found.ended)
+    notes = (*found.notes, *_not_square(found.density))
+    return Header(found.width, found.height, len(found.frames), 1, notes, found.fault, found.ended)
 
 
 def _webp(src: Source, limits: Limits) -> Header:
@@ -149,7 +167,7 @@ def _tiff(src: Source, limits: Limits) -> Header:
         return src.file.read(length)
 
     order, big, place = tiff_start(src.file.read(16))
-    first = directory(at, place, order, big, {256, 257, ORIENTATION, 322, 323}, max_values=1)
+    first = directory(at, place, order, big, {256, 257, ORIENTATION, 322, 323, *_SAMPLES, *_RESOLUTION}, max_values=1)
     xmp = None
     if ORIENTATION not in first.tags:
         xmp = bytes(directory(at, place, order, big, {XMP}, max_values=_MAX_XMP).tags.get(XMP, ()))
@@ -169,9 +187,13 @@ def _tiff(src: Source, limits: Limits) -> Header:
     for side in (322, 323):
         if (tile := first.tags.get(side, (1,))[0]) > _MAX_TILE:
             raise DecodeError("the tiles of the TIFF are impossibly large", limit=_MAX_TILE, got=tile)
+    bits, form = (first.tags.get(tag, (1,))[0] for tag in _SAMPLES)
+    if form == 3 or bits == 32 or (form, bits) == (2, 16):
+        raise no_stated_range(floats=form == 3)
     by_tag = ORIENTATION in first.tags
     orientation, note = judged(first.tags[ORIENTATION][0]) if by_tag else orientation_of(None, xmp)
-    notes = () if note is None else (note,)
+    across, down = (first.tags.get(tag, (0,))[0] for tag in _RESOLUTION)
+    notes = (*(() if note is None else (note,)), *_not_square((across, down)))
     return Header(first.tags[256][0], first.tags[257][0], len(seen), orientation, notes, fault)
 
 
@@ -181,7 +203,10 @@ def _avif(src: Source, limits: Limits) -> Header:
         width, height = picture.size
         frames = getattr(picture, "n_frames", 1)
         exif, xmp = picture.info.get("exif"), picture.info.get("xmp")
-    return _oriented(width, height, frames, exif=exif, xmp=xmp)
+    shape = primary_item(src.file, limits).properties.get(b"pasp", b"").ljust(8, b"\0")
+    down, across = struct.unpack(">II", shape[:8])
+    notes = _not_square((across, down))
+    return _oriented(width, height, frames, exif=exif, xmp=xmp, notes=notes)
 
 
 def is_animation(file_format: Format, header: Header) -> bool:

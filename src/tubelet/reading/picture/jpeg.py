@@ -29,6 +29,7 @@ _ICC = b"ICC_PROFILE\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _FURTHER = b"MPF\0"  # an index of further pictures in the same file
 _GAIN_MAPS = (b"http://ns.adobe.com/hdr-gain-map/1.0/", b"urn:iso:std:iso:ts:21496:-1")
+_JFIF = b"JFIF\0"
 _APPLE = b"http://ns.apple.com/HDRGainMap/"  # stands in the further picture that is the map
 _EOI = b"\xff\xd9"
 
@@ -45,6 +46,7 @@ class JpegInfo:
     exif: bytes | None = None
     xmp: bytes | None = None
     icc: bytes | None = None
+    density: tuple[int, int] = (1, 1)  # pixels to a length, across and down
     gain_map: bool = False  # the header tells of one
     further: bool = False  # there are pictures behind this one
     restart: int = 0  # units between restart markers; 0: there are none
@@ -77,7 +79,12 @@ def read_jpeg(file: BinaryFile, limits: Limits) -> JpegInfo:
         if len(head) < 2 or length < 2:
             raise DecodeError("a JPEG segment is cut off or has no length")
         place += length
-        if 0xE1 <= marker <= 0xEF and marker != 0xEE:
+        if marker == 0xE0:
+            data = file.read(min(length - 2, 12))
+            if data.startswith(_JFIF) and len(data) == 12:
+                found.density = struct.unpack_from(">HH", data, 8)
+            found.kept.append((start, place))
+        elif 0xE1 <= marker <= 0xEF and marker != 0xEE:
             data = file.read(length - 2) if marker <= 0xE2 else b""
             if marker == 0xE2 and data.startswith(_ICC) and len(data) >= 14:
                 profile[data[12]], parts = data[14:], data[13]

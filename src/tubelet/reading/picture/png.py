@@ -18,8 +18,8 @@ from tubelet.reading.limits import Limits
 from tubelet.reading.source import BinaryFile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_WHOLE = (b"IHDR", b"acTL", b"fcTL", b"eXIf", b"tRNS", b"cICP", b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # for a header too
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
+_WHOLE = (b"IHDR", b"acTL", b"fcTL", b"tRNS", b"cICP", b"pHYs", *_TEXTS)  # for a header too
 _RAW_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")  # of ImageMagick; the same block
 _XMP_NAMES = (b"XML:com.adobe.xmp", b"Raw profile type xmp")
 _MOTION = (b"acTL", b"fcTL", b"fdAT")
@@ -45,6 +45,7 @@ class PngInfo:
     xmp: bytes | None = None
     raw_profile: bytes | None = None  # a text of ImageMagick that holds EXIF
     icc: bytes | None = None
+    density: tuple[int, int] = (1, 1)  # pixels to a length, across and down
     transparency: bytes | None = None
     hdr: Hdr | None = None  # of PQ and HLG
     narrow: bool = False  # its samples have room below black and above white
@@ -216,6 +217,9 @@ def _ancillary(info: PngInfo, kind: bytes, data: bytes, seen_data: bool, limits:
     elif kind == b"cICP":
         if len(data) == 4:
             info.hdr, info.narrow = hdr_of(data[1], data[0]), data[3] == 0
+    elif kind == b"pHYs":
+        if len(data) == 9:
+            info.density = struct.unpack_from(">II", data)
     elif kind == b"gmAP":
         info.gain_map = True
     elif kind in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):

@@ -60,5 +60,3 @@ def _count_index(data: Bytes, offset: int, end: int, found: Structure) -> None:
         if bytes(name[2:]) in (b"dc", b"db") and name[:2].isdigit():
             number = int(name[:2]) + 1
             found.media[number] = Media(samples=found.media.get(number, Media()).samples + int(count))
-            filled = int(np.count_nonzero(entries["size"][names == name]))
-            found.filled[number] = found.filled.get(number, 0) + filled

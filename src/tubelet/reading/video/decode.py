@@ -106,7 +106,7 @@ class _Decoder:
     def _open(self) -> None:
         job = self._job
         self._close = ExitStack()
-        self._container, _ = self._close.enter_context(opened(job.source, job.file_lock))
+        self._container = self._close.enter_context(opened(job.source, job.file_lock))
         with decoder_errors("opened"):
             self._stream = only_stream(self._container, job.stream)
             self._codec = self._made()

@@ -7,7 +7,7 @@ given one here. Every reader gets a `View` of the open file with a place of its 
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, TypeAlias, cast
 
@@ -97,6 +97,7 @@ class View(io.RawIOBase):
         super().__init__()
         self.size = source.size
         self._place = 0
+        self.ending: BaseException | None = None  # what asks the program to end: FFmpeg's callbacks would drop it
         self._file: BinaryFile = source.file
         self._lock = lock
         self._fd = _real_file(source.file)
@@ -117,7 +118,13 @@ class View(io.RawIOBase):
                 return self._file.read(count)
 
     def read(self, size: int = -1) -> bytes:
-        data = self.at(self._place, self.size - self._place if size < 0 else size)
+        try:
+            data = self.at(self._place, self.size - self._place if size < 0 else size)
+        except Exception:
+            raise
+        except BaseException as error:
+            self.ending = error
+            raise InterruptedError from error
         self._place += len(data)
         return data
 
@@ -146,10 +153,13 @@ def _real_file(file: BinaryFile) -> int | None:
 
 
 @contextmanager
-def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.container.InputContainer, View]]:
-    """The container and the view it reads from; both are closed at the end. Nothing is decoded.
+def opened(
+    source: Source, lock: Guard | None = None, *, first: Callable[[View], object] | None = None
+) -> Iterator[av.container.InputContainer]:
+    """The container, closed at the end. Nothing is decoded.
 
-    lock: shared by all that read this Source at the same time.
+    lock: shared by all that read this Source at the same time. first: called with the view of the file before FFmpeg
+    sees it, which has no ceiling for what a file counts.
 
     Raises: DecodeError, UnsupportedFormat (not a video container).
     """
@@ -158,6 +168,8 @@ def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.conta
         raise UnsupportedFormat(f"a {source.format} file is not a video", got=source.format, source=source.name)
     view = View(source, lock or threading.Lock())
     try:
+        if first is not None:
+            first(view)
         with decoder_errors("opened"):
             container = cast(
                 av.container.InputContainer,
@@ -171,11 +183,15 @@ def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.conta
                 ),
             )
         try:
-            yield container, view
+            yield container
         finally:
             container.close()
+        if view.ending is not None:
+            raise view.ending
         source.check_file()
     except TubeletError as error:
+        if view.ending is not None:
+            raise view.ending from None
         error.placed(source=source.name)
         raise
     finally:
@@ -237,7 +253,8 @@ def stored_as(
     source: Source, stream: av.video.VideoStream, said: tuple[int, int] | None, limits: Limits
 ) -> tuple[Stored, list[str]]:
     """Size and shape of pixels by the stream's own header or its first picture, and a note where that is not the size
-    `said` by the container. The shape is the container's, where it tells one and is right about the size.
+    `said` by the container. The shape is the container's, where it tells one and the sizes are alike: equal, or one
+    picture at two scales, which is still shown in the shape the container asks for.
 
     Cost: nothing for H.264 in MP4 and MKV; else opening the file again and decoding one picture.
     Raises: LimitError for the size.
@@ -252,14 +269,16 @@ def stored_as(
     if inside is None:  # damage is judged when the pictures are read
         return told, []
     limits.check_picture(inside.width, inside.height)
+    if abs(inside.width * height - inside.height * width) <= max(inside[:2]):  # a pixel of rounding
+        inside = inside._replace(sample_aspect=told.sample_aspect or inside.sample_aspect)
     if inside[:2] == (width, height):
-        return inside._replace(sample_aspect=told.sample_aspect or inside.sample_aspect), []
+        return inside, []
     return inside, [f"the container says {width} x {height}, its pictures are {inside.width} x {inside.height}"]
 
 
 def _first_picture(source: Source, stream: av.video.VideoStream, limits: Limits) -> Stored | None:
     """What decoding the first packet gives; None where it gives nothing."""
-    with opened(source) as (container, _):
+    with opened(source) as container:
         try:
             first = only_stream(container, stream.index)
             codec = decoder_of(first)

@@ -43,8 +43,9 @@ def walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
     for kind, body, end in counted(_boxes(data, 0, data.size), limits):
         last = kind
         found.fragmented = found.fragmented or kind in (b"moof", b"sidx")
-        unknown = unknown or kind not in _TOP
-        if kind == b"" or not all(32 <= c < 127 or c >= 160 for c in kind):  # no type has such letters
+        strange = kind not in _TOP
+        unknown = unknown or strange
+        if strange and (kind == b"" or not all(32 <= c < 127 or c >= 160 for c in kind)):  # no type has such letters
             found.broken = True
             break
         if end > data.size:

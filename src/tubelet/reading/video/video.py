@@ -1,7 +1,7 @@
 """Video: sampled by time, decoded only where frames are wanted, and never silently short.
 
-    probe_video    headers                      -> size, length, rate
-    plan_video     headers + packet index       -> which frames, their true start times, what to decode for them
+    probe_video    headers + packet index       -> size, frames, length, rate
+    plan_video     the same, and a sampling     -> which frames, their true start times, what to decode for them
     decode_video   plan                         -> each wanted frame, upright RGB, as soon as it is there
     read_video     all of it                    -> Clip
 
@@ -31,7 +31,7 @@ from tubelet.reading.video.frames import Told, Upright, upright
 from tubelet.reading.video.index import read_index
 from tubelet.reading.video.nal import length_bytes
 from tubelet.reading.video.packets import PacketIndex, choose, segments
-from tubelet.reading.video.structure import Media, Structure
+from tubelet.reading.video.structure import Structure
 from tubelet.reading.video.wanted import DecodeJob
 
 T = TypeVar("T")
@@ -39,13 +39,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the headers of a video say, which may not be true. Sizes are upright, with square pixels."""
+    """What a video holds, by its headers and packets together. Sizes are upright, with square pixels."""
 
     width: int
     height: int
-    duration_s: float | None
+    duration_s: float  # as a Clip of it has
     fps: float | None  # on average
-    frames: int | None
+    frames: int  # that are there: those of reading it whole, unless decoding finds damage in them
     codec: str  # FFmpeg's name of it
 
 
@@ -82,26 +82,16 @@ class VideoResult:
 
 
 def probe_video(src: Source, limits: Limits) -> VideoInfo:
-    """Size, length, rate and codec from the headers; at most the first picture is decoded, and no packet is indexed.
+    """Size, frames, length, rate and codec: what a plan and reading find, the same errors too. At most the first
+    picture is decoded; a size that changes on the way, and damage inside packets, is met by reading alone.
 
-    Raises: UnsupportedFormat, NoVideo, DecodeError, LimitError.
+    Cost: as `plan_video`. Raises: UnsupportedFormat, NoVideo, DecodeError, LimitError.
     """
-    with opened(src) as (container, view):
-        structure = walk(view, src.format, limits)
-        stream, _ = _stream_of(container, structure, limits)
-        stored, _ = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
-        way, _ = upright(*stored, _of_track(structure.turns, stream), limits)
-        seconds = _declared_s(stream, container, src.format)
-        if seconds is not None:
-            limits.check("max_seconds", seconds, "seconds declared:")
-        rate = stream.average_rate
-        codec = stream.codec_context.codec.canonical_name
-        frames = stream.frames or None
-        if src.format == "AVI":  # whose header counts ticks
-            frames = _of_track(structure.filled, stream)
-        elif structure.fragmented:  # the header lists a part of them
-            frames = structure.media.get(stream.id, Media()).samples or None
-        return VideoInfo(way.width, way.height, seconds, float(rate) if rate else None, frames, codec)
+    seen = _look(src, limits)
+    index, rate = seen.index, seen.rate
+    if src.format == "AVI" and index.starts_s[-1] > 0:  # whose header counts ticks
+        rate = (len(index.order) - 1) / index.starts_s[-1]
+    return VideoInfo(seen.way.width, seen.way.height, index.declared_s, rate, len(index.order), seen.family)
 
 
 def plan_video(
@@ -119,36 +109,30 @@ def plan_video(
     Raises: UnsupportedFormat, NoVideo, DecodeError (nothing readable), LimitError (size, seconds, frames, packets),
     InputError (a time after the end).
     """
-    with opened(src) as (container, view):
-        structure = walk(view, src.format, limits)
-        stream, notes = _stream_of(container, structure, limits)
-        turn = _of_track(structure.turns, stream)
-        told = _told(stream)
-        stored, differs = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
-        way, turned = upright(*stored, turn, limits)
-        way = replace(way, hdr=hdr, told=told, background=background)
-        only_stream(container, stream.index)
-        index = read_index(container, stream, src.format, structure, limits)
+    seen = _look(src, limits)
+    index, way = seen.index, replace(seen.way, hdr=hdr, background=background)
+    try:
         chosen, expected = choose(index, sampling, limits)
         limits.check_clip(len(chosen), way.width, way.height)
-        if index.cut:
-            notes.append(_cut_note(index, structure))
-        return VideoPlan(
-            way.width,
-            way.height,
-            tuple(index.starts_s[rank] for rank in chosen),
-            expected,
-            index.declared_s,
-            index.cut,
-            (*notes, *differs, *turned),
-            sampling.times_s is not None,
-            stream.index,
-            index,
-            tuple(chosen),
-            way,
-            stream.codec_context.codec.name,
-            length_bytes(stream),
-        )
+    except TubeletError as error:
+        error.placed(source=src.name)
+        raise
+    return VideoPlan(
+        way.width,
+        way.height,
+        tuple(index.starts_s[rank] for rank in chosen),
+        expected,
+        index.declared_s,
+        index.cut,
+        seen.notes,
+        sampling.times_s is not None,
+        seen.stream,
+        index,
+        tuple(chosen),
+        way,
+        seen.codec,
+        seen.nal_bytes,
+    )
 
 
 def decode_video(
@@ -236,6 +220,48 @@ def clip_of(src: Source, frames: np.ndarray, result: VideoResult) -> Clip:
         frames_expected=result.frames_expected,
         notes=result.notes,
     )
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What headers and packets say, whatever is to be taken of them."""
+
+    stream: int  # its number in the file
+    codec: str  # the decoder's name
+    family: str  # the codec's, whatever decodes it
+    nal_bytes: int
+    rate: float | None  # frames a second, by the header
+    way: Upright
+    index: PacketIndex
+    notes: tuple[str, ...]
+
+
+def _look(src: Source, limits: Limits) -> _Looked:
+    """The one look at a file that `probe_video` and `plan_video` have, so that they agree. Raises: as they do."""
+    walked: list[Structure] = []
+    with opened(src, first=lambda view: walked.append(walk(view, src.format, limits))) as container:
+        [structure] = walked
+        stream, notes = _stream_of(container, structure, limits)
+        stored, differs = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
+        way, turned = upright(*stored, _of_track(structure.turns, stream), limits)
+        declared = _declared_s(stream, container, src.format)
+        if declared is not None:
+            limits.check("max_seconds", declared, "seconds declared:")
+        only_stream(container, stream.index)
+        index = read_index(container, stream, src.format, structure, limits)
+        if index.cut:
+            notes.append(_cut_note(index, structure))
+        codec = stream.codec_context.codec
+        return _Looked(
+            stream.index,
+            codec.name,
+            codec.canonical_name,
+            length_bytes(stream),
+            float(stream.average_rate) if stream.average_rate else None,
+            replace(way, told=_told(stream)),
+            index,
+            (*notes, *differs, *turned),
+        )
 
 
 def _stream_of(
