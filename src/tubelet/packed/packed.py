@@ -263,9 +263,9 @@ class Packed:
     ) -> None:
         """One safetensors file: `x`, `pos` and any further `tensors`, with the items as JSON metadata beside yours.
 
-        Written beside the target and renamed, so an error or a kill leaves the old file as it was. Syncs.
-        Raises: ShapeError when a name of `tensors` or `metadata` is the pack's own; RunError when the file cannot be
-        written.
+        Whole or not at all: an error or a kill leaves the old pack as it was; another kind of file is not replaced.
+        Syncs. Raises: ShapeError when a name of `tensors` or `metadata` is the pack's own; InputError where no pack
+        may stand, or for a tensor without values; RunError when the file cannot be written.
         """
         write_pack(path, self.x, self.pos, self.items, self.lengths, tensors or {}, metadata or {})
 

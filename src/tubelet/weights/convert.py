@@ -13,14 +13,15 @@ from torch import Tensor
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.report import LoadReport
-from tubelet.errors import ConfigError
+from tubelet.errors import ConfigError, InputError
 from tubelet.families.catalogue import families, require_variant, variant_of
 from tubelet.families.family import Family
 from tubelet.packed import Item, Packed, all_positions
-from tubelet.weights.conversion import readable, same_bits, sha256_of, write_report
+from tubelet.weights.conversion import readable, sha256_of, write_report
 from tubelet.weights.load import load_encoder, open_weights, report_of
 from tubelet.weights.locate import find_folder
-from tubelet.weights.save import known_format, save_encoder
+from tubelet.weights.save import encoder_files, known_format, staged
+from tubelet.weights.tensors import same_bits
 
 PARTS = ("pool", "merger", "spans")
 EPS = ("source", "upstream")
@@ -91,7 +92,8 @@ def convert(
     "source" keeps what the weights were trained with; "upstream" repeats upstream's converters, which write 1e-6 and so
     change the outputs. unsafe_pickle: read a pickle file, in a confined process. Cost: three copies of the weights and
     a small forward.
-    Raises what load_encoder and save_encoder raise, and ConfigError for a refused network.
+    The folder appears checked and with its report, or not at all. Raises what load_encoder and save_encoder raise,
+    ConfigError for a refused network, InputError where `out` is the folder of the source.
     Source of folding: EvolvingLMMs-Lab/LLaVA-OneVision-2:transformers_impl/merge_ov2/remap.py@2c3c25e, which always
     takes the last layer.
     """
@@ -111,31 +113,37 @@ def convert(
         if fold is not None:
             drop = tuple(dict.fromkeys((*drop, *(("pool",) if first.config.post_norm else ()))))
         second = _changed(first, drop, eps, fold)
+        place = Path(os.path.realpath(out))
+        if any(Path(os.path.realpath(file)).parent == place for file in files):
+            raise InputError("the output is the folder of the source", source=place.name)
         notes = {"converted_from": report.format, "source_sha256": digest}
-        save_encoder(second, out, target, overwrite=overwrite, notes=notes)
-        written = load_encoder(out)
-    after = _reported(written)
-    difference, pooled = _compare_outputs(first, written, state=None if fold is None else fold.select_layer)
-    result = ConvertReport(
-        source=Path(source).name,
-        out=str(out),
-        family=family.name,
-        from_format=report.format,
-        to_format=target,
-        variant=after.variant,
-        tensors=after.tensors,
-        bytes=after.bytes,
-        bit_equal=same_bits(second.state_dict(), written.state_dict()),
-        max_abs_diff=difference,
-        max_abs_diff_pooled=pooled,
-        eps=written.config.eps,
-        head_eps=written.config.eps if written.config.head_eps is None else written.config.head_eps,
-        dropped=tuple(drop),
-        skipped=given.skipped,
-        table=family.table_id,
-        source_sha256=digest,
-    )
-    write_report(result.as_dict(), Path(out))
+        made = encoder_files(second, target, notes)
+        with staged(out, overwrite) as beside:
+            made.write(beside)
+            written = load_encoder(beside)
+            after = _reported(written)
+            equal = same_bits(second.state_dict(), written.state_dict())
+            difference, pooled = _compare_outputs(first, written, state=None if fold is None else fold.select_layer)
+            result = ConvertReport(
+                source=Path(source).name,
+                out=str(out),
+                family=family.name,
+                from_format=report.format,
+                to_format=target,
+                variant=after.variant,
+                tensors=after.tensors,
+                bytes=after.bytes,
+                bit_equal=equal,
+                max_abs_diff=difference,
+                max_abs_diff_pooled=pooled,
+                eps=written.config.eps,
+                head_eps=written.config.eps if written.config.head_eps is None else written.config.head_eps,
+                dropped=tuple(drop),
+                skipped=given.skipped,
+                table=family.table_id,
+                source_sha256=digest,
+            )
+            write_report(result.as_dict(), beside)
     return result
 
 
