@@ -6,7 +6,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -16,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -37,7 +35,7 @@ from tubelet.language.vlm.scheme import Scheme
 from tubelet.train.lora import Lora, add_lora, save_lora
 from tubelet.train.order import cached_tokens
 from tubelet.weights.convert import convert
-from tubelet.writing import PREFIX, new_file, new_folder, save_png, scratch
+from tubelet.writing import PREFIX, new_folder, save_png, scratch
 
 Write = Callable[[Path], object]
 
@@ -68,7 +66,7 @@ def vlm(seed: int) -> VLM:
 def adapted(seed: int) -> Any:
     torch.manual_seed(seed)
     model = torch.nn.ModuleDict({"fc": torch.nn.Linear(4, 4)})
-    add_lora(model, Lora(2, 4.0, 0.0, ("fc",)))
+    add_lora(model, Lora(("fc",), rank=2))
     return model
 
 
@@ -95,7 +93,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def cameras(seed: int) -> Cameras:
-    return Cameras(torch.eye(4)[None, :3] + seed, torch.eye(3)[None], (8, 8))
+    return Cameras(torch.eye(4)[None, :3] + seed, torch.eye(3)[None], (8, 8), "a world")
 
 
 # ---- every writer: its place, and what writes version `seed` there
@@ -138,12 +136,13 @@ def forked(do: Callable[[], object]) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads; the child starts none
         child = os.fork()
     if child == 0:
+        code = 1
         try:
             torch.set_num_threads(1)
             do()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
+            code = 0
+        finally:
+            os._exit(code)
     return child
 
 
@@ -190,28 +189,30 @@ def dies(child: int, after: float | None = None) -> bool:
 def killed(kind: str, folder: Path, kills: int) -> int:
     """Writers killed at random events and moments, over an old version and over nothing, in turn. How many died."""
     name, write = WRITERS[kind]
-    place, wanted = folder / name, []
-    for seed in (0, 1):
-        write(place, seed)
-        wanted.append(content(place))
-    assert wanted[0] != wanted[1]
-    events, took = measured(lambda: write(folder / name, 0))
+    place, aside = folder / "place" / name, folder / name
+    place.parent.mkdir()
+    write(place, 0)
+    old = content(place)
+    place.rename(aside)
+    write(place, 1)
+    new = content(place)
+    assert old != new
+    (shutil.rmtree if place.is_dir() else os.unlink)(place)
+    events, took = measured(lambda: write(place, 1))
     rng, died = random.Random(kind), 0
     for n in range(kills):
-        if n % 2:
-            shutil.rmtree(place) if place.is_dir() else place.unlink()
-        else:
-            write(place, 0)
-        before = content(place)
-        if n % 4 < 2:  # at an event: most of all when it takes its place, at the end
-            at = rng.randint(1, events) if n % 8 < 4 else rng.randint(max(1, events - 25), events)
+        (shutil.rmtree if place.is_dir() else os.unlink)(place)
+        if n % 2 == 0:
+            (shutil.copytree if aside.is_dir() else shutil.copy)(aside, place)
+        if n % 4 < 2:  # at an event: of all, or of the last ones, when it takes its place
+            at = rng.randint(1, events) if n % 8 < 4 else rng.randint(max(1, events - 20), events)
             died += dies(forked(lambda at=at: until_event(lambda: write(place, 1), at)))
         else:
             died += dies(forked(lambda: write(place, 1)), rng.uniform(0, took))
-        assert content(place) in (before, wanted[1]), n
-        write(place, 1)
-        assert content(place) == wanted[1]
-        assert [f.name for f in folder.iterdir()] == [name], "leftovers of a dead writer"
+        assert content(place) in (old if n % 2 == 0 else None, new), n
+        write(place, 1)  # the next run
+        assert content(place) == new
+        assert [f.name for f in place.parent.iterdir()] == [name], "leftovers of a dead writer"
     return died
 
 
@@ -381,7 +382,7 @@ def test_everything_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, mon
     sync = os.fsync
 
     def noted(number: int) -> None:
-        done.append(os.readlink(f"/proc/self/fd/{number}"))
+        done.append(str(Path(f"/proc/self/fd/{number}").readlink()))
         sync(number)
 
     monkeypatch.setattr(os, "fsync", noted)

@@ -44,7 +44,7 @@ def new_file(target: str | os.PathLike[str], may_replace: Callable[[Path], bool]
         >>> with new_file("note.txt", lambda old: old.read_bytes().startswith(b"note")) as beside:
         ...     _ = beside.write_text("note: all of it, or the old one")
     """
-    path = _place(target)
+    path = resolved(target)
     if os.fspath(target).endswith(("/", os.sep)):
         raise InputError("the output is a file, and this names a folder", source=path.name)
     if path.exists():
@@ -69,7 +69,7 @@ def new_folder(
     An empty folder is taken. One with something in it is replaced with `overwrite`, as one, and only where `is_part` is
     true of every name in it. Raises `error` where something stands there, RunError where it cannot be written.
     """
-    path = _place(target)
+    path = resolved(target)
     if path.exists() and not path.is_dir():
         raise error("the output exists already and is no folder", source=path.name)
     with _typed(f"{path.name}: the folder"):
@@ -134,10 +134,7 @@ def sync(path: Path) -> None:
         os.close(number)
 
 
-# ---- inside
-
-
-def _place(target: str | os.PathLike[str]) -> Path:
+def resolved(target: str | os.PathLike[str]) -> Path:
     """The path with its links followed. Raises InputError where there can be none."""
     name = os.fspath(target).rpartition(os.sep)[2][:80]
     try:
@@ -153,6 +150,9 @@ def _place(target: str | os.PathLike[str]) -> Path:
     except ValueError as e:  # NUL, or letters that no name has
         raise InputError("the output is not a path", source=ascii(name)[1:-1]) from e
     return path
+
+
+# ---- inside
 
 
 @contextmanager

@@ -248,10 +248,11 @@ def cached_tokens(
     """
     target = Path(path)
     try:
-        # Opened here: numpy leaves a file open when its archive is damaged.
-        with target.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            if str(held["fingerprint"]) == fingerprint:
-                return np.asarray(held["tokens"], dtype=np.int64)
+        # Opened here: numpy leaves a file open when its archive is damaged. A pipe would be waited for.
+        if target.is_file():
+            with target.open("rb") as file, np.load(file, allow_pickle=False) as held:
+                if str(held["fingerprint"]) == fingerprint:
+                    return np.asarray(held["tokens"], dtype=np.int64)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         pass  # not there, another program's, or cut short: counting is always right
     tokens = np.ascontiguousarray(count(), dtype=np.int64)

@@ -22,6 +22,7 @@ from tubelet.weights.load import load_encoder, open_weights, report_of
 from tubelet.weights.locate import find_folder
 from tubelet.weights.save import encoder_files, known_format, staged
 from tubelet.weights.tensors import same_bits
+from tubelet.writing import resolved
 
 PARTS = ("pool", "merger", "spans")
 EPS = ("source", "upstream")
@@ -100,9 +101,12 @@ def convert(
     for what, given, known in (("drop", drop, PARTS), ("eps", (eps,), EPS)):
         if not set(given) <= set(known):
             raise ConfigError(f"{what} is one of {', '.join(known)}", expected=known, got=tuple(given))
+    place = resolved(out)
     with readable(Path(source), unsafe_pickle=unsafe_pickle, config=config is None) as given:
         folder = find_folder(given.weights, revision)
         files = [header.path for header in open_weights(folder, config=config).checkpoint.files]
+        if any(file.resolve().parent == place for file in files):
+            raise InputError("the output is the folder of the source", source=place.name)
         digest = sha256_of(files if given.pickle is None else [given.pickle])
         first = load_encoder(folder, config=config)
         report = _reported(first)
@@ -113,9 +117,6 @@ def convert(
         if fold is not None:
             drop = tuple(dict.fromkeys((*drop, *(("pool",) if first.config.post_norm else ()))))
         second = _changed(first, drop, eps, fold)
-        place = Path(os.path.realpath(out))
-        if any(Path(os.path.realpath(file)).parent == place for file in files):
-            raise InputError("the output is the folder of the source", source=place.name)
         notes = {"converted_from": report.format, "source_sha256": digest}
         made = encoder_files(second, target, notes)
         with staged(out, overwrite) as beside:

@@ -26,6 +26,7 @@ from tubelet.weights.locate import CONFIG, Checkpoint, CheckpointFolder, Source,
 from tubelet.weights.plain import checked_fields, to_plain
 from tubelet.weights.save import staged
 from tubelet.weights.tensors import TensorReader, compare_names, same_bits, stored_type
+from tubelet.writing import resolved
 
 FILE = "mm_projector.safetensors"
 INSIDE = "mm_projector."  # what stands before a key, after whatever else
@@ -119,7 +120,7 @@ def save_projector(projector: Projector, path: str | os.PathLike[str]) -> Path:
         >>> save_projector(tubelet.language.build_projector("linear", 64, 128), "mm_projector.safetensors").name
         'mm_projector.safetensors'
     """
-    target = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    target = Path(path) / FILE if resolved(path).is_dir() else Path(path)
     if target.suffix != ".safetensors":
         raise ConfigError("projectors are saved as .safetensors", source=target.name, expected=".safetensors")
     tensors = {PREFIX + name: tensor for name, tensor in projector.state_dict().items()}
