@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import NotFinite, ShapeError
 from tubelet.geometry.cameras import Cameras
 from tubelet.geometry.rotation import rotation_to_quaternion
@@ -18,6 +19,7 @@ from tubelet.shapes import Shaped
 from tubelet.writing import new_file, new_folder, starts_with
 
 
+@door
 def write_colmap(
     folder: Path,
     cameras: Cameras,
@@ -63,6 +65,7 @@ def write_colmap(
             (beside / name).write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
 
 
+@door
 def write_ply(path: Path, points: Tensor, colours: Tensor | None = None) -> None:
     """(P, 3) points and colours as a binary little-endian PLY; grey where no colours are given.
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import NotFinite, ShapeError
 from tubelet.packed.file import read_pack, write_pack
 from tubelet.packed.grid import MAX_ROWS as MAX_ROWS
@@ -49,6 +50,7 @@ class Packed:
     items: tuple[Item, ...]
     lengths: tuple[int, ...]
 
+    @door
     def __post_init__(self) -> None:
         x, pos = self.x, self.pos
         object.__setattr__(self, "items", tuple(self.items))
@@ -121,6 +123,7 @@ class Packed:
 
     # ---- the same rows in another form
 
+    @door
     def with_x(self, x: Tensor) -> "Packed":
         """The same items and places with other values, (T, D'); the row count must stay. No sync, no copy."""
         if x.ndim != 2 or x.shape[0] != self.x.shape[0]:
@@ -129,6 +132,7 @@ class Packed:
             )
         return self._other(x, self.pos.to(x.device))
 
+    @door
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Packed":
         """Rows moved to `device` and cast to `dtype`; uint8 rows keep their type, because they are pixels."""
         dtype = None if self.dtype == torch.uint8 else dtype
@@ -148,6 +152,7 @@ class Packed:
         """One (n_i, D) view per item, in order. `pack` puts them together again exactly."""
         return list(self.x.split(self.lengths)) if self.lengths else []
 
+    @door
     def check(self, *, finite: bool = False) -> "Packed":
         """Look at the values as well: places inside their grids, no place twice and, on request, finite rows.
 
@@ -175,6 +180,7 @@ class Packed:
                 raise NotFinite("NaN or infinity in its rows", item=int(owner[bad[0]]))
         return self
 
+    @door
     def equal(self, other: "Packed") -> bool:
         """Same items, lengths, places and bit-equal values (NaN equals nothing). Syncs."""
         return (
@@ -188,6 +194,7 @@ class Packed:
 
     # ---- fewer rows, other order
 
+    @door
     def keep(self, rows: Tensor, lengths: Sequence[int] | None = None) -> "Packed":
         """The rows named by `rows`: indices (K,) in the order wanted within each item, or a mask (T,), True = keep.
 
@@ -225,6 +232,7 @@ class Packed:
             raise ShapeError(f"row {row} is named more than once", got=row)
         return tuple(int(n) for n in torch.bincount(owner, minlength=len(self.items)).tolist())
 
+    @door
     def reorder(self, order: Sequence[int]) -> "Packed":
         """The items `order[0], order[1], ...`: a permutation or a choice of items, each at most once."""
         order = _integers(order, "order")
@@ -239,6 +247,7 @@ class Packed:
             tuple(self.lengths[i] for i in order),
         )
 
+    @door
     def split(self, counts: Sequence[int]) -> list["Packed"]:
         """Consecutive parts of counts[0], counts[1], ... items; views, no copy. The counts must sum to N."""
         counts = _integers(counts, "counts")
@@ -255,6 +264,7 @@ class Packed:
 
     # ---- files
 
+    @door
     def save(
         self,
         path: str | os.PathLike[str],
@@ -270,6 +280,7 @@ class Packed:
         write_pack(path, self.x, self.pos, self.items, self.lengths, tensors or {}, metadata or {})
 
     @staticmethod
+    @door
     def load(path: str | os.PathLike[str]) -> "Packed":
         """What `save` wrote, checked, on the host.
 
@@ -291,6 +302,7 @@ def _integers(values: Iterable[int], what: str) -> tuple[int, ...]:
         raise ShapeError(f"{what} must be integers, got {values!r}", got=values) from e
 
 
+@door
 def pack(rows: Iterable[Tensor], items: Sequence[Item], *, merge: int = 1) -> Packed:
     """Whole items from one (grid.rows, D) tensor each, in raster order (or in block order of `merge`).
 
@@ -316,6 +328,7 @@ def pack(rows: Iterable[Tensor], items: Sequence[Item], *, merge: int = 1) -> Pa
     return Packed(x, all_positions(items, merge=merge).to(x.device), items, tuple(i.grid.rows for i in items))
 
 
+@door
 def concat(packs: Sequence[Packed], *, renumber: bool = True) -> Packed:
     """All items of all packs, in order. Cost: one copy.
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tubelet.doors import door
 from tubelet.errors import CountedInput, CountedRows, InputError, LimitError, TubeletError
 from tubelet.packed import Packed
 from tubelet.packed.grid import MAX_ROWS, Item
@@ -48,6 +49,7 @@ class Loaded:
         return [s.error for s in self.sources if s.error is not None]
 
 
+@door
 def load_patches(
     sources: Any,
     recipe: PixelRecipe,

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from tubelet.doors import door
 from tubelet.errors import InputError, TubeletError
 from tubelet.reading.clip import Clip as Clip
 from tubelet.reading.limits import Limits
@@ -52,6 +53,7 @@ def read(
 ) -> list[Clip | TubeletError]: ...
 
 
+@door
 def read(
     sources: Any,
     *,
@@ -116,6 +118,7 @@ def read(
     return cast(Any, _in_order(one, len(items), threads, skip=on_error == "skip"))
 
 
+@door
 def probe(source: Any, *, limits: Limits = Limits()) -> Any:  # noqa: B008
     """Upright width and height, frame count and more of one input, from its header: PictureInfo or VideoInfo.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.report import LoadReport
@@ -69,6 +70,7 @@ class ConvertReport:
         return asdict(self)
 
 
+@door
 def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],

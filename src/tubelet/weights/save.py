@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, RunError, WeightsError
 from tubelet.families.catalogue import families, home_of, write_config
@@ -28,6 +29,7 @@ _PART = re.compile(  # what a folder of a checkpoint holds that one of our write
 )
 
 
+@door
 def save_encoder(
     encoder: Encoder,
     folder: str | os.PathLike[str],

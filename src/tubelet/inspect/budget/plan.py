@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, ShapeError, TubeletError
 from tubelet.inspect.budget.flops import encoder_flop, projector_flop
@@ -31,6 +32,7 @@ from tubelet.pixels.views import Views, cut_to_units, views_of
 from tubelet.pixels.views_plan import ViewRule
 
 
+@door
 def plan(
     sources: Any,
     what: EncoderConfig | PixelRecipe,

@@ -20,6 +20,7 @@ from pathlib import PurePath
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tubelet.doors import door
 from tubelet.errors import ShapeError
 from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, Colour, TextLine, caption, length, time_text, words
 from tubelet.packed.grid import Grid, Item
@@ -173,6 +174,7 @@ def check_drawn(clip: Clip, item: Item | None, patch: int | None, max_side: int)
 # ---- the two pictures
 
 
+@door
 def draw_grid(clip: Clip, item: Item, patch: int, *, row: int = 0, max_side: int = 1600) -> Image.Image:
     """One frame as the encoder is given it, with its patch grid and a caption, as an RGB picture.
 
@@ -288,6 +290,7 @@ def _missing(page: Image.Image, x: int, y: int, sheet: Sheet) -> None:
     page.paste(words("missing", 13, ALARM), (x, y + sheet.height + 5))
 
 
+@door
 def contact_sheet(
     clip: Clip,
     item: Item | None = None,

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tubelet.doors import door
 from tubelet.encoder.config import Merger
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite
 from tubelet.language.project.projector import Compat, Projector, ProjectorConfig, from_config
@@ -59,6 +60,7 @@ class ProjectorReport:
         return asdict(self)
 
 
+@door
 def load_projector(
     source: Source,
     *,
@@ -111,6 +113,7 @@ def _folder_of(source: Source, revision: str | None = None) -> CheckpointFolder:
     return find_folder(own if own.is_file() else source, revision)
 
 
+@door
 def save_projector(projector: Projector, path: str | os.PathLike[str]) -> Path:
     """Write the weights and the configuration to one .safetensors file (a folder gets its mm_projector.safetensors).
 
@@ -131,6 +134,7 @@ def save_projector(projector: Projector, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+@door
 def convert_projector(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tubelet.doors import door
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError
 from tubelet.language.placing.place import place
@@ -57,6 +58,7 @@ class VLM(nn.Module):
         torch.Size([1, 2])
     """
 
+    @door
     def __init__(
         self,
         encoder: Encoder,
@@ -133,6 +135,7 @@ class VLM(nn.Module):
 
     # ---- pixels to rows
 
+    @door
     def encode(self, p: Packed) -> VisualRows:
         """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
 
@@ -147,6 +150,7 @@ class VLM(nn.Module):
         keys = [item_key(p, i, recipes, options) for i in range(len(p))]
         return self.project(encode_cached(p, keys, self.cache, self.features, self._merge))
 
+    @door
     def features(self, p: Packed) -> tuple[Packed, ...]:
         """What the encoder gives of patches: the rows, then the deepstack rows. Nothing is taken from `cache`."""
         p = p.to(self.encoder.patch.weight.device)
@@ -159,6 +163,7 @@ class VLM(nn.Module):
         features = self.encoder.features(p, pool=False)
         return (features.tokens, *features.deepstack)
 
+    @door
     def project(self, features: tuple[Packed, ...], *, join: bool = True) -> VisualRows:
         """The encoder's `features` in the language model's width: reduction, projector, and views pooled and joined.
 
@@ -191,6 +196,7 @@ class VLM(nn.Module):
 
     # ---- rows and ids to a batch
 
+    @door
     def ready(
         self,
         rows: VisualRows | None,
@@ -242,6 +248,7 @@ class VLM(nn.Module):
     # ---- tokens
 
     @torch.no_grad()
+    @door
     def generate(
         self,
         ready: PromptBatch,
@@ -274,6 +281,7 @@ class VLM(nn.Module):
 
     # ---- folders
 
+    @door
     def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write one folder: config.json, safetensors, generation_config.json, and the tokenizer if there is one.
 
@@ -285,6 +293,7 @@ class VLM(nn.Module):
         return save_model_parts(parts, Path(folder), overwrite=overwrite)
 
     @classmethod
+    @door
     def from_pretrained(
         cls,
         source: Source,
