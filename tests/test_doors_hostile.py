@@ -5,6 +5,7 @@ What may come back is a value, a TubeletError, or a TypeError for an argument of
 
 import io
 import math
+import random
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -253,27 +254,32 @@ def doors(folder: Path) -> dict[str, Door]:
     return {name: Door(*door) for name, door in table.items()}
 
 
-def told(do: Callable[[], object]) -> Exception | None:
+def foreign(door: Door, **changed: Any) -> Exception | None:
     """What a call raised that it may not raise."""
     try:
         with torch.no_grad():
-            do()
+            door.call(**{**door.args, **changed})
     except (TubeletError, TypeError):
         return None
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001 # that is what is looked for
         return e
     return None
 
 
 @pytest.mark.usefixtures("as_in_production")
-@pytest.mark.parametrize("name", ())
-def test_a_door_lets_no_foreign_exception_out(name: str, tmp_path: Path):
-    door = doors(tmp_path)[name]
-    assert told(lambda: door.call(**door.args)) is None
+@pytest.mark.parametrize("every", [40, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_foreign_exception_leaves_a_door(every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One call of `every`, chosen by seed, of parts of the table in CI."""
+    monkeypatch.chdir(tmp_path)
+    chosen = random.Random(0)
     found = []
-    for argument in door.args:
-        for kind, make in HOSTILE.items():
-            value = make()
-            if (error := told(lambda: door.call(**{**door.args, argument: value}))) is not None:
-                found.append(f"{argument} = {kind}: {type(error).__name__}: {str(error)[:100]}")
+    for name, door in doors(tmp_path).items():
+        for argument in door.args:
+            for kind, make in HOSTILE.items():
+                if chosen.randrange(every):
+                    continue
+                if argument == "embed" and kind == "class":  # what a caller's function raises is the caller's
+                    continue
+                if (error := foreign(door, **{argument: make()})) is not None:
+                    found.append(f"{name}({argument} = {kind}): {type(error).__name__}: {str(error)[:100]}")
     assert not found, "\n".join([f"{len(found)} foreign exceptions", *found])

@@ -17,7 +17,9 @@ from tubelet.errors import InputError, ShapeError, TubeletError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 _NUMBERS: dict[Any, type] = {int: Integral, float: Real}
+_MOST_SHOWN = 80  # letters
 _MOST = 2**62  # a whole number beyond it fits no tensor, file or clock
 
 
@@ -45,11 +47,24 @@ def door(function: Callable[P, R]) -> Callable[P, R]:
                 if not _fits(value, hint):
                     raise TypeError(f"{name} is {type(value).__name__}, expected {_said(hint)}") from e
             for name, value, hint in given:
-                if error := _impossible(name, value, hint):
+                if error := _impossible(name, value, hint, e):
                     raise error from e
             raise
 
     return call
+
+
+def doors(cls: type[T]) -> type[T]:
+    """The class, whose public methods are doors, and what checks it when it is made."""
+    made = "__post_init__" if "__post_init__" in vars(cls) else "__init__"
+    for name, method in list(vars(cls).items()):
+        if name != made and name.startswith("_"):
+            continue
+        if isinstance(method, (staticmethod, classmethod)):
+            setattr(cls, name, type(method)(door(method.__func__)))
+        elif isinstance(method, types.FunctionType):
+            setattr(cls, name, door(method))
+    return cls
 
 
 def _arguments(function: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -59,12 +74,19 @@ def _arguments(function: Callable[..., Any], args: Any, kwargs: Any) -> Iterator
         given = {name: vars(args[0])[name] for name in fields if name in vars(args[0])}
         hints = fields
     else:
-        parameters = inspect.signature(function).parameters
         given = inspect.signature(function).bind(*args, **kwargs).arguments
-        hints = {name: one.annotation for name, one in parameters.items()}
+        told = [one.__annotations__ for one in get_overloads(function)] or [function.__annotations__]
+        hints = {name: Union[tuple(_resolved(one.get(name), function) for one in told)] for name in given}  # noqa: UP007
     for name, value in given.items():
-        hint = hints.get(name, Any)
-        yield name, value, Any if isinstance(hint, str) or hint is inspect.Parameter.empty else hint
+        yield name, value, _resolved(hints[name], function)
+
+
+def _resolved(hint: Any, function: Callable[..., Any]) -> Any:
+    """An annotation; Any where there is none, or one that only checkers resolve."""
+    try:
+        return Any if hint is None else eval(hint, function.__globals__) if isinstance(hint, str) else hint
+    except NameError:
+        return Any
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -84,7 +106,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if not issubclass(type(value), _NUMBERS.get(kind, kind)):
         return False
     if not args or not issubclass(type(value), (Mapping, list, tuple)):
-        return not (args and issubclass(type(value), str))  # text is a sequence of text only where that is asked for
+        several = issubclass(type(value), (str, bytes, bytearray, io.IOBase)) or getattr(type(value), "ndim", None)
+        return not (args and several and getattr(value, "ndim", 0) != 1)  # text, a file, a table: not these elements
     if issubclass(type(value), Mapping):
         return all(_fits(key, args[0]) and _fits(one, args[-1]) for key, one in value.items())
     if kind is not tuple or args[-1] is ...:
@@ -92,9 +115,17 @@ def _fits(value: Any, hint: Any) -> bool:
     return len(value) == len(args) and all(_fits(one, of) for one, of in zip(value, args, strict=True))
 
 
-def _impossible(name: str, value: Any, hint: Any) -> TubeletError | None:
+def _impossible(name: str, value: Any, hint: Any, cause: Exception) -> TubeletError | None:
     """What is wrong with a value that no use of its type could take."""
     kind = type(value)
+    try:
+        value.__class__  # noqa: B018
+    except Exception:  # noqa: BLE001 # whatever it raises, it answers nothing; the caller chains the first error
+        return InputError(f"{name} is a {kind.__name__} that raises when it is looked at", got=kind.__name__)
+    if isinstance(cause, OSError) and issubclass(kind, (str, os.PathLike)):
+        return InputError(f"{name} is no path to use: {cause.strerror}", got=os.fspath(value)[:_MOST_SHOWN])
+    if name == "device" and issubclass(kind, str) and isinstance(cause, RuntimeError):
+        return InputError(f"there is no device {value[:_MOST_SHOWN]!r}", got=value[:_MOST_SHOWN])
     if hasattr(kind, "is_meta"):  # a tensor, without importing torch here
         dims, dtypes = getattr(hint, "dim_str", "..."), getattr(hint, "dtypes", ())
         kept = str(value.dtype).removeprefix("torch.")
@@ -110,7 +141,7 @@ def _impossible(name: str, value: Any, hint: Any) -> TubeletError | None:
         if not math.isfinite(value) or abs(value) > _MOST:
             return InputError(f"{name} is {value:.9g}", limit=_MOST, got=value)
     elif issubclass(kind, (list, tuple)):
-        found = (_impossible(f"{name}[{i}]", one, None) for i, one in enumerate(value))
+        found = (_impossible(f"{name}[{i}]", one, None, cause) for i, one in enumerate(value))
         return next((error for error in found if error), None)
     return None
 

@@ -183,6 +183,10 @@ class Encoder(nn.Module):
         an encoder that pools its first prefix token gives that in `features` only."""
         if self.pool is None:
             raise ConfigError("this encoder has no pooling head that reads tokens", expected="pool=True", got=False)
+        if tokens.x.shape[1] != self.config.hidden:
+            raise ShapeError(
+                f"tokens are {self.config.hidden} wide here, got {tokens.x.shape[1]}", got=tokens.x.shape[1]
+            )
         return self.pool(tokens)
 
     def run(

@@ -127,6 +127,8 @@ class Item:
     @door
     def of(cls, t: int, h: int, w: int, picture: int = 0) -> "Item":
         """An item known by its grid alone: a t-row clip gets times 0, 1, 2 ... and a box of h x w units."""
+        if t > MAX_ROWS:
+            raise ShapeError(f"{t} rows in time do not fit int32", limit=MAX_ROWS, got=t)
         return cls(Grid(t, h, w), tuple(float(i) for i in range(t)), picture, (0.0, 0.0, float(w), float(h)))
 
 

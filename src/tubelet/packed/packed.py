@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tubelet.doors import door
+from tubelet.doors import door, doors
 from tubelet.errors import NotFinite, ShapeError
 from tubelet.packed.file import read_pack, write_pack
 from tubelet.packed.grid import MAX_ROWS as MAX_ROWS
@@ -33,6 +33,7 @@ from tubelet.shapes import Int, Int32, Int64, Shaped
 _PLACES = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
+@doors
 @dataclass(frozen=True, eq=False)
 class Packed:
     """Rows `x` (T, D) of N items with their places `pos` (T, 3); see the module's head.
@@ -50,7 +51,6 @@ class Packed:
     items: tuple[Item, ...]
     lengths: tuple[int, ...]
 
-    @door
     def __post_init__(self) -> None:
         x, pos = self.x, self.pos
         object.__setattr__(self, "items", tuple(self.items))
@@ -123,7 +123,6 @@ class Packed:
 
     # ---- the same rows in another form
 
-    @door
     def with_x(self, x: Tensor) -> "Packed":
         """The same items and places with other values, (T, D'); the row count must stay. No sync, no copy."""
         if x.ndim != 2 or x.shape[0] != self.x.shape[0]:
@@ -132,7 +131,6 @@ class Packed:
             )
         return self._other(x, self.pos.to(x.device))
 
-    @door
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Packed":
         """Rows moved to `device` and cast to `dtype`; uint8 rows keep their type, because they are pixels."""
         dtype = None if self.dtype == torch.uint8 else dtype
@@ -152,7 +150,6 @@ class Packed:
         """One (n_i, D) view per item, in order. `pack` puts them together again exactly."""
         return list(self.x.split(self.lengths)) if self.lengths else []
 
-    @door
     def check(self, *, finite: bool = False) -> "Packed":
         """Look at the values as well: places inside their grids, no place twice and, on request, finite rows.
 
@@ -180,7 +177,6 @@ class Packed:
                 raise NotFinite("NaN or infinity in its rows", item=int(owner[bad[0]]))
         return self
 
-    @door
     def equal(self, other: "Packed") -> bool:
         """Same items, lengths, places and bit-equal values (NaN equals nothing). Syncs."""
         return (
@@ -194,7 +190,6 @@ class Packed:
 
     # ---- fewer rows, other order
 
-    @door
     def keep(self, rows: Tensor, lengths: Sequence[int] | None = None) -> "Packed":
         """The rows named by `rows`: indices (K,) in the order wanted within each item, or a mask (T,), True = keep.
 
@@ -232,7 +227,6 @@ class Packed:
             raise ShapeError(f"row {row} is named more than once", got=row)
         return tuple(int(n) for n in torch.bincount(owner, minlength=len(self.items)).tolist())
 
-    @door
     def reorder(self, order: Sequence[int]) -> "Packed":
         """The items `order[0], order[1], ...`: a permutation or a choice of items, each at most once."""
         order = _integers(order, "order")
@@ -247,7 +241,6 @@ class Packed:
             tuple(self.lengths[i] for i in order),
         )
 
-    @door
     def split(self, counts: Sequence[int]) -> list["Packed"]:
         """Consecutive parts of counts[0], counts[1], ... items; views, no copy. The counts must sum to N."""
         counts = _integers(counts, "counts")
@@ -264,7 +257,6 @@ class Packed:
 
     # ---- files
 
-    @door
     def save(
         self,
         path: str | os.PathLike[str],
@@ -273,20 +265,15 @@ class Packed:
     ) -> None:
         """One safetensors file: `x`, `pos` and any further `tensors`, with the items as JSON metadata beside yours.
 
-        Whole or not at all: an error or a kill leaves the old pack as it was; another kind of file is not replaced.
-        Syncs. Raises: ShapeError when a name of `tensors` or `metadata` is the pack's own; InputError where no pack
-        may stand, or for a tensor without values; RunError when the file cannot be written.
+        Whole or not at all, over a pack and no other file. Syncs. Raises: ShapeError when a name of `tensors` or
+        `metadata` is the pack's own; InputError where no pack may stand; RunError when it cannot be written.
         """
         write_pack(path, self.x, self.pos, self.items, self.lengths, tensors or {}, metadata or {})
 
     @staticmethod
-    @door
     def load(path: str | os.PathLike[str]) -> "Packed":
-        """What `save` wrote, checked, on the host.
-
-        Raises: InputError when there is no such file; UnsafeFile when it is damaged or not a pack; ShapeError when its
-        parts contradict each other.
-        """
+        """What `save` wrote, checked, on the host. Raises: InputError when there is no such file; UnsafeFile when it is
+        damaged or not a pack; ShapeError when its parts contradict each other."""
         try:
             return Packed(*read_pack(path)).check()
         except ShapeError as e:

@@ -111,7 +111,7 @@ def load_patches(
 
 def options_of(config: LoadConfig, on_error: str, workers: int | None) -> Options:
     """What holds for all inputs of one call. Raises InputError for words and numbers that mean nothing."""
-    if workers is not None and workers < 1:
+    if workers is not None and (workers != workers or workers < 1):  # NaN would start no thread
         raise InputError(f"workers must be at least 1, got {workers}", limit=1, got=workers)
     if on_error not in ("raise", "skip"):
         raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)

@@ -98,7 +98,7 @@ def read(
         raise InputError(f"isolate is auto, always or never, not {isolate!r}", got=isolate)
     if on_error not in ("raise", "skip"):
         raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)
-    if workers is not None and workers < 1:
+    if workers is not None and index(workers) < 1:
         raise InputError(f"workers must be at least 1, got {workers}", got=workers)
     several = not is_one(sources)
     items = list(sources) if several else [sources]

@@ -16,11 +16,12 @@ All counts are those of the code that runs, from the same functions or checked a
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig
-from tubelet.errors import ConfigError, ShapeError, TubeletError
+from tubelet.errors import ConfigError, InputError, ShapeError, TubeletError
 from tubelet.inspect.budget.flops import encoder_flop, projector_flop
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.networks import Aggregator
@@ -74,8 +75,13 @@ def _listed(sources: Any) -> Sequence[Any]:
 def _input(source: Any) -> Input:
     if isinstance(source, Input):
         return source
-    width, height, *frames = source
-    return Input(width, height, *frames)
+    try:
+        width, height, *frames = (index(n) for n in source)
+        return Input(width, height, *frames)
+    except (TypeError, ValueError) as e:
+        if isinstance(e, TubeletError):
+            raise
+        raise InputError("an input is (width, height) or (width, height, frames)", got=type(source).__name__) from e
 
 
 def _joins(views: Views | None) -> bool:

@@ -75,6 +75,8 @@ class VLM(nn.Module):
         require_transformers("a vision-language model")
         from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
+        if not issubclass(type(lm), nn.Module):
+            raise TypeError(f"lm is {type(lm).__name__}, expected a causal language model of transformers")
         self.encoder, self.projector, self.reduce = encoder, projector, reduce
         self.speaker: PlacedCausalLM = lm if isinstance(lm, PlacedCausalLM) else PlacedCausalLM(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
