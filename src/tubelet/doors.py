@@ -6,12 +6,14 @@ where all fit, the foreign one goes on as it is: then the fault is ours, or of a
 """
 
 import inspect
+import io
 import math
+import os
 import types
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_overloads
 
 from tubelet.errors import InputError, ShapeError, TubeletError
 
@@ -83,10 +85,8 @@ def _arguments(function: Callable[..., Any], args: Any, kwargs: Any) -> Iterator
 
 def _resolved(hint: Any, function: Callable[..., Any]) -> Any:
     """An annotation; Any where there is none, or one that only checkers resolve."""
-    try:
-        return Any if hint is None else eval(hint, function.__globals__) if isinstance(hint, str) else hint
-    except NameError:
-        return Any
+    known = getattr(function, "__globals__", {}).get(hint, Any) if isinstance(hint, str) else hint
+    return Any if hint is None else known
 
 
 def _fits(value: Any, hint: Any) -> bool:
