@@ -8,6 +8,9 @@ from pathlib import Path
 import jaxtyping
 import pytest
 from hypothesis import settings
+from tests import typed
+
+typed.install()
 
 # The same examples every time: a change is judged by what it changes. `--hypothesis-profile explore` for others.
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=40)
