@@ -120,9 +120,9 @@ def _impossible(name: str, value: Any, hint: Any, cause: Exception) -> TubeletEr
     kind = type(value)
     try:
         value.__class__  # noqa: B018
-    except Exception:  # noqa: BLE001 # whatever it raises, it answers nothing; the caller chains the first error
-        return InputError(f"{name} is a {kind.__name__} that raises when it is looked at", got=kind.__name__)
-    if isinstance(cause, OSError) and issubclass(kind, (str, os.PathLike)):
+    except Exception as e:
+        raise InputError(f"{name} is a {kind.__name__} that raises when it is looked at", got=kind.__name__) from e
+    if isinstance(cause, OSError) and (issubclass(kind, str) or hasattr(kind, "__fspath__")):
         return InputError(f"{name} is no path to use: {cause.strerror}", got=os.fspath(value)[:_MOST_SHOWN])
     if name == "device" and issubclass(kind, str) and isinstance(cause, RuntimeError):
         return InputError(f"there is no device {value[:_MOST_SHOWN]!r}", got=value[:_MOST_SHOWN])

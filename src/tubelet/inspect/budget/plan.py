@@ -76,12 +76,11 @@ def _input(source: Any) -> Input:
     if isinstance(source, Input):
         return source
     try:
-        width, height, *frames = (index(n) for n in source)
-        return Input(width, height, *frames)
+        width, height, *more = (index(n) for n in source)
+        (frames,) = more or [1]
     except (TypeError, ValueError) as e:
-        if isinstance(e, TubeletError):
-            raise
         raise InputError("an input is (width, height) or (width, height, frames)", got=type(source).__name__) from e
+    return Input(width, height, frames)
 
 
 def _joins(views: Views | None) -> bool:
