@@ -280,10 +280,10 @@ def test_outputs_are_checked_before_anything_is_read(
 def test_a_folder_that_is_read_only(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    def forbidden(self: Path, **_: object) -> None:  # what touch does there; for root, no folder is read-only
+    def forbidden(self: Path, *_: object) -> None:  # what mkdir does there; for root, no folder is read-only
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "touch", forbidden)
+    monkeypatch.setattr(Path, "mkdir", forbidden)
     code, line = refused(capsys, files["wide"], "--out", tmp_path / "o.safetensors", "--model", "/nowhere/x")
     assert code == 1
     assert line.endswith("o.safetensors: the output cannot be written: Permission denied\n")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from tubelet.cli.options import Device, FrameOptions, OutputOptions, ReadingOptions, StoredDtype, option
-from tubelet.cli.output import on_one_page, output_file, save_png
+from tubelet.cli.output import on_one_page, output_file
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image

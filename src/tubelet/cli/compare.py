@@ -15,10 +15,11 @@ from tubelet.cli.choosing import (
 )
 from tubelet.cli.compared import Compared
 from tubelet.cli.options import Files, FrameOptions, OutputOptions, ReadingOptions, option, require_files, with_budget
-from tubelet.cli.output import Drawings, save_png
+from tubelet.cli.output import Drawings
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
 from tubelet.errors import TubeletError
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image

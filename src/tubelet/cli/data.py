@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional
 
 from tubelet.cli.options import DEFAULT_MODEL, FrameOptions, OutputOptions, option
-from tubelet.cli.output import output_file, save_png
+from tubelet.cli.output import output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,10 +16,11 @@ from tubelet.cli.options import (
     StoredDtype,
     option,
 )
-from tubelet.cli.output import output_file, save_png
+from tubelet.cli.output import output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
 from tubelet.errors import InputError
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image

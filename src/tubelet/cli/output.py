@@ -1,12 +1,12 @@
 """Where results are written: checked before the long work, never onto an input or a device, and whole or not at all."""
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tubelet.cli.terminal import UsageError, file_name
 from tubelet.errors import InputError, RunError
+from tubelet.writing import require_writable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,25 +28,17 @@ def output_file(out: str, inputs: Sequence[str]) -> Path:
         for i, one in enumerate(inputs):
             if there and Path(one).exists() and path.samefile(one):
                 raise InputError("the output is one of the inputs", source=name, item=i)
-        _try(path.parent)
-    except (OSError, ValueError) as e:
+        require_writable(path.parent)
+    except (OSError, ValueError, RunError) as e:
         raise _unwritable(e, name) from e
     return path
 
 
-def _try(folder: Path) -> None:
-    """Make and remove a file in the folder. Raises OSError."""
-    probe = folder / f".tubelet.{secrets.token_hex(6)}"
-    try:
-        probe.touch(exist_ok=False)
-    finally:
-        probe.unlink(missing_ok=True)
-
-
-def _unwritable(error: OSError | ValueError, name: str) -> InputError:
+def _unwritable(error: OSError | ValueError | RunError, name: str) -> InputError:
     if isinstance(error, InputError):
         return error
-    why = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
+    cause = error.__cause__ if isinstance(error, RunError) else error
+    why = cause.strerror if isinstance(cause, OSError) and cause.strerror else "not a path"
     return InputError(f"the output cannot be written: {why}", source=name)
 
 
@@ -69,8 +61,8 @@ class Drawings:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _try(self.folder)
-        except (OSError, ValueError) as e:
+            require_writable(self.folder)
+        except (OSError, ValueError, RunError) as e:
             raise _unwritable(e, file_name(str(self.folder))) from e
 
     def path(self, index: int, kind: str) -> Path:
@@ -100,15 +92,3 @@ def on_one_page(pictures: "Sequence[Image]", columns: int = 1) -> "Image":
         for j, picture in enumerate(row):
             page.paste(picture, (sum(widths[:j]) + GAP * j, sum(heights[:i]) + GAP * i))
     return page
-
-
-def save_png(picture: "Image", path: Path) -> None:
-    """Write beside the target and rename, so that no half picture is ever there. Raises RunError."""
-    beside = path.with_name(f".tubelet.{secrets.token_hex(6)}")
-    try:
-        picture.save(beside, format="PNG")
-        beside.replace(path)
-    except OSError as e:
-        raise RunError(f"the PNG could not be written: {e.strerror or 'no reason given'}", source=path.name) from e
-    finally:
-        beside.unlink(missing_ok=True)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from tubelet.cli.options import DEFAULT_MODEL, Files, FrameOptions, OutputOptions, option, with_budget
-from tubelet.cli.output import output_file, save_png
+from tubelet.cli.output import output_file
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from tubelet.encoder.config import EncoderConfig

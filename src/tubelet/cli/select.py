@@ -24,11 +24,12 @@ from tubelet.cli.options import (
     require_files,
     with_budget,
 )
-from tubelet.cli.output import Drawings, output_file, save_png
+from tubelet.cli.output import Drawings, output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.select_report import Selected
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name
 from tubelet.errors import InputError
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image

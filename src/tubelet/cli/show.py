@@ -16,10 +16,11 @@ from tubelet.cli.options import (
     require_files,
     with_budget,
 )
-from tubelet.cli.output import Drawings, on_one_page, save_png
+from tubelet.cli.output import Drawings, on_one_page
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import view_rule
 from tubelet.errors import InputError, TubeletError
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
+from tubelet.doors import door
 from tubelet.errors import ConfigError
 from tubelet.pixels.recipe import PixelRecipe
 
@@ -109,6 +110,7 @@ class EncoderConfig:
     deepstack: tuple[int, ...] = ()  # layers, from 0, whose output goes through a merger of its own
     deepstack_merger: Merger | None = None  # the form of those mergers
 
+    @door
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "heads", "mlp"):
             if getattr(self, name) < 1:

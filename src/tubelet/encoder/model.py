@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tubelet.doors import door
 from tubelet.encoder import cpu
 from tubelet.encoder.attention import Backend, Segments, resolve
 from tubelet.encoder.config import EncoderConfig, Span
@@ -89,6 +90,7 @@ class Encoder(nn.Module):
 
     # ---- the calls
 
+    @door
     def forward(
         self,
         p: Packed,
@@ -106,6 +108,7 @@ class Encoder(nn.Module):
         tokens = self.trunk(p, positions=positions, segments=segments, scenes=scenes)
         return tokens if self.merger is None else tokens_merged(tokens, self.merger, in_place=self._in_place(p))
 
+    @door
     def trunk(
         self,
         p: Packed,
@@ -118,6 +121,7 @@ class Encoder(nn.Module):
         ran = self.run(p, positions=positions, segments=segments, scenes=scenes)
         return p.with_x(ran.layout.from_layout(self.final_norm(ran.x)))
 
+    @door
     def features(
         self,
         p: Packed,
@@ -152,6 +156,7 @@ class Encoder(nn.Module):
             tuple(tokens_merged(x, merger, in_place=in_place) for x, merger in zip(deep, mergers, strict=True)),
         )
 
+    @door
     def hidden_states(
         self,
         p: Packed,
@@ -172,11 +177,16 @@ class Encoder(nn.Module):
         ran = self.run(p, only=wanted, until=deepest, positions=positions, segments=segments, scenes=scenes)
         return [ran.rows(p, which) for which in wanted]
 
+    @door
     def pooled(self, tokens: Packed) -> Float[Tensor, "N D"]:
         """One vector per item from `forward`'s tokens, by the pooling head. Raises ConfigError where there is none;
         an encoder that pools its first prefix token gives that in `features` only."""
         if self.pool is None:
             raise ConfigError("this encoder has no pooling head that reads tokens", expected="pool=True", got=False)
+        if tokens.x.shape[1] != self.config.hidden:
+            raise ShapeError(
+                f"tokens are {self.config.hidden} wide here, got {tokens.x.shape[1]}", got=tokens.x.shape[1]
+            )
         return self.pool(tokens)
 
     def run(

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import ConfigError, NotFinite, ShapeError
 from tubelet.geometry.rotation import halfway, quaternion_to_rotation, rotation_to_quaternion
 from tubelet.shapes import Bool, Float
@@ -46,6 +47,7 @@ class Cameras:
     scale: Scale = "scene"  # "scene": a unit of its own in each world, which no metre is known for
     bounded: Tensor | None = None  # (F,) of bool, frames whose field of view was no such and has been bounded
 
+    @door
     def __post_init__(self) -> None:
         n = len(self.world_to_cam)
         if self.world_to_cam.shape != (n, 3, 4) or self.K.shape != (n, 3, 3):

@@ -129,7 +129,8 @@ def save(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
 
     A server without tubelet reads it with safetensors alone: image_embeds, image_grid_thw, video_embeds,
     video_grid_thw, second_per_grid_ts; timestamps of all videos stand end to end, video_grid_thw[:, 0] of each. llava's
-    image_embeds has three axes. Written beside the target and renamed. Raises RunError when it cannot be written.
+    image_embeds has three axes. Whole or not at all. Raises RunError when it cannot be
+    written, InputError where another kind of file stands.
 
         >>> p = tubelet.pack([torch.ones(6, 8)], [tubelet.Item.of(1, 2, 3)])
         >>> save("rows.safetensors", multi_modal_data(p, "qwen2_vl"))
@@ -143,7 +144,7 @@ def save(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
                 value if isinstance(value, Tensor) else torch.cat([torch.tensor(v, dtype=torch.float64) for v in value])
             )
             tensors[name] = served.on_host(flat).clone()
-    replace_tensors(path, tensors, {"format": FORMAT})
+    replace_tensors(path, tensors, {"format": FORMAT}, lambda old: old.metadata.get("format") == FORMAT)
 
 
 def load(path: str | os.PathLike[str]) -> Payload:

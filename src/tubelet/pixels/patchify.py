@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, all_positions
 from tubelet.pixels.recipe import PixelRecipe
@@ -33,6 +34,7 @@ from tubelet.shapes import UInt8
 AXES = (0, 2, 5, 3, 6, 8, 1, 4, 7)  # t pt bh m p bw m p c  ->  t bh bw m m c pt p p
 
 
+@door
 def patchify(clips: Sequence[Clip], recipe: PixelRecipe, *, views: Views | None = None) -> Packed:
     """uint8 rows of every clip, resized as `recipe` says: one item a clip, `picture` its index in `clips`.
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import InputError, TubeletError
 from tubelet.packed import Packed
 from tubelet.packed.grid import Grid, Item, positions
@@ -66,6 +67,7 @@ class Sparse:
         return self.signals.notes
 
 
+@door
 def read_sparse(
     source: Any,
     recipe: PixelRecipe,

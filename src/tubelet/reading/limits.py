@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
+from tubelet.doors import door
 from tubelet.errors import LimitError
 
 MIB = 1 << 20
@@ -37,6 +38,7 @@ class Limits:
     deadline_s: float = 60.0  # one input's decoding, by the wall clock
     max_memory_bytes: int = 4096 * MIB  # address space the decoding child may add to what it starts with
 
+    @door
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)

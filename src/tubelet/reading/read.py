@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from tubelet.doors import door
 from tubelet.errors import InputError, TubeletError
 from tubelet.reading.clip import Clip as Clip
 from tubelet.reading.limits import Limits
@@ -52,6 +53,7 @@ def read(
 ) -> list[Clip | TubeletError]: ...
 
 
+@door
 def read(
     sources: Any,
     *,
@@ -98,7 +100,7 @@ def read(
         raise InputError(f"isolate is auto, always or never, not {isolate!r}", got=isolate)
     if on_error not in ("raise", "skip"):
         raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)
-    if workers is not None and workers < 1:
+    if workers is not None and index(workers) < 1:
         raise InputError(f"workers must be at least 1, got {workers}", got=workers)
     several = not is_one(sources)
     items = list(sources) if several else [sources]
@@ -118,6 +120,7 @@ def read(
     return cast(Any, _in_order(one, len(items), threads, skip=on_error == "skip"))
 
 
+@door
 def probe(source: Any, *, limits: Limits = Limits()) -> Any:  # noqa: B008
     """Upright width and height, frame count and more of one input, undecoded: PictureInfo or VideoInfo.
 

@@ -36,12 +36,11 @@ from tubelet.train.manifest import (
     folders,
     newest_whole,
     step_of,
-    sync,
     verify,
     write_manifest,
-    write_synced,
 )
 from tubelet.train.strategy import Group
+from tubelet.writing import sync, write_json
 
 VERSION = 1  # of what state.json and the parts hold
 STATE = "state.json"
@@ -170,7 +169,7 @@ class Checkpoints:
 
     def _write_state(self, aside: Path, state: Mapping[str, Any]) -> None:
         if self.group.rank == 0:
-            write_synced(aside / STATE, {"version": VERSION, **state})
+            write_json(aside / STATE, {"version": VERSION, **state})
 
     def _seal(self, aside: Path, facts: Mapping[str, Any]) -> None:
         """Every rank syncs and digests its share of the files; rank 0 writes the manifest."""
@@ -251,7 +250,7 @@ def _write_part(folder: Path, tensors: Mapping[str, Tensor], group: Group, attem
         def whole() -> None:
             if group.rank == 0:
                 file = folder / "whole.safetensors"
-                write_tensors(file, {n: t.detach().contiguous() for n, t in tensors.items()}, {"format": "pt"})
+                write_tensors(file, tensors, {"format": "pt"})
 
         attempt(whole, folder.parent)
 

@@ -135,11 +135,11 @@ def save_lora(model: nn.Module, folder: str | os.PathLike[str], *, overwrite: bo
         raise RunError(f"{empty} of {len(held)} adapter tensors are empty here: ranks hold them in shares", got=empty)
     state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
     whole = {k: t.full_tensor() if isinstance(t, DTensor) else t for k, t in state.items()}
-    tensors = {PREFIX + name: t.detach().to("cpu", copy=True).contiguous() for name, t in whole.items()}
+    tensors = {PREFIX + name: tensor for name, tensor in whole.items()}
     found: Any = model
     config = _peft_config(_preset(found.peft_config[ADAPTER].to_dict()))
     config.inference_mode = True
-    with staged(Path(folder), overwrite) as beside:
+    with staged(folder, overwrite) as beside:
         write_tensors(beside / WEIGHTS, tensors, {"format": "pt"})
         config.save_pretrained(str(beside))
     return Path(folder)

@@ -4,13 +4,13 @@ For checkpoints of any layout; those of the loop are in checkpoint.py.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tubelet.errors import CheckpointError
+from tubelet.writing import sync, write_json
 
 FORMAT = "tubelet-checkpoint-1"
 MANIFEST = "MANIFEST.json"
@@ -47,8 +47,8 @@ def write_manifest(folder: Path, facts: Mapping[str, Any], files: Mapping[str, A
     """MANIFEST.json over every other file of `folder`, and all of it synced. Raises OSError."""
     if files is None:
         files = {str(f.relative_to(folder)): facts_of(f) for f in folder.rglob("*") if f.is_file()}
-    write_synced(folder / MANIFEST, {"format": FORMAT, **facts, "files": dict(sorted(files.items()))})
-    for inside in [*(f for f in folder.rglob("*") if f.is_dir()), folder]:
+    write_json(folder / MANIFEST, {"format": FORMAT, **facts, "files": dict(sorted(files.items()))})
+    for inside in [folder / MANIFEST, *(f for f in folder.rglob("*") if f.is_dir()), folder]:
         sync(inside)
 
 
@@ -103,20 +103,3 @@ def folders(folder: Path, naming: Naming = STEPS) -> list[Path]:
     """The checkpoints in a folder by their names, whole or not."""
     found = folder.glob(f"{naming.prefix}*")
     return [p for p in found if p.name.removeprefix(naming.prefix).isdecimal() and p.is_dir()]
-
-
-def write_synced(file: Path, tree: Mapping[str, Any]) -> None:
-    """A JSON file that is on the disk when this returns. Raises OSError."""
-    with file.open("w", encoding="utf-8") as opened:
-        json.dump(tree, opened, indent=1)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's or a folder's content is on the disk. Raises OSError."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -22,6 +22,7 @@ from tubelet.errors import RunError
 from tubelet.inspect.draw.chart import Panel, chart
 from tubelet.inspect.draw.lettering import TextLine
 from tubelet.train.config import ReportConfig
+from tubelet.writing import save_png
 
 LOG, CURVE = "log.jsonl", "curve.png"
 _POINTS = 400  # of a curve; more steps are averaged
@@ -177,13 +178,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def save_curve(folder: Path) -> None:
-    """curve.png from log.jsonl, written beside and renamed. Nothing is drawn of fewer than two steps."""
+    """curve.png from log.jsonl. Nothing is drawn of fewer than two steps."""
     steps = {line["step"]: line for line in read_log(folder / LOG) if line["kind"] == "step"}
     drawn = curve([steps[s] for s in sorted(steps)], folder.name)
     if drawn is not None:
-        beside = folder / f".{CURVE}"
-        drawn.save(beside, format="png")
-        beside.replace(folder / CURVE)
+        save_png(drawn, folder / CURVE)
 
 
 def curve(steps: list[dict[str, Any]], name: str) -> Image.Image | None:

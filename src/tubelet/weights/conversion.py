@@ -2,20 +2,17 @@
 
 import hashlib
 import io
-import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import torch
-from torch import Tensor
-
 from tubelet.errors import WeightsError
 from tubelet.packed.header import open_regular
 from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, inside, root_of
+from tubelet.writing import scratch, write_json
 
 REPORT = "conversion.json"
 
@@ -39,11 +36,11 @@ def readable(source: Path, *, unsafe_pickle: bool, config: bool = True) -> Itera
         return
     from tubelet.weights.unpickle import unpickle  # needs POSIX, and only this door needs it
 
-    with tempfile.TemporaryDirectory(prefix="tubelet-") as scratch:
-        made = unpickle(source, Path(scratch) / SINGLE)
+    with scratch(Path(tempfile.gettempdir())) as folder:
+        made = unpickle(source, folder / SINGLE)
         beside = source.parent / CONFIG
         if config and beside.exists():
-            shutil.copyfile(inside(beside, root_of(source.parent)), Path(scratch) / CONFIG)
+            shutil.copyfile(inside(beside, root_of(source.parent)), folder / CONFIG)
         yield Readable(made.path, source, tuple(made.skipped))
 
 
@@ -56,16 +53,10 @@ def sha256_of(files: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
-def same_bits(wanted: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> bool:
-    """Whether every wanted tensor was written with its type, shape and values."""
-    return all(
-        name in written and t.dtype == written[name].dtype and torch.equal(t, written[name])
-        for name, t in wanted.items()
-    )
-
-
 def write_report(said: dict[str, Any], folder: Path) -> None:
-    """conversion.json, the fields of a report, into the folder. Raises WeightsError where its tensors differ."""
-    (folder / REPORT).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    """conversion.json, the fields of a report, into a folder that is being written.
+
+    Raises WeightsError where its tensors differ."""
     if not said["bit_equal"]:
         raise WeightsError("the written tensors differ from those that were read", source=said["out"])
+    write_json(folder / REPORT, said)

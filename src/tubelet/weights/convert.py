@@ -10,17 +10,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.report import LoadReport
-from tubelet.errors import ConfigError
+from tubelet.errors import ConfigError, InputError
 from tubelet.families.catalogue import families, require_variant, variant_of
 from tubelet.families.family import Family
 from tubelet.packed import Item, Packed, all_positions
-from tubelet.weights.conversion import readable, same_bits, sha256_of, write_report
+from tubelet.weights.conversion import readable, sha256_of, write_report
 from tubelet.weights.load import load_encoder, open_weights, report_of
 from tubelet.weights.locate import find_folder
-from tubelet.weights.save import known_format, save_encoder
+from tubelet.weights.save import encoder_files, known_format, staged
+from tubelet.weights.tensors import same_bits
+from tubelet.writing import resolved
 
 PARTS = ("pool", "merger", "spans")
 EPS = ("source", "upstream")
@@ -67,6 +70,7 @@ class ConvertReport:
         return asdict(self)
 
 
+@door
 def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -91,16 +95,20 @@ def convert(
     "source" keeps what the weights were trained with; "upstream" repeats upstream's converters, which write 1e-6 and so
     change the outputs. unsafe_pickle: read a pickle file, in a confined process. Cost: three copies of the weights and
     a small forward.
-    Raises what load_encoder and save_encoder raise, and ConfigError for a refused network.
+    The folder appears checked and with its report, or not at all. Raises what load_encoder and save_encoder raise,
+    ConfigError for a refused network, InputError where `out` is the folder of the source.
     Source of folding: EvolvingLMMs-Lab/LLaVA-OneVision-2:transformers_impl/merge_ov2/remap.py@2c3c25e, which always
     takes the last layer.
     """
     for what, given, known in (("drop", drop, PARTS), ("eps", (eps,), EPS)):
         if not set(given) <= set(known):
             raise ConfigError(f"{what} is one of {', '.join(known)}", expected=known, got=tuple(given))
+    place = resolved(out)
     with readable(Path(source), unsafe_pickle=unsafe_pickle, config=config is None) as given:
         folder = find_folder(given.weights, revision)
         files = [header.path for header in open_weights(folder, config=config).checkpoint.files]
+        if any(file.resolve().parent == place for file in files):
+            raise InputError("the output is the folder of the source", source=place.name)
         digest = sha256_of(files if given.pickle is None else [given.pickle])
         first = load_encoder(folder, config=config)
         report = _reported(first)
@@ -112,30 +120,33 @@ def convert(
             drop = tuple(dict.fromkeys((*drop, *(("pool",) if first.config.post_norm else ()))))
         second = _changed(first, drop, eps, fold)
         notes = {"converted_from": report.format, "source_sha256": digest}
-        save_encoder(second, out, target, overwrite=overwrite, notes=notes)
-        written = load_encoder(out)
-    after = _reported(written)
-    difference, pooled = _compare_outputs(first, written, state=None if fold is None else fold.select_layer)
-    result = ConvertReport(
-        source=Path(source).name,
-        out=str(out),
-        family=family.name,
-        from_format=report.format,
-        to_format=target,
-        variant=after.variant,
-        tensors=after.tensors,
-        bytes=after.bytes,
-        bit_equal=same_bits(second.state_dict(), written.state_dict()),
-        max_abs_diff=difference,
-        max_abs_diff_pooled=pooled,
-        eps=written.config.eps,
-        head_eps=written.config.eps if written.config.head_eps is None else written.config.head_eps,
-        dropped=tuple(drop),
-        skipped=given.skipped,
-        table=family.table_id,
-        source_sha256=digest,
-    )
-    write_report(result.as_dict(), Path(out))
+        made = encoder_files(second, target, notes)
+        with staged(out, overwrite) as beside:
+            made.write(beside)
+            written = load_encoder(beside)
+            after = _reported(written)
+            equal = same_bits(second.state_dict(), written.state_dict())
+            difference, pooled = _compare_outputs(first, written, state=None if fold is None else fold.select_layer)
+            result = ConvertReport(
+                source=Path(source).name,
+                out=str(out),
+                family=family.name,
+                from_format=report.format,
+                to_format=target,
+                variant=after.variant,
+                tensors=after.tensors,
+                bytes=after.bytes,
+                bit_equal=equal,
+                max_abs_diff=difference,
+                max_abs_diff_pooled=pooled,
+                eps=written.config.eps,
+                head_eps=written.config.eps if written.config.head_eps is None else written.config.head_eps,
+                dropped=tuple(drop),
+                skipped=given.skipped,
+                table=family.table_id,
+                source_sha256=digest,
+            )
+            write_report(result.as_dict(), beside)
     return result
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.report import LoadReport
@@ -56,6 +57,7 @@ class Opened(NamedTuple):
         return {name: self.checkpoint.entries[key] for name, key in self.match.named.items()}
 
 
+@door
 def load_encoder(
     source: Source,
     *,
@@ -142,6 +144,7 @@ def open_weights(source: Source, *, config: EncoderConfig | str | None = None, r
     return _sized(_by_shapes(checkpoint, found), folder)
 
 
+@door
 def untrained(variant: str | EncoderConfig, seed: int = 0) -> Encoder:
     """A variant with seeded random weights, for trying things out: its tokens mean nothing, and it says so itself.
 

@@ -62,6 +62,20 @@ def compare_names(
     return tuple(name for name in expected if name not in entries)
 
 
+def same_bits(wanted: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> bool:
+    """Whether every wanted tensor was written with its type, shape and bits, those of NaN included."""
+
+    def bits(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+    return all(
+        name in written
+        and (t.dtype, t.shape) == (written[name].dtype, written[name].shape)
+        and torch.equal(bits(t), bits(written[name]))
+        for name, t in wanted.items()
+    )
+
+
 def entries_of(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
     """Tensors in memory as a file would describe them, for `compare_names`."""
     names = {dtype: name for name, dtype in _FLOATS.items()}

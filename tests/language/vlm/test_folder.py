@@ -122,10 +122,13 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path):
     vlm = hand_made()
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine.txt").write_text("keep")
-    with pytest.raises(WeightsError, match="exists"):
-        vlm.save_pretrained(tmp_path / "m")
-    assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine.txt"]
-    vlm.save_pretrained(tmp_path / "m", overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(WeightsError, match="exists"):
+            vlm.save_pretrained(tmp_path / "m", overwrite=overwrite)
+        assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine.txt"]
+    (tmp_path / "m" / "mine.txt").unlink()
+    for overwrite in (False, True):
+        vlm.save_pretrained(tmp_path / "m", overwrite=overwrite)
     assert same(vlm, VLM.from_pretrained(tmp_path / "m"))
 
 

@@ -14,18 +14,20 @@ from typing import Any
 
 import torch
 
+from tubelet.doors import door
 from tubelet.encoder.config import Merger
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite
 from tubelet.language.project.projector import Compat, Projector, ProjectorConfig, from_config
 from tubelet.packed.file import replace_tensors
 from tubelet.packed.header import Entry, strict_json
 from tubelet.reduce.merge import Odd
-from tubelet.weights.conversion import readable, same_bits, sha256_of, write_report
+from tubelet.weights.conversion import readable, sha256_of, write_report
 from tubelet.weights.convert import Fold
 from tubelet.weights.locate import CONFIG, Checkpoint, CheckpointFolder, Source, find_folder
 from tubelet.weights.plain import checked_fields, to_plain
 from tubelet.weights.save import staged
-from tubelet.weights.tensors import TensorReader, compare_names, stored_type
+from tubelet.weights.tensors import TensorReader, compare_names, same_bits, stored_type
+from tubelet.writing import resolved
 
 FILE = "mm_projector.safetensors"
 INSIDE = "mm_projector."  # what stands before a key, after whatever else
@@ -58,6 +60,7 @@ class ProjectorReport:
         return asdict(self)
 
 
+@door
 def load_projector(
     source: Source,
     *,
@@ -110,25 +113,28 @@ def _folder_of(source: Source, revision: str | None = None) -> CheckpointFolder:
     return find_folder(own if own.is_file() else source, revision)
 
 
+@door
 def save_projector(projector: Projector, path: str | os.PathLike[str]) -> Path:
     """Write the weights and the configuration to one .safetensors file (a folder gets its mm_projector.safetensors).
 
-    Written beside the target and renamed, so an error or a kill leaves the old file as it was. Returns the file's path.
-    Raises ConfigError for a projector without weights, RunError when the file cannot be written.
+    Whole or not at all; only a projector's file is replaced. Returns the file's path. Raises ConfigError for a
+    projector without weights, InputError where no such file may stand, RunError when it cannot be written.
 
         >>> save_projector(tubelet.language.build_projector("linear", 64, 128), "mm_projector.safetensors").name
         'mm_projector.safetensors'
     """
-    target = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    target = Path(path) / FILE if resolved(path).is_dir() else Path(path)
     if target.suffix != ".safetensors":
         raise ConfigError("projectors are saved as .safetensors", source=target.name, expected=".safetensors")
-    tensors = {PREFIX + k: t.detach().to("cpu", copy=True).contiguous() for k, t in projector.state_dict().items()}
+    tensors = {PREFIX + name: tensor for name, tensor in projector.state_dict().items()}
     if not tensors:
         raise ConfigError(f"{projector.config.kind} has no weights to save", got=projector.config.kind)
-    replace_tensors(target, tensors, {"format": "pt", SETTINGS: json.dumps(to_plain(projector.config))})
+    said = {"format": "pt", SETTINGS: json.dumps(to_plain(projector.config))}
+    replace_tensors(target, tensors, said, lambda old: all(INSIDE in name for name in old.tensors))
     return target
 
 
+@door
 def convert_projector(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tubelet.doors import door
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError
 from tubelet.language.placing.place import place
@@ -59,6 +60,7 @@ class VLM(nn.Module):
         torch.Size([1, 2])
     """
 
+    @door
     def __init__(
         self,
         encoder: Encoder,
@@ -75,6 +77,8 @@ class VLM(nn.Module):
         require_transformers("a vision-language model")
         from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
+        if not issubclass(type(lm), nn.Module):
+            raise TypeError(f"lm is {type(lm).__name__}, expected a causal language model of transformers")
         self.encoder, self.projector, self.reduce = encoder, projector, reduce
         self.speaker: PlacedCausalLM = lm if isinstance(lm, PlacedCausalLM) else PlacedCausalLM(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
@@ -135,6 +139,7 @@ class VLM(nn.Module):
 
     # ---- pixels to rows
 
+    @door
     def encode(self, p: Packed) -> VisualRows:
         """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
 
@@ -151,6 +156,7 @@ class VLM(nn.Module):
         still = partial(self._still, options)
         return self.project(encode_cached(p, keys, self.cache, self.features, self._merge, still))
 
+    @door
     def features(self, p: Packed) -> tuple[Packed, ...]:
         """What the encoder gives of patches: the rows, then the deepstack rows. Nothing is taken from `cache`."""
         p = p.to(self.encoder.patch.weight.device)
@@ -163,6 +169,7 @@ class VLM(nn.Module):
         features = self.encoder.features(p, pool=False)
         return (features.tokens, *features.deepstack)
 
+    @door
     def project(self, features: tuple[Packed, ...], *, join: bool = True) -> VisualRows:
         """The encoder's `features` in the language model's width: reduction, projector, and views pooled and joined.
 
@@ -195,6 +202,7 @@ class VLM(nn.Module):
 
     # ---- rows and ids to a batch
 
+    @door
     def ready(
         self,
         rows: VisualRows | None,
@@ -246,6 +254,7 @@ class VLM(nn.Module):
     # ---- tokens
 
     @torch.no_grad()
+    @door
     def generate(
         self,
         ready: PromptBatch,
@@ -278,6 +287,7 @@ class VLM(nn.Module):
 
     # ---- folders
 
+    @door
     def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write one folder: config.json, safetensors, generation_config.json, and the tokenizer if there is one.
 
@@ -289,6 +299,7 @@ class VLM(nn.Module):
         return save_model_parts(parts, Path(folder), overwrite=overwrite)
 
     @classmethod
+    @door
     def from_pretrained(
         cls,
         source: Source,

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from tubelet.errors import ConfigError
@@ -23,6 +22,7 @@ from tubelet.weights.load import report_of
 from tubelet.weights.locate import CONFIG, INDEX, SINGLE
 from tubelet.weights.plain import to_plain
 from tubelet.weights.save import staged
+from tubelet.writing import write_json
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
@@ -67,11 +67,11 @@ def save_model_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False
     tensors |= _language(parts.speaker, tied)
     with staged(folder, overwrite) as beside:
         _write_tensors(tensors, beside, metadata)
-        (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(beside / CONFIG, config)
         settings = parts.speaker.generation_config
         if settings is not None:
             said = {k: v for k, v in settings.to_diff_dict().items() if k not in CODE_FIELDS}
-            (beside / SETTINGS_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+            write_json(beside / SETTINGS_FILE, said)
         if parts.tokenizer is not None:
             parts.tokenizer.save_pretrained(str(beside))
     return folder
@@ -87,20 +87,19 @@ def _language(speaker: "PlacedCausalLM", tied: bool) -> dict[str, Tensor]:
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], folder: Path, metadata: dict[str, str]) -> None:
-    """One file, or shards of at most SHARD_BYTES with an index. One shard at a time is copied to the host."""
+    """One file, or shards of at most SHARD_BYTES with an index. One shard at a time comes to the host."""
     shards = list(_shards(tensors))
     names = [SINGLE] if len(shards) == 1 else [
         f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
     ]  # fmt: skip
     for name, shard in zip(names, shards, strict=True):
-        own = {key: tensors[key].detach().to("cpu").clone(memory_format=torch.contiguous_format) for key in shard}
-        write_tensors(folder / name, own, metadata)
+        write_tensors(folder / name, {key: tensors[key] for key in shard}, metadata)
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
             "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
         }
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / INDEX, index)
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
