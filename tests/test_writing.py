@@ -295,6 +295,9 @@ def test_a_place_that_is_none(kind: str, tmp_path: Path):
     """Nothing but our errors, and nothing changed."""
     _, write = WRITERS[kind]
     places = odd_places(tmp_path)
+    if kind == "projector":  # its file stands in whatever folder it is given
+        for folder in ("full folder", "no place", "root"):
+            del places[folder]
     before = sorted(f.name for f in tmp_path.iterdir())
     for name, place in places.items():
         with pytest.raises(TubeletError):

@@ -21,8 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from tubelet.errors import InputError, RunError, TubeletError
 
 if TYPE_CHECKING:
@@ -161,8 +159,8 @@ def _typed(what: str) -> Iterator[None]:
     source, _, kind = what.rpartition(": ")
     try:
         yield
-    except (OSError, SafetensorError) as e:
-        reason = e.strerror if isinstance(e, OSError) else None
+    except OSError as e:
+        reason = e.strerror
         raise RunError(f"{kind} could not be written{f': {reason}' if reason else ''}", source=source) from e
 
 

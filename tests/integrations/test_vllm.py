@@ -256,6 +256,9 @@ def test_files_that_are_not_such_files(tmp_path: Path):
     save_file({"image_embeds": torch.zeros(1, 2)}, path)
     with pytest.raises(UnsafeFile, match="not embeddings"):
         load(path)
+    with pytest.raises(InputError, match="another kind"):
+        save(path, {"image": {"image_embeds": torch.zeros(4, 2)}})
+    path.unlink()
     data = multi_modal_data(mixed(), "qwen3_vl", timestamps=TIMES)
     data["video"]["timestamps"] = [[0.0]]
     save(path, data)

@@ -23,7 +23,7 @@ _ERRNO = re.compile(r"\(os error (\d+)\)")  # in what safetensors says of a file
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """One safetensors file, in place. Its mode is what any other new file would have; the writer of safetensors alone
-    would make it private. Raises OSError, SafetensorError, and InputError for a tensor without values."""
+    would make it private. Raises OSError, RunError, and InputError for a tensor without values."""
     held = on_host(tensors)
     path.touch()
     mode = path.stat().st_mode
@@ -32,7 +32,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     except SafetensorError as e:
         if found := _ERRNO.search(str(e)):
             raise OSError(int(found[1]), os.strerror(int(found[1]))) from e
-        raise
+        raise RunError("safetensors could not write the tensors", source=path.name) from e
     path.chmod(mode)
 
 
