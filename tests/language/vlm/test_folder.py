@@ -8,10 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tests.language.vlm.tiny_speakers import PARTS_TEMPLATE, TAG_TEMPLATE, WHOLE, llama, tokenizer, whole_model
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tubelet import load_encoder, load_projector, patchify, save_projector, untrained
 from tubelet.encoder.config import EncoderConfig
@@ -400,6 +410,31 @@ def test_what_would_read_pictures_another_way_is_refused(fields: dict[str, Any],
 
 
 # ---- what is refused
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks by the old name
+@pytest.mark.parametrize("part", ["language model", "encoder"])
+def test_a_model_with_adapters_is_not_written_until_they_are_merged(part: str, tmp_path: Path):
+    """What is written can be read: by its own reader's rules, before a byte is on the disk."""
+    vlm = hand_made()
+    adapted: Any = vlm.speaker.lm if part == "language model" else vlm.encoder
+    names = ["q_proj", "v_proj"] if part == "language model" else ["qkv"]
+    peft = get_peft_model(adapted, LoraConfig(r=2, target_modules=names, init_lora_weights=False))
+    with pytest.raises(ConfigError):
+        vlm.save_pretrained(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+    peft.merge_and_unload()
+    vlm.save_pretrained(tmp_path / "m")
+    assert same(vlm, VLM.from_pretrained(tmp_path / "m"))
+
+
+def test_llava_1_5_of_transformers_is_called_by_its_name(tmp_path: Path):
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    vision = CLIPVisionConfig(**sizes, num_attention_heads=2, image_size=56, patch_size=14)
+    text = llama().config
+    LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="LLaVA-1.5 in transformers' layout"):
+        VLM.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,12 @@ def packed_rows(rows: Tensor, grid_thw: Tensor | Sequence[Sequence[int]], recipe
     return Packed(rows, pos, items, tuple(item.grid.rows for item in items))
 
 
+_OF_LOADERS = (  # keywords that AutoImageProcessor and pipeline hand on to every processor, which has no use for them
+    *("_from_auto", "_from_pipeline", "_commit_hash", "trust_remote_code", "code_revision", "use_fast", "backend"),
+    *("dtype", "torch_dtype", "device", "device_map"),
+)
+
+
 class TubeletImageProcessor(BaseImageProcessor):
     """Pictures, files and clips to `pixel_values` (T, W) and `image_grid_thw` (N, 3), packed and never padded.
 
@@ -265,9 +271,12 @@ class TubeletImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """From preprocessor_config.json; keyword arguments replace its fields, and unknown ones are a ConfigError."""
+        """From preprocessor_config.json; keyword arguments replace its fields, and unknown ones are a ConfigError.
+
+        What transformers' own loaders and pipelines send along (how to fetch, a model's type and device) is for them.
+        """
         unused = kwargs.pop("return_unused_kwargs", False)
-        for name in ("_from_auto", "_from_pipeline", "trust_remote_code", "use_fast", "backend"):
+        for name in _OF_LOADERS:
             kwargs.pop(name, None)
         processor = cls(**{**image_processor_dict, **kwargs})
         return (processor, {}) if unused else processor

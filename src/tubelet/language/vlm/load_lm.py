@@ -148,7 +148,7 @@ def load_speaker(
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
     expected, base = _expected(part)
-    keys = _keys(expected, base, folder, part.tied)
+    keys = _keys(expected, base, folder.home, part.tied, folder.name)
     checkpoint = folder.checkpoint(set(keys.values()))
     entries = {name: checkpoint.entries[key] for name, key in keys.items()}
     turned = _turned(part, expected, {name: entry.shape for name, entry in entries.items()})
@@ -174,6 +174,16 @@ def load_speaker(
     speaker = PlacedCausalLM(model, head).eval()
     speaker.generation_config = generation_settings(settings or {}, part.config)
     return speaker
+
+
+def require_speaker(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raises KeyMismatch where `load_speaker` would, for a folder of this configuration and these tensors."""
+    part = text_part(config)
+    expected, base = _expected(part)
+    keys = _keys(expected, base, tensors.keys(), part.tied, source)
+    found = {name: tuple(tensors[key].shape) for name, key in keys.items()}
+    if wrong := tuple((name, expected[name], shape) for name, shape in found.items() if shape != expected[name]):
+        raise KeyMismatch("the shapes of the language model differ", misshaped=wrong, source=source)
 
 
 def headed(weight: Tensor) -> nn.Linear:
@@ -212,15 +222,16 @@ def _expected(part: TextPart) -> tuple[dict[str, tuple[int, ...]], str]:
     return shapes, base
 
 
-def _keys(expected: Mapping[str, tuple[int, ...]], base: str, folder: CheckpointFolder, tied: bool) -> dict[str, str]:
+def _keys(
+    expected: Mapping[str, tuple[int, ...]], base: str, keys: Collection[str], tied: bool, source: str
+) -> dict[str, str]:
     """Name -> key in the file, without the head where it is the embeddings' table. Raises KeyMismatch."""
-    keys = folder.home
     for text, head in LAYOUTS:
         names = {name: _key(name, text, head) for name in expected}
         if names[base] in keys:
             break
     else:
-        raise KeyMismatch("the file holds no language model", missing=(base,), source=folder.name)
+        raise KeyMismatch("the file holds no language model", missing=(base,), source=source)
     wanted = {name: key for name, key in names.items() if not (tied and name.startswith(HEAD))}
     missing = tuple(name for name, key in wanted.items() if key not in keys)
     extra = _unexpected(keys, set(names.values()), text, head)
@@ -231,7 +242,7 @@ def _keys(expected: Mapping[str, tuple[int, ...]], base: str, folder: Checkpoint
             f"the tensors are not those of the language model: {'; '.join(said)}",
             missing=missing,
             unexpected=extra,
-            source=folder.name,
+            source=source,
         )
     return wanted
 

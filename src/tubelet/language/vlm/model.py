@@ -293,7 +293,7 @@ class VLM(nn.Module):
 
         The vision part alone is read from it by `tubelet.load_encoder`, the projector by `tubelet.load_projector`. The
         reduction is code and not written. The folder appears whole or not at all. Raises ConfigError for an encoder no
-        family can write, WeightsError when the folder is in use.
+        family can write and for adapters that are not merged, WeightsError when the folder is in use.
         """
         parts = ModelParts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline)
         return save_model_parts(parts, Path(folder), overwrite=overwrite)

@@ -166,6 +166,14 @@ def _llava(
 ) -> tuple[Encoder, Projector, Scheme]:
     """LLaVA's tower, projector and how they are used. Raises ConfigError for what would silently read pictures in
     another way: views that are resized to a number, start and end tokens, a class token among the features."""
+    if isinstance(config.get("vision_config"), Mapping):
+        raise ConfigError(
+            "this is LLaVA-1.5 in transformers' layout (LlavaForConditionalGeneration), which is not read; LLaVA's own "
+            "layout (liuhaotian/llava-v1.5-7b) is, and transformers' LlavaNext",
+            source=folder.name,
+            expected=(*LLAVA_BASES, LLAVA_NEXT),
+            got="vision_config",
+        )
     anyres = config.get("image_aspect_ratio") == ANYRES
     for name, fine in (
         ("image_aspect_ratio", (None, "square", "pad", ANYRES)),

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tubelet.errors import ConfigError
+from tubelet.errors import ConfigError, KeyMismatch
 from tubelet.families.catalogue import home_of, write_config
 from tubelet.families.family import to_theirs
 from tubelet.families.fields import CODE_FIELDS
 from tubelet.language.project.files import PREFIX, SETTINGS
 from tubelet.language.vlm.extra_files import SETTINGS_FILE
 from tubelet.language.vlm.llava import NEWLINES
-from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT
+from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT, require_speaker
 from tubelet.language.vlm.read_folder import MODEL_TYPE, TOWER, ModelParts
 from tubelet.language.vlm.scheme import SECTION, scheme_to
 from tubelet.packed.file import write_tensors
@@ -64,7 +64,16 @@ def save_model_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False
         tensors |= {PREFIX + name: tensor for name, tensor in parts.projector.state_dict().items()}
     if parts.newline is not None:
         tensors[NEWLINES[0]] = parts.newline
-    tensors |= _language(parts.speaker, tied)
+    language = _language(parts.speaker, tied)
+    try:
+        require_speaker(config, language, folder.name)
+    except KeyMismatch as e:
+        raise ConfigError(
+            "the language model's own class could not read it: merge or remove what was added to it (adapters) first",
+            source=folder.name,
+            got=(e.unexpected or e.missing)[:8],
+        ) from e
+    tensors |= language
     with staged(folder, overwrite) as beside:
         _write_tensors(tensors, beside, metadata)
         write_json(beside / CONFIG, config)
