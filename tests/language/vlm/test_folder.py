@@ -433,7 +433,7 @@ def test_llava_1_5_of_transformers_is_called_by_its_name(tmp_path: Path):
     vision = CLIPVisionConfig(**sizes, num_attention_heads=2, image_size=56, patch_size=14)
     text = llama().config
     LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="LLaVA-1.5 in transformers' layout"):
+    with pytest.raises(ConfigError, match=r"LLaVA-1\.5 in transformers' layout"):
         VLM.from_pretrained(tmp_path)
 
 
