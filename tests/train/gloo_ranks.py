@@ -1,7 +1,6 @@
 """Two gloo ranks on one machine, each running the same function; what they saved is read back on the host."""
 
 import datetime
-import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +12,16 @@ from torch import Tensor
 Result = dict[str, Tensor]
 
 
-def _one(rank: int, work: Callable[[int, int], Result], folder: str, port: int, world: int) -> None:
+def _one(rank: int, work: Callable[[int, int], Result], folder: str, world: int) -> None:
     warnings.simplefilter("ignore")
     timeout = datetime.timedelta(seconds=60)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", timeout, world_size=world, rank=rank)
+    dist.init_process_group("gloo", f"file://{folder}/store", timeout, world_size=world, rank=rank)
     torch.save(work(rank, world), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 def on_ranks(work: Callable[[int, int], Result], folder: Path, world: int = 2) -> list[Result]:
     """What `work(rank, world)` returns on each rank. It must be a function of a module."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.spawn(_one, (work, str(folder), port, world), nprocs=world)
+    (folder / "store").unlink(missing_ok=True)  # of an earlier meeting in this folder
+    torch.multiprocessing.spawn(_one, (work, str(folder), world), nprocs=world)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]

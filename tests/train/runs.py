@@ -1,5 +1,6 @@
 """Runs of the toy in children of a fork server: started, killed at chosen moments, started again."""
 
+import itertools
 import os
 import random
 import signal
@@ -18,6 +19,9 @@ from tubelet.train.report import LOG, read_log
 
 SERVER = get_context("forkserver")
 ORDINARY = Behaviour()
+# Below the ports that the system hands out by itself, a range for each test process: none is taken between our look
+# and the bind of rank 0.
+PORTS = itertools.count(20000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
 WAIT_S = 240.0  # after it a run counts as hanging
 
 
@@ -33,12 +37,19 @@ def serve() -> None:
         os.environ["PYTHONPATH"] = before
 
 
+def free_port() -> int:
+    """The next of this process's ports on which nothing listens."""
+    while True:
+        port = next(PORTS)
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", port)):
+                return port
+
+
 def start(config: TrainConfig, world: int = 1, behaviour: Behaviour = ORDINARY) -> list[BaseProcess]:
     """The ranks of one run."""
     serve()
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    port = free_port()
     ranks = [
         SERVER.Process(target=train_toy.child, args=(config, rank, world, port, behaviour)) for rank in range(world)
     ]

@@ -1,13 +1,12 @@
 """`tubelet train` on two gloo ranks: real models, with and without pictures, the weights of one process."""
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
 from tests.train.command_rank import command
 from tests.train.data_sets import llava
-from tests.train.runs import SERVER, finish, serve
+from tests.train.runs import SERVER, finish, free_port, serve
 from tests.train.tiny_models import write_all
 from tests.train.train_toy import tensors
 
@@ -31,9 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(place: Path, folder: Path, world: int, name: str, *words: str) -> str:
     """What rank 0 said of a run that ended well."""
     serve()
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    port = free_port()
     told = ["train", str(EXAMPLES / f"{name}.yaml"), "--folder", str(folder), "--device", "cpu", *words]
     ranks = [SERVER.Process(target=command, args=(told, place, folder, rank, world, port)) for rank in range(world)]
     for process in ranks:
