@@ -9,7 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import numpy as np
@@ -115,7 +115,8 @@ def open_picture(file_format: Format, file: BinaryFile) -> ImageFile.ImageFile:
         if file_format == "TIFF":
             tags = picture.getexif()
             for group in (0x8769, 0x8825, 0xA005):  # EXIF, GPS, interoperability: read here, kept, not read again
-                tags.get_ifd(group)
+                with suppress(KeyError):  # so Pillow before 13 says that EXIF names no interoperability
+                    tags.get_ifd(group)
             # Its reader would turn the picture by some types of the tag and not by others; here it comes as stored.
             tags.pop(ORIENTATION, None)
             picture._size = cast(Any, picture)._tile_size
