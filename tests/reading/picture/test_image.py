@@ -8,6 +8,7 @@ import zlib
 from fractions import Fraction
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -345,8 +346,12 @@ def test_lab_and_ycbcr_tiff():
     lab = ImageCms.profileToProfile(PICTURE, ImageCms.createProfile("sRGB"), to, outputMode="LAB")
     off = np.abs(pixels(encode(lab, "TIFF")).astype(int) - SCENE)
     assert off.max() <= 4
-    ycc = PICTURE.convert("YCbCr")  # 530: chroma is not halved, which Pillow before 13 does not write by itself
-    assert np.abs(pixels(encode(ycc, "TIFF", tiffinfo={530: (1, 1)})).astype(int) - SCENE).max() <= 4
+    ycc = PICTURE.convert("YCbCr")
+    if int(PIL.__version__.split(".")[0]) < 13:  # it writes what it cannot read
+        with pytest.raises(DecodeError, match="TIFF data"):
+            decode(encode(ycc, "TIFF"))
+        return
+    assert np.abs(pixels(encode(ycc, "TIFF")).astype(int) - SCENE).max() <= 4
 
 
 def test_cmyk_is_never_inverted():
