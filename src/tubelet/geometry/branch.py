@@ -121,23 +121,22 @@ class SpatialBranch(nn.Module):
         return self.connector(gather_tubelets(features, plans))
 
 
-def picture_scenes(p: Packed) -> tuple[int, ...]:
+def picture_scenes(p: Packed, stills: Sequence[bool]) -> tuple[int, ...]:
     """Scenes of one question's items: stills of one size that follow each other are views of one place, a clip is a
-    scene by itself.
+    scene by itself. stills: of each item, whether it is a still; a clip of two frames is one tubelet as well.
 
-        >>> picture = tubelet.Item.of(1, 2, 2)
-        >>> rows = [torch.zeros(4, 1), torch.zeros(4, 1), torch.zeros(8, 1)]
-        >>> picture_scenes(tubelet.pack(rows, [picture, picture, tubelet.Item.of(2, 2, 2)]))
+        >>> rows, picture = [torch.zeros(4, 1)] * 3, tubelet.Item.of(1, 2, 2)
+        >>> picture_scenes(tubelet.pack(rows, [picture] * 3), [True, True, False])
         (2, 1)
     """
     scenes: list[int] = []
     before = None
-    for item in p.items:
-        if item.grid.t == 1 and item.grid == before:
+    for item, still in zip(p.items, stills, strict=True):
+        if still and item.grid == before:
             scenes[-1] += 1
         else:
             scenes.append(1)
-        before = item.grid
+        before = item.grid if still else None
     return tuple(scenes)
 
 
