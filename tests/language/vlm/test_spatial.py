@@ -54,13 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors[f"{NETWORK}camera_head.token_norm.weight"] = torch.full((64,), float("nan"))
     save_file({name: x.contiguous() for name, x in tensors.items()}, out / "model.safetensors", {"format": "pt"})
     config = json.loads((out / "config.json").read_text())
-    said = {
-        **config,
-        **config.pop("text_config"),
-        "vision_config": config["vision_config"],
-        "model_type": "spatial-mllm",
-    }
-    said.pop("text_config", None)
+    said = config | config.pop("text_config") | {"model_type": "spatial-mllm"}
+    said.pop("text_config", None)  # it was joined before it was taken out
     said |= {"spatial_config": {"embed_dim": 32, "img_size": 56, "patch_size": 14}, "tie_word_embeddings": False}
     said |= {"connector_config": {"connector_type": "mlp_add", "spatial_embeds_layer_idx": -1}}
     (out / "config.json").write_text(json.dumps(said))
@@ -111,15 +106,11 @@ def test_frames_are_those_of_the_clip():
     assert [i.grid.t for i in got.items] == [4, 4, 2] and got.dtype == torch.uint8
     for rows, frames in zip(got.unpack(), full, strict=True):
         n, height, width, _ = frames.shape
-        want = (
-            frames.reshape(n, height // 14, 14, width // 14, 14, 3).transpose(0, 1, 3, 5, 2, 4).reshape(len(rows), -1)
-        )
-        assert torch.equal(rows, torch.from_numpy(want))
-    mean, std = (torch.tensor(v).repeat_interleave(196) for v in (recipe.mean, recipe.std))
+        cut = frames.reshape(n, height // 14, 14, width // 14, 14, 3).transpose(0, 1, 3, 5, 2, 4)
+        assert torch.equal(rows, torch.from_numpy(cut.reshape(len(rows), -1)))
+    mean, std = (torch.tensor(v).repeat_interleave(2 * 196) for v in (recipe.mean, recipe.std))
     mean_, std_ = (torch.tensor(v).repeat_interleave(196) for v in (target.mean, target.std))
-    floats = p.with_x(
-        (p.x / 255 - mean.view(3, 1, -1).expand(3, 2, -1).flatten()) / std.view(3, 1, -1).expand(3, 2, -1).flatten()
-    )
+    floats = p.with_x((p.x / 255 - mean) / std)
     torch.testing.assert_close(frames_of(floats, recipe, target).x, (got.x / 255 - mean_) / std_, atol=1e-5, rtol=1e-5)
 
 
@@ -129,8 +120,9 @@ def test_views_of_one_place_see_each_other_and_no_other_prompt(vlm: VLM):
         alone, together = vlm.encode(p).tokens, vlm.encode(p, scenes=(2, 1)).tokens
     assert torch.equal(alone.unpack()[2], together.unpack()[2])
     assert not torch.allclose(alone.unpack()[1], together.unpack()[1], atol=1e-4)
-    assert picture_scenes(p) == (2, 1)
-    assert picture_scenes(patches(vlm, clip(1), clip(1, 28, 28), clip(1, 28, 28), clip(3), clip(3))) == (1, 2, 1, 1)
+    assert picture_scenes(p, [True, True, False]) == (2, 1)
+    several = patches(vlm, clip(1), clip(1, 28, 28), clip(1, 28, 28), clip(2, 28, 28), clip(2, 28, 28))
+    assert picture_scenes(several, [True, True, True, False, False]) == (1, 2, 1, 1)
     question = ask(vlm, [clip(1, seed=1), clip(1, seed=2), clip(2, seed=3)], "Where?")
     assert question.ready.inputs_embeds.shape[0] == 1
     with torch.no_grad():
