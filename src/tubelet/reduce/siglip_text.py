@@ -66,7 +66,7 @@ class SiglipText:
         """
         known = isinstance(source, CheckpointFolder)
         name, at = source.for_transformers if known else (os.fspath(source), revision)
-        if Path(name).is_dir():
+        if os.path.isdir(name):  # noqa: PTH112  that of Path raises where a name is too long
             check_tokenizer_files(Path(name))
         try:
             config = AutoConfig.from_pretrained(name, revision=at, trust_remote_code=False)

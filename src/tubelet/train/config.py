@@ -169,7 +169,7 @@ def read_config(kind: type[C], path: str | os.PathLike[str], args: Sequence[str]
     import yaml
 
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113  that of Path raises where a name is too long
         raise ConfigError("there is no such regular file", source=file.name or str(file))
     try:
         tree = yaml.safe_load(read_small(file, ConfigError, _MOST_BYTES).decode("utf-8"))

@@ -139,7 +139,7 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
     if isinstance(source, CheckpointFolder):
         return source
     path = Path(source)
-    if not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
+    if not str(source) or not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
             return _from_hub(str(source), revision)
         raise WeightsError("no such file or folder, and not a hub id of the form owner/name", source=str(source)[:200])
