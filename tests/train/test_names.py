@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tubelet.errors import TubeletError
+from tubelet.errors import InputError, TubeletError
 from tubelet.train.config import TrainConfig, read_config
 from tubelet.train.data.check import check
 from tubelet.train.data.lines import open_records
@@ -56,3 +56,9 @@ def test_a_long_name_in_a_record_is_that_of_a_file_that_is_not_there():
     Path("set.json").write_text(json.dumps(records))
     found = check(open_dataset("set.json"))
     assert found.bad == len(records) and "unsafe name" not in found.faults
+
+
+def test_questions_that_are_nested_too_deeply():
+    Path("deep.json").write_text("[" * 9000)
+    with pytest.raises(InputError, match="as JSON"):
+        read_questions("docvqa", ["deep.json"], ".")

@@ -39,7 +39,7 @@ def test_a_line_that_was_cut_short_is_asked_again_and_spoils_nothing(tmp_path: P
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("text", ["{}\n", "[]\n", "no\n", '{"run": 5}\n', "x", "\n"])
+@pytest.mark.parametrize("text", ["{}\n", "[]\n", "no\n", '{"run": 5}\n', "x", "\n", '{"run":' + "[" * 9000 + "\n"])
 def test_a_file_that_is_none_of_ours_stays_as_it_is(tmp_path: Path, text: str):
     path = tmp_path / "answers.jsonl"
     path.write_text(text)

@@ -86,7 +86,7 @@ class AnswerFile:
             head, *lines = content.decode("utf-8", "replace").split("\n")
             before = json.loads(head)["run"]
             before.items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise InputError("this is no file of answers", source=self.path.name) from e
         now = json.loads(json.dumps(self.run))
         if differ := [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]:
@@ -97,7 +97,7 @@ class AnswerFile:
                 entry = json.loads(line)
                 answer = Answer(entry["answer"], entry["tokens"], entry["seconds"])
                 self.answers[entry["id"], entry["arm"]] = answer
-            except (ValueError, KeyError, TypeError) as e:
+            except (ValueError, KeyError, TypeError, RecursionError) as e:
                 raise InputError("a line is no answer", item=n, source=self.path.name) from e
         if lines and lines[-1]:
             os.truncate(self.path, content.rindex(b"\n") + 1)

@@ -112,7 +112,7 @@ def _loaded(path: Path) -> Any:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         return json.loads(text)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise InputError("the file of questions cannot be read as JSON", source=path.name) from e
 
 
