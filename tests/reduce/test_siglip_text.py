@@ -102,7 +102,7 @@ def test_numbers_of_a_stranger_take_neither_time_nor_memory(fields: dict[str, An
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (said["text_config"] if "text_config" in said else said).update(fields)
+    said.get("text_config", said).update(fields)
     (tmp_path / "config.json").write_text(json.dumps(said), encoding="utf-8")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises((ConfigError, KeyMismatch)):
