@@ -52,7 +52,7 @@ _LARGEST_FLOAT = 1e12
 _MOST_NUMBERS = 1024  # in a list
 MOST_LAYERS, MOST_COUNT = 1024, 2**53  # of what other libraries make: layers and experts, and any whole number
 # What other libraries raise of numbers and names that make no model
-UNFIT = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+UNFIT = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)

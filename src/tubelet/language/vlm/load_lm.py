@@ -119,7 +119,7 @@ def _config_of(kind: str, said: Mapping[str, Any]) -> "PreTrainedConfig":
     from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise ConfigError(f"transformers has no configuration of type {kind!r:.60}", got=kind)
     made = CONFIG_MAPPING[kind]
     known = set(inspect.signature(made.__init__).parameters) | {"rope_scaling", "rope_theta", "rope_parameters"}
