@@ -4,6 +4,7 @@ The aggregator's rotary positions pair channels i and i + 16 inside each half of
 pairs i and i + 32 of the whole. The rows of q and k and their norms are put in that order once; q k^T does not see it.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tubelet.errors import ConfigError, NotFinite
-from tubelet.geometry.vggt import VGGT, VGGT_1B, VGGTConfig
+from tubelet.errors import ConfigError, KeyMismatch, NotFinite
+from tubelet.geometry.vggt import VGGT, VGGT_1B, VGGTConfig, vggt_config
 from tubelet.weights.locate import Source, find_folder
 from tubelet.weights.tensors import TensorReader, compare_names, entries_of, stored_type
 
@@ -134,7 +135,8 @@ def load_vggt(
     source: Source,
     *,
     heads: Sequence[str] = tuple(HEADS),
-    config: VGGTConfig = VGGT_1B,
+    config: VGGTConfig | None = VGGT_1B,
+    prefix: str = "",
     revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -142,7 +144,9 @@ def load_vggt(
     """VGGT with the weights of a folder, a .safetensors file or a hub id in facebook/VGGT-1B's layout.
 
     heads: of camera, depth, points; the tensors of others, and the track head's, are not read. dtype: of the layers,
-    None keeps the stored one; heads stay float32, as their results are lengths and angles. Raises KeyMismatch with all
+    None keeps the stored one; heads stay float32, as their results are lengths and angles. config: None takes the
+    sizes from the tensors, which say nothing of heads. prefix: before every name, in a whole model's file; names
+    without it are another part's. Raises KeyMismatch with all
     names that do not fit, NotFinite, ConfigError for a head there is none of, and what `load_encoder` raises.
 
         >>> from safetensors.torch import save_file
@@ -155,22 +159,25 @@ def load_vggt(
     wrong = [h for h in heads if h not in HEADS]
     if wrong:
         raise ConfigError(f"there is no head {wrong[0]!r}", expected=tuple(HEADS), got=wrong[0])
+    folder = find_folder(source, revision)
+    unread = tuple(prefix + n for n in (*UNREAD, *(f"{head}." for name, head in HEADS.items() if name not in heads)))
+    wanted = {key for key in folder.home if key.startswith(prefix) and not key.startswith(unread)}
+    checkpoint = folder.checkpoint(wanted)
+    entries = {key.removeprefix(prefix): checkpoint.entries[key] for key in sorted(wanted)}
+    if config is None:
+        config = aggregator_config({name: entry.shape for name, entry in entries.items()}, checkpoint.name)
     config = replace(config, **{name: getattr(config, name) if name in heads else None for name in HEADS})
     with torch.device("meta"):
         model = VGGT(config)
     own = model.state_dict()
     expected = {name: tuple(x.shape) for name, x in to_theirs(own, config).items()}
-    folder = find_folder(source, revision)
-    unread = (*UNREAD, *(f"{head}." for name, head in HEADS.items() if name not in heads))
-    checkpoint = folder.checkpoint({key for key in folder.home if not key.startswith(unread)})
-    entries = {key: entry for key, entry in checkpoint.entries.items() if not key.startswith(unread)}
     compare_names(expected, entries, (), checkpoint.name)
     kind = dtype or stored_type([entries[name] for name in expected])
     with TensorReader(checkpoint) as reader:
 
         def read(name: str) -> Tensor:
             at = torch.float32 if name.startswith(tuple(HEADS.values())) else kind
-            tensor = reader(name).to(device, at, copy=True)
+            tensor = reader(prefix + name).to(device, at, copy=True)
             if not bool(tensor.isfinite().all()):
                 raise NotFinite(f"NaN or infinity in {name}", source=checkpoint.name, got=name)
             return tensor
@@ -178,6 +185,33 @@ def load_vggt(
         state = from_theirs(read, {name: x.shape for name, x in own.items()}, config)
     model.load_state_dict({name: x.contiguous() for name, x in state.items()}, strict=True, assign=True)
     return model.eval()
+
+
+def aggregator_config(shapes: Mapping[str, tuple[int, ...]], source: str = "vggt") -> VGGTConfig:
+    """The sizes of a network without heads, from the shapes of tensors under their names: width, number of layers,
+    channels of an attention head (those of its norms; DINOv2's, which has none, are as wide) and places of its table.
+
+    Raises KeyMismatch where one of the tensors that say it is missing or is no square table.
+    """
+    named = ("aggregator.camera_token", "aggregator.frame_blocks.0.attn.q_norm.weight")
+    missing = [name for name in named if not shapes.get(name)]
+    if missing:
+        raise KeyMismatch("these tensors are not those of VGGT", missing=missing, source=source)
+    width, head = shapes[named[0]][-1], shapes[named[1]][0]
+
+    def count(prefix: str) -> int:
+        return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
+
+    dino = "aggregator.patch_embed."
+    places = shapes.get(f"{dino}pos_embed")
+    side = 37 if places is None else math.isqrt(places[-2] - 1)
+    if places is not None and side * side + 1 != places[-2]:
+        raise KeyMismatch("positions are those of a square and a class token", misshaped=[(dino, (), places)])
+    if not head or width % head:
+        raise KeyMismatch(f"{width} channels are no heads of {head}", misshaped=[(named[1], (width,), (head,))])
+    patch_layers = count(f"{dino}blocks.") if places is not None else None
+    layers = count("aggregator.frame_blocks.")
+    return vggt_config(layers=layers, width=width, heads=width // head, patch_layers=patch_layers, table=side)
 
 
 def assign_theirs(model: VGGT, tensors: Mapping[str, Tensor]) -> VGGT:

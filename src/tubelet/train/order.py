@@ -10,6 +10,7 @@ falling cost, largest first to the least loaded. Nothing is stored: a restart co
 """
 
 import heapq
+import io
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -256,6 +257,8 @@ def cached_tokens(
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         pass  # not there, another program's, or cut short: counting is always right
     tokens = np.ascontiguousarray(count(), dtype=np.int64)
-    with new_file(target, lambda _: True) as beside, beside.open("wb") as file:
-        np.savez(file, tokens=tokens, fingerprint=np.array(fingerprint))
+    archive = io.BytesIO()  # numpy leaves its archive open where a disk is full
+    np.savez(archive, tokens=tokens, fingerprint=np.array(fingerprint))
+    with new_file(target, lambda _: True) as beside:
+        beside.write_bytes(archive.getbuffer())
     return tokens

@@ -68,6 +68,7 @@ class CheckpointFolder:
     home: Mapping[str, str]  # key -> the plain name of its file
     index: str | None = None  # the index they were read from, None for a single file
     fetch: Callable[[Sequence[str]], None] | None = None  # brings files by name into the folder, where a hub has them
+    described: Mapping[str, Any] | None = None  # what config.json says, where it is known in another form already
     headers: dict[str, Header] = field(default_factory=dict, repr=False, compare=False)  # those read so far, by name
 
     @property
@@ -77,7 +78,7 @@ class CheckpointFolder:
 
     def config(self) -> dict[str, Any] | None:
         """config.json beside the weights, parsed strictly. Raises ConfigError when it is not a JSON object."""
-        return _config(self.folder, self.root)
+        return _config(self.folder, self.root) if self.described is None else dict(self.described)
 
     def processor(self) -> dict[str, Any] | None:
         """What the files beside the weights say of the image processor, None where they say nothing: the part

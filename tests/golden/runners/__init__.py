@@ -23,6 +23,8 @@ from .spatial_geometry import (
     run_pose_sampling,
     run_unproject,
 )
+from .spatial_metrics import run_vsibench
+from .spatial_mllm import run_spatial_mllm
 from .spatial_mrope import run_mrope_apply, run_rope_index
 from .spatial_pixels import run_preprocess as run_spatial_preprocess
 from .spatial_pixels import run_smart_resize, run_vggt_load
@@ -56,6 +58,8 @@ SPATIAL: dict[str, Runner] = {
     "vggt_dpt_": run_dpt,
     "vggt_full": run_full,
     "poseaware_": run_poseaware,
+    "spatial_mllm_": run_spatial_mllm,
+    "vsibench_": run_vsibench,
     "fork_rope_index_time": run_time_index,
     "fork_rope_index_pose": run_pose_index,
     "connector_v": run_connector,

@@ -14,6 +14,7 @@ from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.sparse import read_sparse
 from tubelet.reading.codec.decode import codec_signals
 from tubelet.reading.read import read
+from tubelet.reading.video.alpha import opaque
 from tubelet.reading.video.frames import Painter, Upright
 
 # container, encoder, its pixels, levels by which its colours may be off
@@ -129,3 +130,18 @@ def test_rows_sparse_rows_and_signals_do_not_see_hidden_colours(tmp_path: Path, 
     assert not codec_signals(sources[0], num_frames=4).error_levels.any()
     dark = read_sparse(sources[0], recipe, budget=20, num_frames=4, background=(0, 0, 0))
     assert not dark.packed.x.equal(sparse.packed.x)
+
+
+def test_a_frame_keeps_what_it_carries_when_its_opaque_form_goes():
+    """Else a number of a packet is lost, or that of a later one at the same address, and its picture with it."""
+
+    class Tag:
+        pass
+
+    for _ in range(3):
+        frame = av.VideoFrame.from_ndarray(picture(0), format="rgba")
+        frame.opaque = tag = Tag()
+        shown = opaque(frame, av.video.reformatter.VideoReformatter(), (255, 255, 255))
+        assert shown is not None
+        del shown
+        assert frame.opaque is tag

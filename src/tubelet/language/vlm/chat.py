@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from tubelet.errors import AlignmentError, ConfigError, InputError
+from tubelet.geometry.branch import picture_scenes
 from tubelet.language.placing.prompt import Prompt, expand_placeholders, pad
 from tubelet.language.vlm.batch import PromptBatch
 from tubelet.language.vlm.features import VisualRows
@@ -60,7 +61,8 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
     with torch.no_grad():
         seen = tuple(pad_to_square(c, vlm.scheme.pixels) if vlm.scheme.square and not c.is_video else c for c in clips)
         patches = patchify_clips(seen, vlm.scheme)
-        rows = vlm.encode(patches)
+        stills = [not clips[item.picture].is_video for item in patches.items]
+        rows = vlm.encode(patches, scenes=None if vlm.spatial is None else picture_scenes(patches, stills))
         earlier = sum(len(_items(m)) for m in history)
         if earlier > len(clips):
             raise AlignmentError(

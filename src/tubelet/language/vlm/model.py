@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from tubelet.doors import door
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError
+from tubelet.geometry.branch import SpatialBranch
+from tubelet.geometry.fuse import fuse
 from tubelet.language.placing.place import place
 from tubelet.language.project.projector import Projector
 from tubelet.language.vlm.batch import PromptBatch, empty_pack, scatter_deepstack
@@ -43,7 +45,8 @@ class VLM(nn.Module):
     lm: a causal language model of transformers, or a `PlacedCausalLM`. projector: None where the encoder's own merger
     gives rows in the language model's width. reduce: Packed -> Packed on the encoder's rows, such as a selection; it
     may ask for fewer rows of each item, and positions stay those of the rows that are left. newline: (D,), the learned
-    row that ends rows of joined views, needed where scheme.views unpads. cache: features kept by content while no
+    row that ends rows of joined views, needed where scheme.views unpads. spatial: geometry whose rows are added to the
+    encoder's (Spatial-MLLM). cache: features kept by content while no
     gradient is wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
 
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -70,6 +73,7 @@ class VLM(nn.Module):
         projector: Projector | None = None,
         reduce: Reduce | None = None,
         newline: Tensor | None = None,
+        spatial: SpatialBranch | None = None,
         tokenizer: Any = None,
         cache: FeatureCache | None = None,
     ) -> None:
@@ -83,6 +87,7 @@ class VLM(nn.Module):
         self.speaker: PlacedCausalLM = lm if isinstance(lm, PlacedCausalLM) else PlacedCausalLM(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
         self.newline = None if newline is None else nn.Parameter(newline)
+        self.spatial = spatial
         self.cache = FeatureCache() if cache is None else cache
         self._check()
 
@@ -106,6 +111,9 @@ class VLM(nn.Module):
             raise ConfigError(f"rows of {wide} for a language model of {width}", expected=width, got=wide)
         if self.projector is not None and self.deep:
             raise ConfigError("deepstack features have mergers of their own and go through no projector")
+        if self.spatial is not None and (states or self.deep or self.spatial.connector.width != config.out):
+            got = self.spatial.connector.width
+            raise ConfigError(f"rows of {got} join an encoder's own {config.out} alone", expected=config.out, got=got)
         views = self.scheme.views
         ends = views is not None and views.join == "unpad"
         shape = None if self.newline is None else tuple(self.newline.shape)
@@ -135,37 +143,45 @@ class VLM(nn.Module):
     @property
     def untrained(self) -> bool:
         """Whether the encoder's weights are random: then the answers mean nothing."""
-        return self.encoder.untrained
+        return self.encoder.untrained or (self.spatial is not None and self.spatial.vggt.untrained)
 
     # ---- pixels to rows
 
     @door
-    def encode(self, p: Packed) -> VisualRows:
+    def encode(self, p: Packed, *, scenes: Sequence[int] | None = None) -> VisualRows:
         """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
 
         Without gradients an item whose content was encoded before by these very weights is taken from `cache`, and one
         that stands in the pack twice is encoded once. The weights are read for that, once, and once more behind a run
         (`tubelet.language.vlm.state_key`): less than the run itself. Nothing is kept of an encoder with adapters, hooks
-        or parts of other libraries. Raises what the stages raise.
+        or parts of other libraries, nor of scenes of several items. scenes: see `features`. Raises what the stages
+        raise.
         """
-        options = None if torch.is_grad_enabled() or not self.cache.limit_bytes else self._options()
+        kept = not torch.is_grad_enabled() and self.cache.limit_bytes and all(n == 1 for n in scenes or ())
+        options = self._options() if kept else None
         if options is None:
-            return self.project(self.features(p))
+            return self.project(self.features(p, scenes=scenes))
         recipes = f"{self.scheme.pixels} {self.scheme.video_pixels}"
         keys = [item_key(p, i, recipes, options) for i in range(len(p))]
         still = partial(self._still, options)
         return self.project(encode_cached(p, keys, self.cache, self.features, self._merge, still))
 
     @door
-    def features(self, p: Packed) -> tuple[Packed, ...]:
-        """What the encoder gives of patches: the rows, then the deepstack rows. Nothing is taken from `cache`."""
+    def features(self, p: Packed, *, scenes: Sequence[int] | None = None) -> tuple[Packed, ...]:
+        """What the encoder gives of patches: the rows, then the deepstack rows. Nothing is taken from `cache`.
+
+        scenes: for `spatial`, how many consecutive items are views of each place; None: an item each.
+        """
+        if scenes is not None and self.spatial is None:
+            raise ConfigError("this model has no geometry that sees scenes", expected=None, got=tuple(scenes)[:8])
         p = p.to(self.encoder.patch.weight.device)
         if self.scheme.states:
             states = self.encoder.hidden_states(p, only=self.scheme.states)
             joined = states[0] if len(states) == 1 else states[0].with_x(torch.cat([s.x for s in states], dim=1))
             return (joined,)
         if not self.deep:
-            return (self.encoder(p),)
+            rows = self.encoder(p)
+            return (rows if self.spatial is None else fuse(rows, self.spatial(p, scenes=scenes)),)
         features = self.encoder.features(p, pool=False)
         return (features.tokens, *features.deepstack)
 
@@ -188,9 +204,10 @@ class VLM(nn.Module):
     def _options(self) -> str | None:
         """What decides features beside an item's content; None where it cannot be known, so that nothing is kept."""
         encoder = state_key(self.encoder)
+        spatial = "" if self.spatial is None else state_key(self.spatial)
         kind = self.encoder.patch.weight.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return None if encoder is None else f"{self.scheme.states} {self.deep} {mixed} {encoder}"
+        return None if encoder is None or spatial is None else f"{self.scheme.states} {mixed} {encoder} {spatial}"
 
     def _still(self, options: str) -> bool:
         return self._options() == options
@@ -295,8 +312,8 @@ class VLM(nn.Module):
         reduction is code and not written. The folder appears whole or not at all. Raises ConfigError for an encoder no
         family can write and for adapters that are not merged, WeightsError when the folder is in use.
         """
-        parts = ModelParts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline)
-        return save_model_parts(parts, Path(folder), overwrite=overwrite)
+        mine = self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline, self.spatial
+        return save_model_parts(ModelParts(*mine), Path(folder), overwrite=overwrite)
 
     @classmethod
     @door
@@ -326,6 +343,7 @@ class VLM(nn.Module):
             projector=parts.projector,
             reduce=reduce,
             newline=parts.newline,
+            spatial=parts.spatial,
             tokenizer=parts.tokenizer,
             cache=cache,
         )

@@ -1,6 +1,7 @@
-"""A whole model in a folder: three layouts in, one out.
+"""A whole model in a folder: four layouts in, one out.
 
     complete Qwen2-VL, Qwen2.5-VL, Qwen3-VL    vision_config and text_config, or flat; model.visual. ...  (qwen.py)
+    Spatial-MLLM                               Qwen2.5-VL's, spatial_config; spatial_encoder. ..., connector. ...
     transformers' LlavaNext                    the same; multi_modal_projector. ..., image_newline  (llava.py)
     LLaVA                                      mm_projector_type, mm_vision_select_layer ...; model.mm_projector. ...
     what tubelet writes (save.py)              vision_config, text_config and a section `tubelet`; and these tensors
@@ -29,7 +30,9 @@ from tubelet.errors import ConfigError
 from tubelet.families.catalogue import require_variant, variants
 from tubelet.families.fields import refuse_code
 from tubelet.families.processors import recipe_from
+from tubelet.geometry.branch import SpatialBranch, load_branch
 from tubelet.language.placing.align import LLAVA
+from tubelet.language.placing.mrope import QWEN2_VL
 from tubelet.language.project.files import SETTINGS, load_projector
 from tubelet.language.project.projector import Projector
 from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
@@ -45,7 +48,7 @@ from tubelet.language.vlm.llava import (
 )
 from tubelet.language.vlm.llava_states import state_numbers
 from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
-from tubelet.language.vlm.qwen import RULES, qwen_scheme
+from tubelet.language.vlm.qwen import RULES, SPATIAL_MLLM, qwen_scheme, spatial_level, without_spatial
 from tubelet.language.vlm.scheme import SECTION, Scheme, scheme_from
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.load import load_encoder, open_weights
@@ -60,7 +63,8 @@ TOWER = "vision_tower."
 
 @dataclass(frozen=True, eq=False)
 class ModelParts:
-    """What a whole model consists of. tokenizer: transformers', or None. newline: of joined views, or None."""
+    """What a whole model consists of. tokenizer: transformers', or None. newline: of joined views, or None. spatial:
+    geometry whose rows are added to the encoder's, or None."""
 
     encoder: Encoder
     projector: Projector | None
@@ -68,6 +72,7 @@ class ModelParts:
     scheme: Scheme
     tokenizer: Any = None
     newline: Tensor | None = None
+    spatial: SpatialBranch | None = None
 
 
 def load_model_parts(
@@ -90,6 +95,10 @@ def load_model_parts(
     refuse_code(config)
     extra = ExtraFiles(folder)
     kind = config.get("model_type")
+    level = spatial_level(config)
+    if kind == SPATIAL_MLLM:
+        config = without_spatial(config)
+        kind, folder = config["model_type"], replace(folder, described=config)
     if kind in LLAVA_BASES:
         encoder, projector, scheme = _llava(folder, config, dtype, device, vision_tower, extra)
     elif kind in RULES or kind == MODEL_TYPE:
@@ -104,6 +113,8 @@ def load_model_parts(
                 projector = load_projector(folder, dtype=dtype, device=device)
         else:
             scheme = qwen_scheme(str(kind), config, encoder.config, extra.video_processor())
+            if level is not None:
+                scheme = replace(scheme, rule=QWEN2_VL)
     elif kind == LLAVA_NEXT:
         if vision_tower is not None:
             raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
@@ -112,13 +123,17 @@ def load_model_parts(
         projector = next_projector(folder, config, dtype, device)
         scheme = next_scheme(config, encoder.config, processor)
     else:
-        known = (MODEL_TYPE, *RULES, LLAVA_NEXT, *LLAVA_BASES)
+        known = (MODEL_TYPE, *RULES, SPATIAL_MLLM, LLAVA_NEXT, *LLAVA_BASES)
         raise ConfigError(f"no whole model of model_type {kind!r:.60} is known", expected=known, got=kind)
     ends = scheme.views is not None and scheme.views.join == "unpad"
     newline = read_newline(folder, dtype, device) if ends else None
     speaker = load_speaker(folder, config, dtype=dtype, device=device, settings=extra(SETTINGS_FILE))
-    described = None if kind in RULES else speaker.lm.config  # transformers knows its own model types only
-    return ModelParts(encoder, projector, speaker, scheme, extra.tokenizer(described), newline)
+    known = kind in RULES and level is None  # transformers knows its own model types only
+    tokenizer = extra.tokenizer(None if known else speaker.lm.config)
+    spatial = None
+    if level is not None:
+        spatial = load_branch(folder, encoder.pixels, level=level, dtype=dtype, device=device)
+    return ModelParts(encoder, projector, speaker, scheme, tokenizer, newline, spatial)
 
 
 # ---- the layouts

@@ -11,6 +11,7 @@ from tubelet.errors import ConfigError, KeyMismatch
 from tubelet.families.catalogue import home_of, write_config
 from tubelet.families.family import to_theirs
 from tubelet.families.fields import CODE_FIELDS
+from tubelet.geometry.branch import branch_tensors
 from tubelet.language.project.files import PREFIX, SETTINGS
 from tubelet.language.vlm.extra_files import SETTINGS_FILE
 from tubelet.language.vlm.llava import NEWLINES
@@ -62,6 +63,12 @@ def save_model_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False
     tensors = {TOWER + family.prefixes[0] + name: tensor for name, tensor in theirs.items()}
     if parts.projector is not None:
         tensors |= {PREFIX + name: tensor for name, tensor in parts.projector.state_dict().items()}
+    if parts.spatial is not None:
+        tensors |= branch_tensors(parts.spatial)
+        config["spatial_config"] = {"embed_dim": parts.spatial.vggt.config.aggregator.hidden}
+        config["connector_config"] = {"connector_type": "mlp_add", "spatial_embeds_layer_idx": parts.spatial.level}
+        if parts.spatial.vggt.untrained:
+            metadata["untrained"] = "true"
     if parts.newline is not None:
         tensors[NEWLINES[0]] = parts.newline
     language = _language(parts.speaker, tied)

@@ -45,5 +45,5 @@ def opaque(frame: av.video.VideoFrame, reformatter: VideoReformatter, background
     with decoder_errors("converted to RGB"):
         rgb = reformatter.reformat(frame, frame.width, frame.height, format="rgb24", threads=1).to_ndarray()
         shown = av.video.VideoFrame.from_ndarray(laid_on(rgb, alpha, background), format="rgb24")
-    shown.opaque, shown.pts = frame.opaque, frame.pts
+    shown.pts = frame.pts  # not `opaque`: PyAV forgets an object that two frames name when the first of them goes
     return shown

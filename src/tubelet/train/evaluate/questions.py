@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tubelet.errors import InputError
+from tubelet.inspect.metrics.vsibench import NUMBERS
 from tubelet.packed.header import open_regular
 from tubelet.train.data.root import Root
 
@@ -27,7 +28,6 @@ CLIPS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 FRAMES = "These are frames of a video."
-NUMBERS = ("object_abs_distance", "object_counting", "object_size_estimation", "room_size_estimation")  # of VSI-Bench
 
 
 @dataclass(frozen=True)

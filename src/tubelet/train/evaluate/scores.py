@@ -1,6 +1,5 @@
 """What the answers of several arms are worth: each arm's scores with intervals, and each against all tokens."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +17,12 @@ from tubelet.inspect.metrics.answers import (
 )
 from tubelet.inspect.metrics.estimate import Estimate
 from tubelet.inspect.metrics.intervals import mean_of
-from tubelet.train.evaluate.questions import NUMBERS, BenchmarkQuestion
+from tubelet.inspect.metrics.vsibench import NUMBERS, strict_scores, task_weights
+from tubelet.train.evaluate.questions import BenchmarkQuestion
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
 
+VSI = "accuracy or MRA"
 # The first of a benchmark is the one its authors report.
 METRICS: dict[str, dict[str, Metric]] = {
     "docvqa": {"ANLS": anls},
@@ -29,7 +30,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     "textvqa": {"VQA accuracy": vqa_accuracy},
     "scanqa": {"EM@1": exact_match, "EM-R1": refined_match},
     "sqa3d": {"EM@1": exact_match, "EM-R1": refined_match},
-    "vsibench": {"accuracy or MRA": relative_accuracy},  # by kind, see `scores_of`
+    "vsibench": {VSI: relative_accuracy},  # by kind, see `scores_of`
 }
 
 
@@ -46,7 +47,7 @@ class ArmScores:
 def scores_of(benchmark: str, questions: Sequence[BenchmarkQuestion], answers: Sequence[str]) -> dict[str, list[float]]:
     """The score of each question by each of the benchmark's metrics. Raises ShapeError for another number of answers.
 
-    VSI-Bench: the letter of an option, or how near a number is.
+    VSI-Bench: the letter of an option, or how near a number is; and the same with whole answers ("strict").
     """
     if len(questions) != len(answers):
         raise ShapeError(f"{len(answers)} answers to {len(questions)} questions", expected=len(questions))
@@ -56,6 +57,7 @@ def scores_of(benchmark: str, questions: Sequence[BenchmarkQuestion], answers: S
         letters = option_accuracy(answers, accepted)
         [(name, near)] = out.items()
         out[name] = [a if q.kind in NUMBERS else b for q, a, b in zip(questions, near, letters, strict=True)]
+        out["strict"] = strict_scores(answers, accepted, [q.kind for q in questions])
     return out
 
 
@@ -70,16 +72,25 @@ def compare_arms(
 ) -> dict[str, ArmScores]:
     """Every arm's scores, and each arm's difference from the reference on the same questions.
 
-    VSI-Bench's score is the mean over its eight tasks, the three kinds of direction being one task, as its authors'.
+    VSI-Bench's scores are means over its eight tasks, the three kinds of direction being one task, as its authors';
+    the mean over ten kinds and that over questions stand beside the first.
     """
-    weights = _weights(benchmark, questions)
+    asked = [question.kind for question in questions]
+    vsi = benchmark == "vsibench"
+    weights = task_weights(asked) if vsi else [1.0] * len(questions)
     scored = {arm: scores_of(benchmark, questions, said) for arm, said in answers.items()}
     first = next(iter(METRICS[benchmark]))
-    weighted = {arm: [w * s for w, s in zip(weights, own[first], strict=True)] for arm, own in scored.items()}
+    weighted = {arm: _weighed(own[first], weights) for arm, own in scored.items()}
     kinds = sorted({question.kind for question in questions} - {""})
     out = {}
     for arm, own in scored.items():
-        metrics = {name: mean_of(weighted[arm] if name == first else values, seed=seed) for name, values in own.items()}
+        metrics = {
+            name: mean_of(_weighed(values, weights) if vsi else values, seed=seed) for name, values in own.items()
+        }
+        if vsi:
+            ten = task_weights(asked, tasks=10)
+            metrics["over ten kinds"] = mean_of(_weighed(own[first], ten), seed=seed)
+            metrics["over questions"] = mean_of(own[first], seed=seed)
         by_kind = {
             kind: mean_of([s for q, s in zip(questions, own[first], strict=True) if q.kind == kind], seed=seed)
             for kind in kinds
@@ -89,18 +100,5 @@ def compare_arms(
     return out
 
 
-def _weights(benchmark: str, questions: Sequence[BenchmarkQuestion]) -> list[float]:
-    """Of each question: 1, or what makes the mean over questions one over tasks."""
-    if benchmark != "vsibench":
-        return [1.0] * len(questions)
-    tasks = [_task(question.kind) for question in questions]
-    kinds_of = {task: len({q.kind for q, t in zip(questions, tasks, strict=True) if t == task}) for task in set(tasks)}
-    number = Counter(question.kind for question in questions)
-    return [
-        len(questions) / (len(kinds_of) * kinds_of[task] * number[question.kind])
-        for question, task in zip(questions, tasks, strict=True)
-    ]
-
-
-def _task(kind: str) -> str:
-    return "object_rel_direction" if kind.startswith("object_rel_direction") else kind
+def _weighed(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    return [w * value for w, value in zip(weights, values, strict=True)]
