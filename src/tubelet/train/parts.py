@@ -5,7 +5,8 @@
     encoder          encoder.*                                       mm_vision_tower
     language_model   speaker.*                                       mm_language_model, with newline, as there
     newline          newline
-    connector        connector.*
+    connector        spatial.connector.*  of Spatial-MLLM
+    geometry         spatial.vggt.*
     lora             adapters wherever they are (tubelet.train.lora), and nothing else
 
 Parts share no weight: an adapter inside the projector belongs to `lora`, the matrix it adapts to `projector`.
@@ -27,7 +28,8 @@ HOMES: Mapping[str, str] = {
     "encoder": "encoder",
     "language_model": "speaker",
     "newline": "newline",
-    "connector": "connector",
+    "connector": "spatial.connector",
+    "geometry": "spatial.vggt",
 }
 LORA = "lora"
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -36,7 +38,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "mm_language_model": ("language_model", "newline"),
 }
 # Parts that stand in eval mode while they are frozen: no dropout, no statistics. Towers are fixed functions there.
-STILL = ("encoder", "connector")
+STILL = ("encoder", "connector", "geometry")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|base_model\.model)\.")
 _ADAPTER = re.compile(r"(?:^|\.)lora_")
 
@@ -140,7 +142,7 @@ def count_trainable(
 
 
 def set_modes(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, str] = HOMES) -> None:
-    """Train mode for the model, then eval mode for a frozen encoder and connector, also where adapters learn inside.
+    """Train mode for the model, then eval mode for a frozen encoder, connector and geometry, also where adapters learn inside.
 
     To be called again after whatever calls `model.train()`, as transformers' Trainer does at each step. A frozen
     language model stays in train mode, as upstream's does: transformers checkpoints activations in no other, and

@@ -20,6 +20,7 @@ from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.read_folder import load_model_parts
 from tubelet.pixels.recipe import PixelRecipe
+from tubelet.train.parts import parts_of, set_modes, set_trainable
 
 NETWORK_CONFIG = vggt_config(layers=2, width=32, heads=2, patch_layers=1, table=4)
 
@@ -143,6 +144,23 @@ def test_a_clip_is_encoded_once_for_many_questions(vlm: VLM, monkeypatch: pytest
         vlm.spatial.connector.fc2.bias.data += 1
         assert torch.allclose(vlm.encode(p).tokens.x, first + 1, atol=1e-5) and seen == [1, 1]
         vlm.spatial.connector.fc2.bias.data -= 1
+
+
+def test_its_parts_learn_by_name(folder: Path):
+    """As upstream trains it: connector, merger and language model; VGGT stands in eval mode and learns nothing."""
+    vlm = VLM.from_pretrained(folder)
+    found = parts_of(vlm)
+    assert not found[""] and len(found["connector"]) == 5 and found["geometry"]
+    told = set_trainable(vlm, ["connector", "language_model"])
+    assert [one.part for one in told] == ["connector", "language_model"]
+    set_modes(vlm, ["connector", "language_model"])
+    assert vlm.spatial is not None and not vlm.spatial.vggt.training and vlm.spatial.connector.training
+    p = patches(vlm, clip(2))
+    rows = vlm.encode(p)
+    ids = torch.tensor([[5, 148, *[151] * rows.tokens.lengths[0], 149, 7, 9]])
+    vlm(vlm.ready(rows, ids)).square().mean().backward()
+    learn = [name for name, w in vlm.named_parameters() if w.grad is not None]
+    assert any(n.startswith("spatial.connector.") for n in learn) and not any("vggt" in n for n in learn)
 
 
 def test_what_does_not_fit_is_said(vlm: VLM, folder: Path, tmp_path: Path):
