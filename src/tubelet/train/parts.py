@@ -142,7 +142,7 @@ def count_trainable(
 
 
 def set_modes(model: nn.Module, parts: str | Sequence[str], homes: Mapping[str, str] = HOMES) -> None:
-    """Train mode for the model, eval mode for a frozen encoder, connector and geometry, also where adapters learn inside.
+    """Train mode for the model, eval mode for frozen encoder, connector and geometry, also where adapters learn inside.
 
     To be called again after whatever calls `model.train()`, as transformers' Trainer does at each step. A frozen
     language model stays in train mode, as upstream's does: transformers checkpoints activations in no other, and
