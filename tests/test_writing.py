@@ -3,14 +3,12 @@
 import fcntl
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.full_disk import full_disk
 from tests.language.vlm.tiny_speakers import llama
 from tests.weights.tiny_models import random_encoder, tiny_config
 
@@ -234,17 +233,6 @@ def test_fifty_kills(kind: str, tmp_path: Path, record_property: Callable[[str, 
 # ---- full disks
 
 
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("size", [0, 60])
 def test_a_full_disk_leaves_the_old(kind: str, size: int, tmp_path: Path):
@@ -304,6 +292,15 @@ def test_a_place_that_is_none(kind: str, tmp_path: Path):
             write(place, 0)
             pytest.fail(f"{name} was written")
     assert sorted(f.name for f in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", ["pack", "encoder", "convert", "projector", "adapters", "for vllm", "png"])
+def test_an_empty_name_is_not_the_current_folder(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As of a variable that a script forgot to set. The folder is empty, so that it could be taken."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="empty"):
+        WRITERS[kind][1]("", 0)  # pyright: ignore[reportArgumentType]  a name
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_of_a_folder_is_not_that_of_a_file(tmp_path: Path):

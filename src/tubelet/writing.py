@@ -42,6 +42,13 @@ def new_file(target: str | os.PathLike[str], may_replace: Callable[[Path], bool]
         >>> with new_file("note.txt", lambda old: old.read_bytes().startswith(b"note")) as beside:
         ...     _ = beside.write_text("note: all of it, or the old one")
     """
+    path = file_place(target, may_replace)
+    with write_errors(f"{path.name}: the file"), _beside(path) as beside:
+        yield beside
+
+
+def file_place(target: str | os.PathLike[str], may_replace: Callable[[Path], bool]) -> Path:
+    """The path that `new_file` would write to, links followed. Raises InputError where it would; writes nothing."""
     path = resolved(target)
     if os.fspath(target).endswith(("/", os.sep)):
         raise InputError("the output is a file, and this names a folder", source=path.name)
@@ -50,8 +57,7 @@ def new_file(target: str | os.PathLike[str], may_replace: Callable[[Path], bool]
             raise InputError("the output is not a regular file", source=path.name)
         if path.stat().st_size and not may_replace(path):
             raise InputError("there is a file of another kind, which is not replaced", source=path.name)
-    with _typed(f"{path.name}: the file"), _beside(path) as beside:
-        yield beside
+    return path
 
 
 @contextmanager
@@ -70,7 +76,7 @@ def new_folder(
     path = resolved(target)
     if path.exists() and not path.is_dir():
         raise error("the output exists already and is no folder", source=path.name)
-    with _typed(f"{path.name}: the folder"):
+    with write_errors(f"{path.name}: the folder"):
         names = sorted(_names(path)) if path.exists() else []
     if names and not overwrite:
         raise error("the output exists already; overwrite=True replaces it", source=path.name)
@@ -80,7 +86,7 @@ def new_folder(
             source=path.name,
             got=tuple(strange),
         )
-    with _typed(f"{path.name}: the folder"):
+    with write_errors(f"{path.name}: the folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _beside(path) as beside:
             beside.mkdir()
@@ -91,7 +97,7 @@ def new_folder(
 def scratch(place: Path) -> Iterator[Path]:
     """A folder of one's own in `place` while the block lasts; those of dead writers are removed. Raises RunError."""
     with contextlib.ExitStack() as stack:
-        with _typed(f"{place.name}: the folder"):
+        with write_errors(f"{place.name}: the folder"):
             folder = stack.enter_context(_scratch(place))
         yield folder
 
@@ -109,18 +115,21 @@ def write_json(path: Path, said: Mapping[str, Any]) -> None:
 
 def save_png(picture: "Image", target: str | os.PathLike[str]) -> None:
     """A picture as a PNG, which replaces a PNG and no other file. Raises what `new_file` raises."""
-    with new_file(target, starts_with(b"\x89PNG")) as beside:
+    with new_file(target, is_png) as beside:
         picture.save(beside, format="PNG")
 
 
 def starts_with(*magic: bytes) -> Callable[[Path], bool]:
-    """Whether a file begins with one of these, for `new_file`."""
+    """Whether a file begins with one of these, for `new_file` and `file_place`."""
 
     def starts(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(max(map(len, magic))).startswith(magic)
 
     return starts
+
+
+is_png = starts_with(b"\x89PNG")
 
 
 def sync(path: Path) -> None:
@@ -135,6 +144,8 @@ def sync(path: Path) -> None:
 def resolved(target: str | os.PathLike[str]) -> Path:
     """The path with its links followed. Raises InputError where there can be none."""
     name = os.fspath(target).rpartition(os.sep)[2][:80]
+    if not os.fspath(target):  # which would be the current folder
+        raise InputError("the output has an empty name")
     try:
         path = Path(os.path.realpath(target))
         if path.is_symlink():  # what realpath could not follow to its end
@@ -150,11 +161,8 @@ def resolved(target: str | os.PathLike[str]) -> Path:
     return path
 
 
-# ---- inside
-
-
 @contextmanager
-def _typed(what: str) -> Iterator[None]:
+def write_errors(what: str) -> Iterator[None]:
     """Errors of the system told as ours. what: the name and what it is."""
     source, _, kind = what.rpartition(": ")
     try:
@@ -162,6 +170,9 @@ def _typed(what: str) -> Iterator[None]:
     except OSError as e:
         reason = e.strerror
         raise RunError(f"{kind} could not be written{f': {reason}' if reason else ''}", source=source) from e
+
+
+# ---- inside
 
 
 @contextmanager

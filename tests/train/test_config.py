@@ -100,3 +100,15 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path):
     (tmp_path / "torn.yaml").write_text("budget: 64\nsteps: [\n")
     with pytest.raises(ConfigError, match="as YAML, from line 3 on"):
         read_config(TrainConfig, tmp_path / "torn.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, "{a: " * 3000, "budget: " + "9" * 5000, "budget: 2001-99-99", "budget: &a [*a]", "? [a]\n: b"],
+    ids=["deep list", "deep object", "digits", "no date", "in itself", "a list as a name"],
+)
+def test_whatever_yaml_fails_of_is_one_error(text: str, tmp_path: Path):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError) as e:
+        read_config(TrainConfig, tmp_path / "run.yaml")
+    assert e.value.source == "run.yaml"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.full_disk import full_disk
 
-from tubelet.errors import RunError
+from tubelet.errors import InputError, RunError
 from tubelet.train.config import ReportConfig
 from tubelet.train.report import CURVE, LOG, Figures, Report, curve, read_log
 
@@ -84,3 +85,16 @@ def test_tensorboard_is_there_or_an_error(tmp_path: Path):
     report.step(figures(0), {"adamw": 1.0})
     report.close()
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path):
+    report = Report(tmp_path, ReportConfig(bar=False, curve=False), speaks=True, start=0, steps=2)
+    with full_disk(10):
+        with pytest.raises(RunError, match="log could not be written: File too large"):
+            report.step(figures(0), {"adamw": 1.0})
+        with pytest.raises(RunError, match="File too large"):
+            report.close()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / LOG).symlink_to("/dev/full")
+    with pytest.raises(InputError):
+        Report(tmp_path / "other", ReportConfig(bar=False), speaks=True, start=0, steps=2)

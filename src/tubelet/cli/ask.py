@@ -1,5 +1,6 @@
 """`tubelet ask`: a question about pictures and videos, answered by a vision-language model."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,14 +81,12 @@ class Ask:
 
     def _checked(self) -> "tuple[tuple[str, ...], str, Sampling]":
         """Files, question and how clips are sampled. Raises UsageError."""
-        from pathlib import Path
-
         if len(self.words) < 2:
             raise UsageError("name at least one file, and the question after the files")
         *files, question = self.words
         if not question.strip():
             raise UsageError("the question is empty")
-        if len(question) < 1024 and "\0" not in question and Path(question).is_file():
+        if os.path.isfile(question):  # noqa: PTH113  that of Path raises where a name is too long
             raise UsageError(f"the last argument is the question, and {visible(question)} is a file")
         if self.max_new_tokens < 1:
             raise UsageError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")

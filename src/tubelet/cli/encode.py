@@ -66,9 +66,10 @@ class Encode:
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         from tubelet.cli.encode_report import encode_document, encode_table
+        from tubelet.packed.file import is_pack
 
         sampling = self._checked()
-        out = output_file(self.out, self.files)
+        out = output_file(self.out, self.files, is_pack)
         start = time.perf_counter()
         from tubelet.cli.model import load_model
 

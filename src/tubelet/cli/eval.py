@@ -87,7 +87,8 @@ class Eval:
         every = read_questions(self.benchmark, self.files, self.root, follow_links=self.follow_links)
         chosen = drawn(every, self.questions, self.seed)
         out = None if self.plot is None else output_file(self.plot, self.files)
-        path = output_file(self.answers or f"{self.benchmark}.answers.jsonl", self.files)
+        answers = f"{self.benchmark}.answers.jsonl" if self.answers is None else self.answers
+        path = output_file(answers, self.files, lambda _: True)  # which looks into it itself
         arms = self._arms(names)
         vlm = self._load()
         if vlm.untrained:

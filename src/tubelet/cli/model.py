@@ -1,7 +1,7 @@
 """The encoder or the whole model a command works with, and what must be said about it."""
 
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,7 +66,7 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
             raise UsageError(f"--config says what stored weights are; {name} is a variant itself")
         encoder = untrained(name, seed=SEED).to(where, kind)
     else:
-        if "/" not in name and "\\" not in name and not Path(name).exists():
+        if "/" not in name and "\\" not in name and not os.path.exists(name):  # noqa: PTH110  that of Path raises where a name is too long
             raise UsageError(f"--model {name}: no such variant, folder or file; tubelet models lists the variants")
         encoder = load_encoder(name, config=config, dtype=kind, device=where)
     if pool and not encoder.can_pool:

@@ -79,7 +79,9 @@ class Select:
         method = self.method or ("shirg" if self.choosing.has_text else "divprune")
         wish = checked(self.choosing.request((method,), self.budget), self.files)
         boxes = boxes_of(wish, self.files)
-        out = None if self.out is None else output_file(self.out, self.files)
+        from tubelet.packed.file import is_pack
+
+        out = None if self.out is None else output_file(self.out, self.files, is_pack)
         drawings = Drawings(self.show, self.files, option="--show")
         start = time.perf_counter()
         model = self.choosing.load()

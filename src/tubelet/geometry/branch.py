@@ -92,7 +92,7 @@ class SpatialBranch(nn.Module):
         >>> from tubelet.geometry.vggt import untrained_vggt, vggt_config
         >>> vggt = untrained_vggt(vggt_config(layers=1, width=64, heads=2, patch_layers=None))
         >>> branch = SpatialBranch(vggt, Connector(128, 32), PixelRecipe(14, temporal=2, merge=2, order="block"))
-        >>> branch(tubelet.pack([torch.zeros(16, 1176)], [tubelet.Item.of(1, 4, 4)])).x.shape
+        >>> branch(tubelet.pack([torch.zeros(16, 1176)], [tubelet.Item.of(1, 4, 4)], merge=2)).x.shape
         torch.Size([4, 32])
     """
 

@@ -52,17 +52,19 @@ def replace_tensors(
         True
     """
 
-    def is_ours(path: Path) -> bool:
-        try:
-            return may_replace(read_header(path))
-        except WeightsError:  # no safetensors file
-            return False
-
-    with new_file(target, is_ours) as beside:
+    with new_file(target, lambda path: _holds(path, may_replace)) as beside:
         write_tensors(beside, tensors, metadata)
         written = read_header(beside).tensors
         if {name: entry.shape for name, entry in written.items()} != {n: tuple(t.shape) for n, t in tensors.items()}:
             raise RunError("what was written is not what was to be written", source=beside.name)
+
+
+def _holds(path: Path, wanted: Callable[[Header], bool]) -> bool:
+    """Whether it is a safetensors file with such a header."""
+    try:
+        return wanted(read_header(path))
+    except WeightsError:  # no safetensors file
+        return False
 
 
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -99,7 +101,16 @@ def write_pack(
         raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
     said = json.dumps([_item_to(i) for i in items])
     meta = {**metadata, "format": FORMAT, "items": said, "lengths": json.dumps(list(lengths))}
-    replace_tensors(path, {"x": x, "pos": pos, **tensors}, meta, lambda old: old.metadata.get("format") == FORMAT)
+    replace_tensors(path, {"x": x, "pos": pos, **tensors}, meta, _of_a_pack)
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a file is a pack's by its header, for `writing.file_place`: a pack replaces no other."""
+    return _holds(path, _of_a_pack)
+
+
+def _of_a_pack(header: Header) -> bool:
+    return header.metadata.get("format") == FORMAT
 
 
 def read_pack(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, tuple[Item, ...], tuple[int, ...]]:

@@ -98,7 +98,10 @@ def open_regular(path: Path, error: type[TubeletError] = UnsafeFile, most_bytes:
 
     The opener of every file but the pictures and clips that are read. Raises `error`, and OSError where there is none.
     """
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    except ValueError as e:  # NUL, or letters that no name has
+        raise error("no file can be called so", source=ascii(path.name)[1:-1]) from e
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):

@@ -169,11 +169,12 @@ def read_config(kind: type[C], path: str | os.PathLike[str], args: Sequence[str]
     import yaml
 
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113  that of Path raises where a name is too long
         raise ConfigError("there is no such regular file", source=file.name or str(file))
+    content = read_small(file, ConfigError, _MOST_BYTES)
     try:
-        tree = yaml.safe_load(read_small(file, ConfigError, _MOST_BYTES).decode("utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as e:
+        tree = yaml.safe_load(content.decode("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # pyyaml lets through what its values raise
         mark = getattr(e, "problem_mark", None)
         where = "" if mark is None else f", from line {mark.line + 1} on"
         raise ConfigError(f"the file could not be read as YAML{where}", source=file.name) from e

@@ -37,6 +37,7 @@ from tubelet.train.run_config import RunConfig
 from tubelet.train.strategy import Group, joined
 from tubelet.train.tokenize import Tokenizing
 from tubelet.train.work import work_of
+from tubelet.writing import write_errors
 
 COUNTS, BAD = "order.npz", "bad.jsonl"
 
@@ -208,7 +209,7 @@ def _list_bad(folder: Path, bad: Sequence[BadSample]) -> None:
     """A line of bad.jsonl for each; ranks append to the same file."""
     if bad:
         text = "".join(json.dumps(one.__dict__) + "\n" for one in bad)
-        with (folder / BAD).open("a", encoding="utf-8") as file:
+        with write_errors(f"{BAD}: the list of bad samples"), (folder / BAD).open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -22,7 +22,7 @@ from tubelet.errors import RunError
 from tubelet.inspect.draw.chart import Panel, chart
 from tubelet.inspect.draw.lettering import TextLine
 from tubelet.train.config import ReportConfig
-from tubelet.writing import save_png
+from tubelet.writing import file_place, save_png, write_errors
 
 LOG, CURVE = "log.jsonl", "curve.png"
 _POINTS = 400  # of a curve; more steps are averaged
@@ -126,14 +126,16 @@ class Report:
         if self._board is not None:
             self._board.close()
         if self._log is not None:
-            self._log.close()
+            with write_errors(f"{LOG}: the log"):
+                self._log.close()
             if self.config.curve:
                 save_curve(self.folder)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._log is not None
-        self._log.write(json.dumps({"time": round(time.time(), 3), **_finite(line)}, allow_nan=False) + "\n")
-        self._log.flush()
+        with write_errors(f"{LOG}: the log"):
+            self._log.write(json.dumps({"time": round(time.time(), 3), **_finite(line)}, allow_nan=False) + "\n")
+            self._log.flush()
 
 
 def _finite(value: Any) -> Any:
@@ -144,10 +146,12 @@ def _finite(value: Any) -> Any:
 
 def _opened(path: Path) -> Any:
     """The log, to append to; a line that a kill cut short is ended first."""
-    torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    file = path.open("a", encoding="utf-8")
-    if torn:
-        file.write("\n")
+    place = file_place(path, lambda _: True)
+    with write_errors(f"{LOG}: the log"):
+        torn = place.exists() and place.stat().st_size and not place.read_bytes().endswith(b"\n")
+        file = place.open("a", encoding="utf-8")
+        if torn:
+            file.write("\n")
     return file
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ def readable(source: Path, *, unsafe_pickle: bool, config: bool = True) -> Itera
 
     config: the config.json beside the pickle comes along. Raises what `unpickle` raises.
     """
-    if not (unsafe_pickle and source.suffix.lower() in PICKLES and source.is_file()):
+    if not (unsafe_pickle and source.suffix.lower() in PICKLES and os.path.isfile(source)):  # noqa: PTH113  that of Path raises where a name is too long
         yield Readable(source, None, ())
         return
     from tubelet.weights.unpickle import unpickle  # needs POSIX, and only this door needs it

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
@@ -140,7 +141,7 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
     if isinstance(source, CheckpointFolder):
         return source
     path = Path(source)
-    if not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
+    if not str(source) or not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
             return _from_hub(str(source), revision)
         raise WeightsError("no such file or folder, and not a hub id of the form owner/name", source=str(source)[:200])
@@ -253,7 +254,12 @@ def inside(path: Path, root: Path) -> Path:
 
 
 def _config(folder: Path, root: Path) -> dict[str, Any] | None:
-    return _json(folder, root, CONFIG)
+    said = _json(folder, root, CONFIG)
+    for part in () if said is None else (said, *said.values()):
+        kind = part.get("model_type") if isinstance(part, Mapping) else None
+        if not isinstance(kind, (str, NoneType)):  # it is looked up in many tables
+            raise ConfigError("model_type is a name", source=CONFIG, got=type(kind).__name__)
+    return said
 
 
 def _json(folder: Path, root: Path, name: str) -> dict[str, Any] | None:

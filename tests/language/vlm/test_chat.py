@@ -12,7 +12,7 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from tubelet import Clip, untrained
 from tubelet.encoder.config import EncoderConfig
-from tubelet.errors import AlignmentError, ConfigError
+from tubelet.errors import AlignmentError, ConfigError, LimitError
 from tubelet.language import build_projector
 from tubelet.language.placing.align import LLAVA
 from tubelet.language.vlm.chat import apply_chat_template, ask, pad_to_square, timestamps
@@ -169,6 +169,13 @@ def test_squared_is_llava_s_expand2square(height: int, width: int):
 
 
 # ---- what is refused
+
+
+@pytest.mark.parametrize("size", [(1, 65_535), (65_535, 1), (100, 16_001)])
+def test_a_line_is_not_made_a_square(size: tuple[int, int]):
+    """Of a file of 300 bytes it would have 13 GB."""
+    with pytest.raises(LimitError, match="4 x max_pixels"):
+        pad_to_square(clip(1, *size), PixelRecipe(14))
 
 
 def test_without_a_tokenizer_or_a_template_it_says_so(folders: dict[str, Path]):

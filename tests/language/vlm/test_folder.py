@@ -1,6 +1,9 @@
 """Whole models in folders: three layouts in, one out, and nothing else."""
 
+import contextlib
 import json
+import random
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -446,6 +449,39 @@ def test_a_folder_that_is_no_whole_model_is_refused(config: dict[str, Any] | Non
         (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ConfigError):
         VLM.from_pretrained(tmp_path)
+
+
+WRONG = (None, True, -1, 10**6, 10**20, 0.5, "x", "", [], [1], ["a", None], {}, {"a": 1}, [[[]]], "\ud800")
+
+
+def named(config: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every field of an object of JSON and of the objects in it."""
+    for name, value in config.items():
+        yield (*path, name)
+        if isinstance(value, dict):
+            yield from named(value, (*path, name))
+
+
+@pytest.mark.filterwarnings("ignore")  # what transformers says of such fields is its own
+@pytest.mark.parametrize("every", [200, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_field_of_a_wrong_form_is_read_or_refused(every: int, tmp_path: Path):
+    """One of `every` of all fields and values, chosen by seed, in CI."""
+    hand_made().save_pretrained(tmp_path)
+    rng = random.Random(0)
+    for file in (tmp_path / "config.json", tmp_path / "generation_config.json"):
+        before = json.loads(file.read_text(encoding="utf-8"))
+        for path in named(before):
+            for wrong in WRONG:
+                if rng.randrange(every) and (path[-1], wrong) != ("model_type", [1]):
+                    continue
+                said = inner = json.loads(json.dumps(before))
+                for name in path[:-1]:
+                    inner = inner[name]
+                inner[path[-1]] = wrong
+                file.write_text(json.dumps(said), encoding="utf-8")
+                with contextlib.suppress(TubeletError):
+                    VLM.from_pretrained(tmp_path)
+        file.write_text(json.dumps(before), encoding="utf-8")
 
 
 def test_a_tokenizer_that_names_code_is_not_run(tmp_path: Path):

@@ -182,6 +182,21 @@ def test_a_child_that_died_while_it_waited_is_not_noticed(child: DecodeChild):
     children.close()
 
 
+def test_an_input_is_not_blamed_for_a_child_that_never_heard_of_it():
+    """It is asked of another one. Its deaths lie in the moment between being chosen and reading."""
+    read(SMALL, isolate="always")
+    [*_, chosen] = pool()._idle
+    os.kill(chosen.process.pid, signal.SIGSTOP)
+    killer = threading.Timer(0.1, os.kill, (chosen.process.pid, signal.SIGKILL))
+    killer.start()
+    assert read(SMALL, isolate="always")[0].width == 40
+    killer.join()
+    assert chosen.unheard and chosen.process.returncode == -signal.SIGKILL
+    [*_, chosen] = pool()._idle
+    os.kill(chosen.process.pid, signal.SIGKILL)
+    assert read(SMALL, isolate="always")[0].width == 40
+
+
 def test_the_pool_names_the_source_of_a_death(monkeypatch: pytest.MonkeyPatch):
     def dies(self: DecodeChild, *args: Any) -> Any:
         os.kill(self.process.pid, signal.SIGKILL)

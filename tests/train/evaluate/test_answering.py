@@ -1,9 +1,11 @@
 """The file of answers, and arms that a model cannot have."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from tests.full_disk import full_disk
 
 from tubelet.errors import InputError, RunError
 from tubelet.train.evaluate.answering import Answer, AnswerFile, Arms
@@ -37,7 +39,7 @@ def test_a_line_that_was_cut_short_is_asked_again_and_spoils_nothing(tmp_path: P
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("text", ["{}\n", "[]\n", "no\n", '{"run": 5}\n', "x", "\n"])
+@pytest.mark.parametrize("text", ["{}\n", "[]\n", "no\n", '{"run": 5}\n', "x", "\n", '{"run":' + "[" * 9000 + "\n"])
 def test_a_file_that_is_none_of_ours_stays_as_it_is(tmp_path: Path, text: str):
     path = tmp_path / "answers.jsonl"
     path.write_text(text)
@@ -62,3 +64,16 @@ def test_arms_that_need_what_is_not_there():
     for name, told in (("shirg", "needs text"), ("attention", "needs attention"), ("nothing", "no method nothing")):
         with pytest.raises(InputError, match=told):
             Arms((name,), 4)
+
+
+def test_places_that_are_none_and_a_full_disk(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    for name in ("pipe", "loop", "file/x", "x" * 5000, "a\0b", "\ud800", "/dev/full"):
+        with pytest.raises((InputError, RunError)), AnswerFile(tmp_path / name, RUN):
+            pass
+    with full_disk(100), pytest.raises(RunError, match="File too large"), AnswerFile(tmp_path / "a", RUN) as kept:
+        kept.add("1", "all", Answer("a" * 200, 1, 0.0))
+    with AnswerFile(tmp_path / "a", RUN) as kept:  # what was written in part is taken away
+        assert not kept.answers

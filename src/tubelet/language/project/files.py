@@ -110,7 +110,7 @@ def load_projector(
 def _folder_of(source: Source, revision: str | None = None) -> CheckpointFolder:
     """Where the projector is: of a folder in its own file first."""
     own = Path(source.name if isinstance(source, CheckpointFolder) else source) / FILE
-    return find_folder(own if own.is_file() else source, revision)
+    return find_folder(own if os.path.isfile(own) else source, revision)  # noqa: PTH113  that of Path raises where a name is too long
 
 
 @door

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tubelet.errors import AlignmentError, ConfigError, InputError
+from tubelet.errors import AlignmentError, ConfigError, InputError, LimitError
 from tubelet.geometry.branch import picture_scenes
 from tubelet.language.placing.prompt import Prompt, expand_placeholders, pad
 from tubelet.language.vlm.batch import PromptBatch
@@ -26,6 +26,7 @@ from tubelet.packed import Packed, concat
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
+from tubelet.reading.limits import Limits
 
 Message = Mapping[str, Any]
 
@@ -103,11 +104,16 @@ def _sides(clips: Sequence[Clip], patches: Packed, rows: Packed, scheme: Scheme)
 def pad_to_square(clip: Clip, recipe: PixelRecipe) -> Clip:
     """The clip in the middle of a square of the recipe's mean colour, sides of its longer one. One copy.
 
+    Raises LimitError for a square above four times `Limits.max_pixels`: that of a line is a thousand times its size.
     Source: haotian-liu/LLaVA:llava/mm_utils.py@c121f04 (expand2square).
     """
     if clip.height == clip.width:
         return clip
     side = max(clip.height, clip.width)
+    most = 4 * Limits().max_pixels
+    if side * side > most:
+        text = f"{clip.width} x {clip.height} in a square: {side * side:,} pixels, above 4 x max_pixels = {most:,}"
+        raise LimitError(text, limit=most, got=side * side, source=clip.source)
     frames = np.empty((len(clip), side, side, 3), np.uint8)
     frames[...] = np.array([int(m * 255) for m in recipe.mean], np.uint8)
     top, left = (side - clip.height) // 2, (side - clip.width) // 2

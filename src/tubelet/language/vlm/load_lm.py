@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, RunError
-from tubelet.families.fields import refuse_code
+from tubelet.families.fields import UNFIT, check_counts, refuse_code
 from tubelet.weights.locate import CheckpointFolder
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
@@ -119,15 +119,16 @@ def _config_of(kind: str, said: Mapping[str, Any]) -> "PreTrainedConfig":
     from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise ConfigError(f"transformers has no configuration of type {kind!r:.60}", got=kind)
     made = CONFIG_MAPPING[kind]
     known = set(inspect.signature(made.__init__).parameters) | {"rope_scaling", "rope_theta", "rope_parameters"}
     known |= set(made.attribute_map.values())  # the names under which transformers saves some of them
     given = {k: v for k, v in said.items() if k in known and k not in ("self", "kwargs", "dtype", "torch_dtype")}
+    check_counts(given)
     try:
         return made(**given)
-    except (TypeError, ValueError, LookupError, AttributeError, StrictDataclassError) as e:
+    except (*UNFIT, StrictDataclassError) as e:
         raise ConfigError(f"the text configuration of type {kind} does not fit", got=kind) from e
 
 
@@ -210,9 +211,16 @@ def filled(
 
 
 def _expected(part: TextPart) -> tuple[dict[str, tuple[int, ...]], str]:
-    """Names and shapes of the model's tensors with the head's, and the name of the embeddings' table."""
-    with torch.device("meta"):
-        model = part.model_class(part.config)
+    """Names and shapes of the model's tensors with the head's, and the name of the embeddings' table.
+
+    Raises ConfigError where transformers cannot make it.
+    """
+    try:
+        with torch.device("meta"):
+            model = part.model_class(part.config)
+    except UNFIT as e:
+        kind = part.config.model_type
+        raise ConfigError(f"no language model of type {kind} can be made of this configuration", got=kind) from e
     before = TEXT if part.headed else ""
     shapes = {before + name: tuple(t.shape) for name, t in model.state_dict().items()}
     table = model.get_input_embeddings()

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from tubelet.reduce.methods import Inputs, choose, needs_of
 from tubelet.reduce.relevance import in_joint_space
 from tubelet.reduce.settings import Settings
 from tubelet.train.evaluate.questions import BenchmarkQuestion
+from tubelet.writing import file_place, write_errors
 
 ALL = "all"  # the arm that keeps every token
 GIVEN = ("text",)  # what an arm's method may need besides tokens
@@ -44,7 +46,8 @@ class Answer(NamedTuple):
 class AnswerFile:
     """Answers by question and arm in a file that only grows. `run`: what was asked of whom.
 
-    Raises InputError for a file that is none of these, RunError for one of another run, naming what differs.
+    Raises InputError for a file that is none of these or a place for none, RunError for one of another run, naming what
+    differs, and where it cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
@@ -53,10 +56,12 @@ class AnswerFile:
         self._file: TextIO | None = None
 
     def __enter__(self) -> "AnswerFile":
+        self.path = file_place(self.path, lambda _: True)  # what is in it is looked at next
         there = self.path.exists() and self.path.stat().st_size > 0
         if there:
             self._read()
-        self._file = self.path.open("a", encoding="utf-8")
+        with self._errors():
+            self._file = self.path.open("a", encoding="utf-8")
         if not there:
             self._write({"run": self.run})
         return self
@@ -65,7 +70,8 @@ class AnswerFile:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            with self._errors():
+                self._file.close()
 
     def add(self, question: str, arm: str, answer: Answer) -> None:
         """Keep one answer; it is with the system when this returns."""
@@ -80,7 +86,7 @@ class AnswerFile:
             head, *lines = content.decode("utf-8", "replace").split("\n")
             before = json.loads(head)["run"]
             before.items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise InputError("this is no file of answers", source=self.path.name) from e
         now = json.loads(json.dumps(self.run))
         if differ := [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]:
@@ -91,15 +97,19 @@ class AnswerFile:
                 entry = json.loads(line)
                 answer = Answer(entry["answer"], entry["tokens"], entry["seconds"])
                 self.answers[entry["id"], entry["arm"]] = answer
-            except (ValueError, KeyError, TypeError) as e:
+            except (ValueError, KeyError, TypeError, RecursionError) as e:
                 raise InputError("a line is no answer", item=n, source=self.path.name) from e
         if lines and lines[-1]:
             os.truncate(self.path, content.rindex(b"\n") + 1)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with self._errors():
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return write_errors(f"{self.path.name}: the file of answers")
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class BenchmarkQuestion:
     @property
     def file(self) -> str:
         """The picture or clip, which need not exist."""
-        return next((path for path in self.media if Path(path).exists()), self.media[0])
+        return next((path for path in self.media if os.path.exists(path)), self.media[0])  # noqa: PTH110  that of Path raises where a name is too long
 
 
 class Place(NamedTuple):
@@ -112,7 +112,7 @@ def _loaded(path: Path) -> Any:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         return json.loads(text)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise InputError("the file of questions cannot be read as JSON", source=path.name) from e
 
 
