@@ -47,6 +47,8 @@ CODECS: Final = frozenset(
 _OPTIONS: Final = {"protocol_whitelist": "", "skip_frame": "all", "threads": "1"}
 _BUFFER_BYTES: Final = 1 << 16
 
+# Texts that are no UTF-8 stop no file: PyAV has to be told so up to version 18, and cannot be told from 19 on.
+_METADATA: Final[dict[str, Any]] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 Guard: TypeAlias = AbstractContextManager[object]  # a lock; `threading.Lock` is not a type in every Python
 
 # What PyAV raises for bad content, as met by feeding it damaged files.
@@ -179,7 +181,7 @@ def opened(
                     format=names.split(",")[0],
                     options={**_OPTIONS, "format_whitelist": names, "codec_whitelist": ",".join(sorted(CODECS))},
                     buffer_size=_BUFFER_BYTES,
-                    metadata_errors="replace",
+                    **_METADATA,
                 ),
             )
         try:
