@@ -9,6 +9,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from fractions import Fraction
+from numbers import Rational
 from typing import Any, Final, TypeAlias, cast
 
 import av
@@ -261,7 +263,7 @@ def stored_as(
     Cost: nothing for H.264 in MP4 and MKV; else opening the file again and decoding one picture.
     Raises: LimitError for the size.
     """
-    told = Stored(stream.width, stream.height, stream.sample_aspect_ratio)
+    told = Stored(stream.width, stream.height, _shape(stream.sample_aspect_ratio))
     width, height = said if said and min(said) > 0 else told[:2]
     inside = None
     if stream.codec_context.codec.name == "h264":
@@ -292,7 +294,12 @@ def _first_picture(source: Source, stream: av.video.VideoStream, limits: Limits)
             raise
         except (*FOREIGN, StopIteration):
             return None
-    return Stored(frames[0].width, frames[0].height, codec.sample_aspect_ratio) if frames else None
+    return Stored(frames[0].width, frames[0].height, _shape(codec.sample_aspect_ratio)) if frames else None
+
+
+def _shape(said: Rational | None) -> Fraction | None:
+    """PyAV's ratio, which is its own type from version 19 on, where 0:1 is one that is not known."""
+    return Fraction(said.numerator, said.denominator) if said and said.denominator else None
 
 
 def _is_known(stream: av.video.VideoStream) -> bool:
