@@ -299,7 +299,7 @@ def _first_picture(source: Source, stream: av.video.VideoStream, limits: Limits)
 
 def _shape(said: Rational | None) -> Fraction | None:
     """PyAV's ratio, which is its own type from version 19 on, where 0:1 is one that is not known."""
-    return Fraction(said.numerator, said.denominator) if said and said.denominator else None
+    return Fraction(said) if said and said.denominator else None
 
 
 def _is_known(stream: av.video.VideoStream) -> bool:
