@@ -4,6 +4,7 @@ Each command still has its own process, folder, streams, exit code and exit hand
 interpreter: tests of imports, of warnings at import and of variables read at import start one.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -17,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+END: list[int] = []  # the exit code of this process, once it is known
 AHEAD = ("numpy", "PIL.Image", "av", "torch._dynamo", "transformers", "tyro", "rich.table", "rich.progress")
 
 
@@ -83,15 +85,37 @@ def become(wanted: dict) -> None:
     os.environ.update(wanted["variables"])
     os.chdir(wanted["folder"])
     first, *rest = wanted["arguments"]
-    if first == "-m":
-        sys.argv, sys.path[0] = rest, str(Path.cwd())
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-    elif first == "-c":
-        sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
-        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    try:
+        if first == "-m":
+            sys.argv, sys.path[0] = rest, str(Path.cwd())
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        elif first == "-c":
+            sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
+            exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv, sys.path[0] = [first, *rest], str(Path(first).resolve().parent)
+            runpy.run_path(first, run_name="__main__")
+    except SystemExit as e:
+        END.append(e.code if isinstance(e.code, int) else int(e.code is not None))
+        raise
+    except Exception:
+        END.append(1)
+        raise
     else:
-        sys.argv, sys.path[0] = [first, *rest], str(Path(first).resolve().parent)
-        runpy.run_path(first, run_name="__main__")
+        END.append(0)
+
+
+def leave() -> None:
+    """Ends the process as an interpreter does, but for taking apart what the server imported: that costs seconds, and
+    bindings that count their objects would call those of the server leaked."""
+    if not END:  # the server, or an interrupt, which ends a process by its signal
+        return
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(END[0] & 0xFF)
 
 
 def serve() -> dict | None:
@@ -113,5 +137,8 @@ def serve() -> dict | None:
 
 
 if __name__ == "__main__":
+    atexit.register(leave)  # the first, so that it comes last
     if (task := serve()) is not None:
         become(task)
+    else:
+        END.append(0)

@@ -241,7 +241,7 @@ def test_reading_opens_no_file_but_its_own(tmp_path: Path):
         found = read_video(source, LIMITS, EVERY, workers=2)
         after = {entry.name for entry in folder.iterdir()}
     assert [number_of(f) for f in found.frames] == list(range(FRAMES))
-    assert len(after) == len(before)
+    assert len(after) <= len(before)  # what others left open may be closed meanwhile
 
 
 def test_the_judge_knows_a_wrong_clip():
