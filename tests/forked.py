@@ -85,6 +85,7 @@ def become(wanted: dict) -> None:
     os.environ.update(wanted["variables"])
     os.chdir(wanted["folder"])
     first, *rest = wanted["arguments"]
+    END.append(1)  # of whatever is raised
     try:
         if first == "-m":
             sys.argv, sys.path[0] = rest, str(Path.cwd())
@@ -96,13 +97,12 @@ def become(wanted: dict) -> None:
             sys.argv, sys.path[0] = [first, *rest], str(Path(first).resolve().parent)
             runpy.run_path(first, run_name="__main__")
     except SystemExit as e:
-        END.append(e.code if isinstance(e.code, int) else int(e.code is not None))
+        END[0] = e.code if isinstance(e.code, int) else int(e.code is not None)
         raise
-    except Exception:
-        END.append(1)
+    except KeyboardInterrupt:
+        END.clear()
         raise
-    else:
-        END.append(0)
+    END[0] = 0
 
 
 def leave() -> None:

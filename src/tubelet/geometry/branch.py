@@ -140,6 +140,22 @@ def picture_scenes(p: Packed, stills: Sequence[bool]) -> tuple[int, ...]:
     return tuple(scenes)
 
 
+def several(p: Packed, scenes: Sequence[int] | None, branch: SpatialBranch | None) -> tuple[int, ...] | None:
+    """The scenes; None where each item is one by itself. Raises ConfigError where there is no branch that sees them,
+    ShapeError where they do not add up to the items.
+
+        >>> several(tubelet.pack([torch.zeros(4, 1)], [tubelet.Item.of(1, 2, 2)]), None, None) is None
+        True
+    """
+    if scenes is None:
+        return None
+    if branch is None:
+        raise ConfigError("this model has no geometry that sees scenes", expected=None, got=tuple(scenes)[:8])
+    if min(scenes, default=0) < 1 or sum(scenes) != len(p):
+        raise ShapeError(f"scenes of {sum(scenes)} items for {len(p)}", expected=len(p), got=tuple(scenes)[:8])
+    return None if max(scenes) == 1 else tuple(scenes)
+
+
 # ---- weights
 
 

@@ -186,9 +186,9 @@ def load_connector(weights: Mapping[str, Tensor], *, version: Version | None = N
         raise KeyMismatch("no connector of either version is here", missing=missing, unexpected=sorted(weights)[:8])
     if version is not None and version != found:
         raise ConfigError(f"the connector is of version {found}, not {version}", expected=version, got=found)
-    wide = weights[f"{NAMES[found]['norm']}.weight"].shape[0]
+    wide = weights[f"{NAMES[found]['norm']}.weight"].numel()
     last = weights.get(f"{NAMES[found]['fc2']}.weight")
-    if wide % (2 * SPACE * SPACE) or last is None:
+    if not wide or wide % (2 * SPACE * SPACE) or last is None or last.ndim != 2 or not len(last):
         raise KeyMismatch(f"no connector has a norm of {wide} and no last matrix", missing=(NAMES[found]["fc2"],))
     with torch.device("meta"):
         connector = Connector(wide // (2 * SPACE * SPACE), last.shape[0], found)

@@ -203,11 +203,13 @@ def aggregator_config(shapes: Mapping[str, tuple[int, ...]], source: str = "vggt
         return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
 
     dino = "aggregator.patch_embed."
-    places = shapes.get(f"{dino}pos_embed")
-    side = 37 if places is None else math.isqrt(places[-2] - 1)
-    if places is not None and side * side + 1 != places[-2]:
-        raise KeyMismatch("positions are those of a square and a class token", misshaped=[(dino, (), places)])
-    if not head or width % head:
+    table = f"{dino}pos_embed"
+    places = shapes.get(table)
+    side = 37 if places is None else math.isqrt(max(0, (places[1] if len(places) == 3 else 0) - 1))
+    if places is not None and (not side or places != (1, side * side + 1, width)):
+        wanted = (1, max(1, side) ** 2 + 1, width)
+        raise KeyMismatch("positions are those of a square and a class token", misshaped=[(table, wanted, places)])
+    if not width or not head or width % head:
         raise KeyMismatch(f"{width} channels are no heads of {head}", misshaped=[(named[1], (width,), (head,))])
     patch_layers = count(f"{dino}blocks.") if places is not None else None
     layers = count("aggregator.frame_blocks.")

@@ -22,6 +22,7 @@ from tubelet.language.vlm.read_folder import load_model_parts
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.train.parts import parts_of, set_modes, set_trainable
 
+HEAD_NORM = "aggregator.frame_blocks.0.attn.q_norm.weight"
 NETWORK_CONFIG = vggt_config(layers=2, width=32, heads=2, patch_layers=1, table=4)
 
 
@@ -168,6 +169,12 @@ def test_what_does_not_fit_is_said(vlm: VLM, folder: Path, tmp_path: Path):
     assert vlm.spatial is not None
     with pytest.raises(ConfigError, match="no geometry"):
         VLM(vlm.encoder, vlm.speaker, vlm.scheme).encode(patches(vlm, clip(1)), scenes=(1,))
+    with torch.no_grad():  # also where features would be kept
+        with pytest.raises(ConfigError, match="no geometry"):
+            VLM(vlm.encoder, vlm.speaker, vlm.scheme).encode(patches(vlm, clip(1)), scenes=(1,))
+        for scenes in ((), (1,), (1, 1, 1), (0, 2), (3, -1)):
+            with pytest.raises(ShapeError, match="for 2"):
+                vlm.encode(patches(vlm, clip(1), clip(2)), scenes=scenes)
     with pytest.raises(ConfigError, match="64 channels behind features of 128"):
         SpatialBranch(untrained_vggt(vggt_config(layers=1, width=64, heads=2)), Connector(64, 64), recipe)
     with pytest.raises(ConfigError, match="no level 2"):
@@ -195,6 +202,41 @@ def test_sizes_come_from_shapes():
         with torch.device("meta"):
             shapes = {name: tuple(x.shape) for name, x in to_theirs(VGGT(config).state_dict(), config).items()}
         assert aggregator_config(shapes) == config
+    table = "aggregator.patch_embed.pos_embed"
+    for name, shape in (
+        (table, ()),
+        (table, (5,)),
+        (table, (1, 0, 64)),
+        (table, (1, 7, 64)),
+        (HEAD_NORM, (0,)),
+        (HEAD_NORM, (5,)),
+    ):
+        with pytest.raises(KeyMismatch):
+            aggregator_config(shapes | {name: shape})
+    for shape in ((1, 2, 1, 0), ()):
+        with pytest.raises(KeyMismatch):
+            aggregator_config(shapes | {"aggregator.camera_token": shape})
     shapes.pop("aggregator.camera_token")
     with pytest.raises(KeyMismatch, match="not those of VGGT"):
         aggregator_config(shapes)
+
+
+@pytest.mark.parametrize("change", ["no section", "scalar norm", "flat matrix", "no connector"])
+def test_a_stranger_s_folder_is_whole_or_refused(change: str, folder: Path, tmp_path: Path):
+    """Without spatial_config it is still Spatial-MLLM, with its sizes in the tensors: never Qwen2.5-VL alone."""
+    config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    if change == "no section":
+        del config["spatial_config"], config["connector_config"]
+    elif change == "scalar norm":
+        tensors[f"{CONNECTOR}ln_q.weight"] = torch.tensor(1.0)
+    elif change == "flat matrix":
+        tensors[f"{CONNECTOR}mlp.2.weight"] = torch.ones(8)
+    else:
+        tensors = {name: x for name, x in tensors.items() if not name.startswith(CONNECTOR)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    if change == "no section":
+        assert load_model_parts(tmp_path).spatial is not None
+    else:
+        with pytest.raises(KeyMismatch):
+            load_model_parts(tmp_path)

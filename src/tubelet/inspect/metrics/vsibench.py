@@ -29,8 +29,9 @@ def strict_scores(answers: Sequence[str], accepted: Sequence[Sequence[str]], kin
     final point do not. A number may hold commas; what is no number counts as 0. Computed in float32, as there, where
     an answer on a tolerance's edge is decided by rounding. Raises ShapeError for other numbers of questions.
 
-        >>> strict_scores(["A. chair", "<answer>B</answer>", "1,100"], [["A"], ["B"], ["1000"]], ["", "", *NUMBERS][:3])
-        [0.0, 1.0, 0.9]
+        >>> kinds = ["route_planning", "route_planning", "object_counting"]
+        >>> strict_scores(["A. chair", "<answer>B</answer>", "1,120"], [["A"], ["B"], ["1000"]], kinds)
+        [0.0, 1.0, 0.8]
     """
     if not len(answers) == len(accepted) == len(kinds):
         got = len(accepted), len(kinds)

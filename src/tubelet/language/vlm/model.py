@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tubelet.doors import door
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError
-from tubelet.geometry.branch import SpatialBranch
+from tubelet.geometry.branch import SpatialBranch, several
 from tubelet.geometry.fuse import fuse
 from tubelet.language.placing.place import place
 from tubelet.language.project.projector import Projector
@@ -142,7 +142,7 @@ class VLM(nn.Module):
 
     @property
     def untrained(self) -> bool:
-        """Whether the encoder's weights are random: then the answers mean nothing."""
+        """Whether weights that see are random: then the answers mean nothing."""
         return self.encoder.untrained or (self.spatial is not None and self.spatial.vggt.untrained)
 
     # ---- pixels to rows
@@ -157,7 +157,8 @@ class VLM(nn.Module):
         or parts of other libraries, nor of scenes of several items. scenes: see `features`. Raises what the stages
         raise.
         """
-        kept = not torch.is_grad_enabled() and self.cache.limit_bytes and all(n == 1 for n in scenes or ())
+        scenes = several(p, scenes, self.spatial)
+        kept = not torch.is_grad_enabled() and self.cache.limit_bytes and scenes is None
         options = self._options() if kept else None
         if options is None:
             return self.project(self.features(p, scenes=scenes))
@@ -172,8 +173,7 @@ class VLM(nn.Module):
 
         scenes: for `spatial`, how many consecutive items are views of each place; None: an item each.
         """
-        if scenes is not None and self.spatial is None:
-            raise ConfigError("this model has no geometry that sees scenes", expected=None, got=tuple(scenes)[:8])
+        scenes = several(p, scenes, self.spatial)
         p = p.to(self.encoder.patch.weight.device)
         if self.scheme.states:
             states = self.encoder.hidden_states(p, only=self.scheme.states)

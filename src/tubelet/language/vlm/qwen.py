@@ -64,7 +64,7 @@ def spatial_level(config: Mapping[str, Any]) -> int | None:
 
     Raises ConfigError for another way to join them than Spatial-MLLM's.
     """
-    if "spatial_config" not in config:
+    if config.get("model_type") != SPATIAL_MLLM and "spatial_config" not in config:
         return None
     said = config.get("connector_config")
     said = said if isinstance(said, Mapping) else {}

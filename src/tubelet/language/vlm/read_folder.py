@@ -95,7 +95,7 @@ def load_model_parts(
     refuse_code(config)
     extra = ExtraFiles(folder)
     kind = config.get("model_type")
-    level = spatial_level(config)
+    level = spatial_level(config) if kind in (SPATIAL_MLLM, MODEL_TYPE) else None
     if kind == SPATIAL_MLLM:
         config = without_spatial(config)
         kind, folder = config["model_type"], replace(folder, described=config)

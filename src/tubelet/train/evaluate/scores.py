@@ -22,7 +22,6 @@ from tubelet.train.evaluate.questions import BenchmarkQuestion
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
 
-VSI = "accuracy or MRA"
 # The first of a benchmark is the one its authors report.
 METRICS: dict[str, dict[str, Metric]] = {
     "docvqa": {"ANLS": anls},
@@ -30,7 +29,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     "textvqa": {"VQA accuracy": vqa_accuracy},
     "scanqa": {"EM@1": exact_match, "EM-R1": refined_match},
     "sqa3d": {"EM@1": exact_match, "EM-R1": refined_match},
-    "vsibench": {VSI: relative_accuracy},  # by kind, see `scores_of`
+    "vsibench": {"accuracy or MRA": relative_accuracy},  # by kind, see `scores_of`
 }
 
 
