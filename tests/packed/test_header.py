@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from tubelet.errors import ConfigError, InputError, TubeletError, UnsafeFile, WeightsError
 from tubelet.packed import Item, Packed
 from tubelet.packed.header import (
+    MAX_DEPTH,
     MAX_HEADER_BYTES,
     MAX_HEADER_VALUES,
     MAX_SMALL_BYTES,
@@ -232,6 +233,16 @@ def test_values_are_counted_before_one_is_made(text: bytes, most: int, monkeypat
     with pytest.raises(ConfigError, match="values") as e:
         strict_json(text, ConfigError, "config.json", most_values=most)
     assert (e.value.source, e.value.limit) == ("config.json", most)
+
+
+@pytest.mark.parametrize(("opens", "closes"), [(b'{"a":', b"}"), (b"[", b"]")], ids=["objects", "lists"])
+def test_json_is_as_deep_as_said_and_no_deeper(opens: bytes, closes: bytes):
+    """Of 5,000 levels Python 3.14 makes objects that others then fail on; 3.11 refuses them by itself."""
+    at_most = opens * MAX_DEPTH + b"1" + closes * MAX_DEPTH
+    assert strict_json(at_most, ConfigError, "config.json")
+    with pytest.raises(ConfigError, match="too deeply") as e:
+        strict_json(opens + at_most + closes, ConfigError, "config.json")
+    assert e.value.limit == MAX_DEPTH
 
 
 def test_a_header_of_many_values_is_refused(tmp_path: Path):

@@ -137,6 +137,19 @@ def test_json_of_a_wrong_form_is_refused(name: str, kind: str, folder: Path):
         load_tokenizer(str(folder))
 
 
+@pytest.mark.parametrize("said", [
+    {"model_type": "qwen2", "num_hidden_layers": 10**9},
+    {"model_type": "qwen2_vl", "text_config": {"num_hidden_layers": 10**9}},
+])  # fmt: skip
+def test_a_configuration_beside_it_of_a_stranger_s_numbers_is_refused_at_once(said: dict[str, Any], folder: Path):
+    """transformers looks there for the kind of tokenizer, and makes the whole configuration for it."""
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "num_hidden_layers": 2}), encoding="utf-8")
+    assert load_tokenizer(str(folder)).encode("abc") == tokenizer().encode("abc")
+    (folder / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(ConfigError, match="num_hidden_layers"):
+        load_tokenizer(str(folder))
+
+
 WRONG: list[Any] = [3, -1, "x", None, True, [], [1], {}, {"a": 1}, {"0": 1}, {"0": {"content": 5}}, 1e30]
 FIELDS = {
     "tokenizer.json": ("version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"),

@@ -22,6 +22,7 @@ MAX_HEADER_BYTES = 32 << 20
 MAX_SMALL_BYTES = 2 << 20  # configurations and templates; one with 21,843 class names is the largest known, 1.6 MB
 MAX_INDEX_BYTES = 16 << 20  # which shard a tensor stands in; 140,000 tensors take 11 MB
 MAX_VALUES = 100_000  # of one configuration, about half a second
+MAX_DEPTH = 100  # objects and lists in one another; configurations of models have up to 10
 MAX_HEADER_VALUES = 500_000  # of an index or a header, eight a tensor
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E5M2FNUZ", "F8_E4M3FNUZ"), 1),
@@ -84,13 +85,22 @@ def strict_json(
         return value
 
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=number)
+        said = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=number)
     except RecursionError as e:
-        raise error("the JSON is nested too deeply", source=source) from e
+        raise error("the JSON is nested too deeply", source=source, limit=MAX_DEPTH) from e
     except ValueError as e:
         if isinstance(e, TubeletError):
             raise
         raise error("not valid JSON", source=source) from e
+    level = (
+        [said] if isinstance(said, (dict, list)) else []
+    )  # how deep the parser itself goes differs from one Python to the next
+    for _ in range(MAX_DEPTH):
+        level = [value for node in level for value in (node.values() if isinstance(node, dict) else node)
+                 if isinstance(value, (dict, list))]  # fmt: skip
+        if not level:
+            return said
+    raise error("the JSON is nested too deeply", source=source, limit=MAX_DEPTH)
 
 
 def open_regular(path: Path, error: type[TubeletError] = UnsafeFile, most_bytes: int | None = None) -> BinaryIO:

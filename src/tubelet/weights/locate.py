@@ -86,9 +86,9 @@ class CheckpointFolder:
 
         The order is transformers'. Raises ConfigError when either is not a JSON object.
         """
-        whole = _json(self.folder, self.root, PROCESSORS)
+        whole = json_file(self.folder, self.root, PROCESSORS)
         if whole is None or "image_processor" not in whole:
-            return _json(self.folder, self.root, PROCESSOR)
+            return json_file(self.folder, self.root, PROCESSOR)
         refuse_code(whole)
         part = whole["image_processor"]
         if not isinstance(part, dict):
@@ -254,7 +254,7 @@ def inside(path: Path, root: Path) -> Path:
 
 
 def _config(folder: Path, root: Path) -> dict[str, Any] | None:
-    said = _json(folder, root, CONFIG)
+    said = json_file(folder, root, CONFIG)
     for part in () if said is None else (said, *said.values()):
         kind = part.get("model_type") if isinstance(part, Mapping) else None
         if not isinstance(kind, (str, NoneType)):  # it is looked up in many tables
@@ -262,7 +262,7 @@ def _config(folder: Path, root: Path) -> dict[str, Any] | None:
     return said
 
 
-def _json(folder: Path, root: Path, name: str) -> dict[str, Any] | None:
+def json_file(folder: Path, root: Path, name: str) -> dict[str, Any] | None:
     """The JSON object in a file of this folder, None where there is none."""
     path = folder / name
     if not path.is_symlink() and not path.exists():

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tubelet.errors import ConfigError
+from tubelet.families.fields import check_counts
 from tubelet.packed.header import open_regular, read_small, strict_json
-from tubelet.weights.locate import PICKLES, inside, root_of
+from tubelet.weights.locate import CONFIG, PICKLES, inside, json_file, root_of
 
 TEMPLATE_FOLDER = "additional_chat_templates"
 MOST_BYTES = 64 << 20  # tokenizer.json of 256,000 tokens and their merges takes 33 MB
@@ -31,6 +32,8 @@ def load_tokenizer(name: str, *, revision: str | None = None, config: Any = None
     place = Path(name)
     if os.path.isdir(name):  # noqa: PTH112  those of Path raise where a name is too long
         check_tokenizer_files(place)
+        if config is None:
+            _check_config(place)
     elif os.path.exists(name):  # noqa: PTH110
         _check_file(place, place)
     try:
@@ -52,6 +55,15 @@ def check_tokenizer_files(folder: Path) -> None:
         real = inside(path, root) if path.is_symlink() else path
         if path.parent != folder or _OWN.fullmatch(path.name):
             _check_file(path, real)
+
+
+def _check_config(folder: Path) -> None:
+    """Raise ConfigError for a configuration of 10**9 layers, which transformers would begin to make beside a tokenizer."""
+    level = [json_file(folder, root_of(folder), CONFIG) or {}]
+    while level:  # its parts are configurations too
+        for part in level:
+            check_counts(part)
+        level = [inner for part in level for inner in part.values() if isinstance(inner, dict)]
 
 
 def _check_file(named: Path, real: Path) -> None:
