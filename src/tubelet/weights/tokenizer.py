@@ -58,7 +58,7 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 def _check_config(folder: Path) -> None:
-    """Raise ConfigError for a configuration of 10**9 layers, which transformers would begin to make with a tokenizer."""
+    """Raise ConfigError for a configuration of 10**9 layers, which transformers would begin to make here."""
     level = [json_file(folder, root_of(folder), CONFIG) or {}]
     while level:  # its parts are configurations too
         for part in level:
