@@ -52,8 +52,8 @@ def test_the_published_network_costs_what_arithmetic_says():
 
 
 def test_memory_grows_with_frames_as_rows_do_where_heads_see_a_few_at_once():
-    one, two, three = (vggt_bytes(VGGT_1B, n, 392, 518) for n in (16, 32, 48))
-    assert three - two == two - one > 0.4 * one
+    one, two = (vggt_bytes(VGGT_1B, n, 392, 518) for n in (16, 32))
+    assert 1.3 * one < two < 2 * one
     assert vggt_bytes(VGGT_1B, 16, 392, 518, itemsize=2) < one
 
 

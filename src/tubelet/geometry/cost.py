@@ -90,7 +90,7 @@ def vggt_bytes(config: VGGTConfig, frames: int, height: int, width: int, itemsiz
     layers' type; heads are float32.
 
     Rows with what a layer makes of them (q, k, v and the inside of its MLP), the levels a DPT head reads, its maps for
-    `CHUNK` frames, and the results. Raises what `vggt_macs` raises.
+    `CHUNK` frames (7 bytes a feature and pixel, as measured), and the results. Raises what `vggt_macs` raises.
     """
     grid = _grid(config, frames, height, width)
     own = config.aggregator
@@ -100,6 +100,6 @@ def vggt_bytes(config: VGGTConfig, frames: int, height: int, width: int, itemsiz
     levels = {level for head in heads for level in head.layers} | {len(config.states) - 1}
     kept = 2 * len(levels) * rows * config.kept_width * itemsize  # inside, and as rows of the pack
     pixels = grid.rows * config.pixels.patch**2
-    maps = max((min(frames, CHUNK) * (pixels // frames) * h.features * 4 for h in heads), default=0)
+    maps = max((min(frames, CHUNK) * (pixels // frames) * h.features * 7 for h in heads), default=0)
     results = sum(pixels * (h.out or 0) * 4 for h in heads)
     return grid.rows * config.pixels.width * 5 + kept + max(layer, maps) + results
