@@ -8,11 +8,13 @@ Layers that see the scene are quadratic in the number of frames; all else is lin
 over F rows. Counted are multiply-adds of matrix products and convolutions, half of what torch.utils.flop_counter gives.
 """
 
+import torch
+
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.spans import span_lengths, whole_cuts
 from tubelet.errors import ShapeError
 from tubelet.geometry.heads import POSE, CameraConfig, DPTConfig
-from tubelet.geometry.vggt import CHUNK, VGGTConfig
+from tubelet.geometry.vggt import CHUNK, VGGT, VGGTConfig
 from tubelet.packed import Grid
 
 
@@ -83,6 +85,17 @@ def dpt_macs(config: DPTConfig, h: int, w: int) -> int:
     if config.out is None:
         return total + 9 * f * f * 4 * areas[0]
     return total + 9 * f * (f // 2) * 4 * areas[0] + whole * (9 * (f // 2) * 32 + 32 * config.out)
+
+
+def vggt_parameters(config: VGGTConfig) -> int:
+    """How many weights the network has; it is built without memory for them.
+
+    >>> from tubelet.geometry.vggt import VGGT_1B
+    >>> vggt_parameters(VGGT_1B)  # without the track head
+    1190596120
+    """
+    with torch.device("meta"):
+        return sum(p.numel() for p in VGGT(config).parameters())
 
 
 def vggt_bytes(config: VGGTConfig, frames: int, height: int, width: int, itemsize: int = 4) -> int:

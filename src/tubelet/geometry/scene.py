@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +93,11 @@ class Scene:
         h, w = self.cameras.size
         state = ", UNTRAINED" if self.untrained else ""
         return f"Scene({self.cameras.world!r}, {len(self)} frames of {w}x{h}{state})"
+
+    @property
+    def name(self) -> str:
+        """The last part of what it was made of, without folders."""
+        return PurePath(self.cameras.world).name or self.cameras.world
 
     @property
     def usable(self) -> Shaped[Tensor, "F H W"]:
