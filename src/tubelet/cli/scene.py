@@ -1,6 +1,5 @@
 """`tubelet scene`: cameras, depth and points of a video or of pictures of one place, as a folder."""
 
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from tubelet.geometry.look import SceneFrames
+    from tubelet.geometry.scene import Cloud
     from tubelet.geometry.scene import Scene as Seen
     from tubelet.geometry.vggt import VGGT, VGGTConfig
     from tubelet.weights.locate import Source
@@ -103,9 +103,10 @@ class Scene:
             laps["see"] = time.perf_counter() - start
             stage("writing")
             start = time.perf_counter()
-            save_scene(scene, out, share=self.confidence, overwrite=self.overwrite)
+            cloud = scene.cloud(self.confidence)
+            save_scene(scene, out, cloud, overwrite=self.overwrite)
             laps["write"] = time.perf_counter() - start
-        report = self._report(scene, seen, cost, laps)
+        report = self._report(scene, seen, cloud, laps) | {"cost": cost}
         terminal.show(_table(report, str(out)))
         terminal.document(report)
         return OK
@@ -172,12 +173,9 @@ class Scene:
         kind = None if self.dtype == "stored" else getattr(torch, self.dtype)
         return load_network(source, points=self.points, dtype=kind, device=device)
 
-    def _report(
-        self, scene: "Seen", seen: "SceneFrames", cost: dict[str, Any], laps: dict[str, float]
-    ) -> dict[str, Any]:
+    def _report(self, scene: "Seen", seen: "SceneFrames", cloud: "Cloud", laps: dict[str, float]) -> dict[str, Any]:
         from tubelet.geometry.scene import PICTURES
 
-        cloud = scene.cloud(self.confidence)
         bounded = scene.cameras.bounded
         notes = []
         if seen.cut:
@@ -198,13 +196,12 @@ class Scene:
             "model": file_name(self.model),
             "untrained": scene.untrained,
             "by": self.by,
-            "seen": cost["frames"],
+            "seen": len(scene) if self.by == "time" else len(seen),
             "frames": frames,
             "width": width,
             "height": height,
-            "points": {"kept": len(cloud.points), "usable": cloud.total, "share": self.confidence},
+            "points": {"kept": len(cloud.points), "usable": cloud.total, "share": cloud.share},
             "depth": dict(zip(("near", "far"), scene.depth_range(), strict=True)),
-            "cost": cost,
             "notes": notes,
             "seconds": laps,
         }
@@ -243,8 +240,8 @@ def cost_words(cost: dict[str, Any], seen: "SceneFrames", device: str) -> str:
     long = least is not None and least > LONG
     takes = "" if least is None else f", {seconds(least)} or more on {device}"
     lines = [
-        f"{cost['frames']} frames of {width} x {height}: {cost['flop'] / 1e12:,.3g} TFLOP, {share} % of it in layers that "
-        f"see the whole scene; about {megabytes(cost['memory_bytes'])}{takes}"
+        f"{cost['frames']} frames of {width} x {height}: {cost['flop'] / 1e12:,.3g} TFLOP, {share} % of it where "
+        f"layers see the whole scene; about {megabytes(cost['memory_bytes'])}{takes}"
     ]
     if long:
         lines.append("twice the frames cost up to four times that: their attention is quadratic; --frames takes fewer")
@@ -256,18 +253,20 @@ def _table(report: dict[str, Any], out: str) -> "RenderableType":
     from rich import box
     from rich.table import Table
 
+    from tubelet.inspect.draw.shades import ends
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    points, laps, depth = report["points"], report["seconds"], report["depth"]
+    points, laps = report["points"], report["seconds"]
+    near, far = ends(report["depth"]["near"], report["depth"]["far"])
     state = "UNTRAINED: random weights, this scene means nothing" if report["untrained"] else "trained weights"
     chosen = "" if report["by"] == "time" else f", by {report['by']} of {report['seen']}"
-    digits = max(0, 2 - math.floor(math.log10(max(depth["far"], 1e-9))))
     rows = {
         "scene": f"{visible(out)}  (index.html turns it)",
         "network": f"{visible(report['model'])} ({state})",
         "frames": f"{len(report['frames'])} of {report['width']} x {report['height']}{chosen}",
-        "depth": f"{depth['near']:,.{digits}f} to {depth['far']:,.{digits}f} in the unit of the scene",
+        "depth": f"{near} to {far} in the unit of the scene",
         "points": f"{points['kept']:,} of {points['usable']:,}",
         "seconds": f"{seconds(laps['read'])} to read, {seconds(laps['load'])} to load, {seconds(laps['see'])} to see, "
         f"{seconds(laps['write'])} to write",

@@ -47,6 +47,16 @@ class Cloud(NamedTuple):
     frame: Int[Tensor, " P"]  # that sees each
     confidence: Float[Tensor, " P"]
     total: int  # how many pixels had a finite point
+    share: float  # of these that is kept
+
+    def thinned(self, most: int) -> "Cloud":
+        """At most so many of the points, drawn by a seed, in the same order. Raises ShapeError below 1."""
+        if most < 1:
+            raise ShapeError(f"at least one point is kept, got {most}", limit=1, got=most)
+        if most >= len(self.points):
+            return self
+        at = torch.randperm(len(self.points), generator=torch.Generator().manual_seed(0))[:most].sort().values
+        return Cloud(*(own[at] for own in self[:4]), self.total, self.share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,30 +121,22 @@ class Scene:
         return ok
 
     @door
-    def cloud(self, share: float = 0.5, most: int | None = None) -> Cloud:
-        """The points of the `share` of usable pixels that the network is surest of; of these at most `most`, drawn by a
-        seed. At least one comes out.
+    def cloud(self, share: float = 0.5) -> Cloud:
+        """The points of the `share` of usable pixels that the network is surest of, at least one.
 
         Raises ShapeError for a share outside 0 < share <= 1, NotFinite where no pixel is usable. Cost: one sort.
         """
-        if not 0 < share <= 1 or (most is not None and most < 1):
-            raise ShapeError(
-                "a share of points is above 0 and at most 1, and their number at least 1", got=(share, most)
-            )
+        if not 0 < share <= 1:
+            raise ShapeError(f"a share is above 0 and at most 1, got {share}", limit=1, got=share)
         place = self.usable.flatten().nonzero()[:, 0]
         if not len(place):
-            raise NotFinite(
-                "no pixel of any frame has a finite point in front of its camera", source=self.cameras.world
-            )
+            raise NotFinite("no pixel has a finite point in front of its camera", source=self.cameras.world)
         sure = self.confidence.flatten()[place]
         order = sure.argsort(descending=True, stable=True)[: max(1, round(share * len(place)))]
-        if most is not None and len(order) > most:
-            drawn = torch.randperm(len(order), generator=torch.Generator().manual_seed(0))[:most]
-            order = order[drawn.sort().values]
         at = place[order]
         h, w = self.cameras.size
         colours = torch.from_numpy(self.frames.reshape(-1, 3))[at]
-        return Cloud(self.points.flatten(0, 2)[at], colours, at // (h * w), sure[order], len(place))
+        return Cloud(self.points.flatten(0, 2)[at], colours, at // (h * w), sure[order], len(place), float(share))
 
     def depth_range(self, share: float = 0.98) -> tuple[float, float]:
         """Depths between which this share of the usable pixels lies, the same number off at both ends."""
@@ -149,31 +151,31 @@ class Scene:
         self,
         folder: str | os.PathLike[str],
         *,
-        share: float = 0.5,
+        cloud: Cloud | None = None,
         overwrite: bool = False,
         also: Mapping[str, Callable[[Path], None]] | None = None,
     ) -> Path:
         """Write the folder that the head of this file draws; it appears whole or not at all. The path comes back.
 
-        share: of points, as in `cloud`. overwrite: a folder of a scene is replaced, and one that holds anything else is
-        not. also: further files, of `PICTURES`, each written by a function of its path. Raises InputError where
-        something stands there, RunError where it cannot be written, NotFinite without a point.
+        cloud: the points; None: those of `cloud()`. overwrite: a folder of a scene is replaced, and one that holds
+        anything else is not. also: further files, of `PICTURES`, each written by a function of its path. Raises
+        InputError where something stands there, RunError where it cannot be written, NotFinite without a point.
         """
         extra = dict(also or {})
         if wrong := sorted(set(extra) - set(PICTURES)):
             raise ShapeError(f"{wrong[0]!r} is no part of a scene's folder", expected=PICTURES, got=tuple(wrong))
-        cloud = self.cloud(share)
+        cloud = self.cloud() if cloud is None else cloud
         path = scene_place(folder, overwrite=overwrite)
         tops = {part.partition("/")[0] for part in parts_of(0)}
         with new_folder(path, tops.__contains__, overwrite=overwrite) as beside:
             _write_frames(self, beside)
-            some = self.cloud(share, MOST_COLMAP)
+            some = cloud.thinned(MOST_COLMAP)
             names = [_name(i) for i in range(len(self))]
             write_colmap(beside / "sparse" / "0", self.cameras, names, some.points, some.colours)
             write_ply(beside / "points.ply", cloud.points, cloud.colours)
             for name, write in extra.items():
                 write(beside / name)
-            write_json(beside / "cameras.json", described(self, share, len(cloud.points)))
+            write_json(beside / "cameras.json", described(self, cloud))
         return path
 
 
@@ -270,7 +272,7 @@ def stored_depth(depth: Float[Tensor, "H W"], scale: float) -> Shaped[np.ndarray
     return torch.where(known, steps.clamp_min(1), 0.0).numpy().astype(np.uint16)
 
 
-def described(scene: Scene, share: float, kept: int) -> dict[str, Any]:
+def described(scene: Scene, cloud: Cloud) -> dict[str, Any]:
     """What cameras.json says: plain values."""
     cameras = scene.cameras
     scale = depth_scale(scene)
@@ -304,6 +306,6 @@ def described(scene: Scene, share: float, kept: int) -> dict[str, Any]:
             "deepest": DEEPEST * scale,
             "beyond": int((scene.depth > DEEPEST * scale * (1 + 1e-6)).sum()),
         },
-        "points": {"share": share, "kept": kept},
+        "points": {"share": cloud.share, "kept": len(cloud.points), "usable": cloud.total},
         "frames": frames,
     }

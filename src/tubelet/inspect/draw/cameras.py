@@ -26,7 +26,7 @@ from tubelet.shapes import Float, UInt8
 FRUSTUM = 0.06  # length of a frustum over the side of the drawing
 EDGE = 0.07  # empty margin over the side
 OFF = 0.02  # share of points at each end of an axis that may lie outside the drawing
-MOST_AWAY = 4.0  # points enlarge the drawing to so many times the extent of the cameras, at most
+MOST_AWAY = 20.0  # points enlarge the drawing to so many times the extent of the cameras, at most
 FINE = 3  # drawn so many times larger and then reduced
 _FLAT = 1e-6
 
@@ -60,7 +60,7 @@ def axes_above(cameras: Cameras) -> Float[np.ndarray, "3 3"]:
 def path_layout(cameras: Cameras, points: Float[Tensor, "P 3"] | None = None, *, side: int = 720) -> PathLayout:
     """Where cameras and points stand on a square of `side` pixels, both axes in one scale.
 
-    All cameras are inside; points enlarge the drawing, but for a few far ones at each end and to 4 times the extent of
+    All cameras are inside; points enlarge the drawing, but for a few far ones at each end and to 20 times the extent of
     the cameras. Raises ShapeError without a camera, NotFinite naming the first camera or point that is none.
 
         >>> from tubelet.geometry.cameras import decode_poses

@@ -18,13 +18,13 @@ from PIL import Image
 
 from tubelet.doors import door
 from tubelet.errors import ShapeError
-from tubelet.geometry.scene import Cloud, Scene
+from tubelet.geometry.scene import PICTURES, Cloud, Scene
 from tubelet.inspect.draw.cameras import draw_camera_path
 from tubelet.inspect.draw.frames import GAP, LABEL, MARGIN, NARROW, label
 from tubelet.inspect.draw.kept import warning
 from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption, time_text
 from tubelet.inspect.draw.scene_page import scene_page
-from tubelet.inspect.draw.shades import GREYS, VIRIDIS, legend, shaded
+from tubelet.inspect.draw.shades import GREYS, VIRIDIS, ends, legend, shaded
 
 COLUMNS, WIDEST = 8, 300  # columns of a sheet, and pixels of one
 BETWEEN = 3  # pixels between a frame, its depth and its confidence
@@ -43,13 +43,13 @@ def scene_lines(scene: Scene, cloud: Cloud) -> list[TextLine]:
 
 
 @door
-def scene_sheet(scene: Scene, *, share: float = 0.5, max_frames: int = 24, path: bool = True) -> Image.Image:
+def scene_sheet(scene: Scene, cloud: Cloud | None = None, *, max_frames: int = 24) -> Image.Image:
     """Frames, depth and confidence side by side, and below them the cameras' path from above, as an RGB picture.
 
     Colours of depth go from what 1 % of the pixels is nearer than to what 1 % is farther than, and the legend says both
-    numbers; so those of confidence. share: of the points that are drawn, as in `Scene.cloud`. Of more than `max_frames`
-    frames, evenly chosen ones are shown, and the sheet says so. Raises ShapeError, and NotFinite where no pixel has a
-    point. Cost: three resizes a shown frame.
+    numbers; so those of confidence. cloud: the points that are drawn; None: those of `Scene.cloud()`. Of more than
+    `max_frames` frames, evenly chosen ones are shown, and the sheet says so. Raises ShapeError, and NotFinite where no
+    pixel has a point. Cost: three resizes a shown frame.
 
         >>> from tubelet.geometry.look import frames_of_clips, look_at
         >>> from tubelet.geometry.network import load_network
@@ -59,7 +59,7 @@ def scene_sheet(scene: Scene, *, share: float = 0.5, max_frames: int = 24, path:
     """
     if max_frames < 1:
         raise ShapeError(f"a sheet has at least one frame, got {max_frames}", limit=1, got=max_frames)
-    cloud = scene.cloud(share, MOST_DRAWN)
+    cloud = scene.cloud() if cloud is None else cloud
     chosen = [round(i) for i in np.linspace(0, len(scene) - 1, min(len(scene), max_frames))]
     rows = math.ceil(len(chosen) / COLUMNS)
     columns = math.ceil(len(chosen) / rows)
@@ -69,7 +69,7 @@ def scene_sheet(scene: Scene, *, share: float = 0.5, max_frames: int = 24, path:
     high = max(1, round(wide * h / w))
     pitch = 3 * high + 2 * BETWEEN + LABEL + GAP
     across = max(NARROW, columns * (wide + GAP) - GAP)
-    lines = scene_lines(scene, scene.cloud(share))
+    lines = scene_lines(scene, cloud)
     if len(chosen) < len(scene):
         lines.append(TextLine((f"{len(chosen)} of {len(scene)} frames are shown",)))
     head = caption(across, lines)
@@ -77,16 +77,16 @@ def scene_sheet(scene: Scene, *, share: float = 0.5, max_frames: int = 24, path:
     near, far = scene.depth_range()
     low, highest = scene.confidence_range()
     legends = [
-        legend("depth", f"near {near:.3g}", f"far {far:.3g}", VIRIDIS[::-1]),
-        legend("confidence", f"low {low:.3g}", f"high {highest:.3g}", GREYS),
+        legend("depth", f"near {ends(near, far)[0]}", f"far {ends(near, far)[1]}", VIRIDIS[::-1]),
+        legend("confidence", f"low {ends(low, highest)[0]}", f"high {ends(low, highest)[1]}", GREYS),
     ]
-    side = min(max(across, NARROW), 760)
-    drawn = draw_camera_path(scene.cameras, cloud.points, cloud.colours, side=side) if path else None
+    side = min(across, 760)
+    some = cloud.thinned(MOST_DRAWN)
+    drawn = draw_camera_path(scene.cameras, some.points, some.colours, side=side)
     top = MARGIN + head.height + GAP
     foot = top + rows * pitch
     below = sum(one.height + 4 for one in legends)
-    size = (across, foot + below + (MARGIN if drawn is None else drawn.height))
-    page = Image.new("RGB", (max(size[0] + 2 * MARGIN, side + 2 * MARGIN), size[1]), PAPER)
+    page = Image.new("RGB", (across + 2 * MARGIN, foot + below + drawn.height), PAPER)
     page.paste(head, (MARGIN, MARGIN))
     for cell, i in enumerate(chosen):
         x, y = MARGIN + cell % columns * (wide + GAP), top + cell // columns * pitch
@@ -102,15 +102,16 @@ def scene_sheet(scene: Scene, *, share: float = 0.5, max_frames: int = 24, path:
     for one in legends:
         page.paste(one, (MARGIN, y))
         y += one.height + 4
-    if drawn is not None:
-        page.paste(drawn, (0, y))
+    page.paste(drawn, (0, y))
     return page
 
 
-def save_scene(scene: Scene, folder: str | os.PathLike[str], *, share: float = 0.5, overwrite: bool = False) -> Path:
+def save_scene(
+    scene: Scene, folder: str | os.PathLike[str], cloud: Cloud | None = None, *, overwrite: bool = False
+) -> Path:
     """`Scene.save` with three pictures: sheet.png, path.png, and index.html, which turns the points in any browser.
 
-    Raises what `Scene.save` raises.
+    cloud: the points; None: those of `Scene.cloud()`. Raises what `Scene.save` raises.
 
         >>> from tubelet.geometry.look import frames_of_clips, look_at
         >>> from tubelet.geometry.network import load_network
@@ -119,19 +120,17 @@ def save_scene(scene: Scene, folder: str | os.PathLike[str], *, share: float = 0
         >>> (folder / "index.html").exists()
         True
     """
+    points = scene.cloud() if cloud is None else cloud
 
-    def path_png(place: Path) -> None:
-        some = scene.cloud(share, MOST_DRAWN)
-        lines = scene_lines(scene, scene.cloud(share))
+    def sheet(place: Path) -> None:
+        scene_sheet(scene, points).save(place, format="PNG")
+
+    def path(place: Path) -> None:
+        some, lines = points.thinned(MOST_DRAWN), scene_lines(scene, points)
         draw_camera_path(scene.cameras, some.points, some.colours, lines=lines).save(place, format="PNG")
 
-    return scene.save(
-        folder,
-        share=share,
-        overwrite=overwrite,
-        also={
-            "sheet.png": lambda place: scene_sheet(scene, share=share).save(place, format="PNG"),
-            "path.png": path_png,
-            "index.html": lambda place: place.write_bytes(scene_page(scene, share=share).encode("utf-8")) and None,
-        },
-    )
+    def page(place: Path) -> None:
+        place.write_text(scene_page(scene, points), encoding="utf-8")
+
+    also = dict(zip(PICTURES, (sheet, path, page), strict=True))
+    return scene.save(folder, cloud=points, overwrite=overwrite, also=also)

@@ -46,11 +46,11 @@ def quantise(points: Float[np.ndarray, "P 3"], colours: UInt8[np.ndarray, "P 3"]
     return Quantised(steps.tobytes(), np.ascontiguousarray(colours).tobytes(), (a, b, c), (d, e, f))
 
 
-def scene_page(scene: Scene, *, share: float = 0.5, most: int = MOST_POINTS) -> str:
+def scene_page(scene: Scene, cloud: Cloud | None = None, *, most: int = MOST_POINTS) -> str:
     """The page as text: points and cameras of a scene, to be turned by mouse, touch and keys.
 
-    share: of points, as in `Scene.cloud`; of these at most `most`. Raises LimitError beyond `MOST_POINTS`, and what
-    `Scene.cloud` raises.
+    cloud: the points, of which at most `most` are drawn; None: those of `Scene.cloud()`. Raises LimitError beyond
+    `MOST_POINTS`, and what `Scene.cloud` raises.
 
         >>> from tubelet.geometry.look import frames_of_clips, look_at
         >>> from tubelet.geometry.network import load_network
@@ -60,7 +60,7 @@ def scene_page(scene: Scene, *, share: float = 0.5, most: int = MOST_POINTS) -> 
     """
     if most > MOST_POINTS:
         raise LimitError(f"a page has at most {MOST_POINTS:,} points", limit=MOST_POINTS, got=most)
-    cloud = scene.cloud(share, most)
+    cloud = (scene.cloud() if cloud is None else cloud).thinned(most)
     points = cloud.points.numpy()
     packed = quantise(points, cloud.colours.numpy())
     said = _told(scene, cloud, packed)

@@ -44,6 +44,17 @@ def shaded(
     return np.where(known[..., None], np.rint(shades(table, at)), UNKNOWN).astype(np.uint8)
 
 
+def ends(low: float, high: float) -> tuple[str, str]:
+    """Both numbers with as many digits as tell them apart.
+
+    >>> ends(0.99931, 0.99994), ends(1.0, 250.0)
+    (('0.99931', '0.99994'), ('1', '250'))
+    """
+    apart = abs(high - low) or abs(high) or 1.0
+    digits = min(9, max(0, 1 - math.floor(math.log10(apart))))
+    return f"{low:,.{digits}f}", f"{high:,.{digits}f}"
+
+
 def legend(name: str, first: str, last: str, table: Table = VIRIDIS) -> Image.Image:
     """A bar of the table's colours with what its two ends mean: name [first ---- last]."""
     parts = [words(name, 13, INK), words(first, 13, MUTED), words(last, 13, MUTED)]
