@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tubelet.errors import ConfigError, InputError, KeyMismatch, LimitError, NotFinite, ShapeError, WeightsError
 from tubelet.geometry.branch import NETWORK
 from tubelet.geometry.cameras import unproject
+from tubelet.geometry.frames import SizedFrames
 from tubelet.geometry.look import choose_frames, frames_of_clips, look_at, scene_files
 from tubelet.geometry.network import UNTRAINED, config_for, load_network
 from tubelet.geometry.sampling import cover_space, farthest_poses
@@ -21,7 +22,7 @@ from tubelet.reading.clip import Clip
 SIDE = 42
 
 
-def clip(count: int = 4, size: tuple[int, int] = (30, 40), seed: int = 0, *, video: bool = True) -> Clip:
+def clip(count: int = 4, size: tuple[int, int] = (40, 40), seed: int = 0, *, video: bool = True) -> Clip:
     pixels = np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)
     return Clip(pixels, tuple(0.5 * i for i in range(count)), f"clip{seed}.mp4", is_video=video)
 
@@ -85,7 +86,7 @@ def test_the_scene_is_what_the_network_says(model: VGGT):
     seen = frames_of_clips([clip(3)], fit="square", side=SIDE)
     scene = look_at(model, seen, name="tiny")
     with torch.no_grad():
-        found = model.run(seen.rows())
+        found = model.run(SizedFrames(seen.frames, seen.content[0], False).rows())
     cameras = found.cameras(["clip0.mp4"])[0]
     assert torch.equal(scene.cameras.world_to_cam, cameras.world_to_cam) and torch.equal(scene.depth, found.depth[0])
     assert torch.equal(scene.points, unproject(found.depth[0], cameras.world_to_cam, cameras.K))
@@ -132,7 +133,7 @@ def test_one_frame_and_equal_frames_are_scenes(model: VGGT):
 
 
 def test_white_margins_take_no_part_in_the_choice_by_space(model: VGGT):
-    seen = frames_of_clips([clip(4)], fit="square", side=SIDE)
+    seen = frames_of_clips([clip(4, (30, 40))], fit="square", side=SIDE)
     assert seen.content[0][1] > 0
     every = look_at(model, seen)
     inside = torch.where(every.usable[..., None], every.points, torch.nan)
@@ -158,7 +159,7 @@ def test_weights_that_give_nan_are_told(model: VGGT):
         look_at(broken, seen)
 
 
-def test_a_network_without_a_head_that_is_needed(model: VGGT):
+def test_a_network_without_a_head_that_is_needed(model: VGGT, as_in_production: None):
     seen = frames_of_clips([clip(1)], fit="square", side=SIDE)
     with pytest.raises(ConfigError, match="no points head"):
         look_at(load_network("vggt_tiny"), seen, points="head")

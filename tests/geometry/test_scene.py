@@ -91,7 +91,7 @@ def test_margins_are_no_part_of_the_place():
 def test_a_scene_without_a_point_is_an_error_that_names_it():
     scene = room(1)
     empty = changed(scene, depth=torch.full_like(scene.depth, NAN))
-    with pytest.raises(NotFinite, match="room.mp4: no pixel"):
+    with pytest.raises(NotFinite, match=r"room\.mp4: no pixel"):
         empty.cloud()
     assert empty.depth_range() == (0.0, 1.0)
 
@@ -111,7 +111,7 @@ def test_a_share_that_is_none(share: float):
         room(1).cloud(share)
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_parts_that_do_not_fit_are_refused(as_in_production: None):
     scene = room(2)
     for wrong in ({"names": ("a",)}, {"times_s": (0.0,)}, {"depth": scene.depth[:1]}, {"cameras": room(1).cameras}):
         with pytest.raises(ShapeError):
