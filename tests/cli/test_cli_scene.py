@@ -1,6 +1,8 @@
 """`tubelet scene`: what is written, what is said before and after, and how it ends."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,17 @@ def test_a_clip_becomes_a_folder_and_a_table(files: dict[str, Path], capsys: pyt
     told = json.loads(Path("room/cameras.json").read_text())
     assert told["untrained"] and [f["time_s"] for f in told["frames"]] == [0.3, 1.0, 1.6]
     assert "UNTRAINED" in Path("room/index.html").read_text(encoding="utf-8")
+
+
+def test_the_guide_s_line_runs(here: Path):
+    root = Path(__file__).parents[2]
+    [line] = re.findall(
+        r"^    tubelet (scene .+)$", (root / "docs/guides/geometry.md").read_text(encoding="utf-8"), re.M
+    )
+    (here / "examples").symlink_to(root / "examples")
+    assert main(shlex.split(line)) == 0
+    told = json.loads(Path("walk/cameras.json").read_text())
+    assert len(told["frames"]) == 4 and written("walk") == parts_of(4)
 
 
 def test_json_holds_cost_points_and_frames(files: dict[str, Path], capsys: pytest.CaptureFixture[str]):
@@ -135,8 +148,8 @@ def test_long_work_is_told_before_it_starts_with_what_makes_it_less():
     macs = {"patches": 10**12, "frame": 10**12, "scene": 2 * 10**12}
     cost = {"frames": 16, "macs": macs, "flop": 8 * 10**12, "memory_bytes": 3 << 30, "seconds_at_least": 300.0}
     assert cost_words(cost, frames, "cpu").split("\n") == [
-        "16 frames of 518 x 392: 8 TFLOP, 50 % of it where layers see the whole scene; about 3,072 MiB, 5:00 min or more on"
-        " cpu",
+        "16 frames of 518 x 392: 8 TFLOP, 50 % of it where layers see the whole scene; about 3,072 MiB, "
+        "5:00 min or more on cpu",
         "twice the frames cost up to four times that: their attention is quadratic; --frames takes fewer",
     ]
     assert "\n" not in cost_words(cost | {"seconds_at_least": 2.0}, frames, "cpu")
