@@ -216,8 +216,8 @@ def cost_of(config: "VGGTConfig", seen: "SceneFrames", itemsize: int, device: st
     from tubelet.geometry.cost import vggt_bytes, vggt_macs, vggt_parameters
     from tubelet.inspect.speed.rate import gemm_rate
 
-    size = (len(seen), *seen.frames.shape[1:3])
-    macs = vggt_macs(config, *size)
+    height, width = seen.frames.shape[1:3]
+    macs = vggt_macs(config, len(seen), height, width)
     flop = 2 * sum(macs.values())
     weights = vggt_parameters(config) * itemsize
     slow = flop > SLOW
@@ -227,7 +227,7 @@ def cost_of(config: "VGGTConfig", seen: "SceneFrames", itemsize: int, device: st
         "macs": macs,
         "flop": flop,
         "weights_bytes": weights,
-        "memory_bytes": weights + vggt_bytes(config, *size, itemsize),
+        "memory_bytes": weights + vggt_bytes(config, len(seen), height, width, itemsize),
         "seconds_at_least": None if rate is None else flop / rate,
     }
 

@@ -53,7 +53,7 @@ class SceneFrames:
     def choose(self, frames: Sequence[int]) -> "SceneFrames":
         """These frames, in this order."""
         times = None if self.times_s is None else tuple(self.times_s[i] for i in frames)
-        names, content = (tuple(own[i] for i in frames) for own in (self.names, self.content))
+        names, content = tuple(self.names[i] for i in frames), tuple(self.content[i] for i in frames)
         return SceneFrames(self.frames[list(frames)], names, times, content, self.name)
 
 

@@ -56,7 +56,8 @@ class Cloud(NamedTuple):
         if most >= len(self.points):
             return self
         at = torch.randperm(len(self.points), generator=torch.Generator().manual_seed(0))[:most].sort().values
-        return Cloud(*(own[at] for own in self[:4]), self.total, self.share)
+        parts = (self.points[at], self.colours[at], self.frame[at], self.confidence[at])
+        return Cloud(*parts, self.total, self.share)
 
 
 @dataclass(frozen=True, eq=False)

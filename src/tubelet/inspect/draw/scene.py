@@ -18,7 +18,7 @@ from PIL import Image
 
 from tubelet.doors import door
 from tubelet.errors import ShapeError
-from tubelet.geometry.scene import PICTURES, Cloud, Scene
+from tubelet.geometry.scene import Cloud, Scene
 from tubelet.inspect.draw.cameras import draw_camera_path
 from tubelet.inspect.draw.frames import GAP, LABEL, MARGIN, NARROW, label
 from tubelet.inspect.draw.kept import warning
@@ -132,5 +132,6 @@ def save_scene(
     def page(place: Path) -> None:
         place.write_text(scene_page(scene, points), encoding="utf-8")
 
-    also = dict(zip(PICTURES, (sheet, path, page), strict=True))
-    return scene.save(folder, cloud=points, overwrite=overwrite, also=also)
+    return scene.save(
+        folder, cloud=points, overwrite=overwrite, also={"sheet.png": sheet, "path.png": path, "index.html": page}
+    )

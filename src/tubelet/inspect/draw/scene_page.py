@@ -74,7 +74,7 @@ def scene_page(scene: Scene, cloud: Cloud | None = None, *, most: int = MOST_POI
         "points": base64.b64encode(packed.steps).decode("ascii"),
         "colours": base64.b64encode(packed.colours).decode("ascii"),
     }
-    empty = files(__package__).joinpath("scene.html").read_text(encoding="utf-8")
+    empty = files("tubelet.inspect.draw").joinpath("scene.html").read_text(encoding="utf-8")
     pieces = empty.split("{{")  # one pass: what is put in is never looked through
     return pieces[0] + "".join(parts[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:]))
 
