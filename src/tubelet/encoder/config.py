@@ -80,8 +80,9 @@ class EncoderConfig:
     mlp: int  # channels inside each layer's MLP
     pixels: PixelRecipe  # what becomes a row
     norm: Norm = "layer"  # of every norm but those of head, mergers and qk_norm
-    eps: float = 1e-6  # of every norm but those of mergers
+    eps: float = 1e-6  # of every norm but those of mergers; the next two fields have others
     head_eps: float | None = None  # of the pooling head's norm; None = eps
+    qk_eps: float | None = None  # of qk_norm's; None = eps
     act: Act = "gelu"  # of the MLPs: the exact one; "quick_gelu" is x sigmoid(1.702 x)
     rope: Rope | None = Rope()  # rotary positions; None turns nothing
     embed: bool = True  # rows are pixels; False: they are `hidden` features that another encoder gave
