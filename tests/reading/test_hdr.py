@@ -45,7 +45,6 @@ EXACT = 0.6  # levels: 0.5 are the rounding to 8 bits
 X265 = {"x265-params": "lossless=1:log-level=none:keyint=4:bframes=0"}
 
 
-
 def one(source: Any, **options: Any) -> Clip:
     return tubelet.read(source, isolate=options.pop("isolate", "never"), **options)[0]
 
