@@ -20,11 +20,11 @@ from tubelet.doors import door
 from tubelet.errors import ShapeError
 from tubelet.geometry.scene import Cloud, Scene
 from tubelet.inspect.draw.cameras import draw_camera_path
-from tubelet.inspect.draw.frames import GAP, LABEL, MARGIN, NARROW, label
+from tubelet.inspect.draw.frames import FRAME, GAP, LABEL, MARGIN, NARROW, label
 from tubelet.inspect.draw.kept import warning
-from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption, time_text
+from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption, time_text, words
 from tubelet.inspect.draw.scene_page import scene_page
-from tubelet.inspect.draw.shades import GREYS, VIRIDIS, ends, legend, shaded
+from tubelet.inspect.draw.shades import GREYS, UNKNOWN, VIRIDIS, ends, legend, shaded
 
 COLUMNS, WIDEST = 8, 300  # columns of a sheet, and pixels of one
 BETWEEN = 3  # pixels between a frame, its depth and its confidence
@@ -73,13 +73,15 @@ def scene_sheet(scene: Scene, cloud: Cloud | None = None, *, max_frames: int = 2
     if len(chosen) < len(scene):
         lines.append(TextLine((f"{len(chosen)} of {len(scene)} frames are shown",)))
     head = caption(across, lines)
-    usable = scene.usable.numpy()
+    usable, inside = scene.usable.numpy(), scene.inside.numpy()
     near, far = scene.depth_range()
     low, highest = scene.confidence_range()
     legends = [
         legend("depth", f"near {ends(near, far)[0]}", f"far {ends(near, far)[1]}", VIRIDIS[::-1]),
         legend("confidence", f"low {ends(low, highest)[0]}", f"high {ends(low, highest)[1]}", GREYS),
     ]
+    if bool((inside & ~usable).any()):
+        legends.append(words("red: no depth", 13, UNKNOWN))
     side = min(across, 760)
     some = cloud.thinned(MOST_DRAWN)
     drawn = draw_camera_path(scene.cameras, some.points, some.colours, side=side)
@@ -93,6 +95,8 @@ def scene_sheet(scene: Scene, cloud: Cloud | None = None, *, max_frames: int = 2
         depth = np.where(usable[i], scene.depth[i].numpy(), np.nan)
         sure = shaded(scene.confidence[i].numpy(), low, highest, GREYS)
         maps = (scene.frames[i], shaded(depth, far, near), sure)
+        for one in maps[1:]:
+            one[~inside[i]] = FRAME
         for j, one in enumerate(maps):
             how = Image.Resampling.NEAREST if wide > w else Image.Resampling.BOX
             page.paste(Image.fromarray(one).resize((wide, high), how), (x, y + j * (high + BETWEEN)))
