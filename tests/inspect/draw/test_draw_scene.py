@@ -180,7 +180,7 @@ def test_names_from_strangers_are_text():
     scene = room(1)
     evil = '<script>alert("x")<b>{{points}}'
     world = replace(scene.cameras, world=evil)
-    page = scene_page(replace(scene, cameras=world, names=(evil,), network="<b>&"))
+    page = scene_page(replace(scene, cameras=world, names=(evil,), network="</script><b>&"))
     assert "alert(&quot;" in page and evil not in page
     assert [tag for tag, _ in Tags(page).seen].count("script") == 4
     assert json.loads(part(page, "scene"))["frames"][0]["label"] == f"{evil} at 0.00 s"
