@@ -97,13 +97,14 @@ class Question:
 class Page:
     """pixels: (H, W, 3) uint8. letters: everything printed, spaces too; boxes: (n, 4), of their ink, in pixels.
 
-    em: of values, pixels; family: of the face."""
+    middles: (n, 2), x and y of each letter's middle on its line. em: of values, pixels; family: of the face."""
 
     number: int
     layout: str
     pixels: NDArray[np.uint8]
     letters: str
     boxes: NDArray[np.float32]
+    middles: NDArray[np.float32]
     questions: tuple[Question, ...]
     em: int
     family: str
@@ -124,11 +125,14 @@ def print_page(recipe: PageRecipe, fonts: Fonts, number: int) -> Page:
     layout = rng.choices([name for name, _ in recipe.mix], [share for _, share in recipe.mix])[0]
     sheet = _sheet(recipe, fonts, rng, height, width, layout)
     LAYOUTS[layout](sheet)
-    printed = np.array(sheet.boxes, np.float32).reshape(-1, 4)
-    pixels, boxes = degraded(sheet.image, printed, rng, rng.getrandbits(63), recipe.noise)
+    printed = [*sheet.boxes, *((x, y, x, y) for x, y in sheet.middles)]
+    pixels, moved = degraded(
+        sheet.image, np.array(printed, np.float32).reshape(-1, 4), rng, rng.getrandbits(63), recipe.noise
+    )
     letters = "".join(sheet.letters)
+    boxes, middles = moved[: len(letters)], moved[len(letters) :, :2]
     questions = _questions(sheet, letters, boxes, recipe)
-    return Page(number, layout, pixels, letters, boxes, questions, sheet.type.em, sheet.type.face.family)
+    return Page(number, layout, pixels, letters, boxes, middles, questions, sheet.type.em, sheet.type.face.family)
 
 
 # ---- how it looks

@@ -46,8 +46,8 @@ class Asking:
 class Sheet:
     """Paper of width x height pixels and the state of one page while it is laid out.
 
-    type, label: how values and labels look. pitch: from baseline to baseline. letters, boxes: everything printed, in
-    the order it was. printed: how often each text stands there, in lower case.
+    type, label: how values and labels look. pitch: from baseline to baseline. letters, boxes, middles: everything
+    printed, in the order it was; a middle lies half a capital above the line. printed: how often each text stands there, in lower case.
     """
 
     width: int
@@ -60,6 +60,7 @@ class Sheet:
     words: Words
     letters: list[str] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    middles: list[tuple[float, float]] = field(default_factory=list)
     asked: list[Asking] = field(default_factory=list)
     printed: Counter[str] = field(default_factory=Counter)
 
@@ -93,6 +94,7 @@ class Sheet:
             )  # fmt: skip
             self.letters.append(letter)
             self.boxes.append(ink)
+            self.middles.append(((ink[0] + ink[2]) / 2, base - 0.35 * how.em))
             x += advance + how.spacing
         self.printed[text.strip(" :.").lower()] += 1
         return Span(first, len(self.letters))

@@ -1,0 +1,150 @@
+"""The model that reads pages: this library's encoder and projector, a language model over bytes, one folder.
+
+    page (H, W, 3) -> 16 x 16 patches -> encoder -> 2 x 2 merged, projected -> rows
+    [rows][Q question A answer END]                                            one position each, counted on
+
+The question comes behind the page, so that one encoding serves all its questions.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from tubelet.encoder.config import EncoderConfig, Rope
+from tubelet.encoder.model import Encoder
+from tubelet.language.align import TokenIds
+from tubelet.language.lm import require_transformers
+from tubelet.language.model import VLM
+from tubelet.language.scheme import Scheme
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.project import build_projector
+
+PAD, IMAGE, ASK, ANSWER, END = range(256, 261)  # behind the 256 bytes
+SPECIAL = {PAD: "<|pad|>", IMAGE: "<|image|>", ASK: "<|q|>", ANSWER: "<|a|>", END: "<|end|>"}
+VOCABULARY = 272
+EMBEDDED = 0.1  # standard deviation of fresh embeddings
+GAIN = 0.3  # of the projector's norm: rows three times as large as embeddings
+TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message.role == 'user' -%}"
+    "{%- if message.content is string -%}<|q|>{{ message.content }}"
+    "{%- else -%}"
+    "{%- for part in message.content -%}"
+    "{%- if part.type == 'image' -%}<|image|>{%- elif part.type == 'text' -%}<|q|>{{ part.text }}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- endif -%}"
+    "{%- elif message.content is string -%}<|a|>{{ message.content }}<|end|>"
+    "{%- else -%}<|a|>{%- for part in message.content -%}{{ part.text }}{%- endfor -%}<|end|>"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|a|>{%- endif -%}"
+)
+
+
+@dataclass(frozen=True)
+class ReaderConfig:
+    """Widths and depths of a reader."""
+
+    hidden: int = 256  # of encoder and language model
+    heads: int = 4  # of 64 channels, what the 4 : 6 : 6 split of the angles needs
+    layers: int = 6  # of the encoder
+    mlp: int = 1024  # of the encoder
+    text_layers: int = 4
+    text_mlp: int = 512  # gated
+    theta: float = 100.0  # of the encoder's angles: grids have fewer than 64 rows and columns
+    max_pixels: int = 320 * 320  # larger pages are made smaller
+
+
+def build_reader(config: ReaderConfig = ReaderConfig(), *, seed: int = 0) -> VLM:
+    """A reader with fresh weights drawn from `seed`; torch's global generator is left as it was.
+
+    The default has 8.9 million parameters, 17.9 MB in half precision. Raises RunError without transformers.
+
+        >>> vlm = build_reader()
+        >>> vlm.save_pretrained("reader") and tubelet.VLM.from_pretrained("reader").width
+        256
+    """
+    require_transformers("a reader")
+    pixels = PixelRecipe(16, rule="native_floor")
+    encoder_config = EncoderConfig(
+        config.hidden,
+        config.layers,
+        config.heads,
+        config.mlp,
+        pixels,
+        act="gelu_tanh",
+        rope=Rope("rotation", theta=config.theta),
+        pool=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(encoder_config)
+        projector = build_projector("spatial_merge", config.hidden, config.hidden, norm_out=True)
+        lm = _language_model(config)
+        for module in encoder.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for layer in encoder.layers:  # what a layer adds is small at first
+            for matrix in (layer.proj, layer.fc2):
+                nn.init.normal_(matrix.weight, std=1 / math.sqrt(2 * config.layers * matrix.in_features))  # pyright: ignore
+    if projector.norm_out is not None:
+        nn.init.constant_(projector.norm_out.weight, GAIN)
+    seen = replace(pixels, merge=2, max_pixels=config.max_pixels)
+    return VLM(encoder, lm, Scheme(TokenIds(image=IMAGE), seen), projector=projector, tokenizer=byte_tokenizer())
+
+
+def _language_model(config: ReaderConfig) -> Any:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    text = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=config.hidden,
+        intermediate_size=config.text_mlp,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        rope_theta=1e4,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-6,
+        initializer_range=1 / math.sqrt(config.hidden),
+        max_position_embeddings=4096,
+        bos_token_id=None,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
+    lm = Qwen2ForCausalLM(text)
+    nn.init.normal_(lm.get_input_embeddings().weight, std=EMBEDDED)
+    return lm
+
+
+def byte_tokenizer() -> Any:
+    """transformers' fast tokenizer whose tokens are the 256 bytes in order and five special ones, with the template.
+
+    >>> byte_tokenizer().encode("A€")
+    [65, 226, 130, 172]
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = _byte_letters()
+    made = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(letters)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([SPECIAL[i] for i in sorted(SPECIAL)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token=SPECIAL[PAD], eos_token=SPECIAL[END], clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def _byte_letters() -> list[str]:
+    """The letter that stands for each byte in byte-level vocabularies: itself where it prints, else one from 256 on."""
+    printed = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printed else next(others)) for byte in range(256)]
