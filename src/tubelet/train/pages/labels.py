@@ -24,16 +24,18 @@ _CLASS = {letter: number for number, letter in enumerate(LETTERS, 1)}
 
 
 class Labels(NamedTuple):
-    """columns: (h w / 256, 2); slots: (h w / 1024, 12), IGNORED behind the first empty place of a line; tokens: (n,)
-    the token that holds each letter, IGNORED where it left the page."""
+    """Of M = h w / 1024 tokens in raster order. columns: (M, 4, 2), a token's patches in raster order; slots: (M, 12),
+    IGNORED behind the first empty place of a line; tokens: (n,) the token that holds each letter, IGNORED where it left
+    the page; inked: (M,) whether a letter's box touches the token."""
 
     columns: NDArray[np.int64]
     slots: NDArray[np.int64]
     tokens: NDArray[np.int64]
+    inked: NDArray[np.bool_]
 
 
 def labels_of(page: Page) -> Labels:
-    """The labels of a page, rows and tokens in raster order. Cost: 0.2 ms."""
+    """The labels of a page. Cost: 0.5 ms."""
     height, width = page.pixels.shape[:2]
     x, y = page.middles.T
     classes = np.array([_CLASS.get(letter, 0) for letter in page.letters], np.int64)
@@ -42,6 +44,7 @@ def labels_of(page: Page) -> Labels:
         _columns(page.boxes, y, np.where(classes == SPACE, 0, classes), inside, height, width),
         _slots(x, y, classes, inside, height, width),
         np.where(inside, (y // TOKEN * (width // TOKEN) + x // TOKEN).astype(np.int64), IGNORED),
+        _inked(page.boxes[classes != SPACE], height, width),
     )
 
 
@@ -58,7 +61,16 @@ def _columns(
         # strips whose middle (k + 0.5) * STRIP lies in the box
         first, stop = int(np.ceil(boxes[n, 0] / STRIP - 0.5)), int(np.ceil(boxes[n, 2] / STRIP - 0.5))
         out[int(y[n]) // PATCH, max(0, first) : max(0, stop)] = classes[n]
-    return out.reshape(-1, 2)
+    rows, columns = height // TOKEN, width // TOKEN
+    return out.reshape(rows, 2, columns, 2, 2).transpose(0, 2, 1, 3, 4).reshape(rows * columns, 4, 2)
+
+
+def _inked(boxes: NDArray[np.float32], height: int, width: int) -> NDArray[np.bool_]:
+    rows, columns = height // TOKEN, width // TOKEN
+    out = np.zeros((rows, columns), bool)
+    for left, top, right, bottom in np.floor((boxes + (-1, -1, 1, 1)) / TOKEN).astype(int):
+        out[max(0, top) : bottom + 1, max(0, left) : right + 1] = True
+    return out.reshape(-1)
 
 
 def _slots(

@@ -38,12 +38,12 @@ LAYOUTS: dict[str, Callable[[Sheet], None]] = {
 SCOPE_A = (("receipt", 0.3), ("form", 0.4), ("table", 0.3))
 UNIT = 32  # pages are whole numbers of merged tokens
 QUESTIONS = {
-    "key": ("What is the {}?", "What is the {}?", "{}?", "Give the {}.", "Read the {}.", "What does {} say?", "{}"),
-    "who": ("Who is the {}?", "What is the {} called?", "Name of the {}?", "What is the {}?", "{}?"),
-    "price": ("How much is {}?", "What does {} cost?", "Price of {}?", "What is the price of {}?"),
-    "cell": ("What is the {}?", "{}?", "Give the {}.", "Read the {}."),
-    "bar": ("What is the value of {}?", "{}?", "How much is {}?", "What is the number for {}?"),
-    "after": ("What follows {}?", "What stands after {}?"),
+    "key": ("What is the {}?", "{}?", "{}?", "Give the {}.", "Read the {}.", "What does {} say?", "{}", "{}"),
+    "who": ("Who is the {}?", "What is the {} called?", "Name of the {}?", "What is the {}?", "{}?", "{}?"),
+    "price": ("How much is {}?", "What does {} cost?", "Price of {}?", "What is the price of {}?", "{}?"),
+    "cell": ("What is the {}?", "{}?", "{}?", "Give the {}.", "{}"),
+    "bar": ("What is the value of {}?", "{}?", "{}?", "How much is {}?", "What is the number for {}?"),
+    "after": ("What follows {}?", "What stands after {}?", "After {}?", "After {}"),
 }
 BY_KIND = {
     "money": ("How much is the {}?",),

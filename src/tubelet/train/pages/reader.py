@@ -1,9 +1,10 @@
 """The model that reads pages: this library's encoder and projector, a language model over bytes, one folder.
 
-    page (H, W, 3) -> 16 x 16 patches -> encoder -> 2 x 2 merged, projected -> rows
+    page (H, W, 3) -> 16 x 16 patches -> encoder, which merges 2 x 2 -> projector, norm -> rows
     [rows][Q question A answer END]                                            one position each, counted on
 
-The question comes behind the page, so that one encoding serves all its questions.
+The question comes behind the page, so that one encoding serves all its questions. The encoder merges, so that what is
+chosen between encoder and projector is what the language model would read, and whole blocks may be left out before it.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tubelet.encoder.config import EncoderConfig, Rope
+from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.encoder.model import Encoder
 from tubelet.language.align import TokenIds
 from tubelet.language.lm import require_transformers
@@ -53,7 +54,7 @@ class ReaderConfig:
     layers: int = 6  # of the encoder
     mlp: int = 1024  # of the encoder
     text_layers: int = 4
-    text_mlp: int = 512  # gated
+    text_mlp: int = 480  # gated
     theta: float = 100.0  # of the encoder's angles: grids have fewer than 64 rows and columns
     max_pixels: int = 320 * 320  # larger pages are made smaller
 
@@ -68,7 +69,7 @@ def build_reader(config: ReaderConfig = ReaderConfig(), *, seed: int = 0) -> VLM
         256
     """
     require_transformers("a reader")
-    pixels = PixelRecipe(16, rule="native_floor")
+    pixels = PixelRecipe(16, rule="native_floor", merge=2, order="block")
     encoder_config = EncoderConfig(
         config.hidden,
         config.layers,
@@ -78,11 +79,12 @@ def build_reader(config: ReaderConfig = ReaderConfig(), *, seed: int = 0) -> VLM
         act="gelu_tanh",
         rope=Rope("rotation", theta=config.theta),
         pool=False,
+        merger=Merger(2, config.hidden),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = Encoder(encoder_config)
-        projector = build_projector("spatial_merge", config.hidden, config.hidden, norm_out=True)
+        projector = build_projector("linear", config.hidden, config.hidden, norm_out=True)
         lm = _language_model(config)
         for module in encoder.modules():
             if isinstance(module, nn.Linear):
@@ -94,7 +96,7 @@ def build_reader(config: ReaderConfig = ReaderConfig(), *, seed: int = 0) -> VLM
                 nn.init.normal_(matrix.weight, std=1 / math.sqrt(2 * config.layers * matrix.in_features))  # pyright: ignore
     if projector.norm_out is not None:
         nn.init.constant_(projector.norm_out.weight, GAIN)
-    seen = replace(pixels, merge=2, max_pixels=config.max_pixels)
+    seen = replace(pixels, max_pixels=config.max_pixels)
     return VLM(encoder, lm, Scheme(TokenIds(image=IMAGE), seen), projector=projector, tokenizer=byte_tokenizer())
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tubelet.encoder.model import tokens_merged
 from tubelet.errors import ConfigError
 from tubelet.language.model import VLM
 from tubelet.packed import Packed
@@ -73,10 +74,10 @@ class ReaderTask(nn.Module):
 
     def run(self, batch: PageBatch) -> Seen:
         """All losses that have a weight, with how well each thing was told."""
-        projector = self.vlm.projector
-        assert projector is not None
-        seen = self.vlm.encoder(batch.patches)
-        rows = projector(seen)
+        encoder, projector = self.vlm.encoder, self.vlm.projector
+        seen = encoder.trunk(batch.patches)
+        merged = seen if encoder.merger is None else tokens_merged(seen, encoder.merger)
+        rows = merged if projector is None else projector(merged)
         losses: dict[str, Tensor] = {}
         figures: dict[str, Tensor] = {"rms_rows": rms(rows.x)}
         if self.weights.columns:

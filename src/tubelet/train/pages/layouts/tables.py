@@ -10,6 +10,7 @@ COLUMNS = (
     ("Colour", "colour"), ("State", "state"), ("Q1", "number"), ("Q2", "number"), ("2024", "number"), ("2025", "number"),
     ("Men", "number"), ("Women", "number"), ("Max", "number"), ("Min", "number"), ("Name", "first"), ("Type", "word"),
 )  # fmt: skip
+LONG = ("date", "code", "city", "word", "measure")  # kinds that need a wide column
 ROWS = ("thing", "thing", "first", "city", "word", "month")
 
 
@@ -46,12 +47,14 @@ def invoice(sheet: Sheet) -> None:
 def _grid(sheet: Sheet, y: float, bottom: float) -> float:
     """The table between y and `bottom`; the baseline behind it."""
     r, em = sheet.rng, sheet.type.em
-    count = r.choices((1, 2, 3), (2, 4, 1 if sheet.width >= 15 * em else 0))[0]
     left, right = sheet.margin, sheet.width - sheet.margin
-    first = (right - left) * r.uniform(0.3, 0.4) if count > 1 else (right - left) * r.uniform(0.4, 0.6)
+    most = max(1, min(3, int((right - left) / (3.4 * em)) - 1))
+    count = r.randint(max(1, most - 1), most)
+    first = (right - left) / (count + 1) * r.uniform(0.95, 1.2)
     edges = [left + first + (right - left - first) * i / count for i in range(count + 1)]
-    heads = [(name, kind, edges[i], edges[i + 1]) for i, (name, kind) in enumerate(r.sample(COLUMNS, count))]
-    heads = [head for head in heads if sheet.fits(head[0], sheet.label, head[2] + 2, head[3] - 2)]
+    wide = edges[1] - edges[0] - 6
+    known = [c for c in COLUMNS if sheet.length(c[0], sheet.label) < wide and (c[1] not in LONG or wide > 5 * em)]
+    heads = [(name, kind, edges[i], edges[i + 1]) for i, (name, kind) in enumerate(r.sample(known, count))]
     pitch, style, flush = sheet.pitch * r.uniform(1.0, 1.25), r.choice(("grid", "rules", "stripes", "plain")), r.random() < 0.5
     top, taken, number = y - 0.95 * em, set[str](), 0
     if r.random() < 0.3:
@@ -85,7 +88,7 @@ def _row(
     taken: set[str],
 ) -> None:
     """One row: its name, and under each heading a value that fits."""
-    names = [_row_name(sheet, row_kind) for _ in range(8)]
+    names = [_row_name(sheet, row_kind) for _ in range(12)]
     name = next((n for n in names if n.lower() not in taken and sheet.fits(n, sheet.type, sheet.margin + 3, middle - 2)), "")
     if not name:
         return
