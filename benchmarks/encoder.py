@@ -4,7 +4,7 @@
     python benchmarks/encoder.py --only qwen2     cases whose name has this, nothing written
     python benchmarks/encoder.py --device cuda    ViT-L towers at 64 thousand tokens: results/encoder_cuda.json
 
-`tubelet bench` runs any of these cases; tubelet.bench.towers says what the peers are, tubelet.bench.encoders how they
+`tubelet bench` runs any of these cases; inspect.speed.towers says what the peers are, inspect.speed.encoders how they
 are timed. All towers of a case have one width, depth and number of heads; both sides carry the same random weights and
 must agree before anything is timed (timm's NaFlexViT has the shape alone). "share of gemm" is useful FLOPs, padding
 counting as none, over time, against bare float32 products of the same layer shapes in the same run.
@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from harness import measure, report, save
-from tubelet.bench.encoders import Case, relative_error, run, threads
-from tubelet.bench.towers import TOWERS, Shape, Tower, rows_of, seeded
+from tubelet.inspect.speed.encoders import Case, relative_error, run, threads
+from tubelet.inspect.speed.towers import TOWERS, Shape, Tower, rows_of, seeded
 
 
 def tower(peer: str) -> Tower:
@@ -58,7 +58,7 @@ ON_CUDA: list[Case] = [
 
 def accelerated(which: str, rounds: int) -> dict[str, Any]:
     """`get_image_features` of one model, its tower's own forward and ours taking turns on the same weights."""
-    from tubelet.integrations.transformers_vision import accelerate_vision
+    from tubelet.integrations.transformers.vision import accelerate_vision
 
     model, vision = MODELS[which]()
     grids = [(1, h, w) for h, w in ((16, 16), (24, 16), (28, 20), (32, 32), (12, 24), (24, 32), (20, 28), (16, 24))]

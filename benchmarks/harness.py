@@ -1,6 +1,6 @@
 """Where results are stored: results/NAME.json beside this file, with the machine, the command and the commit.
 
-How contenders are timed is in `tubelet.bench.turns`, which `tubelet bench` uses too; its names are here as well.
+How contenders are timed is in `inspect.speed.turns`, which `tubelet bench` uses too; its names are here as well.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tubelet.bench.turns import AGAIN, Timing, machine, measure, ratio, report, show
+from tubelet.inspect.speed.turns import AGAIN, Timing, machine, measure, ratio, report, show
 
 __all__ = ["AGAIN", "RESULTS", "Timing", "machine", "measure", "ratio", "report", "save", "show"]
 

@@ -38,11 +38,11 @@ from transformers.video_utils import load_video
 import harness
 import media
 import tubelet
-from tubelet.limits import Limits
 from tubelet.pixels.patchify import normalise
-from tubelet.read.canvas import Canvas
-from tubelet.read.image import decode_pixels
-from tubelet.read.source import open_source
+from tubelet.reading.limits import Limits
+from tubelet.reading.picture.canvas import Canvas
+from tubelet.reading.picture.image import decode_pixels
+from tubelet.reading.source import open_source
 
 PICTURES = tubelet.PixelRecipe(
     patch=14, rule="smart_compat", temporal=2, merge=2, order="block", min_pixels=56 * 56, max_pixels=28 * 28 * 1280

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from harness import Timing, measure, ratio, report, save, show
 from tubelet.encoder.attention import Segments
+from tubelet.encoder.attention_scores import received
 from tubelet.encoder.model import Encoder
-from tubelet.encoder.received import received
 from tubelet.families.siglip import SIGLIP
 from tubelet.packed import Grid, Item, Packed, pack
 from tubelet.reduce.cells import dilate

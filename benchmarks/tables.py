@@ -1,4 +1,4 @@
-"""results/*.json -> docs/numbers.md, and the short table in README.md. No number there is typed by hand.
+"""results/*.json -> docs/record/numbers.md, and the short table in README.md. No number there is typed by hand.
 
 python benchmarks/tables.py            write both
 python benchmarks/tables.py --check    exit 1 when either is not what the results say
@@ -51,11 +51,11 @@ def reports(node: object, path: tuple[str, ...] = ()) -> Iterator[Report]:
             yield from reports(value, (*path, str(key)))
 
 
-# ---- docs/numbers.md
+# ---- docs/record/numbers.md
 
 
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """docs/numbers.md for the parsed results files, by name."""
+    """docs/record/numbers.md for the parsed results files, by name."""
     parts = [HEAD]
     if not results:
         parts.append("No result is stored yet.\n")
@@ -177,7 +177,7 @@ def main() -> int:
     results = {f.stem: json.loads(f.read_text(encoding="utf-8")) for f in sorted(RESULTS.glob("*.json"))}
     readme = ROOT / "README.md"
     wanted = {
-        ROOT / "docs" / "numbers.md": page(results),
+        ROOT / "docs" / "record" / "numbers.md": page(results),
         readme: with_summary(readme.read_text(encoding="utf-8"), summary(results)),
     }
     stale = [f for f, text in wanted.items() if not f.exists() or f.read_text(encoding="utf-8") != text]

@@ -13,7 +13,7 @@ from tubelet.integrations.llava import VisionTower, encode_images
 LLM_WIDTH = 896
 encoder = tubelet.untrained("llava_vit_packing_small")  # random weights: the shape of a model, none of its sense
 tower = VisionTower(encoder, select_layer=-2, select_feature="patch", merge=2)
-projector = tubelet.build_projector("spatial_merge", tower.hidden_size, LLM_WIDTH)
+projector = tubelet.language.build_projector("spatial_merge", tower.hidden_size, LLM_WIDTH)
 
 # As LLaVA's code calls them: tensors in, one tensor of tokens for each of them out.
 pictures = [torch.randn(3, 224, 224), torch.randn(3, 96, 448), torch.randn(3, 4, 128, 128)]  # the last is a clip

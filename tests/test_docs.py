@@ -161,7 +161,7 @@ def test_links_in_the_documents_lead_somewhere(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_files_named_in_the_documents_exist(page: Path):
-    """`read/source.py` and the like, as the tour and the decisions name them."""
+    """`reading/source.py` and the like, as the tour and the decisions name them."""
     for file in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|md|json))`", page.read_text(encoding="utf-8")):
         assert (ROOT / file).exists() or (ROOT / "src" / "tubelet" / file).exists(), f"{name(page)} names {file}"
 

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import tubelet
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "tubelet"
-PUBLIC = sorted({"read", *tubelet._HOME})
+PUBLIC = sorted(name for name in dir(tubelet) if not isinstance(getattr(tubelet, name), ModuleType))
 NEEDS_A_DOWNLOAD = {"load_encoder"}
 
 

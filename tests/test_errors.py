@@ -8,15 +8,7 @@ import pickle
 import pytest
 
 from tubelet import errors
-from tubelet.errors import (
-    InputError,
-    KeyMismatch,
-    LimitError,
-    RunError,
-    ShapeError,
-    TubeletError,
-    WeightsError,
-)
+from tubelet.errors import InputError, KeyMismatch, LimitError, RunError, ShapeError, TubeletError, WeightsError
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, TubeletError)]
 TREE = {

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,18 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tubelet"
 
 # The parts in the order data flows. A file may import its own part and those before it.
 ORDER = (
-    "errors", "limits", "shapes", "files", "grid", "packed", "read", "pixels", "encoder", "families", "weights",
-    "reduce", "geometry", "project", "projector_files", "language", "budget_flops", "budget_trace", "budget_calls",
-    "budget_memory", "budget_shapes", "budget_projector", "budget_inputs", "budget", "budget_fit", "budget_rate",
-    "metrics", "lettering", "chart", "draw", "draw_cells", "draw_kept", "draw_compare", "bench", "train",
-    "integrations", "web", "cli",
+    "errors", "shapes", "packed", "reading", "pixels", "encoder", "families", "weights", "reduce", "geometry",
+    "language", "inspect", "train", "scale", "web", "integrations", "cli",
 )  # fmt: skip
-LEAVES = {"train", "integrations", "web", "cli"}  # side by side; nothing imports them
+LEAVES = {"train", "scale", "web", "integrations", "cli"}  # side by side; nothing imports them
 CORE = {"torch", "numpy", "PIL", "av", "safetensors", "huggingface_hub", "tyro", "rich"}
 OPTIONAL = {"jaxtyping"}  # shapes.py alone, guarded: checked in tests, absent in production
-WITHOUT_TORCH = ("errors", "limits", "shapes", "read", "lettering")
+WITHOUT_TORCH = ("errors", "shapes", "reading")
 
 
 @dataclass(frozen=True)
 class Import:
-    module: str  # as written, "tubelet.read.video"
+    module: str  # as written, "tubelet.reading.video.video"
     line: int
     at_top: bool  # executed when the file is imported
 
@@ -41,12 +39,13 @@ def part_of(path: Path) -> str:
     return first.removesuffix(".py")
 
 
-def imports(path: Path) -> Iterator[Import]:
-    """Every import statement of a file except those for type checkers only."""
+@cache
+def imports(path: Path, typed: bool = False) -> tuple[Import, ...]:
+    """Every import statement of a file; those for type checkers only where `typed`."""
 
     def walk(node: ast.AST, at_top: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            if not typed and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 for other in child.orelse:
                     yield from walk(ast.Module(body=[other], type_ignores=[]), at_top)
                 continue
@@ -60,7 +59,7 @@ def imports(path: Path) -> Iterator[Import]:
             inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             yield from walk(child, at_top and not inside)
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+    return tuple(walk(ast.parse(path.read_text(encoding="utf-8")), True))
 
 
 def test_every_part_has_a_place_in_the_order():
@@ -77,7 +76,7 @@ def test_a_file_imports_only_from_parts_before_its_own(path: Path):
         if not found.module.startswith("tubelet."):
             continue
         other = found.module.split(".")[1]
-        if other == "__version__":
+        if other in ("__version__", "face"):  # of the package itself
             continue
         where = f"{path.relative_to(PACKAGE)}:{found.line} imports {found.module}"
         assert other in ORDER, f"{where}: not a part of the house"
@@ -85,19 +84,20 @@ def test_a_file_imports_only_from_parts_before_its_own(path: Path):
         assert other == mine or other not in LEAVES, f"{where}, which is a leaf"
 
 
-def on_demand() -> set[Path]:
+@cache
+def on_demand() -> frozenset[Path]:
     """Files that others import, and only inside functions: importing the library does not run them."""
     names = {".".join(("tubelet", *f.relative_to(PACKAGE).with_suffix("").parts)): f for f in files()}
     wanted: dict[bool, set[str]] = {True: set(), False: set()}
     for path in files():
         for found in imports(path):
             wanted[found.at_top] |= {found.module, found.module.rpartition(".")[0]} & names.keys()
-    return {names[name] for name in wanted[False] - wanted[True]}
+    return frozenset(names[name] for name in wanted[False] - wanted[True])
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_extras_are_imported_only_where_they_are_used(path: Path):
-    if part_of(path) in ("train", "integrations", "web") or path in on_demand():
+    if part_of(path) in LEAVES - {"cli"} or path in on_demand():
         return
     allowed = CORE | set(sys.stdlib_module_names) | {"tubelet"}
     if part_of(path) == "shapes":
@@ -108,15 +108,15 @@ def test_extras_are_imported_only_where_they_are_used(path: Path):
 
 
 def test_there_is_no_circle_between_files():
-    """Not even a hidden one, through imports inside functions."""
+    """Not even a hidden one, through imports inside functions or for type checkers alone."""
     names = {
         ".".join(("tubelet", *f.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): f
         for f in files()
     }
     graph = {}
     for name, path in names.items():
-        parents = (found.module.rpartition(".")[0] for found in imports(path))
-        targets = {found.module for found in imports(path)} | set(parents)
+        parents = (found.module.rpartition(".")[0] for found in imports(path, typed=True))
+        targets = {found.module for found in imports(path, typed=True)} | set(parents)
         graph[name] = sorted((targets & set(names)) - {name, "tubelet"})
     done: set[str] = set()
 
@@ -143,7 +143,7 @@ HEAVY = {"torch", "transformers", "timm", "torchvision", "huggingface_hub", "saf
 
 
 @pytest.mark.parametrize(
-    "statement", ["import tubelet", "from tubelet import read, Limits", "from tubelet.read.clip import Clip"]
+    "statement", ["import tubelet", "from tubelet import read, Limits", "from tubelet.reading.clip import Clip"]
 )
 def test_importing_does_not_load_torch(statement: str):
     assert not loaded_after(statement) & (HEAVY - {"jaxtyping"})
@@ -157,23 +157,64 @@ def test_what_the_decoding_child_loads_is_free_of_torch(part: str):
                 assert found.module.split(".")[0] != "torch", f"{path.relative_to(PACKAGE)}:{found.line}"
 
 
-def test_every_public_name_can_be_had():
-    code = "import tubelet; [getattr(tubelet, name) for name in dir(tubelet)]; print('all', len(dir(tubelet)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.startswith(
-        "all"
-    )
+FACES = ("tubelet", "tubelet.language", "tubelet.reduce", "tubelet.inspect")
 
 
-def test_public_names_say_the_same_to_type_checkers():
-    """The names loaded on demand are those that the TYPE_CHECKING block of the package declares."""
+@pytest.mark.parametrize("package", FACES)
+def test_every_public_name_can_be_had(package: str):
+    """The table type checkers read is the one the package loads from, and no name hides a module of the same name."""
+    code = f"import {package} as p; [print(name, getattr(p, name).__name__) for name in dir(p) if name != 'METHODS']"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert said, f"{package} offers nothing"
+    folder = PACKAGE.joinpath(*package.split(".")[1:])
+    modules = {f.stem for f in folder.iterdir()} - {"__init__"}
+    table = (folder / "__init__.pyi").read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(table)):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                assert alias.asname == alias.name, f"{package}: {alias.name} is not handed on"
+                assert alias.name not in modules or node.module == package, f"{package}.{alias.name} hides a module"
+
+
+def test_the_face_is_small():
     import tubelet
 
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    declared = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            declared = {n.asname: f"{s.module}" for s in node.body if isinstance(s, ast.ImportFrom) for n in s.names}
-    assert declared == tubelet._HOME
+    assert 20 <= len(dir(tubelet)) <= 32
+    with pytest.raises(AttributeError, match=r"it is tubelet\.language\.rope_index"):
+        _ = tubelet.rope_index  # pyright: ignore
+
+
+@pytest.mark.parametrize("module", ["tubelet.reading.source", "tubelet.reading.read", "tubelet.packed.packed"])
+def test_a_module_can_be_imported_by_its_full_name(module: str):
+    """`import a.b.c as m` walks attributes: a function named as its package or module stands in the way."""
+    code = f"import tubelet; tubelet.read; import {module} as m; print(m.__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == module
+
+
+def test_the_root_lists_the_way_of_the_data():
+    """What a newcomer sees first. A new part needs a place in ORDER and a line in the tour."""
+    entries = {f.name.removesuffix(".py") for f in PACKAGE.iterdir() if not f.name.startswith(("__", "."))}
+    assert entries - {"py.typed"} <= set(ORDER)
+
+
+SIX = (
+    "packed/grid",
+    "packed/packed",
+    "pixels/patchify",
+    "encoder/attention",
+    "encoder/model",
+    "language/placing/place",
+)
+
+
+def test_six_files_explain_the_rest():
+    assert sum(len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in SIX) < 1500
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_holds_two_ideas(path: Path):
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= 350, f"{lines} lines: look for the second idea in it"
 
 
 # ---- what no file may contain
@@ -213,7 +254,7 @@ def test_no_file_opens_a_door(path: Path):
 
 
 # The process borders: a child that handles a stranger's file tells its parent whatever went wrong, and ends.
-BROAD_EXCEPT = {"read/child.py": 1, "weights/unpickle_child.py": 1}
+BROAD_EXCEPT = {"reading/child.py": 1, "weights/unpickle_child.py": 1}
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -9,7 +9,7 @@ from PIL import Image
 
 import tubelet
 from tubelet.families.onevision import VARIANTS
-from tubelet.lettering import PAPER
+from tubelet.inspect.draw.lettering import PAPER
 from tubelet.pixels.patchify import item_of
 
 HERE = Path(__file__).parent
@@ -22,8 +22,8 @@ def main() -> None:
     recipe = VARIANTS["llava_vit_packing_small"].pixels
     receipt, walk = tubelet.read([EXAMPLES / "receipt.png", EXAMPLES / "walk.mp4"], fps=2.0)
     items = [item_of(c.height, c.width, c.times_s, i, recipe) for i, c in enumerate((receipt, walk))]
-    left = tubelet.draw_grid(receipt, items[0], recipe.patch, max_side=HEIGHT)
-    right = tubelet.contact_sheet(walk, items[1], recipe.patch, max_side=1080)
+    left = tubelet.inspect.draw_grid(receipt, items[0], recipe.patch, max_side=HEIGHT)
+    right = tubelet.inspect.contact_sheet(walk, items[1], recipe.patch, max_side=1080)
     page = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), PAPER)
     page.paste(left, (0, (page.height - left.height) // 2))
     page.paste(right, (left.width, (page.height - right.height) // 2))

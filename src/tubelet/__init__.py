@@ -1,94 +1,49 @@
 """tubelet: images and videos in, the visual tokens a language model reads out.
 
-Importing does no work: each public name is loaded from its module when it is first used.
+Importing does no work. The public names stand in one table, `__init__.pyi` beside this file, which type checkers read
+too; each is loaded from its module when it is first used. `tubelet.language`, `.reduce`, `.inspect` and `.errors` hold
+what a second look needs.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-from tubelet.read import read as read  # also rebinds the name from the package to the function, as users call it
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Clip": "tubelet.read.clip",
-    "Limits": "tubelet.limits",
-    "Grid": "tubelet.packed",
-    "Item": "tubelet.packed",
-    "Packed": "tubelet.packed",
-    "pack": "tubelet.packed",
-    "concat": "tubelet.packed",
-    "PixelRecipe": "tubelet.pixels.recipe",
-    "patchify": "tubelet.pixels.patchify",
-    "from_pixels": "tubelet.pixels.patchify",
-    "load_patches": "tubelet.pixels.load",
-    "ViewRule": "tubelet.pixels.views",
-    "Pyramid": "tubelet.pixels.views",
-    "PageCrops": "tubelet.pixels.views",
-    "LAVIDA": "tubelet.pixels.views",
-    "codec_signals": "tubelet.read.codec",
-    "read_sparse": "tubelet.pixels.sparse",
-    "merge": "tubelet.reduce.merge",
-    "pool": "tubelet.reduce.merge",
-    "select": "tubelet.reduce.select",
-    "build_projector": "tubelet.project",
-    "load_projector": "tubelet.projector_files",
-    "save_projector": "tubelet.projector_files",
-    "TokenIds": "tubelet.language.align",
-    "PositionRule": "tubelet.language.mrope",
-    "rope_index": "tubelet.language.mrope",
-    "expand_placeholders": "tubelet.language.prompt",
-    "place": "tubelet.language.place",
-    "VLM": "tubelet.language.model",
-    "plan": "tubelet.budget",
-    "contact_sheet": "tubelet.draw",
-    "draw_grid": "tubelet.draw",
-    "load_encoder": "tubelet.weights.load",
-    "untrained": "tubelet.weights.load",
-}
-
-if TYPE_CHECKING:
-    from tubelet.budget import plan as plan
-    from tubelet.draw import contact_sheet as contact_sheet
-    from tubelet.draw import draw_grid as draw_grid
-    from tubelet.language.align import TokenIds as TokenIds
-    from tubelet.language.model import VLM as VLM
-    from tubelet.language.mrope import PositionRule as PositionRule
-    from tubelet.language.mrope import rope_index as rope_index
-    from tubelet.language.place import place as place
-    from tubelet.language.prompt import expand_placeholders as expand_placeholders
-    from tubelet.limits import Limits as Limits
-    from tubelet.packed import Grid as Grid
-    from tubelet.packed import Item as Item
-    from tubelet.packed import Packed as Packed
-    from tubelet.packed import concat as concat
-    from tubelet.packed import pack as pack
-    from tubelet.pixels.load import load_patches as load_patches
-    from tubelet.pixels.patchify import from_pixels as from_pixels
-    from tubelet.pixels.patchify import patchify as patchify
-    from tubelet.pixels.recipe import PixelRecipe as PixelRecipe
-    from tubelet.pixels.sparse import read_sparse as read_sparse
-    from tubelet.pixels.views import LAVIDA as LAVIDA
-    from tubelet.pixels.views import PageCrops as PageCrops
-    from tubelet.pixels.views import Pyramid as Pyramid
-    from tubelet.pixels.views import ViewRule as ViewRule
-    from tubelet.project import build_projector as build_projector
-    from tubelet.projector_files import load_projector as load_projector
-    from tubelet.projector_files import save_projector as save_projector
-    from tubelet.read.clip import Clip as Clip
-    from tubelet.read.codec import codec_signals as codec_signals
-    from tubelet.reduce.merge import merge as merge
-    from tubelet.reduce.merge import pool as pool
-    from tubelet.reduce.select import select as select
-    from tubelet.weights.load import load_encoder as load_encoder
-    from tubelet.weights.load import untrained as untrained
+_LINE = re.compile(r"^from (tubelet[\w.]*) import (\w+) as \2$", re.MULTILINE)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'tubelet' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+@cache
+def _names(package: str) -> dict[str, str]:
+    """Public name -> the module that defines it, as the package's stub says; modules of their own are left out."""
+    table = files(package).joinpath("__init__.pyi").read_text(encoding="utf-8")
+    return {name: module for module, name in _LINE.findall(table)}
 
 
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+def face(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package whose public names stand in its `__init__.pyi`."""
+
+    def get(name: str) -> Any:
+        if name.startswith("__") or name not in _names(package):
+            raise AttributeError(_unknown(package, name))
+        module = _names(package)[name]
+        if module == package:  # the name is a module itself
+            return importlib.import_module(f"{package}.{name}")
+        return getattr(importlib.import_module(module), name)
+
+    return get, lambda: sorted(_names(package))
+
+
+def _unknown(package: str, name: str) -> str:
+    """What is said of a name that is not there; one of another package's table is told where it is."""
+    found = () if name.startswith("_") else (p for p in ("tubelet", *_FACES) if p != package and name in _names(p))
+    where = next((f"; it is {p}.{name}" for p in found), "")
+    return f"module {package!r} has no attribute {name!r}{where}"
+
+
+_FACES = ("tubelet.language", "tubelet.reduce", "tubelet.inspect")
+__getattr__, __dir__ = face("tubelet")

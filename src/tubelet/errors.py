@@ -76,7 +76,7 @@ class DecodeError(InputError):
 
 
 class LimitError(InputError):
-    """A ceiling of `tubelet.limits.Limits` would be passed: `limit` is the ceiling, `got` what the input asks for.
+    """A ceiling of `reading.limits.Limits` would be passed: `limit` is the ceiling, `got` what the input asks for.
 
     plan: where tokens or memory were counted before anything was allocated, what was counted, as plain values."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from cli_inputs import write_clip, write_picture
+from tests.cli.cli_inputs import write_clip, write_picture
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,14 +12,12 @@ import pytest
 import torch
 import transformers as hf
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "language"))  # its small models are these tests' too
-from tiny_speakers import SPECIAL, randomised, tokenizer, whole_model  # pyright: ignore[reportMissingImports]
+from tests.language.vlm.tiny_speakers import SPECIAL, randomised, tokenizer, whole_model  # pyright: ignore[reportMissingImports]
 
 from tubelet import read
 from tubelet.cli import main
-from tubelet.language.chat import ask as ask_model
-from tubelet.language.model import VLM
+from tubelet.language.vlm.chat import ask as ask_model
+from tubelet.language.vlm.model import VLM
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.load import untrained

@@ -14,7 +14,7 @@ import tubelet
 from tubelet.cli import main
 from tubelet.cli.models import PROOFS
 from tubelet.cli.terminal import file_name, seconds, visible
-from tubelet.families import families, variants
+from tubelet.families.catalogue import families, variants
 from tubelet.weights.load import load_encoder
 
 
@@ -60,7 +60,7 @@ def test_show_draws_every_view(files: dict[str, Path], tmp_path: Path, capsys: p
     args = ("show", files["wide"], "--patch", 14, "--out", tmp_path / "v.png", "--json", "--views")
     assert run(*args, "lavida") == 0
     [said] = json.loads(capsys.readouterr().out)["files"]
-    views = tubelet.LAVIDA.views(said["height"], said["width"])
+    views = tubelet.pixels.views.LAVIDA.views(said["height"], said["width"])
     assert [v["name"] for v in said["views"]] == [v.name for v in views]
     assert said["tokens"] == 729 * len(views) and said["grid"] == [1, 27, 27]
     with Image.open(tmp_path / "v.png") as picture:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from tubelet import read
 from tubelet.cli import main
-from tubelet.cli.compare import DRAWS
-from tubelet.metrics import mean_of, summary
+from tubelet.cli.compared import DRAWS
+from tubelet.inspect.metrics import mean_of, summary
 from tubelet.packed import concat
 from tubelet.pixels.patchify import patchify
 from tubelet.reduce.inputs import inputs_of

@@ -10,8 +10,8 @@ import torch
 
 from tubelet.cli import main
 from tubelet.families.onevision import VARIANTS
-from tubelet.project import Projector, build_projector
-from tubelet.projector_files import load_projector, save_projector
+from tubelet.language.project.files import load_projector, save_projector
+from tubelet.language.project.projector import Projector, build_projector
 from tubelet.weights.load import load_encoder, untrained
 from tubelet.weights.save import save_encoder
 

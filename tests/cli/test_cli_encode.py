@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_inputs import write_clip
 from safetensors import safe_open
+from tests.cli.cli_inputs import write_clip
 from tests.families.pooling_towers import pooled_by_peer, write_tower
 
 from tubelet import Packed, read
 from tubelet.cli import encode as encode_module
 from tubelet.cli import main
-from tubelet.cli.encode import chunks
 from tubelet.encoder.config import EncoderConfig
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.read.sampling import Sampling
+from tubelet.pixels.stream import chunks
+from tubelet.reading.sampling import Sampling
 from tubelet.weights.load import load_encoder, untrained
 from tubelet.weights.save import save_encoder
 

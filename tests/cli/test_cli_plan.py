@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.cli.conftest import Run
 
-from conftest import Run
-from tubelet.chart import ticks
-from tubelet.cli.plan import parse_bytes
 from tubelet.cli.terminal import UsageError
+from tubelet.cli.values import parse_bytes
+from tubelet.inspect.draw.chart import ticks
 
 
 def planned(tubelet: Run, *args: object) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tubelet.cli import main
-from tubelet.families import families
+from tubelet.families.catalogue import families
 from tubelet.families.family import Family
 
 

@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.language.tiny_siglip import saved
+from tests.reduce.tiny_siglip import saved
 
 from tubelet import Packed, read
 from tubelet.cli import main
 from tubelet.families.siglip import SIGLIP
-from tubelet.language.siglip_text import SiglipText
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.sparse import read_sparse
+from tubelet.reduce.history.versions import VERSIONS
 from tubelet.reduce.inputs import inputs_of
 from tubelet.reduce.methods import METHODS, Settings, choose
-from tubelet.reduce.shirg import VERSIONS
+from tubelet.reduce.siglip_text import SiglipText
 from tubelet.weights.load import load_encoder, untrained
 from tubelet.weights.save import save_encoder
 

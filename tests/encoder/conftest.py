@@ -1,3 +1,3 @@
-from encoder_cases import build, encoder, packed
+from tests.encoder.encoder_cases import build, encoder, packed
 
 __all__ = ["build", "encoder", "packed"]

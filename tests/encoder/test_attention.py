@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from tubelet.encoder.attention import (
     Segments,
-    attention_op,
     backends,
     frame_segments,
     item_segments,
@@ -15,6 +14,7 @@ from tubelet.encoder.attention import (
     sdpa_into,
     varlen_attention,
 )
+from tubelet.encoder.attention_op import attention_op
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Item, pack
 

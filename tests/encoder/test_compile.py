@@ -10,8 +10,8 @@ from pathlib import Path
 PROGRAM = """
 import torch, torch._dynamo
 from torch._dynamo.testing import CompileCounterWithBackend
-from encoder_cases import make, make_merging, make_pack
-from test_options import build
+from tests.encoder.encoder_cases import make, make_merging, make_pack
+from tests.encoder.test_options import build
 
 mixes = [((1, 5, 7), (3, 2, 4)), ((1, 4, 4),), ((2, 3, 3), (1, 9, 2), (1, 1, 1), (4, 2, 2)), ((1, 6, 6), (1, 6, 6))]
 builds = [(make, 1), (make_merging, 2), (lambda: build('dinov3'), 1), (lambda: build('windows'), 2)]

@@ -6,8 +6,8 @@ device, waits for nothing, and hands the kernel what it asks for.
 
 import pytest
 import torch
-from encoder_cases import make, make_merging, make_pack
-from test_options import OPTIONS, build, pack_for
+from tests.encoder.encoder_cases import make, make_merging, make_pack
+from tests.encoder.test_options import OPTIONS, build, pack_for
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from encoder_cases import GRIDS, make, make_merging, make_pack
-from encoder_reference import hidden, norm, pooled
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.encoder.encoder_cases import GRIDS, make, make_merging, make_pack
+from tests.encoder.encoder_reference import hidden, norm, pooled
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -1,11 +1,11 @@
 """The FLOPs of every option, by formula, against torch's counter."""
 
 import pytest
-from test_options import OPTIONS, build, pack_for
+from tests.encoder.test_options import OPTIONS, build, pack_for
+from tests.inspect.budget.budget_cases import flop_counter
 
-from budget_cases import flop_counter
-from tubelet.budget_flops import encoder_flop, training_flop, window_lengths
 from tubelet.encoder.layout import layout_of
+from tubelet.inspect.budget.flops import encoder_flop, training_flop, window_lengths
 
 
 @pytest.mark.parametrize("name", OPTIONS)

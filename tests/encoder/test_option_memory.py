@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_options import BLOCK, OPTIONS
+from tests.encoder.test_options import BLOCK, OPTIONS
+from tests.inspect.budget.test_budget_memory import WAYS, hold, ratios
 
-from test_budget_memory import WAYS, hold, ratios
 from tubelet.encoder.config import EncoderConfig, Rope, Table
-from tubelet.grid import Grid
+from tubelet.packed.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
 
 DTYPES = (torch.float32, torch.bfloat16)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from encoder_cases import make, make_pack
-from encoder_reference import merged, norm, segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.encoder.encoder_cases import make, make_pack
+from tests.encoder.encoder_reference import merged, norm, segment
 
 from tubelet.encoder.config import Head, Local, Merger, Rope, Table
 from tubelet.encoder.layout import layout_of

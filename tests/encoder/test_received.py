@@ -11,9 +11,9 @@ from torch import Tensor
 import tubelet
 from tubelet import load_encoder
 from tubelet.encoder.attention import Segments
+from tubelet.encoder.attention_scores import Queries, attention_scores, received
 from tubelet.encoder.layers import Layer
 from tubelet.encoder.model import Encoder
-from tubelet.encoder.received import Queries, attended, received
 from tubelet.errors import ConfigError
 from tubelet.packed import Item, Packed, pack
 
@@ -51,7 +51,7 @@ def test_not_a_number_stays_in_its_segment():
 def test_one_run_gives_the_tokens_and_what_the_layer_attends_to(layer: int):
     encoder = tubelet.untrained("llava_vit_packing_small").eval()
     p = patches(encoder, (1, 4, 6), (2, 2, 2))
-    got = attended(encoder, p, layer=layer)
+    got = attention_scores(encoder, p, layer=layer)
     with torch.no_grad():
         torch.testing.assert_close(got.tokens.x, encoder.trunk(p).x)
         block = encoder.layers[layer]
@@ -65,8 +65,8 @@ def test_one_run_gives_the_tokens_and_what_the_layer_attends_to(layer: int):
 def test_items_do_not_depend_on_each_other():
     encoder = tubelet.untrained("llava_vit_packing_small").eval()
     p = patches(encoder, (1, 4, 6), (1, 2, 2))
-    together = attended(encoder, p)
-    alone = attended(encoder, p.reorder([1]))
+    together = attention_scores(encoder, p)
+    alone = attention_scores(encoder, p.reorder([1]))
     torch.testing.assert_close(together.received[24:], alone.received, rtol=1e-4, atol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_attention_and_keys_are_those_of_transformers_clip(tmp_path: Path, queri
     block.register_forward_hook(lambda module, args, out: found.update(keys=out[0]))
     with torch.no_grad():
         weights = model(pixel_values=pixels[None], output_attentions=True).attentions[2][0]
-    got = attended(load_encoder(tmp_path), in_rows(pixels, 8), layer=-2, queries=queries)
+    got = attention_scores(load_encoder(tmp_path), in_rows(pixels, 8), layer=-2, queries=queries)
     expected = weights[:, 0] if queries == "first" else weights.mean(dim=1)
     torch.testing.assert_close(got.received, expected.mean(dim=0)[1:], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(got.keys, found["keys"][1:], rtol=1e-4, atol=1e-4)
@@ -115,6 +115,6 @@ def test_what_an_encoder_cannot_say_is_refused():
     layers = encoder.config.layers
     for layer in (layers, -layers - 1):
         with pytest.raises(ConfigError, match="layers count"):
-            attended(encoder, p, layer=layer)
+            attention_scores(encoder, p, layer=layer)
     with pytest.raises(ConfigError, match="no class token"):
-        attended(encoder, p, queries="first")
+        attention_scores(encoder, p, queries="first")

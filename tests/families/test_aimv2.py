@@ -16,8 +16,8 @@ from tests.families.pictures import check_pictures, pixel_values
 from tubelet import load_encoder
 from tubelet.encoder.table import PositionTable
 from tubelet.errors import ConfigError
-from tubelet.families import read_config
 from tubelet.families.aimv2 import AIMV2, FIELDS
+from tubelet.families.catalogue import read_config
 from tubelet.weights.load import report_of
 from tubelet.weights.save import save_encoder
 

@@ -15,7 +15,7 @@ from tests.families.pictures import check_pictures, pixel_values
 from tubelet import load_encoder
 from tubelet.encoder.table import PositionTable
 from tubelet.errors import ConfigError
-from tubelet.families import read_config
+from tubelet.families.catalogue import read_config
 from tubelet.families.dinov2 import DINOV2, DINOV2_REGISTERS, FIELDS, FIELDS_REGISTERS
 
 GRIDS = [(1, 5, 5), (1, 3, 7), (1, 8, 2), (1, 1, 1), (1, 6, 9)]

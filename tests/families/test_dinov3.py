@@ -13,7 +13,7 @@ from tests.families.pictures import check_pictures, pixel_values
 
 from tubelet import load_encoder
 from tubelet.errors import ConfigError, KeyMismatch
-from tubelet.families import read_config
+from tubelet.families.catalogue import read_config
 from tubelet.families.dinov3 import DINOV3, FIELDS
 
 GRIDS = [(1, 5, 5), (1, 3, 7), (1, 8, 1), (1, 1, 1), (1, 6, 9)]

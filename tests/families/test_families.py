@@ -14,7 +14,7 @@ from torch import Tensor
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch
-from tubelet.families import (
+from tubelet.families.catalogue import (
     MODULES,
     differences,
     families,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError
-from tubelet.families import find, read_config, variant_of, write_config
 from tubelet.families import onevision as ov
+from tubelet.families.catalogue import find, read_config, variant_of, write_config
 from tubelet.families.family import from_theirs, to_theirs
 from tubelet.families.fields import CODE_FIELDS, HARMLESS_FIELDS
 from tubelet.families.match import matches

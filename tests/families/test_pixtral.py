@@ -14,7 +14,7 @@ from tests.families.pictures import check_pictures, pixel_values
 from tubelet import Packed, load_encoder
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError
-from tubelet.families import read_config
+from tubelet.families.catalogue import read_config
 from tubelet.families.pixtral import FIELDS, PIXTRAL
 from tubelet.pixels.patchify import unpatchify
 

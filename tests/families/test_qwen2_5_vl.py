@@ -12,7 +12,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from tubelet.errors import ConfigError
-from tubelet.families import read_config
+from tubelet.families.catalogue import read_config
 from tubelet.families.qwen_vl import FIELDS_2_5, QWEN2_5_VL, processor_to, video_pixels
 
 WIDTHS: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 80, "out_hidden_size": 40}

@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionCon
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from tubelet.errors import ConfigError
-from tubelet.families import read_config
+from tubelet.families.catalogue import read_config
 from tubelet.families.qwen_vl import FIELDS_2, QWEN2_VL, processor_to, video_pixels
 
 WIDTHS: dict[str, Any] = {"embed_dim": 48, "hidden_size": 40, "mlp_ratio": 2}

@@ -14,7 +14,7 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionCon
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from tubelet.errors import ConfigError
-from tubelet.families import read_config
+from tubelet.families.catalogue import read_config
 from tubelet.families.qwen_vl import FIELDS_3, QWEN3_VL, processor_to, qwen3_video_pixels
 from tubelet.pixels.resize import grid_of
 

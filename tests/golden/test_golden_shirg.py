@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tubelet.reduce.shirg import VERSIONS
-from tubelet.reduce.shirg_fovea import METHODS
+from tubelet.reduce.history.fovea import METHODS
+from tubelet.reduce.history.versions import VERSIONS
 
 from .cases import find_cases, load_case, run_case
 from .runners import SHIRG

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from border_models import CONFIGS, PLAIN, random_encoder
 from PIL import Image
 from tests.families.pooling_towers import TOWERS, pooled_by_peer, write_tower
+from tests.integrations.border_models import CONFIGS, PLAIN, random_encoder
 
 from tubelet.errors import ConfigError, InputError, ShapeError, UnsupportedFormat
 from tubelet.integrations.embed import ImageEmbedder
 from tubelet.pixels.patchify import patchify
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.weights.save import save_encoder
 
 

@@ -16,14 +16,14 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import tubelet
 from tubelet.encoder.config import EncoderConfig, Merger
-from tubelet.encoder.model import Encoder, Ran
+from tubelet.encoder.model import Encoder, LayerOutputs
 from tubelet.errors import ConfigError, ShapeError, WeightsError
 from tubelet.integrations import llava
 from tubelet.integrations.llava import VisionTower, build_vision_tower, encode_images, state_numbers
+from tubelet.language.project.projector import build_projector
 from tubelet.packed import Grid, Item, Packed
 from tubelet.pixels.patchify import from_pixels, normalise
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.project import build_projector
 from tubelet.weights.save import save_encoder
 
 PATCH, D = 4, 32
@@ -193,7 +193,7 @@ def test_a_mix_is_one_forward() -> None:
     encoder.register_forward_hook(lambda *_: calls.append(1))
     runs = encoder._run
 
-    def counted(p: Packed, *rest: object, **more: object) -> Ran:
+    def counted(p: Packed, *rest: object, **more: object) -> LayerOutputs:
         calls.append(len(p))
         return runs(p, *rest, **more)  # type: ignore[arg-type]
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from record_servers import RECORDERS
+from tests.integrations.record_servers import RECORDERS
 
 import tubelet
-from tubelet import Grid, Item, Packed, TokenIds
+from tubelet import Grid, Item, Packed
 from tubelet.errors import AlignmentError, ConfigError, InputError, ShapeError
 from tubelet.integrations.sglang import FORMAT, MODELS, RULES, request
-from tubelet.language.features import Rows
-from tubelet.language.mrope import ONE_D, rope_index
+from tubelet.language import TokenIds
+from tubelet.language.placing.mrope import ONE_D, rope_index
+from tubelet.language.vlm.features import VisualRows
 
 SAID: dict[str, Any] = json.loads((Path(__file__).parent / "servers" / "sglang.json").read_text(encoding="utf-8"))
 IMAGE, VIDEO, START, END = 90, 91, 92, 93
@@ -123,7 +124,7 @@ def test_items_that_touch_and_frames_with_text_between_are_blocks_of_their_own()
 
 def test_deepstack_stands_behind_and_lost_items_stay_away():
     p = mixed()
-    sent = request(Rows(p, (p.with_x(2 * p.x), p.with_x(3 * p.x))), BY_FRAME, IDS, "qwen3_vl")
+    sent = request(VisualRows(p, (p.with_x(2 * p.x), p.with_x(3 * p.x))), BY_FRAME, IDS, "qwen3_vl")
     rows = sent["video_data"][0]["precomputed_embeddings"]
     assert torch.equal(rows, torch.cat([p.x, 2 * p.x, 3 * p.x], dim=1)[6:10])
     left = request(p.keep(torch.arange(6, 16)), [START, *CLIP, END, START, *LAST, END], IDS, "qwen2_vl")

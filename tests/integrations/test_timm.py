@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from border_models import CONFIGS, PLAIN, random_encoder
 from safetensors.torch import save_file
+from tests.integrations.border_models import CONFIGS, PLAIN, random_encoder
 from timm.data import resolve_model_data_config
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn

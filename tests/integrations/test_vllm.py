@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import os
-import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -13,20 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from record_servers import RECORDERS, Source, divisions, embedding_fields
 from safetensors.torch import load_file, save_file
+from tests.integrations.record_servers import RECORDERS, Source, divisions, embedding_fields
+from tests.language.vlm.tiny_speakers import whole_model  # pyright: ignore[reportMissingImports]
 
 import tubelet
 from tubelet import Clip, Item, Packed
 from tubelet.errors import AlignmentError, ConfigError, InputError, RunError, ShapeError, UnsafeFile
 from tubelet.integrations.served import require_model
 from tubelet.integrations.vllm import MODELS, content_parts, load, multi_modal_data, npy, register, save
-from tubelet.language.chat import see, timestamps
-from tubelet.language.features import Rows
-from tubelet.language.model import VLM
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "language"))  # the small models stand there
-from tiny_speakers import whole_model  # pyright: ignore[reportMissingImports]
+from tubelet.language.vlm.chat import see, timestamps
+from tubelet.language.vlm.features import VisualRows
+from tubelet.language.vlm.model import VLM
 
 ROOT = Path(__file__).parents[2]
 SAID: dict[str, Any] = json.loads((Path(__file__).parent / "servers" / "vllm.json").read_text(encoding="utf-8"))
@@ -133,7 +130,7 @@ def test_the_plugin_is_in_the_group_that_vllm_loads():
 def test_the_plugin_tells_transformers_of_the_towers(tmp_path: Path):
     from transformers import AutoConfig
 
-    from tubelet.integrations.transformers import TubeletModel
+    from tubelet.integrations.transformers.model import TubeletModel
 
     assert register()
     assert register()  # vLLM may call it again in any process
@@ -225,7 +222,7 @@ def test_rows_in_another_order_are_put_into_raster_order():
     p = mixed()
     order = torch.tensor([5, 3, 1, 0, 2, 4, 9, 8, 7, 6, 15, 14, 13, 12, 11, 10])
     assert torch.equal(multi_modal_data(p.keep(order), "qwen2_vl")["image"]["image_embeds"], torch.cat(p.unpack()[::2]))
-    deep = Rows(p.keep(order), (p.with_x(2 * p.x).keep(order),))
+    deep = VisualRows(p.keep(order), (p.with_x(2 * p.x).keep(order),))
     sent = multi_modal_data(deep, "qwen3_vl", timestamps=TIMES)["image"]["image_embeds"]
     assert torch.equal(sent, torch.cat([torch.cat([x, 2 * x], dim=1) for x in p.unpack()[::2]]))
 
@@ -320,7 +317,7 @@ def test_wrong_calls_name_what_is_wrong():
         multi_modal_data(p, "qwen2_vl", kinds=["image", "image", "image"])
     assert e.value.item == 1
     with pytest.raises(ShapeError, match="deepstack pack 1"):
-        multi_modal_data(Rows(p, (p, p.with_x(p.x[:, :4]))), "qwen3_vl", timestamps=TIMES)
+        multi_modal_data(VisualRows(p, (p, p.with_x(p.x[:, :4]))), "qwen3_vl", timestamps=TIMES)
     data = multi_modal_data(p, "qwen2_vl")
     data["image"]["image_grid_thw"] = data["image"]["image_grid_thw"][:1]
     with pytest.raises(ShapeError, match="12 rows for grids of 6"):

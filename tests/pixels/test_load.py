@@ -13,14 +13,14 @@ from PIL import Image
 
 import tubelet
 from tubelet.errors import DecodeError, InputError, LimitError, UnsupportedFormat
-from tubelet.limits import Limits
-from tubelet.pixels.fill import STAGES
 from tubelet.pixels.load import load_patches
+from tubelet.pixels.load_one import STAGES
 from tubelet.pixels.patchify import normalise, patchify
 from tubelet.pixels.recipe import PixelRecipe, Resampler
-from tubelet.read.canvas import Canvas
-from tubelet.read.image import decode_image, decode_pixels
-from tubelet.read.source import open_source
+from tubelet.reading.limits import Limits
+from tubelet.reading.picture.canvas import Canvas
+from tubelet.reading.picture.image import decode_image, decode_pixels
+from tubelet.reading.source import open_source
 
 RECIPE = PixelRecipe(patch=14, rule="smart", temporal=2, merge=2, order="block", max_pixels=200_000)
 
@@ -250,8 +250,8 @@ def test_a_clip_that_breaks_off_is_incomplete(files: list[Path], tmp_path: Path)
 
 def test_damaged_frames_close_the_gap(monkeypatch: pytest.MonkeyPatch, files: list[Path]) -> None:
     """A decoder that finds two of seven frames damaged: the rest moves together, in whole tubelets."""
-    from tubelet.pixels import fill
-    from tubelet.read.video import VideoResult
+    from tubelet.pixels import load_one as fill
+    from tubelet.reading.video.video import VideoResult
 
     real = fill.decode_video
 

@@ -13,7 +13,7 @@ from tubelet.packed import Grid, Packed
 from tubelet.pixels.patchify import from_pixels, normalise, pad_time, patchify, unpatchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Pad, anyres, native_round, pad_frames, resize_frames
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "onevision" / "open"
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tubelet.errors import ShapeError
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Pad, Room, anyres, fit, pad_frames, resize_frames
+from tubelet.pixels.resize import Pad, ResizeBuffers, anyres, fit, pad_frames, resize_frames
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -41,7 +41,7 @@ def test_torch_equals_torchvision(
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_memory_used_again_changes_nothing(interpolation: str) -> None:
-    room = Room()
+    room = ResizeBuffers()
     for _ in range(2):
         for before, after in [*SIZES, ((60, 40), (60, 28)), ((40, 60), (28, 60)), ((28, 28), (28, 28))]:
             for channels in (3, 4):

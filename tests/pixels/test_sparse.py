@@ -1,26 +1,22 @@
 """Sparse clips: real rows of the whole clip in their true places, an exact budget, cuts and motion found."""
 
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "read"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "encoder"))
-from codec_clips import glide, gliding, made, scenes, still, three_scenes
-from encoder_cases import make, make_merging
-from video_clips import encoded
+from tests.encoder.encoder_cases import make, make_merging
+from tests.reading.codec.codec_clips import glide, gliding, made, scenes, still, three_scenes
+from tests.reading.video.video_clips import encoded
 
 import tubelet
 from tubelet.errors import DecodeError, InputError, LimitError, UnsupportedFormat
-from tubelet.limits import Limits
 from tubelet.packed import Packed
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.sparse import MOTION_LEVELS, Sparse, read_sparse, shares
+from tubelet.reading.limits import Limits
 
 PLAIN = PixelRecipe(patch=8)  # 12 x 20 patches
 BLOCK = PixelRecipe(patch=8, merge=2, order="block")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tubelet.pixels.sparse_choice import ANCHOR, KEY, NOISE_LEVELS, PLAIN, Best, Choice, block_rows, spread
+from tubelet.pixels.sparse_choice import ANCHOR, KEY, NOISE_LEVELS, PLAIN, Best, BlockChooser, block_rows, spread
 
 D = 5
 
@@ -36,7 +36,7 @@ def two_passes(
 
 def streamed(kinds: list[int], energies: np.ndarray, budget: int, dense: float):
     frames, blocks = energies.shape
-    choice = Choice(blocks, budget, dense, frames, (2, D))
+    choice = BlockChooser(blocks, budget, dense, frames, (2, D))
     for t in range(frames):
         rows = np.zeros((blocks, 2, D), np.uint8)
         rows[..., 0], rows[..., 1] = t, np.arange(blocks)[:, None]
@@ -70,7 +70,7 @@ def test_equals_two_passes(frames: int, blocks: int, budget: int, dense: float, 
 
 def test_what_is_held_is_bounded():
     most = 0
-    choice = Choice(50, 100, 0.5, 4000, (1, D))
+    choice = BlockChooser(50, 100, 0.5, 4000, (1, D))
     rng = np.random.default_rng(0)
     for t in range(400):
         choice.add(t, KEY if t % 7 == 0 else PLAIN, rng.random(50) * 90, np.zeros((50, 1, D), np.uint8))

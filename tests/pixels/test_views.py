@@ -18,7 +18,7 @@ from tubelet.packed import Packed, concat
 from tubelet.pixels.patchify import patchify, unpatchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA, PageCrops, Pyramid, View, ViewRule, Views, views_of
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.reduce.blank import blank_rows
 
 SMALL = ViewRule(16, ((16, 32), (32, 16), (32, 32), (48, 16), (16, 48)))
@@ -186,7 +186,7 @@ def test_recorded_sizes_of_views_are_upstreams():
 
 def test_the_door_takes_what_read_gives(tmp_path: Path):
     Image.fromarray(noise(30, 50).frames[0]).save(tmp_path / "a.png")
-    p = tubelet.patchify(tubelet.read([tmp_path / "a.png"]), PixelRecipe(14), views=tubelet.LAVIDA)
+    p = tubelet.patchify(tubelet.read([tmp_path / "a.png"]), PixelRecipe(14), views=tubelet.pixels.views.LAVIDA)
     assert p.lengths == (729,) * len(LAVIDA.views(30, 50))
     file = tmp_path / "views.safetensors"
     p.save(file)

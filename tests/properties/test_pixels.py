@@ -14,7 +14,7 @@ from tubelet.packed import positions
 from tubelet.pixels.patchify import from_pixels, patchify, unpatchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import box_of, fit, grid_of, native_floor, smart_resize, smart_resize_compat
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 
 sides = st.one_of(st.integers(1, 60), st.integers(1, 5000), st.integers(1, 65_535))
 units = st.sampled_from([7, 14, 16, 28, 32, 42])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_cases import shuffled, values
+from tests.reduce.merge_cases import shuffled, values
 from torch import Tensor
 
 from tubelet.errors import InputError, LimitError

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from hypothesis import given, settings
-from merge_cases import packs, shuffled, values
+from tests.reduce.merge_cases import packs, shuffled, values
 
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Grid, Item, Packed, concat, pack

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_cases import packs, values
+from tests.reduce.merge_cases import packs, values
 from torch import Tensor
 
 from tubelet.errors import NotFinite

@@ -6,15 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tubelet.encoder.attention_scores import attention_scores
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
-from tubelet.encoder.received import attended
 from tubelet.errors import ConfigError, InputError, LimitError
 from tubelet.families.siglip import SIGLIP
 from tubelet.packed import Grid
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.reduce.condense import fitting_grid
 from tubelet.reduce.inputs import inputs_of, smaller_patches
 from tubelet.reduce.methods import Settings, choose
@@ -49,7 +49,7 @@ def test_one_run_gives_what_each_function_gives():
     encoder = tiny()
     patches = patchify([clip(64, 96), clip(48, 48, seed=1)], encoder.pixels)
     found = inputs_of(encoder, patches, ("attention", "keys"), layer=0)
-    tokens, received, keys = attended(encoder, patches, layer=0)
+    tokens, received, keys = attention_scores(encoder, patches, layer=0)
     assert found.tokens.equal(tokens)
     assert found.attention is not None
     assert found.keys is not None

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_cases import values
+from tests.reduce.merge_cases import values
 from torch import Tensor
 
 import tubelet
 from tubelet.errors import ShapeError
-from tubelet.language.align import TokenIds
-from tubelet.language.place import place
+from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.place import place
 from tubelet.packed import Grid, Item, Packed, concat, pack
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA, ViewRule, view_items

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_cases import in_block_order, items_of, packs, shuffled, values
+from tests.reduce.merge_cases import in_block_order, items_of, packs, shuffled, values
 from torch import Tensor
 
 import tubelet
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, concat, pack
-from tubelet.reduce.merge import ODD, Mode, Odd, merge, pool, rows_by_place
+from tubelet.packed.order import rows_by_place
+from tubelet.reduce.merge import ODD, Mode, Odd, merge, pool
 
 LAWS = settings(deadline=None)
 steps = st.integers(1, 3)

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from merge_cases import values
+from tests.reduce.merge_cases import values
 
 from tubelet.errors import InputError, LimitError
 from tubelet.packed import Grid, Item, Packed, concat, pack
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.reduce.condense import pool_to
 from tubelet.reduce.methods import Inputs, Settings, choose
 from tubelet.reduce.scaffold import whole_views, with_scaffold

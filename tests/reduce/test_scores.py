@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_cases import packs, places, shuffled, thinned, values
+from tests.reduce.merge_cases import packs, places, shuffled, thinned, values
 
 from tubelet.errors import InputError
 from tubelet.packed import Grid, Item, Packed, concat, pack

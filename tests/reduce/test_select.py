@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from merge_cases import packs, shuffled, values
+from tests.reduce.merge_cases import packs, shuffled, values
 from torch import Tensor
 
 import tubelet

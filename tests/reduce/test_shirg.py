@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_cases import packs, values
+from tests.reduce.merge_cases import packs, values
 
 from tubelet.errors import InputError, LimitError, NotFinite, ShapeError
 from tubelet.packed import Grid, Item, Packed, concat, pack

@@ -5,11 +5,11 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from torture_harness import Died, Made, attempt, attempt_outside, failures, judge, spread, tubelet_target
-from torture_images import KINDS, make
+from tests.torture.torture_harness import Died, Made, attempt, attempt_outside, failures, judge, spread, tubelet_target
+from tests.torture.torture_images import KINDS, make
 
 from tubelet.errors import DecodeError, LimitError, WorkerDied
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 
 GREY = np.full((2, 3, 3), 7, np.uint8)
 

@@ -4,8 +4,8 @@ import gc
 import resource
 from pathlib import Path
 
-from torture_harness import failures, spread, tubelet_target
-from torture_images import KINDS, make, png_file
+from tests.torture.torture_harness import failures, spread, tubelet_target
+from tests.torture.torture_images import KINDS, make, png_file
 
 OPEN_FILES = Path("/dev/fd")
 

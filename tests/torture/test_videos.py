@@ -11,17 +11,17 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from torture_harness import attempt, failures, judge, spread
-from torture_videos import CUT, FRAMES, KINDS, list_of, make, what_is_wrong_with
-from video_clips import clip, number_of
+from tests.reading.video.video_clips import clip, number_of
+from tests.torture.torture_harness import attempt, failures, judge, spread
+from tests.torture.torture_videos import CUT, FRAMES, KINDS, list_of, make, what_is_wrong_with
 
 from tubelet.errors import InputError, TubeletError
-from tubelet.limits import Limits
-from tubelet.read.clip import Clip
-from tubelet.read.codec import read_both
-from tubelet.read.sampling import Sampling
-from tubelet.read.source import open_source
-from tubelet.read.video import plan_video, probe_video, read_video
+from tubelet.reading.clip import Clip
+from tubelet.reading.codec.decode import read_both
+from tubelet.reading.limits import Limits
+from tubelet.reading.sampling import Sampling
+from tubelet.reading.source import open_source
+from tubelet.reading.video.video import plan_video, probe_video, read_video
 
 LIMITS = Limits(deadline_s=5.0, max_pixels=4_000_000)
 EVERY = Sampling(num_frames=8_000)

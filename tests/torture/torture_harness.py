@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 
 from tubelet.errors import TubeletError, WorkerDied
-from tubelet.limits import MIB, Limits
-from tubelet.read import read
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
+from tubelet.reading.limits import MIB, Limits
+from tubelet.reading.read import read
 
 DEADLINE_S = 5.0
 LIMITS = Limits(deadline_s=DEADLINE_S, max_memory_bytes=1024 * MIB, max_pixels=4_000_000)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
-from torture_harness import Made
+from tests.torture.torture_harness import Made
 
 from tubelet.errors import DecodeError, LimitError, UnsupportedFormat
 

@@ -8,22 +8,18 @@ vlist_*   B9  playlists and manifests that name other files and addresses
 
 import io
 import random
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from torture_harness import Made
+from tests.reading.video.video_clips import clip, encoded, number_of, numbered, plain
+from tests.torture.torture_harness import Made
 
 from tubelet.errors import DecodeError, InputError, NoVideo, UnsupportedFormat
-from tubelet.read.clip import Clip
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "read"))
-from video_clips import clip, encoded, number_of, numbered, plain
+from tubelet.reading.clip import Clip
 
 FRAMES = 60
 CUT = ("h264_b", "h264_fast", "h264_frag", "h264_mkv", "hevc_mkv", "vp9", "vp9_live", "vp8", "mpeg4_avi", "h264_avi")

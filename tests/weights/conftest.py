@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_models import random_encoder, tiny_config
+from tests.weights.tiny_models import random_encoder, tiny_config
 
 from tubelet.encoder.model import Encoder
 from tubelet.families import onevision as ov

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.weights.whole_models import config_of, small, tensors_of
 from torch import Tensor
-from whole_models import config_of, small, tensors_of
 
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, UnsafeFile, UnsafePath, WeightsError
-from tubelet.families import families
+from tubelet.families.catalogue import families
 from tubelet.families.family import Family
 from tubelet.families.fields import CODE_FIELDS
 from tubelet.weights.load import load_encoder

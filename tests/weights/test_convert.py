@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import random_encoder, tiny_config
+from tests.weights.tiny_models import random_encoder, tiny_config
 
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, WeightsError
 from tubelet.families import onevision as ov
+from tubelet.language.project.files import fold_of, load_projector
+from tubelet.language.project.projector import Projector, build_projector
 from tubelet.packed import Item, pack
 from tubelet.pixels.patchify import from_pixels
-from tubelet.project import Projector, build_projector
-from tubelet.projector_files import fold_of, load_projector
 from tubelet.weights.convert import check_network, convert
-from tubelet.weights.load import load_encoder, read_state, report_of, untrained
+from tubelet.weights.load import load_encoder, report_of, untrained
 from tubelet.weights.locate import SINGLE
 from tubelet.weights.save import save_encoder
+from tubelet.weights.tensors import read_state
 
 
 @pytest.mark.parametrize("to", ov.FORMATS)
@@ -224,7 +225,7 @@ def test_an_error_while_writing_leaves_the_old_folder(packing: Path, monkeypatch
     def disk_full(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tubelet.files.save_file", disk_full)
+    monkeypatch.setattr("tubelet.packed.file.save_file", disk_full)
     with pytest.raises(OSError, match="space"):
         save_encoder(random_encoder(tiny_config("packing"), seed=5), packing, "packing", overwrite=True)
     assert {p.name: p.read_bytes() for p in packing.iterdir()} == before

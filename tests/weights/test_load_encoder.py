@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import random_encoder, random_state, tiny_config
+from tests.weights.tiny_models import random_encoder, random_state, tiny_config
 from torch import Tensor
 
 import tubelet

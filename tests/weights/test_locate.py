@@ -12,8 +12,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
-from tubelet.weights.load import load_encoder, read_state, report_of
+from tubelet.weights.load import load_encoder, report_of
 from tubelet.weights.locate import CONFIG, INDEX, SINGLE, find_checkpoint
+from tubelet.weights.tensors import read_state
 
 
 def shard(folder: Path, parts: int = 3) -> dict[str, str]:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import transformers as hf
 from tests.families.pictures import check_pictures, pixel_values
-from tiny_models import random_encoder, tiny_config
+from tests.weights.tiny_models import random_encoder, tiny_config
+from tests.weights.whole_models import small, whole
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from whole_models import small, whole
 
 from tubelet.errors import ConfigError
-from tubelet.families import families
+from tubelet.families.catalogue import families
 from tubelet.families.family import Family
 from tubelet.weights.load import load_encoder
 from tubelet.weights.locate import PROCESSOR, PROCESSORS

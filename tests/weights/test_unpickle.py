@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import random_encoder, tiny_config
+from tests.weights.tiny_models import random_encoder, tiny_config
 
 from tubelet.errors import TubeletError, UnsafeFile, UnsafePath, WeightsError, WorkerDied
 from tubelet.families import onevision as ov
 from tubelet.families.family import to_theirs
 from tubelet.weights import unpickle as door
 from tubelet.weights.convert import convert
-from tubelet.weights.load import load_encoder, read_state
+from tubelet.weights.load import load_encoder
 from tubelet.weights.locate import CONFIG as CONFIG_FILE
 from tubelet.weights.locate import SINGLE
+from tubelet.weights.tensors import read_state
 from tubelet.weights.unpickle import unpickle
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the door exists on POSIX only")

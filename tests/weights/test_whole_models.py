@@ -8,17 +8,18 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors import safe_open
-from whole_models import LANGUAGE, config_of, small, tensors_of, whole
+from tests.weights.whole_models import LANGUAGE, config_of, small, tensors_of, whole
 
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, WeightsError
-from tubelet.families import families
+from tubelet.families.catalogue import families
 from tubelet.families.family import Family
 from tubelet.weights import load, locate
 from tubelet.weights.convert import convert
-from tubelet.weights.load import load_encoder, read_state, report_of
+from tubelet.weights.load import load_encoder, report_of
 from tubelet.weights.locate import CONFIG, INDEX, PROCESSOR, PROCESSORS, SINGLE
 from tubelet.weights.save import save_encoder
+from tubelet.weights.tensors import read_state
 
 FAMILIES = families()
 PREFIXES = ["model.visual.", "visual.", "vision_tower.", "model.vision_tower.", "vision_model.", "model.vision_model."]

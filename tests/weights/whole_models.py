@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
-from tubelet.families import write_config
+from tubelet.families.catalogue import write_config
 from tubelet.families.family import Family, to_theirs
 from tubelet.weights.locate import CONFIG, INDEX, SINGLE
 

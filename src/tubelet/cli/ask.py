@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import RenderableType
 
-    from tubelet.language.chat import Asked
-    from tubelet.language.model import VLM
-    from tubelet.read.clip import Clip
-    from tubelet.read.sampling import Sampling
+    from tubelet.language.vlm.chat import Question
+    from tubelet.language.vlm.model import VLM
+    from tubelet.reading.clip import Clip
+    from tubelet.reading.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Ask:
             terminal.say(f"{file_name(self.model)} is UNTRAINED: random weights, the answer means nothing")
         laps["load"] = time.perf_counter() - start
         start = time.perf_counter()
-        from tubelet.language.chat import ask
+        from tubelet.language.vlm.chat import ask
 
         asked = ask(vlm, clips, question)
         laps["encode"] = time.perf_counter() - start
@@ -120,7 +120,7 @@ class Ask:
         import torch
 
         from tubelet.cli.model import device_of
-        from tubelet.language.model import VLM
+        from tubelet.language.vlm.model import VLM
 
         kind = None if self.dtype == "stored" else getattr(torch, self.dtype)
         where = device_of(self.device)
@@ -131,7 +131,7 @@ class Ask:
         return vlm
 
     def _read(self, files: Sequence[str], sampling: "Sampling") -> "list[Clip]":
-        from tubelet.read import read
+        from tubelet.reading.read import read
 
         return read(
             list(files),
@@ -143,12 +143,12 @@ class Ask:
         )
 
     def _answer(
-        self, vlm: "VLM", asked: "Asked", terminal: Terminal, start: float, laps: dict[str, float]
+        self, vlm: "VLM", asked: "Question", terminal: Terminal, start: float, laps: dict[str, float]
     ) -> tuple[str, dict[str, int]]:
         """The answer, said to stdout as it comes, and how many tokens it took. `laps` gets the times since `start`."""
         import torch
 
-        from tubelet.language.stream import Spoken
+        from tubelet.language.vlm.stream import TokenStreamer
 
         said: list[str] = []
 
@@ -157,7 +157,7 @@ class Ask:
             terminal.piece(text)
 
         torch.manual_seed(self.seed)
-        streamer = Spoken(vlm.tokenizer, say)
+        streamer = TokenStreamer(vlm.tokenizer, say)
         vlm.generate(asked.ready, max_new_tokens=self.max_new_tokens, temperature=self.temperature, streamer=streamer)
         end = time.perf_counter()
         terminal.piece("\n")
@@ -172,10 +172,10 @@ class Ask:
 # ---- what is shown
 
 
-def drawn(asked: "Asked") -> "Image":
+def drawn(asked: "Question") -> "Image":
     """Every picture with the grid of the tokens the model saw and every clip's frames with it, under one another."""
 
-    from tubelet.draw import contact_sheet, draw_grid
+    from tubelet.inspect.draw.frames import contact_sheet, draw_grid
 
     pages = []
     for item, side in zip(asked.rows.tokens.items, asked.sides, strict=True):
@@ -185,7 +185,7 @@ def drawn(asked: "Asked") -> "Image":
     return on_one_page(pages)
 
 
-def _files(asked: "Asked") -> list[dict[str, Any]]:
+def _files(asked: "Question") -> list[dict[str, Any]]:
     """What became of each file."""
     tokens = asked.rows.tokens
     items = [[i for i, item in enumerate(tokens.items) if item.picture == n] for n in range(len(asked.clips))]

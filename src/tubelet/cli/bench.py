@@ -64,10 +64,10 @@ class Bench:
         _check("--dtype", types, ("float32", "bfloat16", "float16"))
         if min(self.layers, self.rounds) < 1 or self.hidden < 64 or self.hidden % 64:
             raise UsageError("--layers and --rounds start at 1, --hidden is a multiple of 64")
-        from tubelet.bench.encoders import Case, peers_missing, run
-        from tubelet.bench.towers import TOWERS, Shape
-        from tubelet.bench.turns import machine
         from tubelet.cli.model import device_of
+        from tubelet.inspect.speed.encoders import Case, peers_missing, run
+        from tubelet.inspect.speed.towers import TOWERS, Shape
+        from tubelet.inspect.speed.turns import machine
 
         device_of(self.device)
         towers = [t for name in names for t in TOWERS if t.family == name]

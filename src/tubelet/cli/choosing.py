@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tubelet.packed import Packed
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
-    from tubelet.read.clip import Clip
-    from tubelet.read.sampling import Sampling
+    from tubelet.reading.clip import Clip
+    from tubelet.reading.sampling import Sampling
     from tubelet.reduce.inputs import Space
     from tubelet.reduce.methods import Inputs, Need, Settings, Sparse
     from tubelet.reduce.scores import Box
@@ -65,7 +65,7 @@ Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto
 
 
 @dataclass(frozen=True)
-class Wish:
+class SelectionRequest:
     """What the options ask for, before anything is loaded."""
 
     methods: tuple[str, ...]
@@ -94,7 +94,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Seen:
+class EncodedFile:
     """One file, read and encoded: what methods read, and the seconds it took. scaffold: items that are always kept."""
 
     clip: "Clip"
@@ -104,7 +104,7 @@ class Seen:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def checked(wish: Wish, files: Sequence[str]) -> Wish:
+def checked(wish: SelectionRequest, files: Sequence[str]) -> SelectionRequest:
     """The wish, if the command line can mean it. Raises UsageError."""
     from tubelet.reduce.methods import METHODS
 
@@ -133,7 +133,7 @@ def checked(wish: Wish, files: Sequence[str]) -> Wish:
     return wish
 
 
-def words_of(wish: Wish, model: "Model") -> "Tensor | None":
+def words_of(wish: SelectionRequest, model: "Model") -> "Tensor | None":
     """The vectors of the words that are asked for, or None.
 
     Raises InputError where the model has no text tower, saying what to give instead, and for a file that holds none.
@@ -153,7 +153,7 @@ def words_of(wish: Wish, model: "Model") -> "Tensor | None":
             f"{model.name} has random weights and no text tower; give --model FOLDER of SigLIP's weights, or {instead}",
             source=model.name,
         )
-    from tubelet.language.siglip_text import SiglipText
+    from tubelet.reduce.siglip_text import SiglipText
 
     return SiglipText.load(model.name).words(wish.text)
 
@@ -176,7 +176,7 @@ def _stored_words(file: str) -> "Tensor":
     return found.float()
 
 
-def boxes_of(wish: Wish, files: Sequence[str]) -> "dict[int, list[Box]]":
+def boxes_of(wish: SelectionRequest, files: Sequence[str]) -> "dict[int, list[Box]]":
     """Boxes by the number of the file. Raises UsageError, InputError."""
     if wish.boxes is None:
         return {}
@@ -203,7 +203,7 @@ def _box(values: Any) -> "Box":
 def seen_of(
     file: str,
     index: int,
-    wish: Wish,
+    wish: SelectionRequest,
     model: "Model",
     recipe: "PixelRecipe",
     text: "Tensor | None",
@@ -212,10 +212,10 @@ def seen_of(
     *,
     animation: bool,
     isolate: Literal["auto", "always", "never"],
-) -> Seen:
+) -> EncodedFile:
     """One file, read, cut and encoded, with everything the methods need. Raises what these raise, naming the file."""
     from tubelet.pixels.patchify import patchify
-    from tubelet.read import read
+    from tubelet.reading.read import read
     from tubelet.reduce.scaffold import whole_views
 
     start = time.perf_counter()
@@ -249,11 +249,11 @@ def seen_of(
         inputs, scaffold = _encoded(patches, wish, model, text, others)
     except TubeletError as e:
         raise e.placed(item=index, source=clip.source) from None
-    return Seen(clip, patches, inputs, scaffold, {"read": read_s, "encode": time.perf_counter() - start})
+    return EncodedFile(clip, patches, inputs, scaffold, {"read": read_s, "encode": time.perf_counter() - start})
 
 
 def _encoded(
-    patches: "Packed", wish: Wish, model: "Model", text: "Tensor | None", others: dict[str, Any]
+    patches: "Packed", wish: SelectionRequest, model: "Model", text: "Tensor | None", others: dict[str, Any]
 ) -> "tuple[Inputs, tuple[int, ...]]":
     """What methods read, and which items are a scaffold. What a codec chooses alone is encoded only then."""
     import torch
@@ -315,7 +315,7 @@ def sparse_tokens(
     return Sparse(tokens, found.scores.float().view(-1, block).mean(dim=1))
 
 
-def settings_for(wish: Wish, seen: Seen, name: str) -> "Settings":
+def settings_for(wish: SelectionRequest, seen: EncodedFile, name: str) -> "Settings":
     """The settings of one method for one file: only what it can follow."""
     from tubelet.reduce.methods import METHODS
 

@@ -1,6 +1,6 @@
 """`tubelet compare`: several ways to choose tokens beside each other, with pooling, down-sampling and chance."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.choosing import (
@@ -9,16 +9,16 @@ from tubelet.cli.choosing import (
     Coverage,
     Device,
     Dilate,
+    EncodedFile,
     LayerOf,
     ModelOf,
     ScaffoldOf,
     Seed,
-    Seen,
+    SelectionRequest,
     SpaceOf,
     TextFile,
     TextOf,
     ViewsOf,
-    Wish,
     WordsOf,
     boxes_of,
     checked,
@@ -26,6 +26,7 @@ from tubelet.cli.choosing import (
     settings_for,
     words_of,
 )
+from tubelet.cli.compared import Compared
 from tubelet.cli.options import (
     DEFAULT_MODEL,
     Animation,
@@ -52,13 +53,10 @@ from tubelet.errors import TubeletError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tubelet.cli.model import Model
-    from tubelet.metrics import Estimate
     from tubelet.reduce.methods import Choice
 
 REFERENCES = ("random", "pool", "downsample")
 WITH_TEXT, WITHOUT_TEXT = ("shirg", "text", "divprune"), ("divprune", "attention", "edges")
-DRAWS = 20  # random choices of one picture, so that chance has an interval
 SMALLEST_SIDE = 500
 
 
@@ -136,8 +134,8 @@ class Compare:
         terminal.document(compare_document(result))
         return OK
 
-    def _wish(self) -> Wish:
-        from tubelet.cli.plan import view_rule
+    def _wish(self) -> SelectionRequest:
+        from tubelet.cli.values import view_rule
         from tubelet.reduce.methods import Settings
 
         given = self.text is not None or self.text_embeddings is not None
@@ -146,9 +144,9 @@ class Compare:
         settings = Settings(coverage=self.coverage, words=self.words, radius=self.dilate, seed=self.seed)
         views = view_rule(self.views, None, None)
         asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
-        return Wish(names, self.budget, settings, *asked)
+        return SelectionRequest(names, self.budget, settings, *asked)
 
-    def _choices(self, index: int, seen: Seen, wish: Wish) -> "dict[str, Choice]":
+    def _choices(self, index: int, seen: EncodedFile, wish: SelectionRequest) -> "dict[str, Choice]":
         from tubelet.reduce.methods import choose
 
         out = {}
@@ -160,13 +158,13 @@ class Compare:
                 raise e.placed(item=index, source=seen.clip.source) from None
         return out
 
-    def _page(self, seen: Seen, choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
+    def _page(self, seen: EncodedFile, choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
         from tubelet.cli.compare_report import cells
-        from tubelet.draw import name_of
-        from tubelet.draw_cells import layers_of
-        from tubelet.draw_compare import Entry, draw_comparison
-        from tubelet.draw_kept import warning
-        from tubelet.lettering import INK, Line
+        from tubelet.inspect.draw.cells import layers_of
+        from tubelet.inspect.draw.compare import Entry, draw_comparison
+        from tubelet.inspect.draw.frames import name_of
+        from tubelet.inspect.draw.kept import warning
+        from tubelet.inspect.draw.lettering import INK, TextLine
         from tubelet.reduce.methods import METHODS
 
         tokens, model, wish = seen.inputs.tokens, result.model, result.wish
@@ -179,12 +177,12 @@ class Compare:
             entries.append(Entry(name, note, tuple(layers_of(tokens, choice.kept, 0)), cell))
         about = [f"budget {wish.budget:,} of {len(tokens.x):,} tokens"]
         about += [f'text "{wish.text}"'] if wish.text is not None else []
-        lines = [Line((name_of(seen.clip),), 19, INK), Line(tuple(about)), Line((model.name,))]
+        lines = [TextLine((name_of(seen.clip),), 19, INK), TextLine(tuple(about)), TextLine((model.name,))]
         if model.untrained:
             lines[2] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
         return draw_comparison(seen.clip, entries, cells(result.rows(index)), lines, max_side=self.max_side)
 
-    def _about(self, file: str, path: str, seen: Seen) -> dict[str, Any]:
+    def _about(self, file: str, path: str, seen: EncodedFile) -> dict[str, Any]:
         return {
             "file": file_name(file),
             "picture": file_name(path),
@@ -196,91 +194,3 @@ class Compare:
             "complete": seen.clip.complete,
             "notes": list(seen.clip.notes),
         }
-
-
-class Compared:
-    """What has been compared so far: choices of each file by method, and how long they took beside the encoder."""
-
-    def __init__(self, wish: Wish, model: "Model", runs: int) -> None:
-        self.wish, self.model, self.runs = wish, model, runs
-        self.files: list[dict[str, Any]] = []
-        self.seen: list[Seen] = []
-        self.choices: list[dict[str, Choice]] = []
-        self.costs: list[dict[str, list[float]]] = []
-
-    def add(self, seen: Seen, choices: "dict[str, Choice]") -> None:
-        """One file, timed."""
-        self.seen.append(seen)
-        self.choices.append(choices)
-        self.costs.append(whole_costs(seen, self.wish, self.model, self.runs))
-
-    def rows(self, index: int | None = None) -> "dict[str, dict[str, Estimate]]":
-        """The numbers of each method: over all files, or of one."""
-        from tubelet.metrics import quantile_of, summary
-        from tubelet.packed import concat
-
-        picked = range(len(self.seen)) if index is None else (index,)
-        whole = concat([self.seen[i].inputs.tokens for i in picked])
-        boxes = {n: self.seen[i].inputs.boxes for n, i in enumerate(picked)}
-        known = {n: found[0] for n, found in boxes.items() if found}
-        out = {}
-        for name in self.wish.methods:
-            kept = concat([self.choices[i][name].kept for i in picked])
-            numbers = summary(whole, kept, known) if len(picked) > 1 or name != "random" else self._chance(picked[0])
-            quotients = [q for i in picked for q in self.costs[i].get(name, ())]
-            out[name] = numbers | ({"time": quantile_of(quotients, 0.5)} if quotients else {})
-        return out
-
-    def _chance(self, index: int) -> "dict[str, Estimate]":
-        """The mean of many random choices from one picture."""
-        from tubelet.metrics import mean_of, summary
-        from tubelet.reduce.methods import choose
-
-        seen = self.seen[index]
-        settings = settings_for(self.wish, seen, "random")
-        draws = []
-        for draw in range(DRAWS):
-            own = replace(settings, seed=settings.seed + draw)
-            kept = choose("random", seen.inputs, budget=self.wish.budget, settings=own).kept
-            draws.append(summary(seen.inputs.tokens, kept, seen.inputs.boxes))
-        return {name: mean_of([draw[name].value for draw in draws]) for name in draws[0]}
-
-
-def whole_costs(seen: Seen, wish: Wish, model: "Model", runs: int) -> dict[str, list[float]]:
-    """Of each method: seconds of the encoder and itself over those of the encoder alone, run by run in turns."""
-    import torch
-
-    from tubelet.encoder.received import attended
-    from tubelet.metrics import timed
-    from tubelet.reduce.methods import METHODS, choose
-    from tubelet.reduce.relevance import in_joint_space
-
-    if not runs:
-        return {}
-    encoder, inputs = model.encoder, seen.inputs
-    watched = {"attention", "keys"}
-    stages: dict[str, dict[str, Any]] = {"": {"encode": lambda: encoder(seen.patches)}}
-    if watched & wish.needs:
-        stages["attended"] = {"encode": lambda: attended(encoder, seen.patches, layer=wish.layer)}
-    plain = stages[""]["encode"]
-    tokens = plain() if inputs.features is not None else inputs.tokens
-    for name in wish.methods:
-        settings = settings_for(wish, seen, name)
-        reads = "text" in METHODS[name].needs and inputs.features is not None
-        first = {"features": lambda: in_joint_space(encoder, tokens)} if reads else {}
-        stages[f"method {name}"] = {
-            **first,
-            "choose": lambda n=name, s=settings: choose(n, inputs, budget=wish.budget, settings=s),
-        }
-    with torch.inference_mode():
-        settle = torch.cuda.synchronize if model.device == "cuda" else None
-        found = timed(stages, runs=runs, warmup=1, settle=settle)
-    alone = found[""].total_s
-    out = {}
-    for name in wish.methods:
-        own = found[f"method {name}"].total_s
-        base = found["attended"].total_s if watched & set(METHODS[name].needs) else alone
-        if name in ("downsample", "codec"):  # these run the encoder themselves
-            base = (0.0,) * runs
-        out[name] = [(b + s) / a for a, b, s in zip(alone, base, own, strict=True)]
-    return out

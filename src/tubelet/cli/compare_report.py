@@ -10,8 +10,8 @@ from rich.text import Text
 from tubelet.cli.terminal import visible
 
 if TYPE_CHECKING:
-    from tubelet.cli.compare import Compared
-    from tubelet.metrics import Estimate
+    from tubelet.cli.compared import Compared
+    from tubelet.inspect.metrics import Estimate
 
 SHOWN = {
     "coverage": "coverage",

@@ -55,8 +55,8 @@ class Convert:
         """Do it; the exit code."""
         if self.to == "projector":
             return self._projector(terminal)
-        from tubelet.families import families
-        from tubelet.projector_files import fold_of, load_projector
+        from tubelet.families.catalogue import families
+        from tubelet.language.project.files import fold_of, load_projector
         from tubelet.weights.convert import convert
 
         known = [fmt for family in families() for fmt in family.formats]
@@ -102,7 +102,7 @@ class Convert:
         return OK
 
     def _projector(self, terminal: Terminal) -> int:
-        from tubelet.projector_files import FILE, convert_projector
+        from tubelet.language.project.files import FILE, convert_projector
 
         if self.variant is not None or self.drop or self.eps != "source" or self.projector or self.select_layer:
             raise UsageError("--variant, --drop, --projector, --select-layer and --eps have no meaning for a projector")

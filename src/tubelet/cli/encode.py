@@ -1,12 +1,10 @@
 """`tubelet encode`: files in, one safetensors file of packed tokens out, and a table of what happened."""
 
-import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from tubelet.cli.encode_report import Result
 from tubelet.cli.options import (
     DEFAULT_MODEL,
     Animation,
@@ -28,21 +26,17 @@ from tubelet.cli.options import (
 )
 from tubelet.cli.output import output_file
 from tubelet.cli.progress import Tick, progress
-from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name
+from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
 from tubelet.errors import InputError, TubeletError
+from tubelet.pixels.stream import chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tubelet.cli.model import Model
-    from tubelet.grid import Item
-    from tubelet.pixels.load import LoadedSource
     from tubelet.pixels.recipe import PixelRecipe
-    from tubelet.read.sampling import Sampling
+    from tubelet.reading.sampling import Sampling
 
-CHUNK_ROWS = 32_768  # patches that are decoded and encoded together; memory grows with it, results do not change
-CHUNK_FILES = 256
-BLIND_FILES = 16  # files in a chunk whose headers may not be read in this process
 STAGES = ("open", "decode", "resize", "pack", "encode")
 
 
@@ -87,7 +81,7 @@ class Encode:
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        from tubelet.cli.report import encode_document, encode_table
+        from tubelet.cli.encode_report import encode_document, encode_table
 
         sampling = self._checked()
         out = output_file(self.out, self.files)
@@ -154,72 +148,6 @@ class Encode:
         result.add(loaded.sources, *encode_pack(loaded.packed, model, self.pool), first=chunk.start)
 
 
-@dataclass
-class Result:
-    """What a run has made so far: tokens on the host, their items, and a report for each file."""
-
-    reports: "list[LoadedSource]" = field(default_factory=list)
-    encode_s: list[float] = field(default_factory=list)  # for each file: its share of its chunk, by tokens
-    items: "list[Item]" = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    x: "list[Tensor]" = field(default_factory=list)
-    pos: "list[Tensor]" = field(default_factory=list)
-    pooled: "list[Tensor]" = field(default_factory=list)
-    model_s: float = 0.0
-    save_s: float = 0.0
-    wall_s: float = 0.0
-
-    def add(
-        self, reports: "Sequence[LoadedSource]", tokens: Any, pooled: "Tensor | None", spent: float, *, first: int
-    ) -> None:
-        """The tokens of one chunk whose first file is number `first`."""
-        total = sum(tokens.lengths) or 1
-        for report in reports:
-            rows = 0 if report.item is None else tokens.lengths[report.item]
-            self.encode_s.append(spent * rows / total)
-        self.reports += reports
-        self.items += [replace(item, picture=item.picture + first) for item in tokens.items]
-        self.lengths += tokens.lengths
-        self.x.append(tokens.x)
-        self.pos.append(tokens.pos)
-        if pooled is not None:
-            self.pooled.append(pooled)
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
-
-    def save(self, out: Path, model: "Model", files: Sequence[str]) -> None:
-        """Write everything as one pack. Raises RunError."""
-        from tubelet import __version__
-        from tubelet.packed import Packed
-
-        x, pos = joined(self.x), joined(self.pos)
-        packed = Packed(x, pos, tuple(self.items), tuple(self.lengths))
-        left_out = {str(i): r.error.as_dict()["error"] for i, r in enumerate(self.reports) if r.error is not None}
-        metadata = {
-            "tubelet": __version__,
-            "model": json.dumps(model.as_dict(), default=str),
-            "files": json.dumps([file_name(f) for f in files]),
-            "left_out": json.dumps(left_out),
-            "untrained": "true" if model.untrained else "false",
-        }
-        packed.save(out, {"pooled": joined(self.pooled)} if self.pooled else None, metadata)
-
-
-def joined(parts: "list[Tensor]") -> "Tensor":
-    """Tensors end to end; `parts` shrinks to the result, each part freed once it is copied: no second copy of all."""
-    if len(parts) > 1:
-        out = parts[0].new_empty(sum(len(p) for p in parts), *parts[0].shape[1:])
-        start = len(out)
-        while parts:
-            last = parts.pop()
-            out[start - len(last) : start] = last
-            start -= len(last)
-        parts.append(out)
-    return parts[0]
-
-
 def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor | None, float]":
     """Tokens on the host, one vector an item if wanted, and the seconds it took. Syncs."""
     import torch
@@ -234,34 +162,3 @@ def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor |
 
 
 # ---- before the work
-
-
-def chunks(
-    files: Sequence[str], recipe: "PixelRecipe", sampling: "Sampling", animation: bool, isolate: str
-) -> Iterator[range]:
-    """Consecutive files that are worked on together, as ranges: about CHUNK_ROWS patches by what their headers say."""
-    first, rows = 0, 0
-    for i, file in enumerate(files):
-        more = CHUNK_ROWS // BLIND_FILES if isolate == "always" else expected_rows(file, recipe, sampling, animation)
-        if i > first and (rows + more > CHUNK_ROWS or i - first >= CHUNK_FILES):
-            yield range(first, i)
-            first, rows = i, 0
-        rows += more
-    yield range(first, len(files))
-
-
-def expected_rows(file: str, recipe: "PixelRecipe", sampling: "Sampling", animation: bool) -> int:
-    """Patches a file will have, from its header alone; 0 where that fails, because reading it will tell why."""
-    from tubelet.pixels.resize import grid_of
-    from tubelet.read import probe
-    from tubelet.read.image import PictureInfo
-
-    try:
-        info = probe(file)
-        if isinstance(info, PictureInfo):
-            frames = info.frames if animation else 1
-        else:
-            frames = len(sampling.times(0.0, info.duration_s or 0.0))
-        return grid_of(info.height, info.width, max(frames, 1), recipe).rows
-    except TubeletError:
-        return 0

@@ -10,7 +10,7 @@ from tubelet.cli.options import SEED
 from tubelet.cli.terminal import UsageError, file_name
 from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError
-from tubelet.families import variants
+from tubelet.families.catalogue import variants
 from tubelet.weights.load import load_encoder, report_of, untrained
 
 

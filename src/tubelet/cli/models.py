@@ -27,7 +27,7 @@ class Models:
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        from tubelet.families import families, format_of, variants
+        from tubelet.families.catalogue import families, format_of, variants
 
         told = [describe_family(family) for family in families()]
         rows = [

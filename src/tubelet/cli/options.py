@@ -11,7 +11,7 @@ from tubelet.errors import InputError
 
 if TYPE_CHECKING:
     from tubelet.pixels.recipe import PixelRecipe
-    from tubelet.read.sampling import Sampling
+    from tubelet.reading.sampling import Sampling
 
 DEFAULT_MODEL = "llava_vit_packing_small"
 SEED = 0  # of the random weights of an untrained model
@@ -59,7 +59,7 @@ Debug = Annotated[bool, option("show the traceback of an error")]
 
 def sampling_of(fps: float | None, num_frames: int | None, times: tuple[float, ...] | None) -> "Sampling":
     """The rule that at most one of the three options names. Raises UsageError."""
-    from tubelet.read.sampling import Sampling
+    from tubelet.reading.sampling import Sampling
 
     try:
         return Sampling(fps, num_frames, times)

@@ -1,8 +1,7 @@
 """`tubelet plan`: what an input costs before a pixel of it is read, and what would fit."""
 
-import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tubelet.cli.options import (
     DEFAULT_MODEL,
@@ -21,16 +20,12 @@ from tubelet.cli.options import (
 )
 from tubelet.cli.output import output_file, save_png
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
-from tubelet.errors import ConfigError
+from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
 
 if TYPE_CHECKING:
-    from tubelet.budget import After
     from tubelet.encoder.config import EncoderConfig
+    from tubelet.inspect.budget.values import Downstream
     from tubelet.pixels.recipe import PixelRecipe
-    from tubelet.pixels.views import Views
-    from tubelet.pixels.views_plan import Joining, Pool
-
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
 @dataclass(frozen=True)
@@ -96,10 +91,10 @@ class Plan:
         most_bytes = None if self.fit_memory is None else parse_bytes(self.fit_memory)
         self._checked(most_bytes)
         out = None if self.plot is None else output_file(self.plot, self.files)
-        from tubelet.budget import plan
-        from tubelet.budget_fit import fit_budget
-        from tubelet.budget_inputs import Input, inputs_of
         from tubelet.cli.plan_report import extras, plan_table
+        from tubelet.inspect.budget.fit import fit_budget
+        from tubelet.inspect.budget.inputs import Input, inputs_of_files
+        from tubelet.inspect.budget.plan import plan
         from tubelet.pixels.views import ViewRule
 
         what, after = self._what()
@@ -109,7 +104,7 @@ class Plan:
             raise UsageError("--select takes the place of pooling: add --pool none --join flat")
         if views is not None and self.geometry != "none":
             raise UsageError("--geometry sees whole frames, so it does not go with --views")
-        inputs = [Input(w, h, f) for w, h, f in sizes] or inputs_of(
+        inputs = [Input(w, h, f) for w, h, f in sizes] or inputs_of_files(
             self.files,
             fps=sampling.fps,
             num_frames=sampling.num_frames,
@@ -148,21 +143,21 @@ class Plan:
     def _rate(self, config: "EncoderConfig | None") -> float | None:
         if not self.measure or config is None:
             return None
-        from tubelet.budget_rate import gemm_rate
         from tubelet.cli.model import device_of
+        from tubelet.inspect.speed.rate import gemm_rate
 
         return gemm_rate(config.hidden, dtype=self.dtype, device=device_of(self.device))
 
-    def _what(self) -> "tuple[EncoderConfig | PixelRecipe, After]":
+    def _what(self) -> "tuple[EncoderConfig | PixelRecipe, Downstream]":
         """The encoder or recipe, whose sizes --merge divides, and what follows it."""
-        from tubelet.budget import After
-        from tubelet.budget_shapes import LANGUAGE, VGGT
-        from tubelet.families import variants
+        from tubelet.families.catalogue import variants
+        from tubelet.inspect.budget.networks import LANGUAGE, VGGT
+        from tubelet.inspect.budget.values import Downstream
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.llm is not None and self.llm not in LANGUAGE:
             raise UsageError(f"--llm is one of {', '.join(LANGUAGE)}; for others give --llm-width")
-        after = After(
+        after = Downstream(
             space=self.merge,
             time=self.merge_time,
             select=self.select,
@@ -185,91 +180,3 @@ class Plan:
         if config.merger is None and self.merge > 1:
             config = replace(config, pixels=replace(config.pixels, merge=self.merge, order="block"))
         return replace(config, pixels=with_budget(config.pixels, self.max_pixels)), after
-
-
-def view_rule(text: str | None, pool: str | None, join: str | None) -> "Views | None":
-    """The rule that --views, --pool and --join give, canvases written (width, height) as sizes are. Raises UsageError.
-
-        lavida                     LaViDa's
-        384:768x384,384x768        tiles of 384 that fill the best of these canvases
-        pyramid:672/336,672/672    the whole picture at 672, in tiles of 336, and as one view; +squash loses its ratio
-        page:384/0.1               crops of 384 along a page that overlap by a tenth at least; page:384/0.1/8: at most 8
-
-    >>> view_rule("384:768x384,384x768", "bilinear", None).pinpoints
-    ((384, 768), (768, 384))
-    >>> view_rule("page:384/0.1", None, None)
-    PageCrops(tile=384, overlap=0.1, most=12, whole=True)
-    """
-    from tubelet.pixels.views import LAVIDA, ViewRule
-
-    if text is None:
-        if pool is not None or join is not None:
-            raise UsageError("--pool and --join belong to --views")
-        return None
-    rule = LAVIDA if text == "lavida" else _named_rule(text)
-    if not isinstance(rule, ViewRule):
-        if pool is not None or join is not None:
-            raise UsageError(f"--pool and --join are for tiles of one canvas, not for {text}")
-        return rule
-    if pool is not None:
-        rule = replace(rule, pool=None if pool == "none" else cast("Pool", pool))
-    return rule if join is None else replace(rule, join=cast("Joining", join))
-
-
-def _named_rule(text: str) -> "Views":
-    from tubelet.pixels.views import PageCrops, Pyramid, ViewRule
-
-    number = "[0-9]{1,6}"
-    kinds = {
-        rf"(?P<tile>{number}):(?P<sides>{number}x{number}(,{number}x{number})*)": lambda m: ViewRule(
-            int(m["tile"]), tuple((h, w) for w, h in _pairs(m["sides"], "x"))
-        ),
-        rf"pyramid:(?P<sides>{number}/{number}(,{number}/{number})*)(?P<squash>\+squash)?": lambda m: Pyramid(
-            _pairs(m["sides"], "/"), "squash" if m["squash"] else "keep"
-        ),
-        rf"page:(?P<tile>{number})(/(?P<overlap>0?\.?[0-9]{{1,6}}))?(/(?P<most>{number}))?": lambda m: PageCrops(
-            int(m["tile"]), float(m["overlap"] or 0), int(m["most"] or PageCrops.most)
-        ),
-    }
-    for pattern, make in kinds.items():
-        if found := re.fullmatch(pattern, text):
-            try:
-                return make(found)
-            except ConfigError as e:
-                raise UsageError(f"--views {text}: {e}") from e
-    raise UsageError(
-        "--views takes lavida, TILE:WxH,... such as 384:768x384,384x768, pyramid:SIDE/TILE,... such as "
-        f"pyramid:672/336,672/672, or page:TILE/OVERLAP such as page:384/0.1, got {text!r}"
-    )
-
-
-def _pairs(text: str, between: str) -> tuple[tuple[int, int], ...]:
-    pairs = (part.split(between) for part in text.split(","))
-    return tuple((int(a), int(b)) for a, b in pairs)
-
-
-def parse_sizes(text: str) -> list[tuple[int, int, int]]:
-    """(width, height, frames) of each size. Raises UsageError.
-
-    >>> parse_sizes("1920x1080,640x360x16")
-    [(1920, 1080, 1), (640, 360, 16)]
-    """
-    found: list[tuple[int, int, int]] = []
-    for part in text.split(","):
-        if not re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}(x[0-9]{1,9})?", part.strip()):
-            raise UsageError(f"--size takes WIDTHxHEIGHT or WIDTHxHEIGHTxFRAMES, got {part!r}")
-        width, height, *frames = (int(n) for n in part.strip().split("x"))
-        found.append((width, height, frames[0] if frames else 1))
-    return found
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of "24GiB", "500MB" or "1000000". Raises UsageError.
-
-    >>> parse_bytes("24GiB")
-    25769803776
-    """
-    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([KMG]I?)?B?", text.strip().upper())
-    if found is None or not float(found[1]) > 0:
-        raise UsageError(f"--fit-memory takes bytes such as 24GiB, got {text!r}")
-    return int(float(found[1]) * UNITS[found[2] or ""])

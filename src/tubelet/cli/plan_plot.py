@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tubelet.budget import Plan, plan
-from tubelet.budget_inputs import Input
-from tubelet.chart import Panel, chart
 from tubelet.cli.terminal import megabytes
 from tubelet.errors import InputError
-from tubelet.lettering import INK, Line
+from tubelet.inspect.budget.inputs import Input
+from tubelet.inspect.budget.plan import plan
+from tubelet.inspect.budget.values import Plan
+from tubelet.inspect.draw.chart import Panel, chart
+from tubelet.inspect.draw.lettering import INK, TextLine
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +41,7 @@ def plan_chart(found: Plan, how: dict[str, Any], max_tokens: int | None, max_mem
     kind = f"{how['dtype']} on {how['device']}" if found.config is not None else "tokens only"
     several = f"first of {len(found.items):,} inputs" if len(found.items) > 1 else ""
     told = [t for t in (several, clip, f"{here.tokens:,} tokens", f"inference, {kind}") if t]
-    title = [Line((Path(one.name).name or "plan",), 19, INK), Line(tuple(told))]
+    title = [TextLine((Path(one.name).name or "plan",), 19, INK), TextLine(tuple(told))]
     return chart(rows, title)
 
 

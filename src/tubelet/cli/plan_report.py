@@ -9,10 +9,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tubelet.budget import Plan
-from tubelet.budget_fit import Fitted
-from tubelet.budget_memory import Dtype
 from tubelet.cli.terminal import megabytes, seconds, visible
+from tubelet.inspect.budget.fit import Fitted
+from tubelet.inspect.budget.memory import Dtype
+from tubelet.inspect.budget.values import Plan
 from tubelet.pixels.views import PageCrops, Pyramid
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")

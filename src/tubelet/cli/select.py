@@ -1,9 +1,8 @@
 """`tubelet select`: fewer tokens of pictures and clips, chosen; a file of them and a picture of which they are."""
 
-import json
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from tubelet.cli.choosing import (
     BoxesOf,
@@ -11,16 +10,16 @@ from tubelet.cli.choosing import (
     Coverage,
     Device,
     Dilate,
+    EncodedFile,
     LayerOf,
     ModelOf,
     ScaffoldOf,
     Seed,
-    Seen,
+    SelectionRequest,
     SpaceOf,
     TextFile,
     TextOf,
     ViewsOf,
-    Wish,
     WordsOf,
     boxes_of,
     checked,
@@ -49,15 +48,14 @@ from tubelet.cli.options import (
 )
 from tubelet.cli.output import Drawings, output_file, save_png
 from tubelet.cli.progress import progress
+from tubelet.cli.select_report import Selected
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name
 from tubelet.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from tubelet.cli.model import Model
-    from tubelet.packed import Packed
     from tubelet.reduce.methods import Choice
 
 SMALLEST_SIDE = 500
@@ -145,8 +143,8 @@ class Select:
         terminal.document(select_document(result, self.out, wish))
         return FAILED if result.errors else OK
 
-    def _wish(self) -> Wish:
-        from tubelet.cli.plan import view_rule
+    def _wish(self) -> SelectionRequest:
+        from tubelet.cli.values import view_rule
         from tubelet.reduce.methods import Settings
 
         given = self.text is not None or self.text_embeddings is not None
@@ -154,9 +152,11 @@ class Select:
         settings = Settings(coverage=self.coverage, words=self.words, radius=self.dilate, seed=self.seed)
         views = view_rule(self.views, None, None)
         asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
-        return Wish((name,), self.budget, settings, *asked)
+        return SelectionRequest((name,), self.budget, settings, *asked)
 
-    def _one(self, index: int, seen: Seen, wish: Wish, result: "Selected", drawings: Drawings) -> None:
+    def _one(
+        self, index: int, seen: EncodedFile, wish: SelectionRequest, result: "Selected", drawings: Drawings
+    ) -> None:
         """Choose from one file, draw it, and add it to the result."""
         from tubelet.reduce.methods import choose
 
@@ -173,10 +173,10 @@ class Select:
         seen.seconds["draw"] = time.perf_counter() - start
         result.add(file_name(self.files[index]), file_name(str(path)), seen, choice)
 
-    def _draw(self, seen: Seen, choice: "Choice", wish: Wish, model: "Model") -> "Image":
-        from tubelet.draw_cells import layers_of
-        from tubelet.draw_kept import draw_kept, warning
-        from tubelet.lettering import Line
+    def _draw(self, seen: EncodedFile, choice: "Choice", wish: SelectionRequest, model: "Model") -> "Image":
+        from tubelet.inspect.draw.cells import layers_of
+        from tubelet.inspect.draw.kept import draw_kept, warning
+        from tubelet.inspect.draw.lettering import TextLine
         from tubelet.reduce.methods import METHODS
 
         name, tokens = wish.methods[0], seen.inputs.tokens
@@ -184,82 +184,8 @@ class Select:
         about = [f"{name}: {METHODS[name].about}", f"budget {wish.budget:,}"]
         if wish.text is not None:
             about.append(f'text "{wish.text}"')
-        lines = [Line(tuple(about)), Line((model.name,))]
+        lines = [TextLine(tuple(about)), TextLine((model.name,))]
         if model.untrained:
             lines[1] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
         total = len(tokens.x)
         return draw_kept(seen.clip, layers, lines, total=total, heat=self.heat, max_side=self.max_side)
-
-
-@dataclass
-class Selected:
-    """What a run has made so far: kept tokens on the host, and what to say of each file."""
-
-    method: str
-    budget: int
-    model: "Model"
-    model_s: float
-    files: list[dict[str, Any]] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    kept: "list[Packed]" = field(default_factory=list)
-    scores: "list[Tensor | None]" = field(default_factory=list)
-
-    def add(self, file: str, picture: str, seen: Seen, choice: "Choice") -> None:
-        """One file's choice."""
-        tokens, kept = seen.inputs.tokens, choice.kept.to("cpu")
-        per_frame = None
-        if len(kept) == 1 and kept.items[0].grid.t > 1:
-            per_frame = kept.pos[:, 0].long().bincount(minlength=kept.items[0].grid.t).tolist()
-        views = [
-            {"grid": list(item.grid), "box": list(item.box), "tokens": item.grid.rows, "kept": n}
-            for item, n in zip(kept.items, kept.lengths, strict=True)
-        ]
-        self.files.append(
-            {
-                "file": file,
-                "picture": picture,
-                "width": seen.clip.width,
-                "height": seen.clip.height,
-                "frames": len(seen.clip),
-                "tokens": len(tokens.x),
-                "kept": len(kept.x),
-                "kept_per_frame": per_frame,
-                "views": views,
-                "complete": seen.clip.complete,
-                "notes": list(seen.clip.notes),
-                "seconds": seen.seconds,
-            }
-        )
-        self.kept.append(kept)
-        self.scores.append(_scores_of(tokens, choice))
-
-    def save(self, out: str, files: tuple[str, ...], wish: Wish) -> None:
-        """Write the kept tokens of all files as one pack. Raises RunError."""
-        import torch
-
-        from tubelet import __version__
-        from tubelet.packed import concat
-
-        scores = [s for s in self.scores if s is not None]
-        extra = {"scores": torch.cat(scores)} if len(scores) == len(self.scores) else None
-        left_out = {str(e["item"]): e["error"] for e in self.errors if e.get("item") is not None}
-        metadata = {
-            "tubelet": __version__,
-            "model": json.dumps(self.model.as_dict(), default=str),
-            "files": json.dumps([file_name(f) for f in files]),
-            "left_out": json.dumps(left_out),
-            "method": self.method,
-            "budget": str(self.budget),
-            "text": wish.text or "",
-            "untrained": "true" if self.model.untrained else "false",
-        }
-        concat(self.kept).save(out, extra, metadata)
-
-
-def _scores_of(tokens: "Packed", choice: "Choice") -> "Tensor | None":
-    """The scores of the kept rows, where a method has such."""
-    from tubelet.metrics.pictures import still_there
-
-    if choice.scores is None or choice.kept.items != tokens.items:
-        return None
-    return choice.scores.detach().float().cpu()[still_there(tokens, choice.kept)]

@@ -1,5 +1,7 @@
 """What `tubelet select` says at the end: a table for people, a document for programs."""
 
+import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -7,11 +9,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tubelet.cli.choosing import EncodedFile, SelectionRequest
 from tubelet.cli.terminal import file_name, seconds, visible
 
 if TYPE_CHECKING:
-    from tubelet.cli.choosing import Wish
-    from tubelet.cli.select import Selected
+    from tubelet.cli.choosing import SelectionRequest
+    from tubelet.cli.select_report import Selected
 
 
 def select_table(result: "Selected", out: str | None) -> Group:
@@ -52,7 +55,7 @@ def select_table(result: "Selected", out: str | None) -> Group:
     return Group(*lines)
 
 
-def select_document(result: "Selected", out: str | None, wish: "Wish") -> dict[str, Any]:
+def select_document(result: "Selected", out: str | None, wish: "SelectionRequest") -> dict[str, Any]:
     """The same for programs. Times in seconds."""
     from tubelet.reduce.methods import METHODS
 
@@ -80,3 +83,85 @@ def select_document(result: "Selected", out: str | None, wish: "Wish") -> dict[s
         "kept": sum(f["kept"] for f in result.files),
         "seconds": {"model": result.model_s},
     }
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tubelet.cli.model import Model
+    from tubelet.packed import Packed
+    from tubelet.reduce.methods import Choice
+
+
+@dataclass
+class Selected:
+    """What a run has made so far: kept tokens on the host, and what to say of each file."""
+
+    method: str
+    budget: int
+    model: "Model"
+    model_s: float
+    files: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    kept: "list[Packed]" = field(default_factory=list)
+    scores: "list[Tensor | None]" = field(default_factory=list)
+
+    def add(self, file: str, picture: str, seen: EncodedFile, choice: "Choice") -> None:
+        """One file's choice."""
+        tokens, kept = seen.inputs.tokens, choice.kept.to("cpu")
+        per_frame = None
+        if len(kept) == 1 and kept.items[0].grid.t > 1:
+            per_frame = kept.pos[:, 0].long().bincount(minlength=kept.items[0].grid.t).tolist()
+        views = [
+            {"grid": list(item.grid), "box": list(item.box), "tokens": item.grid.rows, "kept": n}
+            for item, n in zip(kept.items, kept.lengths, strict=True)
+        ]
+        self.files.append(
+            {
+                "file": file,
+                "picture": picture,
+                "width": seen.clip.width,
+                "height": seen.clip.height,
+                "frames": len(seen.clip),
+                "tokens": len(tokens.x),
+                "kept": len(kept.x),
+                "kept_per_frame": per_frame,
+                "views": views,
+                "complete": seen.clip.complete,
+                "notes": list(seen.clip.notes),
+                "seconds": seen.seconds,
+            }
+        )
+        self.kept.append(kept)
+        self.scores.append(_scores_of(tokens, choice))
+
+    def save(self, out: str, files: tuple[str, ...], wish: SelectionRequest) -> None:
+        """Write the kept tokens of all files as one pack. Raises RunError."""
+        import torch
+
+        from tubelet import __version__
+        from tubelet.packed import concat
+
+        scores = [s for s in self.scores if s is not None]
+        extra = {"scores": torch.cat(scores)} if len(scores) == len(self.scores) else None
+        left_out = {str(e["item"]): e["error"] for e in self.errors if e.get("item") is not None}
+        metadata = {
+            "tubelet": __version__,
+            "model": json.dumps(self.model.as_dict(), default=str),
+            "files": json.dumps([file_name(f) for f in files]),
+            "left_out": json.dumps(left_out),
+            "method": self.method,
+            "budget": str(self.budget),
+            "text": wish.text or "",
+            "untrained": "true" if self.model.untrained else "false",
+        }
+        concat(self.kept).save(out, extra, metadata)
+
+
+def _scores_of(tokens: "Packed", choice: "Choice") -> "Tensor | None":
+    """The scores of the kept rows, where a method has such."""
+    from tubelet.inspect.metrics.pictures import still_there
+
+    if choice.scores is None or choice.kept.items != tokens.items:
+        return None
+    return choice.scores.detach().float().cpu()[still_there(tokens, choice.kept)]

@@ -24,8 +24,8 @@ from tubelet.cli.options import (
     with_budget,
 )
 from tubelet.cli.output import Drawings, on_one_page, save_png
-from tubelet.cli.plan import view_rule
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
+from tubelet.cli.values import view_rule
 from tubelet.errors import InputError, TubeletError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
-    from tubelet.read.clip import Clip
-    from tubelet.read.sampling import Sampling
+    from tubelet.reading.clip import Clip
+    from tubelet.reading.sampling import Sampling
 
 SMALLEST_SIDE = 500
 
@@ -102,7 +102,7 @@ class Show:
         return FAILED if errors else OK
 
     def _read(self, file: str, index: int, sampling: "Sampling") -> "Clip":
-        from tubelet.read import read
+        from tubelet.reading.read import read
 
         try:
             return read(
@@ -118,7 +118,7 @@ class Show:
             raise
 
     def _recipe(self) -> "PixelRecipe":
-        from tubelet.families import variants
+        from tubelet.families.catalogue import variants
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.patch is not None:
@@ -136,7 +136,7 @@ class Show:
     def _draw(
         self, clip: "Clip", recipe: "PixelRecipe", index: int, rule: "Views | None"
     ) -> "tuple[Image, dict[str, Any]]":
-        from tubelet.draw import contact_sheet, draw_grid
+        from tubelet.inspect.draw.frames import contact_sheet, draw_grid
         from tubelet.pixels.patchify import item_of
         from tubelet.pixels.views import view_items
 

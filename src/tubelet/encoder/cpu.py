@@ -44,7 +44,7 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if has_arithmetic(dtype) else torch.float32
 
 
-def plain(module: nn.Module) -> bool:
+def is_unmodified(module: nn.Module) -> bool:
     """True when nothing has been attached to or put in place of the module's parts (adapters, hooks)."""
     parts = [module, *module.children()]
     hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in parts)

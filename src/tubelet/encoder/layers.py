@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.encoder.attention import Backend, Segments, attention_op, kernel_attention, varlen_attention
+from tubelet.encoder.attention import Backend, Segments, kernel_attention, varlen_attention
+from tubelet.encoder.attention_op import attention_op
 from tubelet.encoder.config import Act, EncoderConfig, Merger
 from tubelet.encoder.rope import apply_rope
 from tubelet.pixels.recipe import PixelRecipe
@@ -15,7 +16,7 @@ from tubelet.shapes import Float, Int32, Num, Shaped
 CENTRE = 128  # uint8 values are shifted by it, which makes them exact in bfloat16
 
 
-class Span(NamedTuple):
+class SegmentSpan(NamedTuple):
     """What attends to what, as tensors and for eager code on the host."""
 
     cu: Int32[Tensor, " n"]  # cu_seqlens where the backend reads them: on the host for sdpa, on the device for kernels
@@ -23,14 +24,14 @@ class Span(NamedTuple):
     segments: Segments | None  # for eager sdpa, which goes by host sizes; None under torch.compile
 
 
-class Plan(NamedTuple):
+class LayerInputs(NamedTuple):
     """What all layers of one call share, prepared once: rotary tables and the spans attention may go over."""
 
     turn: Float[Tensor, "T half 2"] | None
     flip: Float[Tensor, "T half 2"] | None
     backend: Backend
-    full: Span
-    local: Span | None = None
+    full: SegmentSpan
+    local: SegmentSpan | None = None
 
 
 def norm_layer(kind: str, width: int, eps: float) -> nn.Module:
@@ -106,7 +107,7 @@ class Layer(nn.Module):
         self.scale1 = nn.Parameter(torch.ones(d)) if config.scale else None
         self.scale2 = nn.Parameter(torch.ones(d)) if config.scale else None
 
-    def forward(self, x: Float[Tensor, "T D"], plan: Plan) -> Float[Tensor, "T D"]:
+    def forward(self, x: Float[Tensor, "T D"], plan: LayerInputs) -> Float[Tensor, "T D"]:
         q, k, v = self.project(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
         if plan.turn is not None:
             q, k = (apply_rope(each, plan.turn, plan.flip, self.halves) for each in (q, k))
@@ -136,7 +137,7 @@ def without_key(bias: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
     return torch.cat([q, torch.zeros_like(k), v])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, plan: Plan, span: Span) -> Shaped[Tensor, "T H K"]:
+def attend(q: Tensor, k: Tensor, v: Tensor, plan: LayerInputs, span: SegmentSpan) -> Shaped[Tensor, "T H K"]:
     """Attention as the plan says: a CUDA kernel, eager sdpa by host sizes, or sdpa as one opaque operator."""
     if plan.backend != "sdpa":
         return kernel_attention(q, k, v, span.cu, span.longest, plan.backend)

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tubelet.encoder.attention import Segments, frame_segments, item_segments, sent
+from tubelet.encoder.attention import Segments, frame_segments, item_segments, to_device
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.grid import all_positions
 from tubelet.packed import Packed
+from tubelet.packed.order import check_order
 from tubelet.shapes import Int64, Shaped
 
 
@@ -91,12 +91,12 @@ def layout_of(p: Packed, config: EncoderConfig, segments: Segments | None = None
         order, lengths = _windows(p, config)
         where = np.empty_like(order)
         where[order] = np.arange(len(order))
-        return Layout(chosen, Segments(lengths), sent(torch.from_numpy(where), p.device))
+        return Layout(chosen, Segments(lengths), to_device(torch.from_numpy(where), p.device))
     return Layout(chosen)
 
 
 def _with_prefix(segments: Segments, prefix: int, device: torch.device) -> Layout:
-    lengths = sent(torch.tensor(segments.lengths, dtype=torch.int64), device)
+    lengths = to_device(torch.tensor(segments.lengths, dtype=torch.int64), device)
     number = torch.arange(len(segments.lengths), device=device)
     owner = number.repeat_interleave(lengths, output_size=segments.total)
     where = torch.arange(segments.total, device=device) + prefix * (owner + 1)
@@ -145,41 +145,3 @@ def _frame_windows(h: int, w: int, side: int, merge: int) -> tuple[np.ndarray, t
     rows = np.stack([np.zeros((h, w), dtype=np.int64), *np.indices((h, w))], axis=-1)
     rows = rows.reshape(h // merge, merge, w // merge, merge, 3).transpose(0, 2, 1, 3, 4)
     return windows_of(rows.reshape(-1, 3), side)
-
-
-def check_order(p: Packed, merge: int) -> None:
-    """Raise ShapeError unless the rows of whole items stand in block order of `merge` (1: in raster order).
-
-    On CUDA a device assertion does it, so that nothing waits.
-    """
-    expected = all_positions(p.items, merge=merge).to(p.device)
-    in_order = (p.pos == expected).all()
-    if p.device.type == "cuda":
-        torch._assert_async(in_order)
-    elif p.device.type != "meta" and not bool(in_order):
-        order = f"block order of {merge}: patchify with order='block'" if merge > 1 else "raster order"
-        raise ShapeError(f"rows are not in {order}", expected="block" if merge > 1 else "raster")
-
-
-def check_blocks(p: Packed, merge: int) -> None:
-    """Raise ShapeError unless the rows of each item are whole merge x merge blocks, each in raster order inside.
-
-    On CUDA a device assertion does it for the places, so that nothing waits.
-    """
-    group = merge * merge
-    odd = next((i for i, n in enumerate(p.lengths) if n % group), None)
-    if odd is not None:
-        raise ShapeError(
-            "a merger needs every row of its blocks: merge before rows are dropped",
-            item=odd,
-            expected=group,
-            got=p.lengths[odd],
-        )
-    blocks = p.pos.view(-1, group, 3)
-    inside = torch.tensor([(0, y, x) for y in range(merge) for x in range(merge)], dtype=p.pos.dtype, device="cpu")
-    first = blocks[:, :1]
-    in_order = (blocks == first + inside.to(p.device)).all() & (first[..., 1:] % merge == 0).all()
-    if p.device.type == "cuda":
-        torch._assert_async(in_order)
-    elif p.device.type != "meta" and not bool(in_order):
-        raise ShapeError("a merger needs every row of its blocks: merge before rows are dropped", expected=group)

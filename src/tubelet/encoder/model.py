@@ -11,20 +11,21 @@ from torch.utils.checkpoint import checkpoint
 from tubelet.encoder import cpu
 from tubelet.encoder.attention import Backend, Segments, resolve
 from tubelet.encoder.config import EncoderConfig
-from tubelet.encoder.layers import Layer, MergerMLP, PatchEmbed, Plan, Span, norm_layer
-from tubelet.encoder.layout import Layout, check_blocks, check_order, layout_of
+from tubelet.encoder.layers import Layer, LayerInputs, MergerMLP, PatchEmbed, SegmentSpan, norm_layer
+from tubelet.encoder.layout import Layout, layout_of
 from tubelet.encoder.pool import first_prefix, pool_of
-from tubelet.encoder.rope import places, rope_tables
+from tubelet.encoder.rope import rope_positions, rope_tables
 from tubelet.encoder.table import PositionTable
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Grid, Packed
+from tubelet.packed.order import check_blocks, check_order
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Float
 
 States = dict[int, Tensor]  # hidden states by number; the keys are those wanted
 
 
-class Ran(NamedTuple):
+class LayerOutputs(NamedTuple):
     """What the layers gave, in the places inside (tubelet.encoder.layout), before the final norm."""
 
     x: Tensor
@@ -190,7 +191,7 @@ class Encoder(nn.Module):
         segments: Segments | None,
         wanted: Sequence[int],
         until: int | None = None,
-    ) -> Ran:
+    ) -> LayerOutputs:
         where = self._checked(p, positions)
         for i in wanted:
             if not 0 <= i <= len(self.layers):
@@ -200,9 +201,9 @@ class Encoder(nn.Module):
         states: States = dict.fromkeys(wanted, p.x)
         until = len(self.layers) if until is None else until
         if self._in_place(p.x):
-            return Ran(self._run_in_place(p, turn, flip, layout, states, until), layout, states)
+            return LayerOutputs(self._run_in_place(p, turn, flip, layout, states, until), layout, states)
         backend = resolve(self.backend, p.device, self.patch.weight.dtype)
-        plan = Plan(
+        plan = LayerInputs(
             turn,
             flip,
             backend,
@@ -215,8 +216,8 @@ class Encoder(nn.Module):
             x = x + values.to(x.dtype)[index]
         x = self.norm_pre(layout.inside(x, self._prefix()))
         if self._compiled is not None and not states:
-            return Ran(self._compiled(x, _as_data(plan)), layout, states)
-        return Ran(self._stack(x, plan, states, until), layout, states)
+            return LayerOutputs(self._compiled(x, _as_data(plan)), layout, states)
+        return LayerOutputs(self._stack(x, plan, states, until), layout, states)
 
     def _checked(self, p: Packed, positions: Tensor | None) -> Tensor:
         """The positions rotary tables are made for, after all shapes have been compared."""
@@ -240,7 +241,7 @@ class Encoder(nn.Module):
         rope = self.config.rope
         if rope is None:
             return None, None
-        turn, flip = rope_tables(places(p, where, rope), self.config.head_dim, rope)
+        turn, flip = rope_tables(rope_positions(p, where, rope), self.config.head_dim, rope)
         if layout.where is None:
             return turn, flip
         still = turn.new_zeros(max(1, self.config.prefix), *turn.shape[1:])
@@ -260,13 +261,13 @@ class Encoder(nn.Module):
     def _normed(self, x: Tensor) -> Tensor:
         return x if self.config.post_norm == "pooled" else self.norm_post(x)
 
-    def _first(self, p: Packed, ran: Ran) -> Tensor:
+    def _first(self, p: Packed, ran: LayerOutputs) -> Tensor:
         """The first prefix token of every item, normed."""
         prefix = ran.layout.prefixes(ran.x)
         assert prefix is not None
         return first_prefix(self.norm_post(prefix[:, :1]), ran.layout.segments_of(p), p.device)
 
-    def _stack(self, x: Tensor, plan: Plan, states: States | None = None, until: int | None = None) -> Tensor:
+    def _stack(self, x: Tensor, plan: LayerInputs, states: States | None = None, until: int | None = None) -> Tensor:
         if states is not None and 0 in states:
             states[0] = x
         for i, layer in enumerate(self.layers[:until], 1):
@@ -287,7 +288,7 @@ class Encoder(nn.Module):
             and self._compiled is None
             and self.backend in ("auto", "sdpa")
             and x.shape[0] > 0
-            and all(cpu.plain(layer) for layer in self.layers)
+            and all(cpu.is_unmodified(layer) for layer in self.layers)
         )
 
     def _run_in_place(
@@ -314,11 +315,11 @@ class Encoder(nn.Module):
         return x.to(dtype)
 
 
-def _span(segments: Segments, backend: Backend, device: torch.device) -> Span:
-    return Span(segments.host if backend == "sdpa" else segments.on(device), segments.longest, segments)
+def _span(segments: Segments, backend: Backend, device: torch.device) -> SegmentSpan:
+    return SegmentSpan(segments.host if backend == "sdpa" else segments.on(device), segments.longest, segments)
 
 
-def _as_data(plan: Plan) -> Plan:
+def _as_data(plan: LayerInputs) -> LayerInputs:
     """The plan without host sizes: what a compiled graph takes, so that new lengths are new data."""
     local = None if plan.local is None else plan.local._replace(segments=None)
     return plan._replace(full=plan.full._replace(segments=None), local=local)
@@ -347,5 +348,5 @@ def tokens_merged(tokens: Packed, merger: MergerMLP, *, in_place: bool = False) 
     pos = tokens.pos[::group].clone()
     pos[:, 1:] //= merge
     items = tuple(replace(i, grid=Grid(i.grid.t, i.grid.h // merge, i.grid.w // merge)) for i in tokens.items)
-    x = cpu.merged(merger, tokens.x) if in_place and cpu.plain(merger) else merger(tokens.x)
+    x = cpu.merged(merger, tokens.x) if in_place and cpu.is_unmodified(merger) else merger(tokens.x)
     return Packed(x, pos, items, tuple(n // group for n in tokens.lengths))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.encoder.attention import sent
+from tubelet.encoder.attention import to_device
 from tubelet.encoder.config import Act, EncoderConfig
 from tubelet.encoder.layers import activate, norm_layer
 from tubelet.packed import Packed
@@ -16,7 +16,7 @@ def segment_sum(x: Float[Tensor, "T C"], lengths: Tensor) -> Float[Tensor, "N C"
     return torch.segment_reduce(x, "sum", lengths=lengths, axis=0, unsafe=True, initial=0.0)
 
 
-def attended(
+def attention_pooled(
     p: Packed, query: Float[Tensor, "H K"], wk: Float[Tensor, "D D"], wv: Float[Tensor, "D D"], bv: Tensor | None
 ) -> Float[Tensor, "N D"]:
     """softmax(query k^T) v over each item's rows, in float32; `query` is scaled already. 0 for an item without rows.
@@ -39,7 +39,7 @@ def attended(
 class AttentionPool(nn.Module):
     """o = attention(probe, rows, rows); out = o + fc2(act(fc1(norm(o)))): (T, D) -> (N, D).
 
-    Attention in float32 (`attended`). An item without rows pools to zeros.
+    Attention in float32 (`attention_pooled`). An item without rows pools to zeros.
     Source: EvolvingLMMs-Lab/OneVision-Encoder:model_factory/vit_preview_v0_packing_hf.py@28efa3a, which loops and has
     an RMSNorm; huggingface/transformers:src/transformers/models/siglip2/modeling_siglip2.py@v5.23.0, with a LayerNorm.
     """
@@ -60,7 +60,7 @@ class AttentionPool(nn.Module):
         d, h = p.x.shape[1], self.heads
         (wq, wk, wv), (bq, _, bv) = self.in_proj.weight.float().split(d), self.in_proj.bias.float().split(d)
         query = F.linear(self.probe.float(), wq, bq).view(h, -1) * (d // h) ** -0.5
-        out = self.out_proj(attended(p, query, wk, wv, bv).to(p.dtype))
+        out = self.out_proj(attention_pooled(p, query, wk, wv, bv).to(p.dtype))
         out = out + self.fc2(activate(self.fc1(self.norm(out)), self.act))
         return torch.where((p.cu_seqlens.diff() > 0).unsqueeze(1), out, 0.0)
 
@@ -68,7 +68,7 @@ class AttentionPool(nn.Module):
 class QueryPool(nn.Module):
     """out_proj(attention(probe, rows, rows)), the probe taken as the query itself: (T, D) -> (N, D).
 
-    Attention in float32 (`attended`). An item without rows pools to zeros.
+    Attention in float32 (`attention_pooled`). An item without rows pools to zeros.
     Source: huggingface/transformers:src/transformers/models/aimv2/modeling_aimv2.py@v5.23.0 Aimv2AttentionPoolingHead.
     """
 
@@ -85,7 +85,7 @@ class QueryPool(nn.Module):
         wk, wv = self.kv.weight.float().split(d)
         bias = None if self.kv.bias is None else self.kv.bias.float()[d:]
         query = self.probe.float().view(h, -1) * (d // h) ** -0.5
-        out = self.out_proj(attended(p, query, wk, wv, bias).to(p.dtype))
+        out = self.out_proj(attention_pooled(p, query, wk, wv, bias).to(p.dtype))
         return torch.where((p.cu_seqlens.diff() > 0).unsqueeze(1), out, 0.0)
 
 
@@ -97,7 +97,7 @@ def first_prefix(prefix: Float[Tensor, "S P D"], segments: tuple[int, ...], devi
     first = prefix[:, 0]
     if all(n == 1 for n in segments):
         return first
-    counts = sent(torch.tensor(segments, dtype=torch.int64), device)
+    counts = to_device(torch.tensor(segments, dtype=torch.int64), device)
     total = segment_sum(first.float(), counts)
     return (total / counts.clamp(min=1).unsqueeze(1)).to(first.dtype)
 

@@ -30,7 +30,7 @@ import math
 import torch
 from torch import Tensor
 
-from tubelet.encoder.attention import sent
+from tubelet.encoder.attention import to_device
 from tubelet.encoder.config import Rope
 from tubelet.errors import ShapeError
 from tubelet.packed import Packed
@@ -61,12 +61,12 @@ def angles(positions: Tensor, head_dim: int, rope: Rope) -> Float[Tensor, "T hal
     return torch.cat([axes[:, i : i + 1].expand(-1, n) for i, n in enumerate(counts)], dim=1) * inv
 
 
-def places(p: Packed, positions: Tensor, rope: Rope) -> Tensor:
+def rope_positions(p: Packed, positions: Tensor, rope: Rope) -> Tensor:
     """What the rows of `p` turn by: the positions themselves, or 2 pi times the centres of their patches. No sync."""
     if rope.places == "index":
         return positions
-    sides = sent(torch.tensor([tuple(i.grid) for i in p.items], dtype=torch.float32).view(-1, 3), positions.device)
-    lengths = sent(torch.tensor(p.lengths, dtype=torch.int64), positions.device)
+    sides = to_device(torch.tensor([tuple(i.grid) for i in p.items], dtype=torch.float32).view(-1, 3), positions.device)
+    lengths = to_device(torch.tensor(p.lengths, dtype=torch.int64), positions.device)
     sides = sides.repeat_interleave(lengths, dim=0, output_size=len(positions))
     return (2.0 * ((positions.float() + 0.5) / sides) - 1.0) * (2.0 * math.pi)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.encoder.attention import sent
+from tubelet.encoder.attention import to_device
 from tubelet.encoder.config import Table
 from tubelet.errors import ShapeError
 from tubelet.packed import Packed
@@ -38,8 +38,8 @@ class PositionTable(nn.Module):
         like = p.x if self.weight is None else self.weight
         values = [self.resized(h, w, like.device) for h, w in grids]
         begin = torch.tensor([[first[i.grid.h, i.grid.w], i.grid.w] for i in p.items], dtype=torch.int64).view(-1, 2)
-        lengths = sent(torch.tensor(p.lengths, dtype=torch.int64), p.device)
-        begin = sent(begin, p.device).repeat_interleave(lengths, dim=0, output_size=len(p.x))
+        lengths = to_device(torch.tensor(p.lengths, dtype=torch.int64), p.device)
+        begin = to_device(begin, p.device).repeat_interleave(lengths, dim=0, output_size=len(p.x))
         index = begin[:, 0] + p.pos[:, 1] * begin[:, 1] + p.pos[:, 2]
         if p.device.type == "cpu" and len(index) and not 0 <= int(index.min()) <= int(index.max()) < total:
             raise ShapeError("a row stands outside its grid", limit=total, got=int(index.max()))

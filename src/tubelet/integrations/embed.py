@@ -15,10 +15,10 @@ from torch import Tensor
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.pool import segment_sum
 from tubelet.errors import ConfigError, InputError, TubeletError
-from tubelet.integrations.pictures import is_one, listed, rows_of
-from tubelet.limits import Limits
 from tubelet.packed import Packed
+from tubelet.pixels.inputs import is_one, listed, rows_of
 from tubelet.pixels.recipe import UNBUDGETED
+from tubelet.reading.limits import Limits
 from tubelet.weights.load import load_encoder
 
 

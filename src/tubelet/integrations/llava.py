@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from tubelet.encoder.attention import frame_segments, item_segments
 from tubelet.encoder.model import Encoder
-from tubelet.encoder.states import FEATURES as FEATURES
-from tubelet.encoder.states import keeps_class
-from tubelet.encoder.states import state_numbers as state_numbers
 from tubelet.errors import ConfigError, ShapeError
+from tubelet.language.vlm.llava_states import FEATURES as FEATURES
+from tubelet.language.vlm.llava_states import keeps_class
+from tubelet.language.vlm.llava_states import state_numbers as state_numbers
 from tubelet.packed import Packed, concat, pack
 from tubelet.pixels.patchify import from_pixels
 from tubelet.pixels.recipe import PixelRecipe
@@ -239,11 +239,11 @@ def shaped_like(images: Tensor | Sequence[Tensor], p: Packed) -> Any:
 def encode_images(tower: VisionTower, projector: Callable[[Packed], Packed], images: Tensor | Sequence[Tensor]) -> Any:
     """LLaVA's `encode_images`: tower, then projector, for any mix of images and clips in one packed forward.
 
-    A tensor gives [B, n, C], a list a list of [n_i, C]. The projector takes and gives a Packed (`tubelet.project`), so
+    A tensor gives [B, n, C], a list a list of [n_i, C]. The projector takes and gives a Packed (`language.project`), so
     spatial_merge knows each item's own grid and nobody passes heights and widths. Raises what the two raise.
 
         >>> tower = VisionTower(tubelet.untrained("llava_vit_packing_small"))
-        >>> projector = tubelet.build_projector("spatial_merge", tower.hidden_size, 64)
+        >>> projector = tubelet.language.build_projector("spatial_merge", tower.hidden_size, 64)
         >>> mix = [torch.zeros(3, 32, 64), torch.zeros(3, 64, 32), torch.zeros(3, 5, 32, 32)]
         >>> [tuple(f.shape) for f in encode_images(tower, projector, mix)]
         [(2, 64), (2, 64), (5, 64)]

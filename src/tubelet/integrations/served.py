@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import AlignmentError, ConfigError, InputError, ShapeError
-from tubelet.language.features import Rows
+from tubelet.language.vlm.features import VisualRows
 from tubelet.packed import Packed, concat
 from tubelet.shapes import Int64
 
@@ -20,7 +20,7 @@ Kind = Literal["image", "video"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def joined(rows: Packed | Rows) -> Packed:
+def joined(rows: Packed | VisualRows) -> Packed:
     """The rows with their deepstack rows behind them on the channel axis, (T, D (1 + L)). One copy where L > 0.
 
     Raises ShapeError where a deepstack pack has other rows or another width than the tokens.

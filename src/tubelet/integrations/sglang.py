@@ -26,10 +26,10 @@ from torch import Tensor
 from tubelet.errors import ConfigError, InputError
 from tubelet.integrations import served
 from tubelet.integrations.served import Kind, Payload
-from tubelet.language.align import TokenIds
-from tubelet.language.features import Rows
-from tubelet.language.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
-from tubelet.language.place import place
+from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
+from tubelet.language.placing.place import place
+from tubelet.language.vlm.features import VisualRows
 from tubelet.packed import Packed
 
 Model = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
@@ -39,7 +39,7 @@ FORMAT = "processor_output"
 
 
 def request(
-    rows: Packed | Rows,
+    rows: Packed | VisualRows,
     input_ids: Sequence[int] | Tensor,
     token_ids: TokenIds,
     model: Model,
@@ -50,7 +50,7 @@ def request(
     """The arguments of `Engine.generate` for one prompt: input_ids, image_data and, or, video_data.
 
     rows: what `VLM.encode` gives, in the language model's width, any of them dropped. input_ids: (S,), expanded
-    (`tubelet.expand_placeholders`), with images and videos under placeholders of their own. rule: how the checkpoint
+    (`expand_placeholders`), with images and videos under placeholders of their own. rule: how the checkpoint
     counts, `vlm.scheme.rule`; None takes the model's published one. merge: the model's spatial_merge_size. An item that
     has lost all rows is not in the prompt and its grid is left out. Tensors are on the host, without their graph.
     In-process only: JSON to the server's HTTP door carries no tensors. All items of a request are sent this way;

@@ -29,21 +29,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tubelet.errors import InputError, ShapeError, UnsafeFile
-from tubelet.files import replace_tensors
 from tubelet.integrations import served
 from tubelet.integrations.served import Kind, Payload
-from tubelet.language.features import Rows
+from tubelet.language.vlm.features import VisualRows
 from tubelet.packed import Packed
+from tubelet.packed.file import replace_tensors
 
 Model = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava"]
 MODELS: tuple[Model, ...] = get_args(Model)
 FORMAT = "tubelet-vllm-1"
 _EVEN_S = 1e-4  # rows of time whose spacing differs by less are evenly sampled; containers round to milliseconds
-TRANSFORMERS = (5, 23)  # what `tubelet.integrations.transformers` is written for
+TRANSFORMERS = (5, 23)  # what `tubelet.integrations.transformers.model` is written for
 
 
 def multi_modal_data(
-    rows: Packed | Rows,
+    rows: Packed | VisualRows,
     model: Model,
     *,
     kinds: Sequence[Kind] | None = None,
@@ -54,7 +54,7 @@ def multi_modal_data(
 
     rows: what `VLM.encode` or a tower with its merger gives, in the language model's width. kinds: "image" or "video"
     for each item; without it an item with several rows of time is a video. timestamps: for qwen3_vl, the seconds of
-    each row of time of every video, None for images, as `tubelet.language.chat.timestamps` makes them; the server
+    each row of time of every video, None for images, as `tubelet.language.vlm.chat.timestamps` makes them; the server
     writes them into the prompt. merge: patches a side that became one row, the model's spatial_merge_size. The prompt
     holds one placeholder an item; the server repeats it. For llava an item of any kind is an image of as many rows as
     are left, equally many for all: the server stacks images it works on at one time. Tensors are on the host, without

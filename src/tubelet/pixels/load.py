@@ -19,19 +19,19 @@ from typing import Any, Literal
 import numpy as np
 
 from tubelet.errors import InputError, LimitError, TubeletError
-from tubelet.grid import MAX_ROWS, Item
-from tubelet.limits import Limits
 from tubelet.packed import Packed
-from tubelet.pixels.fill import Laps, LoadedSource, Options, Task, cut_whole, decode_into, describe
+from tubelet.packed.grid import MAX_ROWS, Item
+from tubelet.pixels.load_one import LoadedSource, Options, StageTimer, Task, cut_whole, decode_into, describe
 from tubelet.pixels.patchify import empty_rows, packed_of
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.read import is_one
-from tubelet.read.isolate import SUPPORTED, isolated_outline, isolated_read
-from tubelet.read.one import Job, decode_source
-from tubelet.read.outline import outline_source
-from tubelet.read.sampling import Sampling
-from tubelet.read.source import VIDEOS, open_source
-from tubelet.read.video import plan_video
+from tubelet.reading.isolated.pool import SUPPORTED, isolated_outline, isolated_read
+from tubelet.reading.job import ReadJob, decode_source
+from tubelet.reading.limits import Limits
+from tubelet.reading.outline import outline_source
+from tubelet.reading.read import is_one
+from tubelet.reading.sampling import Sampling
+from tubelet.reading.source import VIDEOS, open_source
+from tubelet.reading.video.video import plan_video
 
 Progress = Callable[[int, int, str], None]
 """Called in the caller's thread after each input: how many are done, of how many, and the name of this one."""
@@ -98,7 +98,7 @@ def load_patches(
     if on_error not in ("raise", "skip"):
         raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)
     sampling = Sampling(fps=fps, num_frames=num_frames, times_s=None if times_s is None else tuple(times_s))
-    job = Job(Limits() if limits is None else limits, sampling, background, animation)
+    job = ReadJob(Limits() if limits is None else limits, sampling, background, animation)
     options = Options(recipe, job, isolate, on_error == "skip", workers or _cores())
     several = not is_one(sources)
     listed = list(sources) if several else [sources]
@@ -182,7 +182,7 @@ def _alone(task: Task, options: Options) -> AbstractContextManager[Any]:
 
 def _plan(task: Task, options: Options) -> None:
     """Size, times and grid from the header, which is read in a child process where the content will be."""
-    laps = Laps(task.report)
+    laps = StageTimer(task.report)
     job = options.job
     with _alone(task, options), open_source(task.source, job.limits) as src:
         task.report.name = src.name
@@ -202,7 +202,7 @@ def _plan(task: Task, options: Options) -> None:
 
 def _whole(task: Task, options: Options) -> None:
     """Decode an input as one clip, in a child process if it has to be, and cut it into its rows."""
-    laps = Laps(task.report)
+    laps = StageTimer(task.report)
     with _alone(task, options), open_source(task.source, options.job.limits, task.report.name) as src:
         laps("open")
         clip = isolated_read(src, options.job) if task.isolated else decode_source(src, options.job)

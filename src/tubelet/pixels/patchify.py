@@ -26,7 +26,7 @@ from tubelet.packed import Grid, Item, Packed, all_positions
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Fit, box_of, fit, resize_frames
 from tubelet.pixels.views import View, Views, cut_views, view_items
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.shapes import UInt8
 
 AXES = (0, 2, 5, 3, 6, 8, 1, 4, 7)  # t pt bh m p bw m p c  ->  t bh bw m m c pt p p
@@ -45,7 +45,7 @@ def patchify(clips: Sequence[Clip], recipe: PixelRecipe, *, views: Views | None 
         >>> clip = Clip(np.zeros((1, 480, 640, 3), np.uint8), (0.0,))
         >>> patchify([clip], PixelRecipe(patch=14))
         Packed(T=1530, D=588, uint8, cpu, 1 items: [1x34x45])
-        >>> patchify([clip], PixelRecipe(patch=14), views=tubelet.LAVIDA).lengths
+        >>> patchify([clip], PixelRecipe(patch=14), views=tubelet.pixels.views.LAVIDA).lengths
         (729, 729, 729, 729, 729)
     """
     parts: list[list[tuple[View | Fit, Item]]] = []

@@ -47,7 +47,7 @@ from tubelet.pixels.sizes import (
 __all__ = [
     "Fit",
     "Pad",
-    "Room",
+    "ResizeBuffers",
     "anyres",
     "best_pinpoint",
     "box_of",
@@ -80,7 +80,7 @@ class Fit:
     width: int
 
 
-class Room:
+class ResizeBuffers:
     """Memory for what one thread resamples, used again for the next picture: fresh memory costs about a tenth more."""
 
     def __init__(self) -> None:
@@ -199,7 +199,7 @@ def resize_frames(
     *,
     resampler: str = "torch",
     interpolation: str = "bicubic",
-    room: Room | None = None,
+    room: ResizeBuffers | None = None,
 ) -> Tensor:
     """(F, H, W, C) uint8 frames, resized and cropped as `size` says: (F, height, width, C) uint8, C = 3 or 4.
 
@@ -225,7 +225,7 @@ def resize_frames(
     return out
 
 
-def _by_torch(frames: Tensor, height: int, width: int, interpolation: str, room: Room | None) -> Tensor:
+def _by_torch(frames: Tensor, height: int, width: int, interpolation: str, room: ResizeBuffers | None) -> Tensor:
     # An F = 1 batch must keep channels-last strides: index a batch axis first and permute after, never the reverse.
     planes = frames.contiguous().permute(0, 3, 1, 2)
     if room is None:

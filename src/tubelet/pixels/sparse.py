@@ -1,6 +1,6 @@
 """A clip as few rows, chosen while it is decoded: key frames and scene cuts whole, of the rest what changes.
 
-    file ──> every frame: what the frame before does not explain (tubelet.read.codec), summed up
+    file ──> every frame: what the frame before does not explain (tubelet.reading.codec.decode), summed up
          ──> frames taken: upright RGB, resized, cut into rows; energy of each block
          ──> the best blocks so far (tubelet.pixels.sparse_choice)                 ──> Packed, exactly `budget` rows
 
@@ -19,20 +19,28 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import InputError, TubeletError
-from tubelet.grid import Grid, Item, positions
-from tubelet.limits import Limits
 from tubelet.packed import Packed
+from tubelet.packed.grid import Grid, Item, positions
 from tubelet.pixels.patchify import as_tensor, empty_rows, write_frame
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Room, box_of, fit, resize_frames
-from tubelet.pixels.sparse_choice import ANCHOR, KEY, PLAIN, Choice, block_rows
-from tubelet.read.codec import Asked, Give, check_words, sampling_of, signals_of, watch_video
-from tubelet.read.codec_signals import CodecSignals
-from tubelet.read.codec_watch import FrameSignal, edges_px, signal_for
-from tubelet.read.isolate import SUPPORTED, isolated_signals
-from tubelet.read.one import Job
-from tubelet.read.source import Source, open_source
-from tubelet.read.video import plan_video
+from tubelet.pixels.resize import ResizeBuffers, box_of, fit, resize_frames
+from tubelet.pixels.sparse_choice import ANCHOR, KEY, PLAIN, BlockChooser, block_rows
+from tubelet.reading.codec.decode import (
+    Asked,
+    Give,
+    check_words,
+    isolated_signals,
+    sampling_of,
+    signals_of,
+    watch_video,
+)
+from tubelet.reading.codec.signals import CodecSignals
+from tubelet.reading.codec.watch import FrameSignal, edges_px, signal_for
+from tubelet.reading.isolated.pool import SUPPORTED
+from tubelet.reading.job import ReadJob
+from tubelet.reading.limits import Limits
+from tubelet.reading.source import Source, open_source
+from tubelet.reading.video.video import plan_video
 from tubelet.shapes import Float
 
 MOTION_LEVELS = 16.0  # energy of content that moves by a whole patch, which changes nothing if it moves as a whole
@@ -82,8 +90,8 @@ def read_sparse(
     pixels, on key frames or not) get equally many blocks up to all; what is left of the share goes to those with key
     frames, spread over the clip. The rest of the budget goes to the blocks with the most energy: levels of luma that
     neither staying nor moving explains, summed over all frames since the frame taken before, and 16 for each patch
-    width moved against the camera. signal: how that is found, see `tubelet.codec_signals`; the result says which it
-    was. Deterministic; equal energies are spread over time and picture.
+    width moved against the camera. signal: how that is found, see `reading.codec.decode.codec_signals`;
+    the result says which it was. Deterministic; equal energies are spread over time and picture.
 
     Cost: as `codec_signals`, and for each frame taken its conversion and resize. Raises: as `read` and `fit`;
     UnsupportedFormat for a picture; InputError for a budget below 0, a share outside 0..1, or vectors of a codec that
@@ -102,7 +110,7 @@ def read_sparse(
         raise InputError(f"a budget is 0 rows or more, got {budget}", limit=0, got=budget)
     if not 0 <= dense <= 1:
         raise InputError(f"dense is a share of 0..1, got {dense}", got=dense)
-    job = Job(limits, sampling)
+    job = ReadJob(limits, sampling)
     with open_source(source, limits) as src:
         try:
             if isolate == "always" or (isolate == "auto" and src.foreign and SUPPORTED):
@@ -113,7 +121,7 @@ def read_sparse(
             raise
 
 
-def _streamed(src: Source, recipe: PixelRecipe, budget: int, job: Job, signal: Asked, dense: float) -> Sparse:
+def _streamed(src: Source, recipe: PixelRecipe, budget: int, job: ReadJob, signal: Asked, dense: float) -> Sparse:
     """Decoded here, each frame forgotten once its best blocks are held."""
     plan = plan_video(src, job.limits, job.sampling)
     edges = edges_px(plan.way, signal_for(plan.codec, signal))
@@ -135,7 +143,7 @@ def _streamed(src: Source, recipe: PixelRecipe, budget: int, job: Job, signal: A
     return cuts.result(signals_of(src, plan, result, kind, seen))
 
 
-def _in_child(src: Source, recipe: PixelRecipe, budget: int, job: Job, signal: Asked, dense: float) -> Sparse:
+def _in_child(src: Source, recipe: PixelRecipe, budget: int, job: ReadJob, signal: Asked, dense: float) -> Sparse:
     """Decoded in a child process, which sends the frames taken and their signals."""
     clip, seen = isolated_signals(src, job, signal)
     edges = (seen.rows_px, seen.columns_px)
@@ -172,12 +180,12 @@ class Cutter:
         self._across = shares(edges[1], *_spans(self.box[0], self.box[2], self.frame_grid.w))
         self._patch_px = (self.box[3] - self.box[1]) / self.frame_grid.h
         self._blocks = block_rows(*self.frame_grid[1:], recipe.merge, recipe.order == "block" and recipe.merge > 1)
-        self._room = Room()
+        self._room = ResizeBuffers()
 
     def start(self) -> None:
         """Forget everything that came so far."""
         shape = (self._blocks.shape[1], self.recipe.width)
-        self._choice = Choice(len(self._blocks), self._budget, self._dense, self._frames, shape)
+        self._choice = BlockChooser(len(self._blocks), self._budget, self._dense, self._frames, shape)
         self._rows = empty_rows(self.frame_grid.rows, self.recipe)
         self._energy = np.zeros(self.frame_grid[1:], np.float64)
         self._count, self._cut, self._key = 0, False, False

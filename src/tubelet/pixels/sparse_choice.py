@@ -23,7 +23,7 @@ PLAIN, KEY, ANCHOR = 2, 1, 0  # kinds of rows of time; an anchor is the first on
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenBlocks:
     """blocks (t, number) of what is kept, ascending, its energies and rows; whole: the rows of time kept as anchors or
     key frames with all their blocks."""
 
@@ -34,7 +34,7 @@ class Chosen:
     whole: tuple[int, ...]
 
 
-class Choice:
+class BlockChooser:
     """Told of each row of time in turn, with its blocks' energies and rows; gives the chosen blocks at the end."""
 
     def __init__(self, blocks: int, budget: int, dense: float, frames: int, shape: tuple[int, int]) -> None:
@@ -57,7 +57,7 @@ class Choice:
         order = np.stack([-energy, np.full(self._blocks, self._spread_t[t]), self._spread_b], axis=1)
         self._energy.add(order, t, number, energy, rows)
 
-    def result(self) -> Chosen:
+    def result(self) -> ChosenBlocks:
         whole, other = self._whole.held(), self._energy.held()
         known = whole.t * self._blocks + whole.number
         rest = ~np.isin(other.t * self._blocks + other.number, known)
@@ -66,7 +66,7 @@ class Choice:
         order = np.lexsort((number, t))
         found, counts = np.unique(whole.t, return_counts=True)
         full = tuple(int(n) for n in found[counts == self._blocks])
-        return Chosen(t[order], number[order], energy[order], rows[order], full)
+        return ChosenBlocks(t[order], number[order], energy[order], rows[order], full)
 
 
 @dataclass

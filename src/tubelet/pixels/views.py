@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.grid import Grid, Item
+from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import resize_frames
 from tubelet.pixels.sizes import Pad, check_sides

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import InputError
-from tubelet.grid import all_positions
 from tubelet.packed import Packed
+from tubelet.packed.grid import all_positions
 from tubelet.reduce.groups import item_values
 from tubelet.shapes import Bool, Float, Int64
 

@@ -2,7 +2,7 @@
 
 Unlike `select`, these change rows. What is left keeps the place of the row it grew from. Blank rows
 (tubelet.reduce.blank) are neither kept nor merged into others. Scores and keys come from a
-layer of the encoder (tubelet.encoder.received) or from anywhere else.
+layer of the encoder (tubelet.encoder.attention_scores) or from anywhere else.
 """
 
 import math
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tubelet.errors import InputError, LimitError, ShapeError
 from tubelet.packed import Grid, Item, Packed, positions
+from tubelet.packed.order import rows_by_place
 from tubelet.reduce.blank import seen_rows
 from tubelet.reduce.groups import Per, checked_scores, groups_of
-from tubelet.reduce.merge import rows_by_place
 from tubelet.reduce.select import budgets_of
 from tubelet.shapes import Float, Int64, Shaped
 

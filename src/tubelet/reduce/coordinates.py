@@ -1,6 +1,6 @@
 """Where a chosen row stands, told to a model that reads rows as a list: learned features of place and size.
 
-After choosing, the n-th row may be anywhere. A language model with rotary places of its own (tubelet.rope_index) is
+After choosing, the n-th row may be anywhere. A language model with rotary places of its own (`rope_index`) is
 told by position ids; one that counts rows, such as LaViDa's, can be told by an embedding that is added to them.
 """
 

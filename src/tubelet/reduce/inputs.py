@@ -7,15 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tubelet.encoder.attention_scores import attention_scores
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.pool import AttentionPool, QueryPool
-from tubelet.encoder.received import attended
 from tubelet.errors import InputError, LimitError
 from tubelet.packed import Grid, Item, Packed
 from tubelet.pixels.patchify import as_tensor, empty_rows, item_of, packed_of, write_frames
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Fit, resize_frames
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.reduce.condense import fitting_grid
 from tubelet.reduce.methods import Inputs, Need, Sparse
 from tubelet.reduce.relevance import in_joint_space
@@ -54,7 +54,7 @@ def inputs_of(
         raise InputError(f"a space is auto, head or rows, got {space}", got=space)
     received = keys = None
     if {"attention", "keys"} & set(needs):
-        tokens, received, keys = attended(encoder, patches, layer=layer)
+        tokens, received, keys = attention_scores(encoder, patches, layer=layer)
     else:
         tokens = encoder(patches)
     headed = space == "head" or (space == "auto" and isinstance(encoder.pool, AttentionPool | QueryPool))

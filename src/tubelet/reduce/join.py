@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import ShapeError
-from tubelet.grid import Grid, Item
 from tubelet.packed import Packed
+from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.reduce.merge import pool
 from tubelet.shapes import Float, Int64
@@ -48,9 +48,9 @@ def join_views(p: Packed, rule: ViewRule, newline: Float[Tensor, " D"] | None = 
     Raises ShapeError naming the item where views are not those of the rule, or the newline is of another width.
 
         >>> clip = tubelet.Clip(np.zeros((1, 600, 1000, 3), np.uint8), (0.0,))
-        >>> p = tubelet.patchify([clip], tubelet.PixelRecipe(14), views=tubelet.LAVIDA)
-        >>> rows = pooled_views(p.with_x(torch.zeros(len(p.x), 8)), tubelet.LAVIDA)
-        >>> join_views(rows, tubelet.LAVIDA, torch.ones(8))
+        >>> p = tubelet.patchify([clip], tubelet.PixelRecipe(14), views=tubelet.pixels.views.LAVIDA)
+        >>> rows = pooled_views(p.with_x(torch.zeros(len(p.x), 8)), tubelet.pixels.views.LAVIDA)
+        >>> join_views(rows, tubelet.pixels.views.LAVIDA, torch.ones(8))
         Packed(T=660, D=8, float32, cpu, 2 items: [1x14x14, 1x16x29])
     """
     if newline is not None and newline.shape != p.x.shape[1:]:

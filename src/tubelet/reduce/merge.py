@@ -17,7 +17,8 @@ from torch import Tensor
 
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, all_positions
-from tubelet.shapes import Bool, Int32, Int64, Shaped
+from tubelet.packed.order import rows_by_place
+from tubelet.shapes import Int32, Shaped
 
 Odd = Literal["error", "pad_edge", "crop"]
 ODD: tuple[Odd, ...] = ("error", "pad_edge", "crop")
@@ -115,31 +116,6 @@ def merged_item(item: Item, block: Block, odd: Odd) -> Item:
     return replace(item, grid=small, times_s=item.times_s[:: block.t][: small.t], box=(left, top, right, bottom))
 
 
-def rows_by_place(p: Packed) -> Int64[Tensor, " T"]:
-    """For every place, item by item in raster order, the row that stands there: x[rows_by_place(p)] is in raster order.
-
-    Raises ShapeError naming the item that is not whole or has a place twice or outside its grid.
-    """
-    for i, (item, length) in enumerate(zip(p.items, p.lengths, strict=True)):
-        if length != item.grid.rows:
-            raise ShapeError(
-                f"{length} of {item.grid.rows} rows are left: merge and pool before rows are dropped",
-                item=i,
-                expected=item.grid.rows,
-                got=length,
-            )
-    total, device = p.x.shape[0], p.device
-    sizes = torch.tensor([(*i.grid, n) for i, n in zip(p.items, p.starts, strict=False)], device="cpu").long()
-    lengths = torch.tensor(p.lengths, dtype=torch.long, device="cpu")
-    each = sizes.reshape(-1, 4).to(device).repeat_interleave(lengths.to(device), dim=0, output_size=total)
-    place, size = p.pos.long(), each[:, :3]
-    number = (place[:, 0] * size[:, 1] + place[:, 1]) * size[:, 2] + place[:, 2] + each[:, 3]
-    found = torch.full((total,), -1, dtype=torch.long, device=device)
-    found.scatter_(0, number.clamp(0, max(total - 1, 0)), torch.arange(total, device=device))
-    _require(p, ((place >= 0) & (place < size)).all() & (found >= 0).all())
-    return found
-
-
 # ---- the steps
 
 
@@ -204,12 +180,3 @@ def _bilinear(p: Packed, size: int) -> Packed:
         out.append(sampled.permute(0, 2, 3, 1).reshape(small.rows, -1))
         items.append(replace(item, grid=small))
     return _merged(torch.cat(out), tuple(items))
-
-
-def _require(p: Packed, in_order: Bool[Tensor, ""]) -> None:
-    """Every place of every grid is there once; `check` says where not. On CUDA the device asserts it, and nothing
-    waits."""
-    if p.device.type == "cuda":
-        torch._assert_async(in_order)
-    elif p.device.type != "meta" and not bool(in_order):
-        p.check()

@@ -23,21 +23,11 @@ from tubelet.reduce.cells import cells_of, dilate
 from tubelet.reduce.condense import pool_to, prumerge, tome, visionzip
 from tubelet.reduce.diverse import cdpruner, divprune
 from tubelet.reduce.groups import by_range, checked_rows, groups_of
+from tubelet.reduce.history.versions import VERSIONS, historical
 from tubelet.reduce.relevance import TEMPERATURE, Words, relevance
 from tubelet.reduce.scores import Box, covered, edges, norm, random, uniform, variance
 from tubelet.reduce.select import COVERAGE_SHARE, budgets_of, select
-from tubelet.reduce.shirg import (
-    FALLOFF,
-    RADIUS,
-    REGION,
-    TEXT_ONLY,
-    VERSIONS,
-    Scale,
-    Weights,
-    historical,
-    rows_of,
-    shirg_score,
-)
+from tubelet.reduce.shirg import FALLOFF, RADIUS, REGION, TEXT_ONLY, Scale, Weights, rows_of, shirg_score
 from tubelet.shapes import Float, Shaped
 
 Need = Literal["text", "attention", "keys", "boxes", "smaller", "sparse"]
@@ -47,8 +37,8 @@ Budget = int | Sequence[int]
 # What to give where a need is not met.
 GIVE: dict[Need, str] = {
     "text": "vectors of words in the rows' space as text",
-    "attention": "the attention each row gets as attention (tubelet.encoder.received)",
-    "keys": "the keys of a layer as keys (tubelet.encoder.received)",
+    "attention": "the attention each row gets as attention (tubelet.encoder.attention_scores)",
+    "keys": "the keys of a layer as keys (tubelet.encoder.attention_scores)",
     "boxes": "boxes by picture as boxes",
     "smaller": "a function that encodes the pictures made smaller as smaller",
     "sparse": "a function that encodes the patches a video's codec points at as sparse; pictures have none",

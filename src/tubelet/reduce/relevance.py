@@ -40,7 +40,7 @@ def relevance(
     """Cosine of each row to the words of a text: the largest, t log(mean(exp(cosine / t))), or the mean.
 
     text: word embeddings for all pictures, or one tensor for each picture in the order of their first items. They must
-    come from a space the rows are in (`in_joint_space`, tubelet.language.siglip_text): between spaces a cosine says
+    come from a space the rows are in (`in_joint_space`, tubelet.reduce.siglip_text): between spaces a cosine says
     nothing. "logsumexp" lets several words count; its mean inside the logarithm keeps it between "mean" and "max".
     A row of zeros has cosine 0. Float32. Cost: 2 T S D FLOPs.
 

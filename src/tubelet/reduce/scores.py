@@ -2,7 +2,7 @@
 
 Higher is better. Each depends on the rows of its own item (or picture) only. `select` chooses by them; `by_range` and
 `by_rank` bring several to one scale; tubelet.reduce.relevance asks a text, tubelet.reduce.diverse looks for variety,
-tubelet.encoder.received tells the attention a row gets.
+tubelet.encoder.attention_scores tells the attention a row gets.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ from torch import Tensor
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, WeightsError
-from tubelet.families import families, require_variant, variant_of
+from tubelet.families.catalogue import families, require_variant, variant_of
 from tubelet.families.family import Family
 from tubelet.packed import Item, Packed, all_positions
 from tubelet.weights.load import load_encoder, open_weights, report_of

@@ -10,27 +10,33 @@ shards they stand in are opened (of a hub's: fetched).
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
-from tubelet.errors import ConfigError, KeyMismatch, NotFinite, UnsafeFile
-from tubelet.families import families, find, format_of, home_of, read_config, require_variant, variant_of, write_config
+from tubelet.errors import ConfigError, NotFinite
+from tubelet.families.catalogue import (
+    families,
+    find,
+    format_of,
+    home_of,
+    read_config,
+    require_variant,
+    variant_of,
+    write_config,
+)
 from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.families.match import Match, matches
 from tubelet.families.processors import recipe_from
 from tubelet.weights.header import Entry
-from tubelet.weights.locate import Checkpoint, Place, find_checkpoint, find_place
+from tubelet.weights.locate import Checkpoint, CheckpointFolder, find_place
+from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INIT_STD = 0.02
 
 
@@ -192,17 +198,10 @@ def _mark(encoder: Encoder, report: LoadReport) -> Encoder:
     return encoder.eval()
 
 
-def read_state(source: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Tensor]:
-    """All tensors of a checkpoint under the names they have there, headers checked first. Cost: a copy of the file."""
-    checkpoint = find_checkpoint(source, revision)
-    with TensorReader(checkpoint) as reader:
-        return {key: reader(key).clone() for key in checkpoint.entries}
-
-
 # ---- the steps
 
 
-def _sized(opened: Opened, place: Place) -> Opened:
+def _sized(opened: Opened, place: CheckpointFolder) -> Opened:
     """With the pixel recipe that the files beside the weights say. Raises ConfigError."""
     said = None if opened.match.family.processor_to is None else place.processor()
     if said is None:
@@ -264,79 +263,6 @@ def _alone(tensor: Tensor) -> Tensor:
     """`tensor` contiguous and with no neighbours in its memory."""
     tensor = tensor.contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-
-
-def compare_names(
-    expected: Mapping[str, tuple[int, ...]],
-    entries: Mapping[str, Entry],
-    allowed: Sequence[str],
-    source: str,
-    unused: Mapping[str, tuple[int, ...]] | None = None,
-    described: Callable[[], str] = str,
-) -> tuple[str, ...]:
-    """Every name and shape, before any value is read; returns the allowed misses. unused: names that may be there and
-    are not read. described: how the message says what the tensors were taken for. Raises KeyMismatch."""
-    missing = [name for name in expected if name not in entries and name not in allowed]
-    known = {**(unused or {}), **expected}
-    unexpected = [name for name in entries if name not in known]
-    misshaped = [
-        (name, shape, entries[name].shape)
-        for name, shape in known.items()
-        if name in entries and (entries[name].shape != shape or entries[name].dtype not in _FLOATS)
-    ]
-    if missing or unexpected or misshaped:
-        parts = []
-        if missing:
-            parts.append(f"{len(missing)} missing ({', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''})")
-        if unexpected:
-            names = f"{', '.join(unexpected[:3])}{' ...' if len(unexpected) > 3 else ''}"
-            parts.append(f"{len(unexpected)} unexpected ({names})")
-        if misshaped:
-            name, shape, got = misshaped[0]
-            kind = entries[name].dtype
-            parts.append(f"{len(misshaped)} mis-shaped ({name} is {kind} {got}, expected {shape} of floats)")
-        raise KeyMismatch(
-            f"the tensors do not fit: {'; '.join(parts)}{described()}",
-            missing=missing,
-            unexpected=unexpected,
-            misshaped=misshaped,
-            source=source,
-        )
-    return tuple(name for name in expected if name not in entries)
-
-
-def stored_type(entries: Sequence[Entry]) -> torch.dtype:
-    """The one type all tensors are kept in: the stored one, or the narrowest that holds all stored ones."""
-    kinds = [_FLOATS[entry.dtype] for entry in entries]
-    out = kinds[0] if kinds else torch.float32
-    for kind in kinds[1:]:
-        out = torch.promote_types(out, kind)
-    return out
-
-
-class TensorReader:
-    """Tensors by their key in the files, each file opened once. A context manager."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self.files: dict[Path, Any] = {}
-        self.stack = ExitStack()
-
-    def __enter__(self) -> "TensorReader":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stack.close()
-
-    def __call__(self, key: str) -> Tensor:
-        path = self.checkpoint.home[key]
-        try:
-            if path not in self.files:
-                self.files[path] = self.stack.enter_context(safe_open(str(path), framework="pt"))
-            tensor: Tensor = self.files[path].get_tensor(key)
-        except (SafetensorError, OSError) as e:
-            raise UnsafeFile(f"{key!r:.80} cannot be read", source=path.name) from e
-        return tensor
 
 
 def initial_state(config: EncoderConfig, seed: int = 0) -> dict[str, Tensor]:

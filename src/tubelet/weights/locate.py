@@ -48,7 +48,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Place:
+class CheckpointFolder:
     """Where a checkpoint is and which tensors it has, before any shard is opened. home: key -> the plain name of its
     file; index: the index they were read from, None for a single file; fetch: brings files by name into the folder."""
 
@@ -111,7 +111,7 @@ def find_checkpoint(source: str | os.PathLike[str], revision: str | None = None)
     return find_place(source, revision).checkpoint()
 
 
-def find_place(source: str | os.PathLike[str], revision: str | None = None) -> Place:
+def find_place(source: str | os.PathLike[str], revision: str | None = None) -> CheckpointFolder:
     """The same before shards are opened: from a hub only its configuration and index, or its one file, are fetched."""
     path = Path(source)
     if not path.exists():
@@ -139,7 +139,7 @@ def _pickle(name: str) -> UnsafeFile:
     )
 
 
-def _from_folder(folder: Path, name: str) -> Place:
+def _from_folder(folder: Path, name: str) -> CheckpointFolder:
     root = root_of(folder)
     if (folder / SINGLE).is_symlink() or (folder / SINGLE).exists():
         return _single(folder / SINGLE, root, name)
@@ -151,7 +151,7 @@ def _from_folder(folder: Path, name: str) -> Place:
     raise WeightsError(f"the folder has neither {SINGLE} nor {INDEX}", source=name, expected=(SINGLE, INDEX))
 
 
-def _from_hub(repo: str, revision: str | None) -> Place:
+def _from_hub(repo: str, revision: str | None) -> CheckpointFolder:
     folder = _download(repo, revision, (*_SAID, INDEX))
     commit = folder.name if _COMMIT.fullmatch(folder.name) else revision  # the second call must not see a newer one
     if not (folder / INDEX).exists():
@@ -164,12 +164,12 @@ def _from_hub(repo: str, revision: str | None) -> Place:
     return replace(place, fetch=fetch)
 
 
-def _single(path: Path, root: Path, name: str) -> Place:
+def _single(path: Path, root: Path, name: str) -> CheckpointFolder:
     header = read_header(inside(path, root))
-    return Place(name, path.parent, root, dict.fromkeys(header.tensors, path.name), header=header)
+    return CheckpointFolder(name, path.parent, root, dict.fromkeys(header.tensors, path.name), header=header)
 
 
-def _sharded(index: Path, root: Path, name: str) -> Place:
+def _sharded(index: Path, root: Path, name: str) -> CheckpointFolder:
     data = strict_json(_read(inside(index, root), UnsafeFile), UnsafeFile, index.name)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
@@ -184,7 +184,7 @@ def _sharded(index: Path, root: Path, name: str) -> Place:
             raise (
                 _pickle(shard) if Path(shard).suffix in PICKLES else UnsafeFile("not a safetensors shard", source=shard)
             )
-    return Place(name, index.parent, root, weight_map, index=index.name)
+    return CheckpointFolder(name, index.parent, root, weight_map, index=index.name)
 
 
 def root_of(folder: Path) -> Path:

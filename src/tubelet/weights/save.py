@@ -12,9 +12,9 @@ import torch
 
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, WeightsError
-from tubelet.families import families, home_of, write_config
+from tubelet.families.catalogue import families, home_of, write_config
 from tubelet.families.family import Family, to_theirs
-from tubelet.files import write_tensors
+from tubelet.packed.file import write_tensors
 from tubelet.weights.load import report_of
 from tubelet.weights.locate import CONFIG, PROCESSOR, SINGLE
 

@@ -8,16 +8,16 @@ from torch import Tensor
 
 from tubelet.encoder.config import Table
 from tubelet.encoder.table import PositionTable
-from tubelet.grid import Item
-from tubelet.language.align import LLAVA
-from tubelet.language.place import place
-from tubelet.language.prompt import expand_placeholders
+from tubelet.language.placing.align import LLAVA
+from tubelet.language.placing.place import place
+from tubelet.language.placing.prompt import expand_placeholders
 from tubelet.packed import pack
+from tubelet.packed.grid import Item
 from tubelet.pixels.patchify import patchify, unpatchify
 from tubelet.pixels.recipe import HALF, PixelRecipe
 from tubelet.pixels.views import LAVIDA, view_items
 from tubelet.pixels.views_plan import ViewRule
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 from tubelet.reduce.join import join_views, pooled_views
 
 from ..cases import Case, Mismatch

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tubelet.errors import ShapeError
+from tubelet.language.project.compat import infer_hw
+from tubelet.language.project.files import load_projector
+from tubelet.language.project.projector import Projector, build_projector
 from tubelet.packed import Item, Packed, pack
-from tubelet.project import Projector, build_projector, infer_hw
-from tubelet.projector_files import load_projector
 
 from ..cases import Case, Mismatch
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from tubelet.families import onevision as ov
 from tubelet.families.match import matches
 from tubelet.integrations.llava import MERGES, VisionTower, encode_images
-from tubelet.project import build_projector
+from tubelet.language.project.projector import build_projector
 
 from ..cases import Case, Mismatch
 from .onevision_convert import source_config

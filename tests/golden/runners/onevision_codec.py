@@ -8,14 +8,14 @@ import av
 import numpy as np
 import torch
 
-from tubelet.limits import Limits
-from tubelet.read.codec_vectors import exported
-from tubelet.read.sampling import Sampling
-from tubelet.read.source import Source, open_source
-from tubelet.read.video import plan_video
-from tubelet.read.video_decode import Job, decode_plain
-from tubelet.read.video_index import Segment
-from tubelet.reduce import onevision_codec as oc
+from tubelet.reading.codec.vectors import exported
+from tubelet.reading.limits import Limits
+from tubelet.reading.sampling import Sampling
+from tubelet.reading.source import Source, open_source
+from tubelet.reading.video.decode import DecodeJob, decode_plain
+from tubelet.reading.video.packets import Segment
+from tubelet.reading.video.video import plan_video
+from tubelet.reduce.history import onevision_codec as oc
 
 from ..cases import Case, Mismatch
 
@@ -155,7 +155,7 @@ def vectors_of(src: Source, ranks: list[int]) -> list[np.ndarray]:
     plan = plan_video(src, limits, Sampling(num_frames=limits.max_frames))
     wanted = {plan.index.order[rank]: (rank,) for rank in ranks}
     observer = _Vectors(wanted, plan.height, plan.width)
-    job = Job(src, plan.stream, plan.index, plan.way, limits, None, observer, vectors=True)
+    job = DecodeJob(src, plan.stream, plan.index, plan.way, limits, None, observer, vectors=True)
     decode_plain(job, Segment(0, max(wanted), wanted))
     return [observer.fields[plan.index.order[rank]] for rank in ranks]
 

@@ -18,8 +18,9 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.families import onevision as ov
 from tubelet.families.match import matches
 from tubelet.weights.convert import UPSTREAM_EPS, convert
-from tubelet.weights.load import load_encoder, read_state
+from tubelet.weights.load import load_encoder
 from tubelet.weights.save import save_encoder
+from tubelet.weights.tensors import read_state
 
 from ..cases import Case, Mismatch
 from .onevision_model import batch_call, outputs_of, packed_call

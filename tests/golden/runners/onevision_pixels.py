@@ -10,7 +10,7 @@ from tubelet.pixels.patchify import normalise, patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Fit, fit, pad_frames, resize_frames
 from tubelet.pixels.sizes import anyres, native_round
-from tubelet.read.clip import Clip
+from tubelet.reading.clip import Clip
 
 from ..cases import Case
 

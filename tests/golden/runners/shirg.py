@@ -4,12 +4,16 @@ import re
 from collections.abc import Callable
 
 import torch
+from tests.golden.upstream import shirg_training
 from torch import Tensor
 
-from tubelet.reduce import shirg_fovea, shirg_scale, shirg_training, shirg_v1, shirg_v2
-from tubelet.reduce.shirg import VERSIONS
-from tubelet.reduce.shirg_fovea import Pooling
-from tubelet.reduce.shirg_parts import Chosen, best_of_regions, cosmax
+from tubelet.reduce.history import fovea as shirg_fovea
+from tubelet.reduce.history import scale as shirg_scale
+from tubelet.reduce.history import v1 as shirg_v1
+from tubelet.reduce.history import v2 as shirg_v2
+from tubelet.reduce.history.fovea import Pooling
+from tubelet.reduce.history.parts import Chosen, best_of_regions, cosmax
+from tubelet.reduce.history.versions import VERSIONS
 
 from ..cases import Case, Mismatch
 

@@ -1,8 +1,7 @@
 """golden/shirg upstream_metrics: the numbers SHIRG's own validation printed, by upstream's formulas."""
 
 import torch
-
-from tubelet.metrics import upstream
+from tests.golden.upstream import shirg_metrics as upstream
 
 from ..cases import Case
 

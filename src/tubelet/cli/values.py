@@ -1,0 +1,103 @@
+"""Words of the command line made into values: sizes, bytes, view rules."""
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from tubelet.cli.terminal import UsageError
+from tubelet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tubelet.pixels.views import Views
+    from tubelet.pixels.views_plan import Joining, Pool
+
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def view_rule(text: str | None, pool: str | None, join: str | None) -> "Views | None":
+    """The rule that --views, --pool and --join give, canvases written (width, height) as sizes are. Raises UsageError.
+
+        lavida                     LaViDa's
+        384:768x384,384x768        tiles of 384 that fill the best of these canvases
+        pyramid:672/336,672/672    the whole picture at 672, in tiles of 336, and as one view; +squash loses its ratio
+        page:384/0.1               crops of 384 along a page that overlap by a tenth at least; page:384/0.1/8: at most 8
+
+    >>> view_rule("384:768x384,384x768", "bilinear", None).pinpoints
+    ((384, 768), (768, 384))
+    >>> view_rule("page:384/0.1", None, None)
+    PageCrops(tile=384, overlap=0.1, most=12, whole=True)
+    """
+    from tubelet.pixels.views import LAVIDA, ViewRule
+
+    if text is None:
+        if pool is not None or join is not None:
+            raise UsageError("--pool and --join belong to --views")
+        return None
+    rule = LAVIDA if text == "lavida" else _named_rule(text)
+    if not isinstance(rule, ViewRule):
+        if pool is not None or join is not None:
+            raise UsageError(f"--pool and --join are for tiles of one canvas, not for {text}")
+        return rule
+    if pool is not None:
+        rule = replace(rule, pool=None if pool == "none" else cast("Pool", pool))
+    return rule if join is None else replace(rule, join=cast("Joining", join))
+
+
+def _named_rule(text: str) -> "Views":
+    from tubelet.pixels.views import PageCrops, Pyramid, ViewRule
+
+    number = "[0-9]{1,6}"
+    kinds = {
+        rf"(?P<tile>{number}):(?P<sides>{number}x{number}(,{number}x{number})*)": lambda m: ViewRule(
+            int(m["tile"]), tuple((h, w) for w, h in _pairs(m["sides"], "x"))
+        ),
+        rf"pyramid:(?P<sides>{number}/{number}(,{number}/{number})*)(?P<squash>\+squash)?": lambda m: Pyramid(
+            _pairs(m["sides"], "/"), "squash" if m["squash"] else "keep"
+        ),
+        rf"page:(?P<tile>{number})(/(?P<overlap>0?\.?[0-9]{{1,6}}))?(/(?P<most>{number}))?": lambda m: PageCrops(
+            int(m["tile"]), float(m["overlap"] or 0), int(m["most"] or PageCrops.most)
+        ),
+    }
+    for pattern, make in kinds.items():
+        if found := re.fullmatch(pattern, text):
+            try:
+                return make(found)
+            except ConfigError as e:
+                raise UsageError(f"--views {text}: {e}") from e
+    raise UsageError(
+        "--views takes lavida, TILE:WxH,... such as 384:768x384,384x768, pyramid:SIDE/TILE,... such as "
+        f"pyramid:672/336,672/672, or page:TILE/OVERLAP such as page:384/0.1, got {text!r}"
+    )
+
+
+def _pairs(text: str, between: str) -> tuple[tuple[int, int], ...]:
+    pairs = (part.split(between) for part in text.split(","))
+    return tuple((int(a), int(b)) for a, b in pairs)
+
+
+def parse_sizes(text: str) -> list[tuple[int, int, int]]:
+    """(width, height, frames) of each size. Raises UsageError.
+
+    >>> parse_sizes("1920x1080,640x360x16")
+    [(1920, 1080, 1), (640, 360, 16)]
+    """
+    found: list[tuple[int, int, int]] = []
+    for part in text.split(","):
+        if not re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}(x[0-9]{1,9})?", part.strip()):
+            raise UsageError(f"--size takes WIDTHxHEIGHT or WIDTHxHEIGHTxFRAMES, got {part!r}")
+        width, height, *frames = (int(n) for n in part.strip().split("x"))
+        found.append((width, height, frames[0] if frames else 1))
+    return found
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of "24GiB", "500MB" or "1000000". Raises UsageError.
+
+    >>> parse_bytes("24GiB")
+    25769803776
+    """
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([KMG]I?)?B?", text.strip().upper())
+    if found is None or not float(found[1]) > 0:
+        raise UsageError(f"--fit-memory takes bytes such as 24GiB, got {text!r}")
+    return int(float(found[1]) * UNITS[found[2] or ""])

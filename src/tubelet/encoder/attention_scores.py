@@ -1,0 +1,84 @@
+"""What attention says of each row: how much it gets in one layer, from all rows or the class token, and its key."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tubelet.encoder.attention import Segments
+from tubelet.encoder.layers import Layer
+from tubelet.encoder.layout import Layout
+from tubelet.encoder.model import Encoder
+from tubelet.encoder.rope import apply_rope
+from tubelet.errors import ConfigError
+from tubelet.packed import Packed
+from tubelet.shapes import Float, Shaped
+
+Queries = Literal["all", "first"]
+_CHUNK = 512  # queries at a time, which bounds memory to H x 512 x n
+
+
+class Attended(NamedTuple):
+    """tokens: what `encoder(p)` gives, for as many rows as p. received: (T,) attention each row gets. keys: (T, D)
+    keys of that layer, heads side by side, before rotary positions."""
+
+    tokens: Packed
+    received: Float[Tensor, " T"]
+    keys: Shaped[Tensor, "T D"]
+
+
+@torch.no_grad()
+def attention_scores(encoder: Encoder, p: Packed, *, layer: int = -2, queries: Queries = "all") -> Attended:
+    """The encoder's tokens, and what one layer's attention says of their rows, in one run.
+
+    layer: -L .. L - 1. queries: "all" is the mean over all queries of a segment, prefix tokens among them; "first" is
+    the attention of the first prefix token (the class token). Both are the mean over heads. Attention given to prefix
+    tokens is left out, so numbers sum to 1 over a segment only where there are none.
+
+    Cost: the encoder, then that layer's projections once more and 2 D sum(n^2) FLOPs. Without gradients.
+    Raises: ConfigError for a layer there is none of, for windowed layers, for "first" without prefix tokens, and for an
+    encoder that merges rows.
+    """
+    config = encoder.config
+    if not -config.layers <= layer < config.layers:
+        raise ConfigError(f"layers count {-config.layers}..{config.layers - 1}, got {layer}", limit=config.layers)
+    number = layer % config.layers
+    block = encoder.layers[number]
+    assert isinstance(block, Layer)
+    if block.local or config.merger is not None:
+        raise ConfigError("attention received is defined for layers that see whole segments, without a merger")
+    if queries == "first" and not config.prefix:
+        raise ConfigError("this encoder has no class token to ask; queries='all'", expected="all", got=queries)
+    ran = encoder._run(p, None, None, (number,))
+    turn, flip = encoder._turns(p, p.pos, ran.layout)
+    q, k, _ = block.project(block.norm1(ran.states[number])).unflatten(-1, (3, block.heads, -1)).unbind(1)
+    keys = ran.layout.outside(k.flatten(1))
+    if turn is not None:
+        q, k = (apply_rope(each, turn, flip, block.halves) for each in (q, k))
+    heads = ran.layout.prefix if queries == "first" else 0
+    got = _received(q, k, ran.layout, heads)
+    return Attended(p.with_x(ran.layout.outside(encoder._normed(ran.x))), got, keys)
+
+
+def received(
+    q: Shaped[Tensor, "T H K"], k: Shaped[Tensor, "T H K"], segments: Segments, *, first: bool = False
+) -> Float[Tensor, " T"]:
+    """softmax(q k^T / sqrt(K)) inside each segment, mean over heads and over its queries, or that of its first query.
+
+    Sums to 1 over a segment. Softmax in float32. Cost: 2 H K sum(n^2) FLOPs, no values are read; memory O(n).
+    """
+    out = torch.zeros(len(q), dtype=torch.float32, device=q.device)
+    scale, start = q.shape[2] ** -0.5, 0
+    for length in segments.lengths:
+        end = start + length
+        keys, last = k[start:end].permute(1, 2, 0).float(), start + 1 if first else end
+        for a in range(start, last, _CHUNK):
+            asked = q[a : min(a + _CHUNK, last)].transpose(0, 1).float() * scale
+            out[start:end] += (asked @ keys).softmax(dim=-1).sum(dim=(0, 1))
+        out[start:end] /= (last - start) * q.shape[1]
+        start = end
+    return out
+
+
+def _received(q: Tensor, k: Tensor, layout: Layout, first: int) -> Float[Tensor, " T"]:
+    return layout.outside(received(q, k, layout.segments, first=bool(first))[:, None]).squeeze(1)

@@ -1,0 +1,268 @@
+"""Cells on pixels: kept ones bright and outlined, the others dimmed, scores as heat, views at their boxes.
+
+    one view            tiles, in place         pooled
+    +-----------+       +-----+-----+           +---+---+---+
+    | ####      |       |##   |     |           |   |   |   |
+    |    ##   # |       +-----+-----+           +---+---+---+
+    |         # |       |   # |   ##|           |   |   |   |
+    +-----------+       +-----+-----+           +---+---+---+
+
+Pillow and numpy alone; places and scores are read once, on the host.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tubelet.errors import ShapeError
+from tubelet.inspect.draw.frames import FRAME, draw_lines
+from tubelet.inspect.draw.lettering import Colour
+from tubelet.packed import Packed
+from tubelet.packed.grid import Item
+from tubelet.shapes import Bool, Float, UInt8
+
+OUTLINE: Colour = (255, 170, 0)
+VIEW_EDGE: Colour = (120, 190, 255)
+DIM, DIM_FLOOR = 0.26, 20.0  # what is left of the light of a dropped cell
+HEAT = np.array([(6, 4, 30), (92, 18, 110), (190, 55, 84), (249, 142, 10), (252, 255, 164)], np.float64)
+HEAT_SHARE = 0.62
+SAME = 1e-5  # scores that differ by less of their size differ by rounding, and have one colour
+Show = Literal["kept", "heat"]
+
+
+@dataclass(frozen=True)
+class ViewLayer:
+    """One view of one picture: its item, which cells are kept, and their scores scaled to 0..1, NaN for none."""
+
+    item: Item
+    kept: Bool[np.ndarray, "t h w"]
+    heat: Float[np.ndarray, "t h w"] | None = None
+
+    @property
+    def counts(self) -> list[int]:
+        """Kept cells of each frame."""
+        return [int(frame.sum()) for frame in self.kept]
+
+
+def layers_of(
+    whole: Packed, kept: Packed, picture: int, scores: Float[torch.Tensor, " T"] | None = None
+) -> list[ViewLayer]:
+    """The views of one picture with what is kept of each. Packs with grids of their own (pooled) are their own views.
+
+    scores: one for each row of `whole`; they are scaled from the least to the greatest of the picture. Syncs.
+    Raises ShapeError for a picture there is not.
+    """
+    if kept.items != whole.items:
+        whole, scores = kept, None
+    chosen = [i for i, item in enumerate(whole.items) if item.picture == picture]
+    if not chosen:
+        raise ShapeError(f"there is no picture {picture}", got=picture)
+    spread = None if scores is None else _scaled(whole, chosen, scores)
+    out = []
+    for i in chosen:
+        item = whole.items[i]
+        mask = np.zeros(item.grid, dtype=bool)
+        mask[tuple(kept.pos[kept.starts[i] : kept.starts[i + 1]].cpu().long().numpy().T)] = True
+        heat = None
+        if spread is not None:
+            heat = np.full(item.grid, np.nan)
+            rows = slice(whole.starts[i], whole.starts[i + 1])
+            heat[tuple(whole.pos[rows].cpu().long().numpy().T)] = spread[rows]
+        out.append(ViewLayer(item, mask, heat))
+    return out
+
+
+def _scaled(whole: Packed, chosen: Sequence[int], scores: torch.Tensor) -> Float[np.ndarray, " T"]:
+    s = scores.detach().cpu().double().numpy().copy()
+    s[~np.isfinite(s)] = np.nan
+    own = np.concatenate([s[whole.starts[i] : whole.starts[i + 1]] for i in chosen])
+    known = own[~np.isnan(own)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    differ = high - low > SAME * max(abs(low), abs(high))
+    return (s - low) / (high - low) if differ else np.where(np.isnan(s), np.nan, 0.5)
+
+
+# ---- one panel
+
+
+def panels_of(layers: Sequence[ViewLayer]) -> list[list[ViewLayer]]:
+    """Views that do not lie over each other together, finest first: tiles before the whole they were cut from."""
+    out: list[list[ViewLayer]] = []
+    for layer in sorted(layers, key=lambda one: _cell_area(one.item)):
+        for panel in out:
+            if not any(_overlap(layer.item.box, other.item.box) for other in panel):
+                panel.append(layer)
+                break
+        else:
+            out.append([layer])
+    return out
+
+
+def extent(panel: Sequence[ViewLayer]) -> tuple[float, float, float, float]:
+    """The box that holds what all its views show of the picture; the black border around it is left out."""
+    boxes = [shown_part(layer.item) for layer in panel]
+    low, high = (tuple(f(b[i] for b in boxes) for i in at) for f, at in ((min, (0, 1)), (max, (2, 3))))
+    return low[0], low[1], high[0], high[1]
+
+
+def shown_part(item: Item) -> tuple[float, float, float, float]:
+    """The part of its picture that a view shows; its whole box where it shows nothing."""
+    (a, b, c, d), (left, top, right, bottom) = item.box, item.content or item.box
+    part = max(a, left), max(b, top), min(c, right), min(d, bottom)
+    return part if part[0] < part[2] and part[1] < part[3] else item.box
+
+
+def overlay(
+    frame: UInt8[np.ndarray, "H W 3"],
+    panel: Sequence[ViewLayer],
+    size: tuple[int, int],
+    *,
+    t: int = 0,
+    show: Show = "kept",
+) -> Image.Image:
+    """One frame with the cells of its views, (width, height) pixels: kept bright, or scores as heat with kept outlined.
+
+    Where a view reaches beyond the frame there is grey.
+    """
+    box = extent(panel)
+    pixels = _part(frame, box, size)
+    out = _dimmed(pixels)
+    for layer in panel:
+        rows, columns = _cells_at(layer.item, box, size)
+        if not (len(rows) and len(columns)):
+            continue
+        here = slice(rows[0][0], rows[-1][0] + 1), slice(columns[0][0], columns[-1][0] + 1)
+        cell = np.ix_([i for _, i in rows], [j for _, j in columns])
+        part, light, mask = out[here], pixels[here], layer.kept[t][cell]
+        if show == "heat" and layer.heat is not None:
+            part[:] = _heated(light, layer.heat[t][cell])
+        elif show == "kept":
+            part[mask] = light[mask]
+            _inner_lines(part, mask, *cell)
+        fine = len(rows) < 12 * len({i for _, i in rows})
+        _outline(part, mask, (255, 255, 255) if show == "heat" else OUTLINE, 1 if fine else 2)
+        if len(panel) > 1:
+            _edge(part)
+    return Image.fromarray(out)
+
+
+def resized_view(
+    frame: UInt8[np.ndarray, "H W 3"], panel: Sequence[ViewLayer], size: tuple[int, int], *, pixels: int | None = None
+) -> Image.Image:
+    """One frame under the grids of a pooled or smaller pack: each cell is one row. pixels: of a side of a cell, where
+    the frame was made so small."""
+    box = extent(panel)
+    out = _part(frame, box, size).copy()
+    for item in (layer.item for layer in panel):
+        left, top, right, bottom = (max(v, 0) for v in _inside(item.box, box, size))
+        part = out[top:bottom, left:right]
+        if not part.size:
+            continue
+        if pixels is not None:
+            small = Image.fromarray(_part(frame, item.box, (item.grid.w * pixels, item.grid.h * pixels)))
+            part[:] = np.asarray(small.resize((part.shape[1], part.shape[0]), Image.Resampling.BILINEAR))
+        part[:] = draw_lines(part, item.grid)
+        if len(panel) > 1:
+            _edge(part)
+    return Image.fromarray(out)
+
+
+def _part(frame: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """What lies in `box`, resized; grey where that is beyond the frame."""
+    height, width = frame.shape[:2]
+    cut = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height)))
+    out = np.full((size[1], size[0], 3), FRAME, dtype=np.uint8)
+    if cut[0] >= cut[2] or cut[1] >= cut[3]:
+        return out
+    left, top, right, bottom = _inside(cut, box, size)
+    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    enlarged = right - left >= 3 * (cut[2] - cut[0])
+    how = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC
+    gap = None if enlarged else 3.0
+    small = Image.fromarray(frame).resize((right - left, bottom - top), how, box=cut, reducing_gap=gap)
+    out[top:bottom, left:right] = np.asarray(small)[: size[1] - top, : size[0] - left]
+    return out
+
+
+def _inside(
+    box: tuple[float, float, float, float], outer: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Where `box` lies in a drawing of `outer`, in whole pixels."""
+    across, down = size[0] / (outer[2] - outer[0]), size[1] / (outer[3] - outer[1])
+    left, right = (round((x - outer[0]) * across) for x in (box[0], box[2]))
+    top, bottom = (round((y - outer[1]) * down) for y in (box[1], box[3]))
+    return left, top, right, bottom
+
+
+def _cells_at(
+    item: Item, outer: tuple[float, float, float, float], size: tuple[int, int]
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(pixel, row of the grid) and (pixel, column) of every line and column of a drawing of `outer` that a view has."""
+    left, top, right, bottom = _inside(item.box, outer, size)
+
+    def along(low: int, high: int, cells: int, end: int) -> list[tuple[int, int]]:
+        return [(at, int((at - low + 0.5) * cells / (high - low))) for at in range(max(low, 0), min(high, end))]
+
+    return along(top, bottom, item.grid.h, size[1]), along(left, right, item.grid.w, size[0])
+
+
+def _light(pixels: np.ndarray) -> Float[np.ndarray, "H W"]:
+    return pixels.astype(np.float64) @ (0.299, 0.587, 0.114)
+
+
+def _dimmed(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    grey = np.rint(_light(pixels) * DIM + DIM_FLOOR).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _heated(pixels: np.ndarray, heat: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    at = np.nan_to_num(heat) * (len(HEAT) - 1)
+    low = np.clip(np.floor(at).astype(int), 0, len(HEAT) - 2)
+    colour = HEAT[low] + (HEAT[low + 1] - HEAT[low]) * (at - low)[..., None]
+    grey = np.repeat(_light(pixels)[..., None], 3, axis=2)
+    mixed = grey * (1 - HEAT_SHARE) + colour * HEAT_SHARE
+    return np.where(np.isnan(heat)[..., None], _dimmed(pixels), np.rint(mixed)).astype(np.uint8)
+
+
+def _outline(part: np.ndarray, mask: Bool[np.ndarray, "H W"], colour: Colour, thick: int) -> None:
+    """A line along the inner side of every kept region, drawn into `part`."""
+    outside = ~mask
+    for _ in range(thick):
+        wide = outside.copy()
+        wide[1:] |= outside[:-1]
+        wide[:-1] |= outside[1:]
+        wide[:, 1:] |= outside[:, :-1]
+        wide[:, :-1] |= outside[:, 1:]
+        outside = wide
+    part[outside & mask] = colour
+
+
+def _inner_lines(part: np.ndarray, mask: Bool[np.ndarray, "H W"], rows: np.ndarray, columns: np.ndarray) -> None:
+    """A faint line between kept neighbours, where cells are large enough to show it. rows, columns: that each line and
+    column of pixels is in."""
+    sides = len(rows) / len(np.unique(rows)), columns.size / len(np.unique(columns))
+    if min(sides) < 10:
+        return
+    between = np.zeros_like(mask)
+    between[1:] |= np.diff(rows, axis=0) != 0
+    between[:, 1:] |= np.diff(columns, axis=1) != 0
+    on = between & mask
+    part[on] = np.rint(part[on] * 0.6 + np.array(OUTLINE) * 0.4).astype(np.uint8)
+
+
+def _edge(part: np.ndarray) -> None:
+    part[0], part[-1], part[:, 0], part[:, -1] = (VIEW_EDGE,) * 4
+
+
+def _cell_area(item: Item) -> float:
+    left, top, right, bottom = item.box
+    return (right - left) / item.grid.w * (bottom - top) / item.grid.h
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return min(a[2], b[2]) - max(a[0], b[0]) > 0.5 and min(a[3], b[3]) - max(a[1], b[1]) > 0.5

@@ -1,0 +1,160 @@
+"""Several choices from one picture beside each other, with a table of their numbers, on one page.
+
++--------+ +--------+ +--------+
+| ##     | |  # #  #| |#### ###|
++--------+ +--------+ +--------+
+shirg      divprune   random
+
+          coverage              in boxes
+shirg     0.53 [unknown] n=1    1.00 [unknown] n=1
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from tubelet.errors import ShapeError
+from tubelet.inspect.draw.cells import ViewLayer, extent, overlay, panels_of, resized_view
+from tubelet.inspect.draw.frames import FRAME, GAP, MARGIN, NARROW
+from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, TextLine, caption, drawable, length, shorten, words
+from tubelet.reading.clip import Clip
+
+FRAMES = 6  # of a clip that each choice shows
+ROW, CELL_GAP = 22, 26  # height of a row of the table, room between its columns
+NAME_ROOM = 24  # above each picture, for its name
+NOTE_ROOM = 24  # below
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One choice: its name, a note under its picture, and its views. cell: None for rows of the picture itself; 0 for
+    averages of them on the grid of the views; else the patch of the smaller picture, in pixels."""
+
+    name: str
+    note: str
+    layers: tuple[ViewLayer, ...]
+    cell: int | None = None
+
+
+def draw_comparison(
+    clip: Clip,
+    entries: Sequence[Entry],
+    table: Sequence[Sequence[str]],
+    lines: Sequence[TextLine],
+    *,
+    max_side: int = 1600,
+) -> Image.Image:
+    """One picture for each entry, at one scale, under a caption and over a table, as an RGB picture.
+
+    table: rows of words, the first the names of its columns. Of a clip, up to six frames each. A page that is too
+    narrow for the table is as wide as the table. Raises ShapeError for nothing to compare.
+
+        >>> clip = tubelet.read("photo.jpg")[0]
+        >>> p = tubelet.patchify([clip], tubelet.PixelRecipe(16))
+        >>> from tubelet.inspect.draw.cells import layers_of
+        >>> entry = Entry("first", "2 of 24", tuple(layers_of(p, p.keep(torch.tensor([0, 1])), 0)))
+        >>> draw_comparison(clip, [entry], [["", "kept"], ["first", "2"]], []).mode
+        'RGB'
+    """
+    if not entries:
+        raise ShapeError("there is nothing to compare")
+    below = _table(table)
+    width = max(max_side - 2 * MARGIN, below.width)
+    head = caption(width, lines)
+    room = max(300, max_side - 2 * MARGIN - head.height - below.height - 2 * GAP)
+    columns, scale = _arranged([_natural(clip, entry) for entry in entries], width, room)
+    drawn = [_named(_picture(clip, entry, scale), entry) for entry in entries]
+    rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
+    across = max(NARROW, below.width, *(sum(d.width + GAP for d in row) - GAP for row in rows))
+    head = caption(across, lines)
+    down = head.height + GAP + sum(max(d.height for d in row) + GAP for row in rows) + below.height
+    page = Image.new("RGB", (across + 2 * MARGIN, down + 2 * MARGIN), PAPER)
+    page.paste(head, (MARGIN, MARGIN))
+    y = MARGIN + head.height + GAP
+    for row in rows:
+        x = MARGIN
+        for picture in row:
+            page.paste(picture, (x, y))
+            x += picture.width + GAP
+        y += max(d.height for d in row) + GAP
+    page.paste(below, (MARGIN, y))
+    return page
+
+
+# ---- the pictures
+
+
+def _natural(clip: Clip, entry: Entry) -> tuple[float, float]:
+    """Width and height of an entry's picture in pixels of the clip, gaps left out."""
+    boxes = [extent(panel) for panel in panels_of(entry.layers)]
+    wide, high = sum(b[2] - b[0] for b in boxes), max(b[3] - b[1] for b in boxes)
+    return wide * len(_frames(entry)), high
+
+
+def _frames(entry: Entry) -> list[int]:
+    t = entry.layers[0].item.grid.t
+    return [round(i) for i in np.linspace(0, t - 1, min(t, FRAMES))]
+
+
+def _arranged(sizes: Sequence[tuple[float, float]], width: int, height: int) -> tuple[int, float]:
+    """Columns, and the scale at which they fill the room best."""
+    wide, high = max(w for w, _ in sizes), max(h for _, h in sizes)
+
+    def scale(columns: int) -> float:
+        rows = math.ceil(len(sizes) / columns)
+        across = (width - GAP * (columns - 1) - 2 * FRAMES) / columns / wide
+        down = (height - rows * (NAME_ROOM + NOTE_ROOM + GAP)) / rows / high
+        return min(across, down)
+
+    best = max(range(1, len(sizes) + 1), key=scale)
+    return best, max(scale(best), 40 / max(wide, high))
+
+
+def _picture(clip: Clip, entry: Entry, scale: float) -> Image.Image:
+    parts: list[Image.Image] = []
+    for t in _frames(entry):
+        time = entry.layers[0].item.times_s[t]
+        frame = clip.frames[int(np.argmin(np.abs(np.array(clip.times_s) - time)))]
+        for panel in panels_of(entry.layers):
+            box = extent(panel)
+            size = max(1, int((box[2] - box[0]) * scale)), max(1, int((box[3] - box[1]) * scale))
+            if entry.cell is None:
+                parts.append(overlay(frame, panel, size, t=t))
+            else:
+                parts.append(resized_view(frame, panel, size, pixels=entry.cell or None))
+    page = Image.new("RGB", (sum(p.width + 2 for p in parts) - 2, max(p.height for p in parts)), PAPER)
+    x = 0
+    for part in parts:
+        page.paste(part, (x, 0))
+        x += part.width + 2
+    return page
+
+
+def _named(picture: Image.Image, entry: Entry) -> Image.Image:
+    page = Image.new("RGB", (picture.width, picture.height + NAME_ROOM + NOTE_ROOM), PAPER)
+    page.paste(words(shorten(drawable(entry.name), 17, picture.width), 17, INK), (0, 0))
+    page.paste(picture, (0, NAME_ROOM))
+    page.paste(words(shorten(drawable(entry.note), 13, picture.width), 13, MUTED), (0, NAME_ROOM + picture.height + 4))
+    return page
+
+
+# ---- the table
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Image.Image:
+    """Words in columns, the first to the left and the others to the right, with a line under the names."""
+    cells = [[drawable(cell) for cell in row] for row in rows]
+    widths = [max(math.ceil(length(row[i], 14)) for row in cells) for i in range(len(cells[0]))]
+    across = sum(widths) + CELL_GAP * (len(widths) - 1)
+    page = Image.new("RGB", (max(across, 1), ROW * len(cells) + 8), PAPER)
+    for i, row in enumerate(cells):
+        x, y = 0, i * ROW + (8 if i else 0)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            strip = words(cell, 14, MUTED if i == 0 else INK)
+            page.paste(strip, (x if column == 0 else x + width - strip.width, y))
+            x += width + CELL_GAP
+    ImageDraw.Draw(page).line((0, ROW + 2, across, ROW + 2), fill=FRAME)
+    return page

@@ -1,0 +1,316 @@
+"""Weights of projectors in and out of files, under the names LLaVA gives them: `model.mm_projector.0.weight` ...
+
+Safetensors only, strict, whole or not at all, as for encoders. LLaVA's own `mm_projector.bin` is a pickle: it comes in
+through `tubelet convert --to projector --unsafe-pickle`, which reads it in a confined process.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tubelet.encoder.config import Merger
+from tubelet.errors import ConfigError, KeyMismatch, NotFinite, WeightsError
+from tubelet.language.project.projector import Compat, Projector, ProjectorConfig, from_config
+from tubelet.packed.file import replace_tensors
+from tubelet.reduce.merge import Odd
+from tubelet.weights.convert import Fold
+from tubelet.weights.header import Entry, strict_json
+from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, Checkpoint, find_checkpoint, inside, root_of
+from tubelet.weights.save import staged
+from tubelet.weights.tensors import TensorReader, compare_names, stored_type
+
+FILE = "mm_projector.safetensors"
+INSIDE = "mm_projector."  # what stands before a key, after whatever else
+MERGER = ".merger."  # the same in a LLaVA-OneVision-2
+PREFIX = "model.mm_projector."
+NORM_OUT = "norm_out.weight"  # of a projector with a norm behind
+SETTINGS = "projector"  # the metadata entry with the configuration
+REPORT = "conversion.json"
+_NUMBERED = re.compile(r"(\d+)\.(?:weight|bias)|(\d+)\.(?:pre_norm|proj\.[02])\.(?:weight|bias)")
+
+
+@dataclass(frozen=True)
+class ProjectorReport:
+    """What `convert_projector` wrote. ignored: tensors of the source that are not the projector's. bit_equal: every
+    tensor came back from the written file with the same bits."""
+
+    source: str
+    out: str
+    kind: str
+    in_dim: int
+    out_dim: int
+    merge: int
+    tensors: int
+    bytes: int
+    bit_equal: bool
+    ignored: tuple[str, ...]
+    skipped: tuple[str, ...]
+    source_sha256: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        return asdict(self)
+
+
+def load_projector(
+    source: str | os.PathLike[str],
+    *,
+    kind: str | None = None,
+    odd: Odd | None = None,
+    compat: Compat | None = None,
+    eps: float | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Projector:
+    """The projector in a .safetensors file, a folder (its mm_projector.safetensors first) or a whole LLaVA checkpoint.
+
+    Widths and merge come from the tensors. The kind comes from the argument, from what `save_projector` wrote, from
+    mm_projector_type in the config.json beside, or from the keys; spatial_merge and patch_merger have the same keys, so
+    between these somebody must say it. odd, compat, eps: as in `build_projector`; None keeps what was saved.
+    dtype: None keeps the stored type. Keys that do not contain "mm_projector." are left out, unless none does.
+    Raises ConfigError, KeyMismatch (with all missing, unexpected and mis-shaped names), UnsafeFile, UnsafePath,
+    NotFinite, or WeightsError when nothing is there.
+
+        >>> path = save_projector(tubelet.language.build_projector("mlp2x_gelu", 64, 128), "mm_projector.safetensors")
+        >>> load_projector(path).config.kind
+        'mlp2x_gelu'
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise ConfigError(f"weights are floating point numbers, not {dtype}", got=str(dtype))
+    folder = Path(source)
+    checkpoint = find_checkpoint(folder / FILE if (folder / FILE).is_file() else source, revision)
+    names = bare_names(checkpoint.entries)
+    entries = {name: checkpoint.entries[key] for name, key in names.items()}
+    given = {"kind": kind, "odd": odd, "compat": compat, "eps": eps}
+    config = _settle({k: v for k, v in given.items() if v is not None}, checkpoint, entries)
+    with torch.device("meta"):
+        projector = from_config(config)
+    expected = {name: tuple(t.shape) for name, t in projector.state_dict().items()}
+    compare_names(expected, entries, (), checkpoint.name)
+    wanted = dtype or stored_type(list(entries.values()))
+    state = {}
+    with TensorReader(checkpoint) as read:
+        for name in expected:
+            state[name] = read(names[name]).to(device, wanted, copy=True)
+            if not bool(state[name].isfinite().all()):
+                raise NotFinite(f"NaN or infinity in {name} as {wanted}", source=checkpoint.name, got=name)
+    projector.load_state_dict(state, assign=True)
+    return projector
+
+
+def save_projector(projector: Projector, path: str | os.PathLike[str]) -> Path:
+    """Write the weights and the configuration to one .safetensors file (a folder gets its mm_projector.safetensors).
+
+    Written beside the target and renamed, so an error or a kill leaves the old file as it was. Returns the file's path.
+    Raises ConfigError for a projector without weights, RunError when the file cannot be written.
+
+        >>> save_projector(tubelet.language.build_projector("linear", 64, 128), "mm_projector.safetensors").name
+        'mm_projector.safetensors'
+    """
+    target = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if target.suffix != ".safetensors":
+        raise ConfigError("projectors are saved as .safetensors", source=target.name, expected=".safetensors")
+    tensors = {PREFIX + k: t.detach().to("cpu", copy=True).contiguous() for k, t in projector.state_dict().items()}
+    if not tensors:
+        raise ConfigError(f"{projector.config.kind} has no weights to save", got=projector.config.kind)
+    replace_tensors(target, tensors, {"format": "pt", SETTINGS: json.dumps(asdict(projector.config))})
+    return target
+
+
+def convert_projector(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    kind: str | None = None,
+    unsafe_pickle: bool = False,
+    overwrite: bool = False,
+) -> ProjectorReport:
+    """Write the projector at `source` as mm_projector.safetensors in the folder `out`, read it back and report.
+
+    source: as in `load_projector`, and with unsafe_pickle LLaVA's mm_projector.bin, which a confined process reads.
+    kind: as in `load_projector`. The folder appears whole or not at all. Raises what `load_projector` raises.
+    """
+    path = Path(source)
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory(prefix="tubelet-") as scratch:
+        weights, skipped = path, ()
+        if unsafe_pickle and path.suffix.lower() in PICKLES and path.is_file():
+            from tubelet.weights.unpickle import unpickle  # needs POSIX, and only this door needs it
+
+            made = unpickle(path, Path(scratch) / SINGLE)
+            if (path.parent / CONFIG).exists():
+                shutil.copyfile(inside(path.parent / CONFIG, root_of(path.parent)), Path(scratch) / CONFIG)
+            weights, skipped, files = made.path, tuple(made.skipped), [path]
+        else:
+            found = find_checkpoint(path / FILE if (path / FILE).is_file() else path)
+            files = [header.path for header in found.files]
+        for name in sorted(files):
+            with name.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        projector = load_projector(weights, kind=kind)
+        keys = find_checkpoint(weights / FILE if (weights / FILE).is_file() else weights).entries
+        ours = set(bare_names(keys).values())
+        before, config = projector.state_dict(), projector.config
+        with staged(Path(out), overwrite) as folder:
+            after = load_projector(save_projector(projector, folder)).state_dict()
+            report = ProjectorReport(
+                source=path.name,
+                out=str(out),
+                kind=config.kind,
+                in_dim=config.in_dim,
+                out_dim=config.out_dim,
+                merge=config.merge,
+                tensors=len(before),
+                bytes=sum(t.numel() * t.element_size() for t in before.values()),
+                bit_equal=all(torch.equal(t, after[k]) and t.dtype == after[k].dtype for k, t in before.items()),
+                ignored=tuple(sorted(key for key in keys if key not in ours)),
+                skipped=skipped,
+                source_sha256=digest.hexdigest(),
+            )
+            if not report.bit_equal:
+                raise WeightsError("the written tensors differ from those that were read", source=str(out))
+            (folder / REPORT).write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def fold_of(projector: Projector, select_layer: int = -1) -> Fold:
+    """The projector as the merger of LLaVA-OneVision-2's vision tower, for `tubelet convert`; weights are shared.
+
+    select_layer: the hidden state it was trained on (LLaVA's mm_vision_select_layer). Raises ConfigError for a kind
+    that is no merger over blocks.
+
+        >>> fold_of(tubelet.language.build_projector("spatial_merge", 64, 128)).config
+        Merger(merge=2, out=128, eps=1e-06, norm='layer', joined=False)
+    """
+    config = projector.config
+    if config.kind not in ("spatial_merge", "patch_merger") or config.compat is not None or config.norm_out:
+        odd = f"compat={config.compat!r}" if config.compat else "norm_out" if config.norm_out else config.kind
+        raise ConfigError(
+            f"the tower's merger joins blocks as spatial_merge does; it cannot be {odd}",
+            expected="spatial_merge",
+            got=config.kind,
+        )
+    ours = {"ln_q": "norm", "mlp.0": "fc1", "mlp.2": "fc2"}
+    state = {}
+    for name, tensor in projector.state_dict().items():
+        module, _, leaf = name.rpartition(".")
+        state[f"{ours[module]}.{leaf}"] = tensor
+    return Fold(Merger(config.merge, config.out_dim, config.eps), state, select_layer)
+
+
+# ---- the steps
+
+
+def bare_names(keys: Mapping[str, Any]) -> dict[str, str]:
+    """The projector's own key -> the key in the file. Everything after "mm_projector." counts, whatever wrapped it;
+    where no key has that, everything after "merger." (LLaVA-OneVision-2's tower); otherwise the file holds a projector
+    alone. Raises KeyMismatch when two keys mean the same tensor."""
+    inner: dict[str, str] = {}
+    for part in (INSIDE, MERGER):
+        inner = inner or {key: f".{key}".rpartition(part)[2] for key in keys if part in f".{key}"}
+    inner = inner or {key: key for key in keys}
+    names: dict[str, str] = {}
+    for key, name in inner.items():
+        if name in names:
+            raise KeyMismatch(f"{names[name]!r:.80} and {key!r:.80} are the same tensor", unexpected=(key,))
+        names[name] = key
+    return names
+
+
+def _settle(given: dict[str, Any], checkpoint: Checkpoint, entries: Mapping[str, Entry]) -> ProjectorConfig:
+    """The configuration: what the caller says, then what the file says, then what the tensors show."""
+    saved = _saved(checkpoint)
+    kind = (
+        given.pop("kind", None) or saved.get("kind") or _kind_beside(checkpoint) or _kind_of(entries, checkpoint.name)
+    )
+    if saved.get("kind") == kind:
+        given = {**{k: saved[k] for k in ("odd", "compat", "eps") if k in saved}, **given}
+    shaped = ProjectorConfig(kind=kind, in_dim=1, out_dim=1)  # is there such a kind?
+    if kind == "identity":
+        raise ConfigError("identity has no weights to load", source=checkpoint.name, got=kind)
+    merge = 1
+    if kind == "linear":
+        out_dim, in_dim = _shape(entries, "weight", 2, checkpoint.name)
+    elif kind == "pooler":
+        out_dim, in_dim, merge, _ = _shape(entries, "conv_pool.weight", 4, checkpoint.name)
+    elif kind in ("spatial_merge", "patch_merger"):
+        (in_dim,) = _shape(entries, "ln_q.weight", 1, checkpoint.name)
+        out_dim, wide = _shape(entries, "mlp.2.weight", 2, checkpoint.name)
+        merge = max(1, round((wide / in_dim) ** 0.5))
+    else:
+        out_dim, in_dim = _shape(entries, "0.weight", 2, checkpoint.name)
+    given["norm_out"] = NORM_OUT in entries
+    try:
+        return ProjectorConfig(kind=shaped.kind, in_dim=in_dim, out_dim=out_dim, merge=merge, **given)
+    except ConfigError as e:
+        raise e.placed(source=checkpoint.name) from None
+
+
+def _saved(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The configuration that `save_projector` put into the file, as it stands there; empty without one."""
+    text = checkpoint.metadata.get(SETTINGS)
+    if text is None:
+        return {}
+    data = strict_json(text.encode(), ConfigError, checkpoint.name)
+    types = {"kind": str, "odd": str, "compat": str | None, "eps": float}
+    if not isinstance(data, dict) or not set(data) <= {f.name for f in fields(ProjectorConfig)}:
+        raise ConfigError("the projector's metadata has unknown fields", source=checkpoint.name)
+    for name, kind in types.items():
+        if name in data and not isinstance(data[name], kind):
+            raise ConfigError(f"{name} in the projector's metadata has the wrong type", source=checkpoint.name)
+    return data
+
+
+def _kind_beside(checkpoint: Checkpoint) -> str | None:
+    """mm_projector_type of the config.json beside the weights, where there is one that says it."""
+    found = (checkpoint.config() or {}).get("mm_projector_type")
+    if found is not None and not isinstance(found, str):
+        raise ConfigError("mm_projector_type is a name", source=CONFIG, got=type(found).__name__)
+    return found
+
+
+def _kind_of(entries: Mapping[str, Entry], source: str) -> str:
+    """The only kind that has these keys. Raises ConfigError where two have them, KeyMismatch where none has."""
+    entries = {name: entry for name, entry in entries.items() if name != NORM_OUT}
+    if "ln_q.weight" in entries:
+        raise ConfigError(
+            "these keys are those of spatial_merge and of patch_merger: say which, kind='spatial_merge'",
+            source=source,
+            expected=("spatial_merge", "patch_merger"),
+        )
+    if "conv_pool.weight" in entries:
+        return "pooler"
+    if set(entries) <= {"weight", "bias"} and entries:
+        return "linear"
+    matches = {name: _NUMBERED.fullmatch(name) for name in entries}
+    unknown = [name for name, match in matches.items() if match is None]
+    matrices = {match[1] for match in matches.values() if match and match[1]}
+    blocks = {match[2] for match in matches.values() if match and match[2]}
+    if unknown or not matrices:
+        raise KeyMismatch(
+            f"no projector has these keys: {', '.join(sorted(unknown or entries)[:3]) or 'none at all'}",
+            unexpected=tuple(unknown),
+            source=source,
+        )
+    return f"mlp{len(matrices)}x_res{len(blocks)}x_gelu" if blocks else f"mlp{len(matrices)}x_gelu"
+
+
+def _shape(entries: Mapping[str, Entry], name: str, axes: int, source: str) -> tuple[int, ...]:
+    """The shape of one tensor that must be there, with that many axes and something on each. Raises KeyMismatch."""
+    if name not in entries:
+        raise KeyMismatch(f"{name} is missing", missing=(name,), unexpected=tuple(entries), source=source)
+    shape = entries[name].shape
+    if len(shape) != axes or min(shape) < 1:
+        hint = "; the file was saved while the weights were spread over processes" if 0 in shape else ""
+        raise KeyMismatch(f"{name} has the shape {shape}{hint}", misshaped=[(name, (1,) * axes, shape)], source=source)
+    return shape

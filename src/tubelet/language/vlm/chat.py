@@ -1,0 +1,218 @@
+"""Pictures and a question in the words a model was trained on: its own chat template, its own placeholders.
+
+[picture, clip] + "What changed?"
+  -> template      <|im_start|>user\\n<|vision_start|><|image_pad|><|vision_end|> ... What changed?<|im_end|> ...
+  -> timestamps    where the model writes a time before each frame of a clip (Qwen3-VL)
+  -> tokens        one placeholder an item or frame
+  -> expanded      as many as it has rows
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tubelet.errors import AlignmentError, ConfigError, InputError
+from tubelet.language.placing.prompt import Prompt, expand_placeholders, pad
+from tubelet.language.vlm.batch import PromptBatch
+from tubelet.language.vlm.features import VisualRows
+from tubelet.language.vlm.model import VLM
+from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
+from tubelet.packed import Packed, concat
+from tubelet.pixels.patchify import patchify
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.reading.clip import Clip
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A question on its way: what the model is given and what it was made of.
+
+    clips: as they were cut (made square where the model wants that). patches: their rows; rows: what the model is given
+    of them, items of the `picture` that is the clip's number: one, or its joined views. sides: pixels along a side of
+    what one row of each of these items shows. text: as the chat template wrote it.
+    """
+
+    clips: tuple[Clip, ...]
+    sides: tuple[int, ...]
+    patches: Packed
+    rows: VisualRows
+    text: str
+    ready: PromptBatch
+
+
+def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Message] = ()) -> Question:
+    """One question about pictures and clips, ready for `vlm.generate(asked.ready)`.
+
+    history: earlier messages {"role", "content"}, whose items are the first of `clips`; the others belong to this
+    question. Items that were encoded in an earlier turn come from the model's cache. Raises ConfigError without a
+    tokenizer or a chat template, AlignmentError where messages and clips differ in number of items.
+
+        >>> asked = ask(vlm, tubelet.read(["receipt.png"]), "What was bought?")  # doctest: +SKIP
+        >>> vlm.tokenizer.decode(vlm.generate(asked.ready)[0])  # doctest: +SKIP
+        '...'
+    """
+    with torch.no_grad():
+        seen = tuple(squared(c, vlm.scheme.pixels) if vlm.scheme.square and not c.is_video else c for c in clips)
+        patches = see(seen, vlm.scheme)
+        rows = vlm.encode(patches)
+        earlier = sum(len(_items(m)) for m in history)
+        if earlier > len(clips):
+            raise AlignmentError(
+                f"{earlier} items in the history and {len(clips)} clips", expected=earlier, got=len(clips)
+            )
+        parts = [{"type": "video" if c.is_video else "image"} for c in clips[earlier:]]
+        message = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
+        text = worded([*history, message], vlm.tokenizer, vlm.scheme)
+        prompt = tokens_of(text, seen, rows.tokens, vlm.tokenizer, vlm.scheme)
+        batch = pad([prompt], 0, side="left")
+        ready = vlm.ready(rows, batch.input_ids, attention_mask=batch.attention_mask)
+        return Question(seen, _sides(seen, patches, rows.tokens, vlm.scheme), patches, rows, text, ready)
+
+
+# ---- pixels
+
+
+def see(clips: Sequence[Clip], scheme: Scheme) -> Packed:
+    """Rows of pictures by the scheme's `pixels` and of clips by its `video_pixels`; `picture` is the index in clips."""
+    packs = [patchify([clip], recipe_of(clip, scheme), views=scheme.views) for clip in clips]
+    return concat(packs) if packs else patchify([], scheme.pixels)
+
+
+def recipe_of(clip: Clip, scheme: Scheme) -> PixelRecipe:
+    """The recipe that cuts this clip."""
+    return scheme.video_pixels if clip.is_video and scheme.video_pixels is not None else scheme.pixels
+
+
+def _sides(clips: Sequence[Clip], patches: Packed, rows: Packed, scheme: Scheme) -> tuple[int, ...]:
+    """Pixels along a side of what one row of each item shows: of the frame as it was resized, or of the views' canvas,
+    where all views of a clip have rows of one size."""
+    first = {item.picture: item for item in reversed(patches.items)}
+    rows_of = {item.picture: item for item in reversed(rows.items)}  # the first of each: of views, the whole picture's
+    side = {n: recipe_of(clip, scheme).patch * first[n].grid.h // rows_of[n].grid.h for n, clip in enumerate(clips)}
+    return tuple(side[item.picture] for item in rows.items)
+
+
+def squared(clip: Clip, recipe: PixelRecipe) -> Clip:
+    """The clip in the middle of a square of the recipe's mean colour, sides of its longer one. One copy.
+
+    Source: haotian-liu/LLaVA:llava/mm_utils.py@c121f04 (expand2square).
+    """
+    if clip.height == clip.width:
+        return clip
+    side = max(clip.height, clip.width)
+    frames = np.empty((len(clip), side, side, 3), np.uint8)
+    frames[...] = np.array([int(m * 255) for m in recipe.mean], np.uint8)
+    top, left = (side - clip.height) // 2, (side - clip.width) // 2
+    frames[:, top : top + clip.height, left : left + clip.width] = clip.frames
+    return Clip(frames, clip.times_s, clip.source, clip.is_video, clip.duration_s, clip.complete, None, clip.notes)
+
+
+def timestamps(times_s: Sequence[float], temporal: int) -> list[float]:
+    """The time of each row of time of a clip whose frames have these times: midway between its first and last frame.
+
+    A row that is not full holds the last frame again. Source: huggingface/transformers:
+    src/transformers/models/qwen3_vl/processing_qwen3_vl.py@v5.23.0 (_calculate_timestamps).
+
+        >>> timestamps([0.0, 0.5, 1.0], 2)
+        [0.25, 1.0]
+    """
+    last = len(times_s) - 1
+    return [(times_s[i] + times_s[min(i + temporal - 1, last)]) / 2 for i in range(0, len(times_s), temporal)]
+
+
+# ---- words
+
+
+def _items(message: Message) -> list[str]:
+    """The kind, image or video, of each item of a message, in order."""
+    content = message["content"]
+    return [] if isinstance(content, str) else [part["type"] for part in content if part["type"] in ("image", "video")]
+
+
+def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme) -> str:
+    """The messages as the model's chat template writes them, up to where the answer begins. Raises ConfigError, also
+    for a template that fails at these messages (one for text alone, say); what it said is the cause."""
+    if tokenizer is None:
+        raise ConfigError("the model's folder has no tokenizer: a question cannot be put into tokens")
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("the model's tokenizer has no chat template: how it is spoken to is not known")
+    from jinja2.exceptions import TemplateError
+
+    told = [_tagged(m) for m in messages] if scheme.wording == "image_tag" else list(messages)
+    try:
+        return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError, LookupError) as e:
+        raise ConfigError("the model's chat template cannot put these messages into words") from e
+
+
+def _tagged(message: Message) -> dict[str, Any]:
+    """A message with its items as "<image>" lines before its text, as LLaVA's are."""
+    content = message["content"]
+    if isinstance(content, str):
+        return dict(message)
+    text = "".join(part["text"] for part in content if part["type"] == "text")
+    return {**message, "content": f"{IMAGE_TAG}\n" * len(_items(message)) + text}
+
+
+def tokens_of(text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, scheme: Scheme) -> Prompt:
+    """The ids of a worded prompt with a placeholder for every row of every item.
+
+    Raises AlignmentError where the text has other items than the pack, ConfigError for a placeholder the tokenizer does
+    not know.
+    """
+    counts = [0] * len(clips)
+    for item, length in zip(rows.items, rows.lengths, strict=True):
+        counts[item.picture] += length
+    if scheme.rule.time == "blocks":
+        text, counts = _with_times(text, clips, rows, tokenizer, scheme)
+    if scheme.wording == "image_tag":
+        pieces = text.split(IMAGE_TAG)
+        ids = [
+            i
+            for n, piece in enumerate(pieces)
+            for i in ([scheme.token_ids.image] if n else []) + _ids(piece, tokenizer)
+        ]
+    else:
+        ids = _ids(text, tokenizer)
+    return expand_placeholders(ids, counts, scheme.token_ids)
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+def _with_times(
+    text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, scheme: Scheme
+) -> tuple[str, list[int]]:
+    """The text with a timestamp and a block for each frame of each clip that has rows, and the rows of each block."""
+    ids = scheme.token_ids
+    names = tokenizer.convert_ids_to_tokens([ids.start, ids.image, ids.video, ids.end])
+    if None in names:
+        raise ConfigError("the tokenizer lacks a placeholder of this model", expected=tuple(names))
+    start, image, video, end = names
+    pieces, counts = [], []
+    left = text
+    for i, (clip, pos) in enumerate(zip(clips, rows.pos.cpu().split(rows.lengths), strict=True)):
+        wanted = f"{start}{video if clip.is_video else image}{end}"
+        before, found, left = left.partition(wanted)
+        if not found:
+            raise AlignmentError("the prompt has no place for it", item=i, expected=wanted)
+        pieces.append(before)
+        if not clip.is_video:
+            pieces.append(wanted)
+            counts.append(len(pos))
+            continue
+        frames = torch.bincount(pos[:, 0].long(), minlength=rows.items[i].grid.t).tolist()
+        times = timestamps(clip.times_s, recipe_of(clip, scheme).temporal)
+        if len(times) != len(frames):
+            raise InputError(f"{len(times)} times for {len(frames)} rows of time", item=i, got=len(times))
+        for when, count in zip(times, frames, strict=True):
+            if count:
+                pieces.append(f"<{when:.1f} seconds>{wanted}")
+                counts.append(count)
+    return "".join([*pieces, left]), counts

@@ -1,0 +1,78 @@
+"""Features of items as a language model takes them: kept by content, and rows that follow a selection."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tubelet.errors import ConfigError
+from tubelet.language.vlm.cache import FeatureCache
+from tubelet.packed import Packed, concat
+from tubelet.packed.grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class VisualRows:
+    """What a language model is given of its items. tokens: rows in its width. deepstack: rows of the same places that
+    are added to its first hidden states, one pack for each of its layers that takes some (Qwen3-VL)."""
+
+    tokens: Packed
+    deepstack: tuple[Packed, ...] = ()
+
+
+def remembered(
+    p: Packed,
+    keys: Sequence[str],
+    cache: FeatureCache,
+    run: Callable[[Packed], tuple[Packed, ...]],
+    merge: int,
+) -> tuple[Packed, ...]:
+    """What `run` gives of every item of p: from the cache where an item's key is there, else run and kept.
+
+    run: packs of the same items and rows, on grids `merge` times as small. Items of one key run once.
+    """
+    if not len(p):
+        return run(p)
+    found = {key: cache.get(key) for key in dict.fromkeys(keys)}
+    wanted = [keys.index(key) for key, kept in found.items() if kept is None]
+    if wanted:
+        made = run(p.reorder(wanted))
+        pieces = zip(made[0].pos.split(made[0].lengths), *(one.unpack() for one in made), strict=True)
+        for i, piece in zip(wanted, pieces, strict=True):
+            found[keys[i]] = piece
+            cache.put(keys[i], piece)
+    parts: list[list[Packed]] = []
+    for i, key in enumerate(keys):
+        kept = found[key]
+        assert kept is not None
+        parts.append([_item(p, i, kept[0], x, merge) for x in kept[1:]])
+    return tuple(concat(list(packs), renumber=False) for packs in zip(*parts, strict=True))
+
+
+def followed(kept: Packed, whole: Packed, other: Packed) -> Packed:
+    """The rows of `other`, which has those of `whole`, that a selection kept.
+
+    Raises ConfigError where rows were joined: those have no counterpart.
+    """
+    if kept.items != whole.items:
+        raise ConfigError("the reduction changes grids: the deepstack rows of this encoder cannot follow it")
+    sizes = whole.grid_thw.to(whole.device)
+    before = [_numbers(p, sizes) for p in (whole, kept)]
+    order = before[0].argsort()
+    at = torch.searchsorted(before[0][order], before[1])
+    return other.keep(order[at], kept.lengths)
+
+
+def _numbers(p: Packed, sizes: Tensor) -> Tensor:
+    """One number for each row: its item, then its place in the item's grid."""
+    owner = torch.arange(len(p), device=p.device).repeat_interleave(torch.tensor(p.lengths, device=p.device))
+    size, pos = sizes[owner], p.pos.long()
+    return owner * (1 << 40) + (pos[:, 0] * size[:, 1] + pos[:, 1]) * size[:, 2] + pos[:, 2]
+
+
+def _item(p: Packed, i: int, pos: Tensor, x: Tensor, merge: int) -> Packed:
+    """One item's features under its own times and box."""
+    item = p.items[i]
+    grid = Grid(item.grid.t, item.grid.h // merge, item.grid.w // merge)
+    return Packed(x, pos, (replace(item, grid=grid),), (len(x),))

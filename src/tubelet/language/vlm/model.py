@@ -1,0 +1,308 @@
+"""A vision-language model: encoder, reduction, projector and any causal language model of transformers.
+
+    pictures -> rows of patches -> encoder -> (reduce) -> projector -> (join) -> place -> language model -> tokens
+                                   kept by content              of views, newlines     exact positions, exact places
+
+Generation is transformers' own `generate` around `language.vlm.causal_lm.Speaker`. Complete Qwen2-VL, Qwen2.5-VL and
+Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tubelet.encoder.model import Encoder
+from tubelet.errors import ConfigError, InputError
+from tubelet.language.placing.place import place
+from tubelet.language.project.projector import Projector
+from tubelet.language.vlm.batch import PromptBatch, laid_out, nothing
+from tubelet.language.vlm.cache import FeatureCache, item_key, weights_key
+from tubelet.language.vlm.features import VisualRows, followed, remembered
+from tubelet.language.vlm.load_lm import replace_settings, require_transformers
+from tubelet.language.vlm.read_folder import ModelParts, read_parts
+from tubelet.language.vlm.scheme import Scheme
+from tubelet.language.vlm.write_folder import write_parts
+from tubelet.packed import Packed
+from tubelet.reduce.join import join_views, pooled_views
+from tubelet.shapes import Float, Int64
+
+Reduce = Callable[[Packed], Packed]
+
+
+class VLM(nn.Module):
+    """Encoder + reduction + projector + language model; `scheme` says how they fit (`tubelet.language.vlm.scheme`).
+
+    lm: a causal language model of transformers, or a `PlacedCausalLM`. projector: None where the encoder's own merger
+    gives rows in the language model's width. reduce: Packed -> Packed on the encoder's rows, such as a selection; it
+    may ask for fewer rows of each item, and positions stay those of the rows that are left. newline: (D,), the learned
+    row that ends rows of joined views, needed where scheme.views unpads. cache: features kept by content while no
+    gradient is wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
+
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from tubelet.language.placing.align import TokenIds
+        >>> lm = LlamaForCausalLM(LlamaConfig(
+        ...     hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=99))
+        >>> encoder = tubelet.untrained("llava_vit_packing_small")
+        >>> scheme = Scheme(TokenIds(image=-200), pixels=encoder.pixels)
+        >>> vlm = VLM(encoder, lm, scheme, projector=tubelet.language.build_projector("linear", 384, 64))
+        >>> p = tubelet.patchify(tubelet.read("photo.jpg"), encoder.pixels)
+        >>> ids = torch.tensor([[1, *[-200] * p.lengths[0], 5]])
+        >>> vlm.generate(vlm.ready(vlm.encode(p), ids), max_new_tokens=2).shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        lm: Any,
+        scheme: Scheme,
+        *,
+        projector: Projector | None = None,
+        reduce: Reduce | None = None,
+        newline: Tensor | None = None,
+        tokenizer: Any = None,
+        cache: FeatureCache | None = None,
+    ) -> None:
+        super().__init__()
+        require_transformers("a vision-language model")
+        from tubelet.language.vlm.causal_lm import PlacedCausalLM
+
+        self.encoder, self.projector, self.reduce = encoder, projector, reduce
+        self.speaker: PlacedCausalLM = lm if isinstance(lm, PlacedCausalLM) else PlacedCausalLM(lm)
+        self.scheme, self.tokenizer = scheme, tokenizer
+        self.newline = None if newline is None else nn.Parameter(newline)
+        self.cache = FeatureCache() if cache is None else cache
+        self._check()
+
+    def _check(self) -> None:
+        """Raises ConfigError naming the two widths that do not fit."""
+        config, states = self.encoder.config, self.scheme.states
+        beyond = [i for i in states if not 0 <= i <= config.layers]
+        if beyond:
+            raise ConfigError(f"hidden states count 0..{config.layers}", limit=config.layers, got=beyond[0])
+        wide = config.hidden * len(states) if states else config.out
+        if self.projector is not None:
+            if self.projector.config.in_dim != wide:
+                raise ConfigError(
+                    f"the projector reads {self.projector.config.in_dim} channels, the encoder gives {wide}",
+                    expected=wide,
+                    got=self.projector.config.in_dim,
+                )
+            wide = self.projector.config.out_dim
+        width = self.width
+        if wide != width:
+            raise ConfigError(f"rows of {wide} for a language model of {width}", expected=width, got=wide)
+        if self.projector is not None and self.deep:
+            raise ConfigError("deepstack features have mergers of their own and go through no projector")
+        views = self.scheme.views
+        ends = views is not None and views.join == "unpad"
+        shape = None if self.newline is None else tuple(self.newline.shape)
+        if shape != ((width,) if ends else None) or (views is not None and self.deep):
+            raise ConfigError(
+                "views that are unpadded need a newline as wide as the language model, others none; none has deepstack",
+                expected=(width,) if ends else None,
+                got=shape,
+            )
+
+    @property
+    def width(self) -> int:
+        """Channels of the language model."""
+        table: Any = self.speaker.get_input_embeddings()
+        return int(table.weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model's weights are; rows and ids are moved there."""
+        return self.speaker.device
+
+    @property
+    def deep(self) -> int:
+        """How many deepstack packs the encoder gives the language model."""
+        return 0 if self.scheme.states else len(self.encoder.config.deepstack)
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the encoder's weights are random: then the answers mean nothing."""
+        return bool(getattr(self.encoder, "untrained", False))
+
+    # ---- pixels to rows
+
+    def encode(self, p: Packed) -> VisualRows:
+        """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
+
+        Without gradients an item whose content was encoded before is taken from `cache`, and one that stands in the
+        pack twice is encoded once; weights made in inference mode are the exception, since torch does not tell of
+        writes to them. Raises what the stages raise.
+        """
+        options = None if torch.is_grad_enabled() or not self.cache.limit_bytes else self._options()
+        if options is None:
+            made = self._features(p)
+        else:
+            recipes = f"{self.scheme.pixels} {self.scheme.video_pixels}"
+            keys = [item_key(p, i, recipes, options) for i in range(len(p))]
+            made = remembered(p, keys, self.cache, self._features, self._merge)
+        tokens, deep = made[0], made[1:]
+        if self.reduce is not None:
+            kept = self.reduce(tokens)
+            deep = tuple(followed(kept, tokens, one) for one in deep)
+            tokens = kept
+        rows = tokens if self.projector is None else self.projector(tokens)
+        if (views := self.scheme.views) is not None:
+            rows = join_views(pooled_views(rows, views) if rows.whole else rows, views, self.newline)
+        return VisualRows(rows, tuple(deep))
+
+    def _features(self, p: Packed) -> tuple[Packed, ...]:
+        """What the encoder gives: the rows, then the deepstack rows."""
+        p = p.to(self.encoder.patch.weight.device)
+        if self.scheme.states:
+            states = self.encoder.hidden_states(p, only=self.scheme.states)
+            joined = states[0] if len(states) == 1 else states[0].with_x(torch.cat([s.x for s in states], dim=1))
+            return (joined,)
+        if not self.deep:
+            return (self.encoder(p),)
+        features = self.encoder.features(p, pool=False)
+        return (features.tokens, *features.deepstack)
+
+    def _options(self) -> str | None:
+        """What decides features beside an item's content; None where it cannot be known, so that nothing is kept."""
+        weights = weights_key(self.encoder)
+        kind = self.encoder.patch.weight.device.type
+        mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        said = f"{self.scheme.states} {self.deep} {self.encoder.backend} {mixed} {self.encoder.config} {weights}"
+        return None if weights is None else said
+
+    @property
+    def _merge(self) -> int:
+        merger = self.encoder.config.merger
+        return 1 if merger is None or self.scheme.states else merger.merge
+
+    # ---- rows and ids to a batch
+
+    def ready(
+        self,
+        rows: VisualRows | None,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        counts: Sequence[int] | None = None,
+    ) -> PromptBatch:
+        """Prompts (B, S) or (S,) with the rows in their placeholders and the positions of the model's own rule.
+
+        rows: None for prompts of text alone. attention_mask, labels, counts: as in `tubelet.place`; generation wants
+        padding on the left. Differentiable. Raises AlignmentError naming sample, item, rows and placeholders, and what
+        `tubelet.place` raises.
+        """
+        device = self.device
+        ids = torch.atleast_2d(input_ids).to(device)
+        mask = None if attention_mask is None else torch.atleast_2d(attention_mask).to(device)
+        wanted = None if labels is None else torch.atleast_2d(labels).to(device)
+        tokens = nothing(self.width, device) if rows is None else rows.tokens.to(device)
+        placed = place(
+            tokens,
+            ids,
+            self.scheme.token_ids,
+            rule=self.scheme.rule,
+            embed=self.speaker.embed,
+            attention_mask=mask,
+            labels=wanted,
+            counts=counts,
+        )
+        places = placed.position_ids[0] if self.scheme.rule.time == "none" else placed.position_ids.movedim(0, 1)
+        outside = ids < 0
+        return PromptBatch(
+            ids.masked_fill(outside, 0),
+            placed.inputs_embeds,
+            placed.attention_mask,
+            places,
+            placed.positions.next_position[:, 0] - ids.shape[1],
+            placed.visual,
+            placed.labels,
+            laid_out(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
+        )
+
+    def forward(self, ready: PromptBatch) -> Float[Tensor, "B S V"]:
+        """Logits of every token of a batch."""
+        given = {name: value for name, value in ready.arguments.items() if name != "input_ids"}
+        return self.speaker(**given, use_cache=False).logits
+
+    # ---- tokens
+
+    @torch.no_grad()
+    def generate(
+        self,
+        ready: PromptBatch,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        num_beams: int = 1,
+        streamer: Any = None,
+    ) -> Int64[Tensor, "B G"]:
+        """Ids of what is said after each prompt, filled up with the pad id behind an end, by transformers' `generate`.
+
+        temperature: None takes the likeliest token, else tokens are drawn by torch's generator from the 50 likeliest or
+        those of them that make up `top_p`. Of the folder's generation_config.json the ids and repetition_penalty count.
+        streamer: transformers' TextStreamer ... with skip_prompt=True. For everything else `generate` can do call
+        `vlm.speaker.generate(**ready.arguments, ...)`, which gives prompt and answer. Raises InputError.
+        """
+        if max_new_tokens < 1 or num_beams < 1 or (temperature is not None and not temperature > 0):
+            raise InputError(
+                "max_new_tokens and num_beams start at 1, a temperature is above 0",
+                limit=1,
+                got=(max_new_tokens, num_beams, temperature),
+            )
+        if bool((ready.attention_mask[:, -1] == 0).any()):
+            raise InputError("prompts are padded on the right; generation wants them padded on the left")
+        settings = replace_settings(self.speaker.generation_config, max_new_tokens, temperature, top_p, num_beams)
+        speaker: Any = self.speaker
+        said: Tensor = speaker.generate(**ready.arguments, generation_config=settings, streamer=streamer)
+        return said[:, ready.input_ids.shape[1] :]
+
+    # ---- folders
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write one folder: config.json, safetensors, generation_config.json, and the tokenizer if there is one.
+
+        The vision part alone is read from it by `tubelet.load_encoder`, the projector by `tubelet.load_projector`. The
+        reduction is code and not written. The folder appears whole or not at all. Raises ConfigError for an encoder no
+        family can write, WeightsError when the folder is in use.
+        """
+        parts = ModelParts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline)
+        return write_parts(parts, Path(folder), overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        vision_tower: str | os.PathLike[str] | None = None,
+        reduce: Reduce | None = None,
+        cache: FeatureCache | None = None,
+    ) -> "VLM":
+        """The model of a folder or a hub id: what `save_pretrained` wrote, a complete Qwen2-VL, Qwen2.5-VL or Qwen3-VL
+        checkpoint, or LLaVA's layout (config.json with mm_projector_type ..., mm_projector weights in it or beside).
+
+        vision_tower: where LLaVA's tower is, instead of what mm_vision_tower says. dtype: None keeps the stored type.
+        Safetensors only, no remote code, no tensor read twice. Raises ConfigError, KeyMismatch and what else
+        `tubelet.load_encoder` raises; RunError without transformers.
+        """
+        parts = read_parts(source, revision=revision, dtype=dtype, device=device, vision_tower=vision_tower)
+        vlm = cls(
+            parts.encoder,
+            parts.speaker,
+            parts.scheme,
+            projector=parts.projector,
+            reduce=reduce,
+            newline=parts.newline,
+            tokenizer=parts.tokenizer,
+            cache=cache,
+        )
+        return vlm.eval()

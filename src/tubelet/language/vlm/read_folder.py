@@ -1,0 +1,216 @@
+"""A whole model in a folder: three layouts in, one out.
+
+    complete Qwen2-VL, Qwen2.5-VL, Qwen3-VL    vision_config and text_config, or flat; model.visual. ...  (qwen.py)
+    transformers' LlavaNext                    the same; multi_modal_projector. ..., image_newline  (llava.py)
+    LLaVA                                      mm_projector_type, mm_vision_select_layer ...; model.mm_projector. ...
+    what tubelet writes (save.py)              vision_config, text_config and a section `tubelet`; and these tensors
+
+        model.image_newline     of models whose views are unpadded         tubelet.language.vlm.llava reads it
+        vision_tower. ...       the encoder under its family's names       tubelet.load_encoder reads it
+        model.mm_projector. ... the projector under LLaVA's                tubelet.load_projector reads it
+        language_model. ...     the language model under transformers'     tubelet.language.vlm.load_lm reads it
+
+Each part is read by its own strict reader, and no file names code or a path: LLaVA's tower, where it is not inside, is
+named by the caller.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tubelet.encoder.config import EncoderConfig
+from tubelet.encoder.model import Encoder
+from tubelet.errors import ConfigError
+from tubelet.families.catalogue import require_variant, variants
+from tubelet.families.fields import refuse_code
+from tubelet.families.processors import recipe_from
+from tubelet.language.placing.align import LLAVA
+from tubelet.language.project.files import SETTINGS, load_projector
+from tubelet.language.project.projector import Projector
+from tubelet.language.vlm.extra_files import ExtraFiles
+from tubelet.language.vlm.llava import (
+    ANYRES,
+    JOINS,
+    LLAVA_NEXT,
+    llava_views,
+    next_pixels,
+    next_projector,
+    next_scheme,
+    read_newline,
+)
+from tubelet.language.vlm.llava_states import state_numbers
+from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
+from tubelet.language.vlm.qwen import RULES, qwen_scheme
+from tubelet.language.vlm.scheme import Scheme, scheme_from
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.weights.load import load_encoder, open_weights
+from tubelet.weights.locate import CONFIG, PROCESSOR, CheckpointFolder, find_place
+
+if TYPE_CHECKING:
+    from tubelet.language.vlm.causal_lm import PlacedCausalLM
+
+MODEL_TYPE = "tubelet_vlm"
+SECTION = "tubelet"
+TOWER = "vision_tower."
+SETTINGS_FILE = "generation_config.json"
+
+
+@dataclass(frozen=True, eq=False)
+class ModelParts:
+    """What a whole model consists of. tokenizer: transformers', or None. newline: of joined views, or None."""
+
+    encoder: Encoder
+    projector: Projector | None
+    speaker: "PlacedCausalLM"
+    scheme: Scheme
+    tokenizer: Any = None
+    newline: Tensor | None = None
+
+
+def read_parts(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    vision_tower: str | os.PathLike[str] | None = None,
+) -> ModelParts:
+    """The parts of the model in a folder or of a hub id; `VLM.from_pretrained` describes the arguments.
+
+    Raises ConfigError for a configuration of no known layout, and what the readers of the parts raise.
+    """
+    require_transformers("a vision-language model")
+    place = find_place(source, revision)
+    config = place.config()
+    if config is None:
+        raise ConfigError("a whole model needs its config.json", source=place.name, expected=CONFIG)
+    refuse_code(config)
+    beside = ExtraFiles(place, source)
+    kind = config.get("model_type")
+    if kind in LLAVA_BASES:
+        encoder, projector, scheme = _llava(place, config, source, revision, dtype, device, vision_tower, beside)
+    elif kind in RULES or kind == MODEL_TYPE:
+        if vision_tower is not None:
+            raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
+        own = partial(_own_pixels, config) if kind == MODEL_TYPE else None
+        encoder = _encoder(source, revision, dtype, device, own)
+        projector = None
+        if kind == MODEL_TYPE:
+            scheme = _own(config, encoder)
+            if SETTINGS in config:
+                projector = load_projector(source, revision=revision, dtype=dtype, device=device)
+        else:
+            scheme = qwen_scheme(str(kind), config, encoder.config, beside.video_processor())
+    elif kind == LLAVA_NEXT:
+        if vision_tower is not None:
+            raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
+        processor = place.processor() or {}
+        encoder = _encoder(source, revision, dtype, device, partial(next_pixels, processor))
+        projector = next_projector(place, config, dtype, device)
+        scheme = next_scheme(config, encoder.config, processor)
+    else:
+        known = (MODEL_TYPE, *RULES, LLAVA_NEXT, *LLAVA_BASES)
+        raise ConfigError(f"no whole model of model_type {kind!r:.60} is known", expected=known, got=kind)
+    ends = scheme.views is not None and scheme.views.join == "unpad"
+    newline = read_newline(place, dtype, device) if ends else None
+    speaker = load_speaker(place, config, dtype=dtype, device=device, settings=beside(SETTINGS_FILE))
+    described = None if kind in RULES else speaker.lm.config  # transformers knows its own model types only
+    return ModelParts(encoder, projector, speaker, scheme, beside.tokenizer(revision, described), newline)
+
+
+# ---- the layouts
+
+
+def _encoder(
+    source: str | os.PathLike[str],
+    revision: str | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    pixels: Callable[[PixelRecipe], PixelRecipe] | None = None,
+) -> Encoder:
+    """The encoder of the folder, with the pixels that the whole model's files say, where these are not its own."""
+    config = None
+    if pixels is not None:
+        found = open_weights(source, revision=revision).config
+        wanted = pixels(found.pixels)
+        config = None if wanted == found.pixels else replace(found, pixels=wanted)
+    return load_encoder(source, config=config, revision=revision, dtype=dtype, device=device)
+
+
+def _own_pixels(config: Mapping[str, Any], pixels: PixelRecipe) -> PixelRecipe:
+    """The recipe with the mean and std that the section `tubelet` has beside its own."""
+    section = config.get(SECTION)
+    said = section.get("pixels") if isinstance(section, Mapping) else None
+    if not isinstance(said, Mapping):
+        return pixels
+    named = {"image_processor_type": "CLIPImageProcessor", "image_mean": said.get("mean"), "image_std": said.get("std")}
+    return recipe_from(named, pixels)
+
+
+def _own(config: Mapping[str, Any], encoder: Encoder) -> Scheme:
+    said = config.get(SECTION)
+    if not isinstance(said, Mapping):
+        raise ConfigError(f"the section {SECTION} is missing", source=CONFIG, expected=SECTION)
+    return scheme_from(said, encoder.pixels.mean, encoder.pixels.std)
+
+
+def _llava(
+    place: CheckpointFolder,
+    config: Mapping[str, Any],
+    source: str | os.PathLike[str],
+    revision: str | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    tower: str | os.PathLike[str] | None,
+    beside: ExtraFiles,
+) -> tuple[Encoder, Projector, Scheme]:
+    """LLaVA's tower, projector and how they are used. Raises ConfigError for what would silently read pictures in
+    another way: views that are resized to a number, start and end tokens, a class token among the features."""
+    anyres = config.get("image_aspect_ratio") == ANYRES
+    for name, fine in (
+        ("image_aspect_ratio", (None, "square", "pad", ANYRES)),
+        ("mm_patch_merge_type", tuple(JOINS) if anyres else (None, "flat")),
+        ("mm_use_im_start_end", (None, False)),
+        ("mm_use_im_patch_token", (None, False, True)),
+    ):
+        if config.get(name) not in fine:
+            raise ConfigError(f"{name} = {config[name]!r:.40} is not read here", expected=fine, got=config[name])
+    inner = any(key.startswith(("model.vision_tower.", "vision_tower.")) for key in place.home)
+    named = config.get("mm_vision_tower") or config.get("vision_tower")
+    if tower is None and not inner:
+        raise ConfigError(
+            f"the vision tower is not in the file; its configuration says {named!r:.80}: pass vision_tower=, a folder "
+            "or a hub id",
+            expected="vision_tower",
+            got=named,
+        )
+    if inner:
+        encoder = load_encoder(source, config=_tower_config(tower), revision=revision, dtype=dtype, device=device)
+    else:
+        assert tower is not None
+        encoder = load_encoder(tower, dtype=dtype, device=device)
+    layer, feature = config.get("mm_vision_select_layer", -2), config.get("mm_vision_select_feature", "patch")
+    if not isinstance(layer, int) or isinstance(layer, bool) or not isinstance(feature, str):
+        raise ConfigError("mm_vision_select_layer is an integer and mm_vision_select_feature a name", source=CONFIG)
+    if "cls" in feature and encoder.config.prefix:
+        raise ConfigError(f"{feature} puts the class token among the rows, which is not read here", got=feature)
+    states = state_numbers(feature, layer, encoder.config.layers)
+    projector = load_projector(source, revision=revision, dtype=dtype, device=device)
+    pixels = recipe_from(beside(PROCESSOR), encoder.pixels)
+    square = config.get("image_aspect_ratio") == "pad"
+    views = llava_views(config, pixels)
+    if views is not None:
+        pixels = replace(pixels, resampler="pillow")  # whose filter LLaVA cuts views with
+    return encoder, projector, Scheme(LLAVA, pixels, states=states, wording="image_tag", square=square, views=views)
+
+
+def _tower_config(tower: str | os.PathLike[str] | None) -> EncoderConfig | str | None:
+    """What a tower inside a LLaVA file is: a variant's name, or what a checkpoint elsewhere says of itself."""
+    if tower is None or str(tower) in variants():
+        return None if tower is None else require_variant(str(tower))[1]
+    return open_weights(tower).config

@@ -1,0 +1,141 @@
+"""Every pixel mode a picture can have -> 8-bit sRGB-coded RGB, and what was done to get there, in words.
+
+16 bit -> 8 bit    round(v / 257), never clipped
+profile -> sRGB    LittleCMS, when the file carries a profile that is not sRGB already
+alpha -> opaque    round((colour * alpha + background * (255 - alpha)) / 255), the same for every way to store alpha
+"""
+
+import io
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile
+
+from tubelet.errors import DecodeError, UnsupportedFormat
+from tubelet.reading.picture.decode import DECODER_ERRORS
+
+Colour = tuple[int, int, int]
+_SIXTEEN = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
+_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}
+_ALMOST_SRGB = 2  # grey levels by which a profile may differ from sRGB and still be called sRGB
+_TO_EIGHT = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)  # round(v / 257); 257 is odd: no ties
+
+
+def to_rgb(
+    picture: Image.Image, background: Colour, profile: bytes | None = None, *, notes: list[str], invert: bool = False
+) -> Image.Image:
+    """A loaded picture of any mode as an opaque RGB picture. Appends to `notes` what a person might want to know.
+
+    profile: an ICC profile from the file; one that is broken or of another colour space is ignored, with a note.
+    invert: 16-bit grey in which 0 is white (TIFF).
+    Cost: nothing for RGB without a profile; one pass for most others; a profile costs about 10 ms per megapixel.
+    Raises: UnsupportedFormat for floats and 32-bit integers, whose range no file states.
+    """
+    if picture.mode in ("F", "I"):
+        raise UnsupportedFormat(
+            f"pixels are {'floats' if picture.mode == 'F' else '32-bit or signed integers'} of no stated range; "
+            "scale them to 8 or 16 bits first",
+            got=picture.mode,
+        )
+    if picture.mode in _SIXTEEN:
+        picture = _grey16(picture, invert)
+    colours, alpha = _split(picture)
+    colours = _managed(colours, profile, notes)
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return colours
+    notes.append(f"transparent parts composited on RGB {background}")
+    return flatten(colours, alpha, background)
+
+
+def flatten(colours: Image.Image, alpha: Image.Image, background: Colour) -> Image.Image:
+    """An RGB picture over a flat background, by its alpha: round((c * a + b * (255 - a)) / 255) exactly."""
+    opaque = Image.new("RGB", colours.size, background)
+    opaque.paste(colours, (0, 0), alpha)
+    return opaque
+
+
+def sixteen_to_eight(values: np.ndarray) -> np.ndarray:
+    """uint16 0..65535 -> uint8 by rounding v / 257, so that an 8-bit picture stored as 16 bits comes back unchanged."""
+    return _TO_EIGHT[values]
+
+
+def _grey16(picture: Image.Image, invert: bool) -> Image.Image:
+    """A 16-bit grey picture as L, or as LA where one grey value is transparent (compared at 16 bits)."""
+    values = np.asarray(picture).astype(np.uint16, copy=False)  # I;16B arrives big-endian
+    grey = sixteen_to_eight(~values if invert else values)
+    key = picture.info.get("transparency")
+    if not isinstance(key, int):
+        return Image.fromarray(grey)
+    return Image.fromarray(np.stack([grey, np.where(values == key, 0, 255).astype(np.uint8)], axis=-1))
+
+
+def _split(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colour channels (L, RGB, CMYK or LAB) and alpha (L), whichever way the file stores transparency."""
+    mode = picture.mode
+    if mode in ("La", "RGBa"):  # premultiplied
+        picture = picture.convert(mode.upper())
+        mode = picture.mode
+    if "transparency" in picture.info and mode in ("1", "L", "P", "RGB"):
+        picture = picture.convert("RGBA")
+    elif mode in ("P", "PA"):
+        palette = picture.palette
+        has_alpha = mode == "PA" or (palette is not None and palette.mode.endswith("A"))
+        picture = picture.convert("RGBA" if has_alpha else "RGB")
+    elif mode in ("1", "YCbCr", "RGBX", "HSV"):
+        picture = picture.convert("L" if mode == "1" else "RGB")
+    if picture.mode in ("LA", "RGBA"):
+        alpha = picture.getchannel("A")
+        return picture.convert(picture.mode[:-1]), alpha
+    if picture.mode not in _SPACES:
+        raise UnsupportedFormat(f"pixels of mode {picture.mode} are not read", got=picture.mode)
+    return picture, None
+
+
+def _managed(colours: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+    """Colour channels as sRGB-coded RGB, through the profile when it fits and changes anything."""
+    if profile or colours.mode == "LAB":
+        transform = _transform(profile if colours.mode != "LAB" else None, colours.mode)
+        if transform == "broken":
+            notes.append("the colour profile is broken or of another colour space, and was ignored")
+        elif transform != "srgb":
+            converted = ImageCms.applyTransform(colours, transform)
+            if converted is None:
+                raise DecodeError("the colour profile could not be applied")
+            by = "" if colours.mode == "LAB" else " by the embedded profile"
+            notes.append(f"{colours.mode} colours converted to sRGB{by}")
+            return converted
+    if colours.mode == "RGB":
+        return colours
+    if colours.mode == "CMYK":
+        notes.append("CMYK colours converted without a profile")
+    return colours.convert("RGB")
+
+
+@lru_cache(maxsize=32)
+def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | Literal["srgb", "broken"]:
+    """LittleCMS's transform from a profile (None: CIE Lab) to sRGB; "srgb" when it would change next to nothing."""
+    try:
+        given = ImageCms.createProfile("LAB") if profile is None else ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if profile is not None and getattr(given.profile, "xcolor_space", "").strip() != _SPACES[mode]:
+            return "broken"
+        transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), mode, "RGB")
+        if mode not in ("L", "RGB"):
+            return transform
+        steps = np.linspace(0, 255, 17).round().astype(np.uint8)
+        lattice = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(17, -1, 3)
+        probe = Image.fromarray(lattice if mode == "RGB" else np.ascontiguousarray(lattice[..., 0]))
+        after = ImageCms.applyTransform(probe, transform)
+        if after is None:
+            return "broken"
+        change = np.abs(np.asarray(after).astype(int) - np.asarray(probe.convert("RGB")).astype(int))
+        return "srgb" if change.max() <= _ALMOST_SRGB else transform
+    except DECODER_ERRORS:  # a profile that LittleCMS refuses changes no pixel
+        return "broken"
+
+
+def tiff_sixteen_note(picture: ImageFile.ImageFile) -> str | None:
+    """A note for RGB and CMYK TIFF of 16 bits: Pillow keeps each sample's high byte, at most a level below rounding."""
+    bits = getattr(picture, "tag_v2", {}).get(258, ())
+    deep = isinstance(bits, tuple) and len(bits) > 1 and max(bits) == 16
+    return "16-bit samples were read as their high bytes" if deep else None

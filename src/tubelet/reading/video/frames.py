@@ -1,0 +1,141 @@
+"""From a decoded picture to upright RGB: colour matrix and range, square pixels, and the turn the container asks for.
+
+    stored 720 x 576, pixels 16:11, turned 90        RGB, square pixels 1047 x 576         upright 576 x 1047
+
+Conversion is FFmpeg's swscale as PyAV sets it up by default, bit for bit what `frame.to_ndarray(format="rgb24")` gives,
+so that frames equal those of other readers built on it. It honours the matrix (BT.601, BT.709, BT.2020, SMPTE 240M) and
+the range (limited, full) that the stream states; where none is stated BT.601 and limited are taken, as all of FFmpeg
+does. Against exact arithmetic it is within 3 levels for 8-bit 4:2:0 and within 4 for 10-bit (0.5 where a side is odd).
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+import av.video
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from tubelet.errors import DecodeError
+from tubelet.reading.limits import Limits
+from tubelet.reading.video.file import decoder_errors
+from tubelet.shapes import UInt8
+
+_MATRICES: Final = frozenset((0, 1, 2, 4, 5, 6, 7, 9, 10))  # AVColorSpace values that swscale knows
+_UNSPECIFIED: Final = 2
+_CURVES: Final = {16: "PQ", 18: "HLG"}  # AVColorTransferCharacteristic
+
+
+@dataclass(frozen=True)
+class Upright:
+    """How stored pictures become upright ones: stored size, size with square pixels, then a turn.
+
+    The turn is `transpose` (rows become columns), then `flip_rows` (top becomes bottom), then `flip_columns`.
+    """
+
+    stored_w: int
+    stored_h: int
+    square_w: int
+    square_h: int
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    @property
+    def width(self) -> int:
+        return self.square_h if self.transpose else self.square_w
+
+    @property
+    def height(self) -> int:
+        return self.square_w if self.transpose else self.square_h
+
+    def turned(self, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+        """The picture turned, as a view of the same memory."""
+        out = rgb.transpose(1, 0, 2) if self.transpose else rgb
+        return out[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+
+def upright(
+    width: int,
+    height: int,
+    sample_aspect: Fraction | None,
+    turn: tuple[float, float, float, float] | None,
+    limits: Limits,
+) -> tuple[Upright, list[str]]:
+    """The way from stored to upright pictures, and what a person should know of it.
+
+    Square pixels are reached by making the narrower side longer (bicubic), never by dropping pixels. turn: (a, b, c, d)
+    of x' = a x + c y, y' = b x + d y; one that is not a multiple of a right angle is brought to the nearest.
+    Raises: LimitError when the picture would be too large or too narrow.
+    """
+    notes: list[str] = []
+    square_w, square_h = width, height
+    if sample_aspect and sample_aspect > 0 and sample_aspect != 1:
+        if sample_aspect > 1:
+            square_w = max(1, round(width * sample_aspect))
+        else:
+            square_h = max(1, round(height / sample_aspect))
+        notes.append(f"pixels of {sample_aspect.numerator}:{sample_aspect.denominator} made square")
+    a, b, c, d = turn or (1.0, 0.0, 0.0, 1.0)
+    transpose = abs(b) + abs(c) > abs(a) + abs(d)
+    main, other = (abs(b) + abs(c), abs(a) + abs(d)) if transpose else (abs(a) + abs(d), abs(b) + abs(c))
+    if other > 0.01 * main:
+        notes.append("the turn asked for is not a right angle; the nearest was taken")
+    flips = (b < 0, c < 0) if transpose else (d < 0, a < 0)
+    way = Upright(width, height, square_w, square_h, transpose, *flips)
+    limits.check_picture(way.width, way.height)
+    return way, notes
+
+
+def check_size(frame: av.video.VideoFrame, way: Upright) -> None:
+    """Raise DecodeError when a picture has not the size that the way starts from."""
+    if (frame.width, frame.height) != (way.stored_w, way.stored_h):
+        raise DecodeError(
+            f"the picture size changes from {way.stored_w} x {way.stored_h} to {frame.width} x {frame.height}",
+            expected=(way.stored_w, way.stored_h),
+            got=(frame.width, frame.height),
+        )
+
+
+class Painter:
+    """Turns decoded frames into upright RGB, one thread's worth; collects notes about what it met."""
+
+    def __init__(self, way: Upright) -> None:
+        self._way = way
+        self._reformatter = VideoReformatter()
+        self.notes: set[str] = set()
+
+    def paint(self, frame: av.video.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+        """Upright RGB, a view that is valid while `frame` and the result live; rows may be padded or turned.
+
+        Raises: DecodeError when the size differs from the one the file declares, or cannot be converted.
+        """
+        way = self._way
+        check_size(frame, way)
+        self._remark(frame)
+        scaled = (way.square_w, way.square_h) != (way.stored_w, way.stored_h)
+        with decoder_errors("converted to RGB"):
+            rgb = self._reformatter.reformat(
+                frame,
+                width=way.square_w,
+                height=way.square_h,
+                format="rgb24",
+                interpolation=Interpolation.BICUBIC if scaled else Interpolation.BILINEAR,
+                threads=1,
+            )
+            plane = rgb.planes[0]
+            if plane.line_size < 0:  # stored bottom up
+                return way.turned(rgb.to_ndarray())
+            array = np.ndarray(
+                (way.square_h, way.square_w, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1)
+            )
+        return way.turned(array)
+
+    def _remark(self, frame: av.video.VideoFrame) -> None:
+        if frame.colorspace not in _MATRICES:
+            frame.colorspace = _UNSPECIFIED
+            self.notes.add("an unknown colour matrix was taken as BT.601")
+        if frame.color_trc in _CURVES:
+            self.notes.add(f"high dynamic range ({_CURVES[frame.color_trc]}), shown without tone mapping")
+        if frame.interlaced_frame:
+            self.notes.add("interlaced: both fields of a picture together, as stored")

@@ -1,0 +1,180 @@
+"""The packet index of a video stream: what is in the file and when it is shown, found without decoding anything.
+
+Reading the packets of a clip costs a hundredth of decoding it, and tells everything that a plan needs:
+
+    decode order     I0   P3   B1   B2   P6   B4   B5   I9   B7   B8   P12 ...     I: an entry, decoding may start here
+    display order    I0   B1   B2   P3   B4   B5   P6   B7   B8   I9   ...         B7, B8 need I9 *and* what is before
+
+    start of frame i = its presentation time - that of the first frame shown        (never its number / a rate)
+    entry of frame i = the last entry before it in decode order that is not shown after it
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Final
+
+import av.container
+import av.packet
+import av.video
+
+from tubelet.errors import DecodeError, LimitError, TubeletError
+from tubelet.reading.limits import Limits
+from tubelet.reading.sniff import Format
+from tubelet.reading.video.complete import judge, usual_step
+from tubelet.reading.video.file import FOREIGN
+from tubelet.reading.video.nal import has_layers, is_true_entry, length_bytes
+from tubelet.reading.video.packets import PacketIndex, Row
+from tubelet.reading.video.structure import Structure
+
+# Every packet stands alone.
+INTRA: Final = frozenset(("mjpeg", "prores", "dnxhd", "dvvideo", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "png"))
+# Codecs whose flagged packets are true entries: what is shown after one needs nothing from before it.
+_ENTERED: Final = INTRA | {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video"}
+# Codecs whose decoder can leave out the pictures that no other picture refers to.
+_NONREF: Final = frozenset(("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"))
+_CLOCK_EVERY = 512  # packets between two looks at the clock
+
+
+def read_index(
+    container: av.container.InputContainer,
+    stream: av.video.VideoStream,
+    kind: Format,
+    structure: Structure,
+    limits: Limits,
+) -> PacketIndex:
+    """The index, by demuxing the stream once. Reads the file, decodes nothing; about 15 us a packet.
+
+    Raises: DecodeError (no packet at all), LimitError (packets, seconds, deadline).
+    """
+    index = PacketIndex(kind)
+    rows, cut = _demux(container, stream, index, limits)
+    if not rows:
+        raise DecodeError("the video stream has no content", got=0)
+    codec = stream.codec_context.codec.name
+    tick = Fraction(stream.time_base or Fraction(1, 1000))
+    index.slack_s = min(float(tick) / 2, 0.001)
+    index.by_count = _needs_counting(index, rows, kind, codec)
+    index.nonref = codec in _NONREF and not index.by_count and not has_layers(codec, stream)
+    _order(index, rows, tick)
+    if not index.order:
+        raise DecodeError("no picture of the video stream is shown", got=0)
+    limits.check("max_seconds", index.duration_s, "seconds found:")
+    judge(index, rows, stream, kind, structure, tick, cut, container)
+    limits.check("max_seconds", index.declared_s, "seconds declared:")
+    return index
+
+
+def _demux(
+    container: av.container.InputContainer, stream: av.video.VideoStream, index: PacketIndex, limits: Limits
+) -> tuple[list[Row], bool]:
+    """Fills the packet columns of `index`; the rows for ordering, and whether reading ended early."""
+    rows: list[Row] = []
+    codec = stream.codec_context.codec.name
+    nal_bytes = length_bytes(stream)
+    first, until, cut = True, time.monotonic() + limits.deadline_s, False
+    try:
+        for packet in container.demux(stream):
+            size = packet.size
+            if size == 0:  # an AVI placeholder, or the end, which has no time
+                index.blanks += packet.dts is not None
+                continue
+            if packet.is_corrupt:
+                cut = True  # only a part of it is there
+                continue
+            entry = codec in INTRA or first or (packet.is_keyframe and codec in _ENTERED)
+            if entry and not first:
+                entry = is_true_entry(codec, packet, nal_bytes)
+            shown = not packet.is_discard and not (codec == "vp8" and not memoryview(packet)[0] & 0x10)
+            index.pts.append(packet.pts)
+            index.size.append(size)
+            index.position.append(packet.pos)
+            index.entry.append(entry)
+            index.dts.append(packet.dts)
+            rows.append(Row(packet.duration or 0, shown))
+            first = False
+            if len(rows) % _CLOCK_EVERY == 0:
+                limits.check("max_packets", len(rows), "packets")
+                check_clock(until, limits)
+    except TubeletError:
+        raise
+    except FOREIGN as error:
+        if not rows:
+            raise DecodeError("the video stream could not be read") from error
+        cut = True
+    limits.check("max_packets", len(rows), "packets")
+    return rows, cut
+
+
+def check_clock(until: float, limits: Limits) -> None:
+    """Raise LimitError when the monotonic clock has passed `until`."""
+    late = time.monotonic() - until
+    if late > 0:
+        raise LimitError(
+            f"reading took longer than deadline_s = {limits.deadline_s:g}",
+            limit=limits.deadline_s,
+            got=round(limits.deadline_s + late, 3),
+        )
+
+
+# --- when each picture is shown ---------------------------------------------------------------------------------------
+
+
+def _needs_counting(index: PacketIndex, rows: Sequence[Row], kind: Format, codec: str) -> bool:
+    """AVI stores no presentation times, and FFmpeg's guess for H.264 and HEVC there is the decode order."""
+    if codec in INTRA:
+        return False
+    if kind == "AVI" and codec in ("h264", "hevc"):
+        return True
+    return any(pts is None and row.shown for pts, row in zip(index.pts, rows, strict=True))
+
+
+def _order(index: PacketIndex, rows: Sequence[Row], tick: Fraction) -> None:
+    """Display order, start times from 0.0, the length, and the reordering depth."""
+    shown = [i for i, row in enumerate(rows) if row.shown]
+    if index.by_count or any(index.pts[i] is None for i in shown):
+        stamps = _filled(index.dts, [row.duration for row in rows])
+        clock = dict(zip(shown, sorted(stamps[i] for i in shown), strict=True))
+        index.order = shown
+    else:
+        clock = {i: pts for i in shown if (pts := index.pts[i]) is not None}
+        # pictures shown before the first entry refer to what this file does not have
+        usable = [i for i in shown if i == 0 or not index.entry[0] or clock[i] >= clock.get(0, clock[i])]
+        index.order = sorted(usable, key=lambda i: (clock[i], i))
+        index.reorder, index.early = _reorder_depth(sorted(range(len(rows)), key=lambda i: (index.pts[i] or 0, i)))
+    if not index.order:
+        return
+    zero = clock[index.order[0]]
+    up, down = tick.numerator, tick.denominator
+    index.starts_s = [(clock[i] - zero) * up / down for i in index.order]
+    last = index.order[-1]
+    step = usual_step(index.starts_s)
+    own = float(rows[last].duration * tick)
+    index.duration_s = index.starts_s[-1] + (own if own > 0 else step)
+
+
+def _filled(stamps: list[int | None], durations: list[int]) -> list[int]:
+    """Decode times with the missing ones counted on from the one before, or back from the first that is there."""
+    known = next((i for i, s in enumerate(stamps) if s is not None), None)
+    step = max(1, statistics.median_low([d for d in durations if d > 0] or [1]))
+    at = 0 if known is None else (stamps[known] or 0) - known * step
+    out: list[int] = []
+    for stamp, duration in zip(stamps, durations, strict=True):
+        at = at if stamp is None else stamp
+        out.append(at)
+        at += duration if duration > 0 else step
+    return out
+
+
+def _reorder_depth(order: Sequence[int]) -> tuple[int, int]:
+    """(the most pictures that come before one in decode order and after it in display order, the most the other way)"""
+    decoded_at = {packet: place for place, packet in enumerate(sorted(order))}
+    ahead = [decoded_at[packet] - rank for rank, packet in enumerate(order)]
+    return max(ahead), -min(ahead)
+
+
+# --- whether all of it is there ---------------------------------------------------------------------------------------
+
+
+# --- what to decode for which frames ----------------------------------------------------------------------------------

@@ -1,0 +1,134 @@
+"""The packets of a clip: which there are, which are wanted, and from where decoding must begin."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import av.packet
+import av.video
+
+from tubelet.errors import DecodeError
+from tubelet.reading.limits import Limits
+from tubelet.reading.sampling import Sampling, shown_at
+from tubelet.reading.sniff import Format
+
+
+@dataclass
+class PacketIndex:
+    """One entry per packet with content, in decode order, and the display order of those that are shown.
+
+    size, position, pts: as the demuxer gives them, to recognise a packet again. entry: decoding may start here.
+    order: packet numbers in display order. starts_s: of those, from 0.0, ascending. duration_s: to the end of the last.
+    by_count: the presentation times cannot be trusted (AVI with reordered pictures): the n-th picture that comes out of
+    a decoder that saw everything is the n-th of `order`. cut: the file ends, or breaks, before the stream does; then
+    `declared_s` is how long it should have been where the file says so, and never less than `duration_s`.
+    blanks: packets without content, each of which lets the picture before it stay.
+    reorder: how many pictures a decoder must hold back to put them in order; early: by how many places one is decoded
+    before its turn, at most. nonref: unneeded ones may be skipped.
+    """
+
+    kind: Format = "MP4"
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)
+    position: list[int | None] = field(default_factory=list)
+    entry: list[bool] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+    starts_s: list[float] = field(default_factory=list)
+    duration_s: float = 0.0
+    declared_s: float = 0.0
+    by_count: bool = False
+    cut: bool = False
+    blanks: int = 0
+    reorder: int = 0
+    early: int = 0
+    nonref: bool = False
+    slack_s: float = 0.0
+    _entries: dict[tuple[int | None, int, int | None], int] = field(default_factory=dict, repr=False)
+
+    def is_packet(self, number: int, packet: av.packet.Packet) -> bool:
+        """Whether `packet` is the one that stands at `number`."""
+        if self.size[number] != packet.size or self.position[number] != packet.pos:
+            return False
+        return packet.pos is not None or self.pts[number] == packet.pts
+
+    def number_of_entry(self, packet: av.packet.Packet) -> int | None:
+        """The number of a packet that is an entry, None for any other."""
+        if not self._entries:
+            self._entries = {
+                (self.position[i], self.size[i], None if self.position[i] is not None else self.pts[i]): i
+                for i in range(len(self.size) - 1, -1, -1)
+                if self.entry[i]
+            }
+        return self._entries.get((packet.pos, packet.size, None if packet.pos is not None else packet.pts))
+
+    def entry_of(self, packet: int) -> int:
+        """The last entry at or before `packet` in decode order that is not shown after it."""
+        for i in range(packet, 0, -1):
+            if self.entry[i] and (i == packet or not self.shown_before(packet, i)):
+                return i
+        return 0
+
+    def entry_before(self, entry: int) -> int:
+        return next((i for i in range(entry - 1, 0, -1) if self.entry[i]), 0)
+
+    def shown_before(self, a: int, b: int) -> bool:
+        """Whether packet `a` has a presentation time before that of packet `b`."""
+        stamp_a, stamp_b = self.pts[a], self.pts[b]
+        return stamp_a is not None and stamp_b is not None and stamp_a < stamp_b
+
+    def seek_stamp(self, entry: int) -> int | None:
+        """The time to seek to for an entry: MKV lists entries by presentation time, the others by decode time."""
+        by_pts = self.kind in ("MKV", "WEBM") or self.dts[entry] is None
+        return self.pts[entry] if by_pts else self.dts[entry]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of packets to decode in one go, first to last inclusive; `wanted` maps packet numbers to slots."""
+
+    first: int
+    last: int
+    wanted: dict[int, tuple[int, ...]]
+
+
+@dataclass
+class Row:
+    duration: int
+    shown: bool
+
+
+def choose(index: PacketIndex, sampling: Sampling, limits: Limits) -> tuple[list[int], int]:
+    """(frame numbers in display order to take, how many were wanted). They differ in number only for a cut file, of
+    which the part that is missing is sampled as well, and counted. Raises: InputError, LimitError, DecodeError.
+    """
+    if not index.cut:
+        chosen = sampling.choose(index.starts_s, index.duration_s, limits, index.slack_s)
+        return chosen, len(chosen)
+    times = sampling.times(0.0, index.declared_s, limits)
+    there = [shown_at(index.starts_s, t, index.slack_s) for t in times if t < index.duration_s - index.slack_s]
+    lost = len(times) - len(there)
+    chosen = there if sampling.times_s is not None else sorted(set(there))
+    if not chosen:
+        raise DecodeError("the file ends before the first of the times asked for", expected=lost, got=0)
+    return chosen, len(chosen) + lost
+
+
+def segments(index: PacketIndex, chosen: Sequence[int]) -> list[Segment]:
+    """The stretches to decode for the frames `chosen` (display order), in decode order, none overlapping.
+
+    Decoding restarts at an entry wherever that leaves packets out.
+    """
+    wanted: dict[int, list[int]] = {}
+    for slot, rank in enumerate(chosen):
+        wanted.setdefault(index.order[rank], []).append(slot)
+    if index.by_count:
+        return [Segment(0, len(index.size) - 1, {packet: tuple(slots) for packet, slots in wanted.items()})]
+    out: list[Segment] = []
+    for packet in sorted(wanted):
+        first = index.entry_of(packet)
+        slots = {packet: tuple(wanted[packet])}
+        if out and first <= out[-1].last:
+            out[-1] = Segment(out[-1].first, packet, out[-1].wanted | slots)
+        else:
+            out.append(Segment(first, packet, slots))
+    return out

@@ -1,0 +1,97 @@
+"""Tensors of a checkpoint, read one by one, and their names compared with those a model has."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tubelet.errors import KeyMismatch, UnsafeFile
+from tubelet.weights.header import Entry
+from tubelet.weights.locate import Checkpoint, find_checkpoint
+
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def read_state(source: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Tensor]:
+    """All tensors of a checkpoint under the names they have there, headers checked first. Cost: a copy of the file."""
+    checkpoint = find_checkpoint(source, revision)
+    with TensorReader(checkpoint) as reader:
+        return {key: reader(key).clone() for key in checkpoint.entries}
+
+
+def compare_names(
+    expected: Mapping[str, tuple[int, ...]],
+    entries: Mapping[str, Entry],
+    allowed: Sequence[str],
+    source: str,
+    unused: Mapping[str, tuple[int, ...]] | None = None,
+    described: Callable[[], str] = str,
+) -> tuple[str, ...]:
+    """Every name and shape, before any value is read; returns the allowed misses. unused: names that may be there and
+    are not read. described: how the message says what the tensors were taken for. Raises KeyMismatch."""
+    missing = [name for name in expected if name not in entries and name not in allowed]
+    known = {**(unused or {}), **expected}
+    unexpected = [name for name in entries if name not in known]
+    misshaped = [
+        (name, shape, entries[name].shape)
+        for name, shape in known.items()
+        if name in entries and (entries[name].shape != shape or entries[name].dtype not in _FLOATS)
+    ]
+    if missing or unexpected or misshaped:
+        parts = []
+        if missing:
+            parts.append(f"{len(missing)} missing ({', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''})")
+        if unexpected:
+            names = f"{', '.join(unexpected[:3])}{' ...' if len(unexpected) > 3 else ''}"
+            parts.append(f"{len(unexpected)} unexpected ({names})")
+        if misshaped:
+            name, shape, got = misshaped[0]
+            kind = entries[name].dtype
+            parts.append(f"{len(misshaped)} mis-shaped ({name} is {kind} {got}, expected {shape} of floats)")
+        raise KeyMismatch(
+            f"the tensors do not fit: {'; '.join(parts)}{described()}",
+            missing=missing,
+            unexpected=unexpected,
+            misshaped=misshaped,
+            source=source,
+        )
+    return tuple(name for name in expected if name not in entries)
+
+
+def stored_type(entries: Sequence[Entry]) -> torch.dtype:
+    """The one type all tensors are kept in: the stored one, or the narrowest that holds all stored ones."""
+    kinds = [_FLOATS[entry.dtype] for entry in entries]
+    out = kinds[0] if kinds else torch.float32
+    for kind in kinds[1:]:
+        out = torch.promote_types(out, kind)
+    return out
+
+
+class TensorReader:
+    """Tensors by their key in the files, each file opened once. A context manager."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.files: dict[Path, Any] = {}
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "TensorReader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def __call__(self, key: str) -> Tensor:
+        path = self.checkpoint.home[key]
+        try:
+            if path not in self.files:
+                self.files[path] = self.stack.enter_context(safe_open(str(path), framework="pt"))
+            tensor: Tensor = self.files[path].get_tensor(key)
+        except (SafetensorError, OSError) as e:
+            raise UnsafeFile(f"{key!r:.80} cannot be read", source=path.name) from e
+        return tensor
