@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tubelet.encoder.model import tokens_merged
 from tubelet.errors import ConfigError
-from tubelet.language.model import VLM
+from tubelet.language.vlm.model import VLM
 from tubelet.packed import Packed
 from tubelet.shapes import Float, Int64
 from tubelet.train.pages.batch import PageBatch
