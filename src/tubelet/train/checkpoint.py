@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tubelet.errors import CheckpointError
-from tubelet.files import write_tensors
+from tubelet.packed.file import write_tensors
 from tubelet.train.strategy import Group
 
 FORMAT = "tubelet-checkpoint-1"

@@ -17,9 +17,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tubelet.chart import Panel, chart
+from tubelet.inspect.draw.chart import Panel, chart
 from tubelet.errors import RunError
-from tubelet.lettering import Line
+from tubelet.inspect.draw.lettering import TextLine
 from tubelet.train.config import ReportConfig
 
 LOG, CURVE = "log.jsonl", "curve.png"
@@ -179,7 +179,7 @@ def curve(steps: list[dict[str, Any]], name: str) -> Image.Image | None:
     if not drawn:
         return None
     tokens = sum(line["tokens"] for line in steps)
-    title = Line((f"{name}: {len(steps):,} steps, {tokens:,} tokens, last loss {steps[-1]['loss']}",))
+    title = TextLine((f"{name}: {len(steps):,} steps, {tokens:,} tokens, last loss {steps[-1]['loss']}",))
     return chart([drawn[i : i + 2] for i in range(0, len(drawn), 2)], [title])
 
 

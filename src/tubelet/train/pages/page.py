@@ -62,7 +62,7 @@ class PageRecipe:
     em: tuple[int, int] = (20, 24)  # pixels, of values
     mix: tuple[tuple[str, float], ...] = SCOPE_A  # layouts and their shares
     longest: int = 16  # characters of an answer
-    questions: int = 8  # of a page, at most
+    questions: int = 8  # of a page, at most; 0: pages to read letters from
     held_fonts: bool = False  # print in the held-out families
     held_words: bool = False  # draw from the held-out part of each list
     noise: float = 1.0  # strength of tilt, blur, grain
@@ -190,6 +190,8 @@ def _questions(sheet: Sheet, letters: str, boxes: NDArray[np.float32], recipe: P
     named = Counter(name for asking in sheet.asked for name in {n.lower() for n in asking.names})
     text = "\n".join(letters[a.span.first : a.span.stop] for a in sheet.asked).lower()
     out: list[Question] = []
+    if not recipe.questions:
+        return ()
     for asking in sheet.asked:
         answer = letters[asking.span.first : asking.span.stop]
         if any(named[n.lower()] > 1 or sheet.printed[n.lower()] > 1 for n in asking.names):

@@ -22,6 +22,7 @@ from tubelet.errors import ConfigError
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import Packed
 from tubelet.shapes import Float, Int64
+from tubelet.train.loop import Loss
 from tubelet.train.pages.batch import PageBatch
 from tubelet.train.pages.labels import CLASSES, IGNORED, PLACES
 
@@ -67,13 +68,15 @@ class ReaderTask(nn.Module):
             nn.init.normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
 
-    def forward(self, batch: PageBatch) -> Float[Tensor, ""]:
-        """The weighted sum of the losses' means."""
-        losses = self.run(batch).losses
-        return torch.stack([getattr(self.weights, name) * loss for name, loss in losses.items()]).sum()
+    def forward(self, batch: PageBatch) -> Loss:
+        """The weighted sum of the losses' means, with every one of them and how well each thing was told."""
+        seen = self.run(batch)
+        total = torch.stack([getattr(self.weights, name) * loss for name, loss in seen.losses.items()]).sum()
+        losses = {f"loss_{name}": loss.detach() for name, loss in seen.losses.items()}
+        return Loss(total, 1.0, {**losses, **seen.figures})
 
     def run(self, batch: PageBatch) -> Seen:
-        """All losses that have a weight, with how well each thing was told."""
+        """All losses that have a weight, with how well each thing was told; a batch without questions has no answers."""
         encoder, projector = self.vlm.encoder, self.vlm.projector
         seen = encoder.trunk(batch.patches)
         merged = seen if encoder.merger is None else tokens_merged(seen, encoder.merger)
@@ -85,7 +88,7 @@ class ReaderTask(nn.Module):
         if self.weights.slots:
             losses["slots"], figures["slots"] = told(self.slots(rows.x), batch.slots)
         right = torch.zeros(0, dtype=torch.bool, device=batch.ids.device)
-        if self.weights.answers:
+        if self.weights.answers and bool((batch.labels != IGNORED).any()):
             answer = self._answers(batch, rows)
             losses |= answer.losses
             figures |= answer.figures
