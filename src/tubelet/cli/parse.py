@@ -11,11 +11,12 @@ from tubelet.cli.compare import Compare
 from tubelet.cli.convert import Convert
 from tubelet.cli.encode import Encode
 from tubelet.cli.models import Models
+from tubelet.cli.pages import Pages
 from tubelet.cli.plan import Plan
 from tubelet.cli.select import Select
 from tubelet.cli.show import Show
 
-Command = Encode | Show | Select | Compare | Ask | Plan | Convert | Models | Bench
+Command = Encode | Show | Select | Compare | Ask | Plan | Convert | Models | Bench | Pages
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
@@ -26,6 +27,7 @@ COMMANDS: dict[str, type[Command]] = {
     "convert": Convert,
     "models": Models,
     "bench": Bench,
+    "pages": Pages,
 }
 
 _ABOUT = """Images and videos in, the visual tokens a language model reads out.
@@ -51,6 +53,7 @@ _UNION = (
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]
     | Annotated[Models, _named("models", "what can be loaded")]
     | Annotated[Bench, _named("bench", "the encoders against where they came from, timed on this machine")]
+    | Annotated[Pages, _named("pages", "pages to train and test a reader with, their questions and answers")]
 )
 
 

@@ -66,7 +66,6 @@ class PageRecipe:
     held_fonts: bool = False  # print in the held-out families
     held_words: bool = False  # draw from the held-out part of each list
     noise: float = 1.0  # strength of tilt, blur, grain
-    run: int = 1  # neighbouring pages of one size
 
     def __post_init__(self) -> None:
         if any(side % UNIT or side < 3 * UNIT for size in self.sizes for side in size) or not self.sizes:
@@ -119,9 +118,8 @@ def print_page(recipe: PageRecipe, fonts: Fonts, number: int) -> Page:
     """
     if number < 0:
         raise InputError(f"pages count from 0, got {number}", limit=0, got=number)
-    sizes = Random(f"{recipe.seed}/size/{number // recipe.run}")
     rng = Random(f"{recipe.seed}/{number}")
-    height, width = sizes.choice(recipe.sizes)
+    height, width = rng.choice(recipe.sizes)
     layout = rng.choices([name for name, _ in recipe.mix], [share for _, share in recipe.mix])[0]
     sheet = _sheet(recipe, fonts, rng, height, width, layout)
     LAYOUTS[layout](sheet)

@@ -60,7 +60,8 @@ def train_reader(stage: StageConfig, fonts: Fonts | None = None) -> Outcome:
         raise ConfigError("the stage was begun with other fonts", expected=stage.fonts, got=fonts.sha256)
     if stage.threads is not None:
         torch.set_num_threads(stage.threads)
-    config = replace(stage.train, folder=stage.train.folder.expanduser())
+    init = None if stage.train.init is None else stage.train.init.expanduser()
+    config = replace(stage.train, folder=stage.train.folder.expanduser(), init=init)
     with joined(config.strategy, device=config.device, timeout_s=config.timeout_s) as group:
         pages = np.ones(config.budget * config.steps * group.world * config.accumulation, np.int64)
         batches = Batches(
