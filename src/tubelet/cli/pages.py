@@ -28,9 +28,12 @@ class Pages:
     count: Annotated[int, option("how many (default: 24)", "N")] = 24
     seed: Annotated[int, option("of all that is drawn (default: 0)", "N")] = 0
     first: Annotated[int, option("number of the first page (default: 0)", "N")] = 0
-    show: Annotated[str | None, option("a contact sheet with boxes around the answers, of at most 24 pages", "PNG")] = None
+    show: Annotated[str | None, option("a contact sheet with boxes around the answers, of at most 24 pages", "PNG")] = (
+        None
+    )
     layouts: Annotated[
-        str | None, option("layouts and their shares, such as receipt:2,table:1 (default: receipts, forms, tables)", "L")
+        str | None,
+        option("layouts and their shares, such as receipt:2,table:1 (default: receipts, forms, tables)", "L"),
     ] = None
     sizes: Annotated[str | None, option("heights and widths, such as 192x256,320x320", "HxW,...")] = None
     em: Annotated[str | None, option("pixels to the em of values, such as 20 or 20-24", "PX")] = None

@@ -21,6 +21,7 @@ from tubelet.train.pages.labels import IGNORED, PATCH, TOKEN, Labels, labels_of
 from tubelet.train.pages.page import Page, PageRecipe, Question, print_page
 from tubelet.train.pages.reader import ANSWER, ASK, END, PAD
 
+
 @dataclass(frozen=True, eq=False)
 class PageBatch:
     """B pages. S: tokens of the longest, rows included; T patches and M = T / 4 rows of all pages."""

@@ -64,9 +64,7 @@ def train_reader(stage: StageConfig, fonts: Fonts | None = None) -> Outcome:
     config = replace(stage.train, folder=stage.train.folder.expanduser(), init=init)
     with joined(config.strategy, device=config.device, timeout_s=config.timeout_s) as group:
         pages = np.ones(config.budget * config.steps * group.world * config.accumulation, np.int64)
-        batches = Batches(
-            pages, config.budget, seed=config.seed, world=group.world, accumulation=config.accumulation
-        )
+        batches = Batches(pages, config.budget, seed=config.seed, world=group.world, accumulation=config.accumulation)
         task = ReaderTask(build_reader(stage.model, seed=config.seed), stage.weights)
 
         def made(numbers: tuple[int, ...], step: int) -> PageBatch:

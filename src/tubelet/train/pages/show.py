@@ -26,5 +26,9 @@ def contact_sheet(pages: Sequence[Page], *, columns: int = 4, boxes: bool = True
             colour = COLOURS[k % len(COLOURS)]
             pen.rectangle((x + left - 2, y + top - 2, x + right + 1, y + bottom + 1), outline=colour)
             said = f"{question.text}  {question.answer}"
-            pen.text((x, y + picture.height * scale + 2 + 12 * k), said.encode("latin-1", "replace").decode("latin-1"), fill=colour)
+            pen.text(
+                (x, y + picture.height * scale + 2 + 12 * k),
+                said.encode("latin-1", "replace").decode("latin-1"),
+                fill=colour,
+            )
     return out

@@ -60,7 +60,9 @@ class ReaderTask(nn.Module):
         self.vlm, self.weights, self.pointing = vlm, weights, pointing
         depth = vlm.speaker.lm.config.num_hidden_layers
         if not 0 <= pointing < depth:
-            raise ConfigError(f"the language model has layers 0..{depth - 1}, got {pointing}", limit=depth, got=pointing)
+            raise ConfigError(
+                f"the language model has layers 0..{depth - 1}, got {pointing}", limit=depth, got=pointing
+            )
         vlm.speaker.lm.set_attn_implementation("eager")  # whose attention can be read
         self.columns = nn.Linear(vlm.encoder.config.hidden, 2 * CLASSES)
         self.slots = nn.Linear(vlm.width, 2 * PLACES * CLASSES)

@@ -52,7 +52,9 @@ NOUNS = _list(
     " rabbit spider tunnel violin wagon barrel circle dinner finger global hidden inside joyful kindly little modern"
     " narrow open plain quick rapid simple tender upper vivid warm young clear early first great large light major"
 )
-STATES = _list("Open Closed Paid Pending Active Approved Draft Sent Final New Urgent Done Ready Void Late Valid Expired")
+STATES = _list(
+    "Open Closed Paid Pending Active Approved Draft Sent Final New Urgent Done Ready Void Late Valid Expired"
+)
 COLOURS = _list("Red Blue Green Black White Grey Brown Pink Purple Orange Gold Beige Cyan Navy")
 MONTHS = _list("January February March April May June July August September October November December")
 UNITS = _list("kg g lb m cm mm km L ml h min s GB MB W kW V A C F Hz pcs")
@@ -102,7 +104,9 @@ MEANINGS = {
     "tax": Meaning("money", ("Tax", "VAT", "Sales tax", "TAX", "GST"), ("tax", "tax amount")),
     "date": Meaning("date", ("Date", "DATE", "Invoice date", "Issue date"), ("date",)),
     "due": Meaning("date", ("Due date", "Due", "Payable by", "Pay before"), ("due date",)),
-    "number": Meaning("code", ("Invoice no", "No", "Receipt no", "Number", "Order", "Ref no", "Invoice #"), ("number",)),
+    "number": Meaning(
+        "code", ("Invoice no", "No", "Receipt no", "Number", "Order", "Ref no", "Invoice #"), ("number",)
+    ),
     "buyer": Meaning("name", ("Bill to", "Customer", "Client", "Buyer", "Sold to"), ("customer", "buyer")),
     "phone": Meaning("phone", ("Phone", "Tel", "Telephone", "Mobile"), ("phone number", "phone")),
     "time": Meaning("time", ("Time", "TIME"), ("time",)),
@@ -169,7 +173,12 @@ class Words:
         if kind == "word":
             return self._cased(self.word() if r.random() < 0.7 else f"{self.word()} {self.word()}")
         if kind in ("state", "colour", "city", "payment"):
-            lists = {"state": STATES, "colour": COLOURS, "city": CITIES, "payment": _list("Cash Card Visa Debit Credit")}
+            lists = {
+                "state": STATES,
+                "colour": COLOURS,
+                "city": CITIES,
+                "payment": _list("Cash Card Visa Debit Credit"),
+            }
             return r.choice(lists[kind]) if r.random() > INVENTED else self.invented(2, 3).capitalize()
         return getattr(self, f"_{kind}_value")()
 
@@ -216,9 +225,12 @@ class Words:
 
     def _code_value(self) -> str:
         r = self.rng
-        pattern = r.choice(("AA-####", "######", "A###", "#####-##", "AAA ###", "##A##", "A-####-A", "####/##", "AA######"))
+        pattern = r.choice(
+            ("AA-####", "######", "A###", "#####-##", "AAA ###", "##A##", "A-####-A", "####/##", "AA######")
+        )
         return "".join(
-            r.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") if c == "A" else r.choice("0123456789") if c == "#" else c for c in pattern
+            r.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") if c == "A" else r.choice("0123456789") if c == "#" else c
+            for c in pattern
         )
 
     def _number_value(self) -> str:

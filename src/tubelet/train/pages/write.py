@@ -1,9 +1,9 @@
 """Pages as files: PNGs, a chat JSONL to train or ask with, and what stands where.
 
-    page-0000012.png
-    chat.jsonl        {"id", "images": ["page-0000012.png"], "messages": [user, assistant, user, ...]}   one line a page
-    questions.jsonl   {"page", "image", "text", "answer", "kind", "form", "box"}                          one a question
-    recipe.json       the recipe, the fonts and their hash
+page-0000012.png
+chat.jsonl        {"id", "images": ["page-0000012.png"], "messages": [user, assistant, user, ...]}   one line a page
+questions.jsonl   {"page", "image", "text", "answer", "kind", "form", "box"}                          one a question
+recipe.json       the recipe, the fonts and their hash
 """
 
 import json

@@ -40,7 +40,9 @@ def columns(sheet: Sheet, y: float) -> None:
 
     def row(field: Field, y: float) -> bool:
         label = field.label + colon
-        if not (sheet.fits(label, sheet.label, sheet.margin, middle - 4) and sheet.fits(field.value, sheet.type, middle)):
+        if not (
+            sheet.fits(label, sheet.label, sheet.margin, middle - 4) and sheet.fits(field.value, sheet.type, middle)
+        ):
             return False
         sheet.write(label, sheet.margin, y, sheet.label)
         ask_field(sheet, field, sheet.write(field.value, middle, y, sheet.type))
@@ -75,7 +77,9 @@ def label_right(sheet: Sheet, y: float) -> None:
 
     def row(field: Field, y: float) -> bool:
         label = f"({field.label})" if brackets else field.label
-        if not (sheet.fits(field.value, sheet.type, sheet.margin, middle - 4) and sheet.fits(label, sheet.label, middle)):
+        if not (
+            sheet.fits(field.value, sheet.type, sheet.margin, middle - 4) and sheet.fits(label, sheet.label, middle)
+        ):
             return False
         ask_field(sheet, field, sheet.write(field.value, sheet.margin, y, sheet.type))
         sheet.write(label, middle, y, sheet.label)

@@ -35,7 +35,9 @@ def receipt(sheet: Sheet) -> None:
         money = money if sheet.can_print(money, sheet.type) else money.strip("€£ ")
         y = _sum(sheet, field._replace(value=money), y)
     if y < sheet.height and r.random() < 0.5:
-        sheet.write(r.choice(("Thank you", "Come again", "Goodbye", "* * *")), sheet.width / 2, y, sheet.label, align="middle")
+        sheet.write(
+            r.choice(("Thank you", "Come again", "Goodbye", "* * *")), sheet.width / 2, y, sheet.label, align="middle"
+        )
 
 
 def _rule(sheet: Sheet, y: float) -> float:

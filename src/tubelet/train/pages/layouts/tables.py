@@ -27,7 +27,9 @@ def invoice(sheet: Sheet) -> None:
     r, taken = sheet.rng, set[str]()
     y = headline(sheet, sheet.margin + sheet.type.em, kind="business", names=("seller", "supplier"))
     bottom = sheet.height - 1.3 * sheet.pitch
-    for known in r.sample(("number", "date", "due", "buyer"), min(r.randint(1, 3), int((bottom - y) / sheet.pitch) - 1)):
+    for known in r.sample(
+        ("number", "date", "due", "buyer"), min(r.randint(1, 3), int((bottom - y) / sheet.pitch) - 1)
+    ):
         field = draw_field(sheet, taken, meaning=known)
         x = sheet.margin + sheet.length(field.label + ":", sheet.label) + 0.4 * sheet.type.em
         if sheet.fits(field.value, sheet.type, x):
@@ -55,7 +57,11 @@ def _grid(sheet: Sheet, y: float, bottom: float) -> float:
     wide = edges[1] - edges[0] - 6
     known = [c for c in COLUMNS if sheet.length(c[0], sheet.label) < wide and (c[1] not in LONG or wide > 5 * em)]
     heads = [(name, kind, edges[i], edges[i + 1]) for i, (name, kind) in enumerate(r.sample(known, count))]
-    pitch, style, flush = sheet.pitch * r.uniform(1.0, 1.25), r.choice(("grid", "rules", "stripes", "plain")), r.random() < 0.5
+    pitch, style, flush = (
+        sheet.pitch * r.uniform(1.0, 1.25),
+        r.choice(("grid", "rules", "stripes", "plain")),
+        r.random() < 0.5,
+    )
     top, taken, number = y - 0.95 * em, set[str](), 0
     if r.random() < 0.3:
         sheet.block(left, top, right, top + pitch - 2, sheet.mixed(0.12))
@@ -89,13 +95,17 @@ def _row(
 ) -> None:
     """One row: its name, and under each heading a value that fits."""
     names = [_row_name(sheet, row_kind) for _ in range(12)]
-    name = next((n for n in names if n.lower() not in taken and sheet.fits(n, sheet.type, sheet.margin + 3, middle - 2)), "")
+    name = next(
+        (n for n in names if n.lower() not in taken and sheet.fits(n, sheet.type, sheet.margin + 3, middle - 2)), ""
+    )
     if not name:
         return
     taken.add(name.lower())
     sheet.write(name, sheet.margin + 3, y, sheet.type)
     for head, kind, x0, x1 in heads:
-        value = next((v for v in (_cell(sheet, kind) for _ in range(8)) if sheet.fits(v, sheet.type, x0 + 4, x1 - 4)), "")
+        value = next(
+            (v for v in (_cell(sheet, kind) for _ in range(8)) if sheet.fits(v, sheet.type, x0 + 4, x1 - 4)), ""
+        )
         if value:
             span = sheet.write(value, x1 - 4 if flush else x0 + 4, y, sheet.type, align="right" if flush else "left")
             sheet.ask((f"{head} of {name}", f"{name} {head}"), span, kind, "cell")

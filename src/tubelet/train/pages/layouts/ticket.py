@@ -24,7 +24,9 @@ def ticket(sheet: Sheet) -> None:
             right = left + (sheet.width - 12) / count - 6
             for _ in range(8):
                 field = draw_field(sheet, taken)
-                if sheet.fits(field.label.upper(), small, left, right) and sheet.fits(field.value, sheet.type, left, right):
+                if sheet.fits(field.label.upper(), small, left, right) and sheet.fits(
+                    field.value, sheet.type, left, right
+                ):
                     sheet.write(field.label.upper(), left, y + small.em * 0.8, small)
                     ask_field(sheet, field, sheet.write(field.value, left, y + small.em * 0.8 + 1.05 * em, sheet.type))
                     break
