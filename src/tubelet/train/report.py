@@ -17,8 +17,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tubelet.inspect.draw.chart import Panel, chart
 from tubelet.errors import RunError
+from tubelet.inspect.draw.chart import Panel, chart
 from tubelet.inspect.draw.lettering import TextLine
 from tubelet.train.config import ReportConfig
 

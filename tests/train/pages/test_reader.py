@@ -19,7 +19,7 @@ from tubelet.train.pages.evaluate import evaluate
 from tubelet.train.pages.fonts import Fonts
 from tubelet.train.pages.labels import CLASSES, IGNORED
 from tubelet.train.pages.page import PageRecipe, print_page
-from tubelet.train.pages.reader import ANSWER, ASK, END, IMAGE, ReaderConfig, build_reader, byte_tokenizer
+from tubelet.train.pages.reader import ANSWER, ASK, IMAGE, ReaderConfig, build_reader, byte_tokenizer
 from tubelet.train.pages.task import ReaderTask, Weights, told
 
 SMALL = ReaderConfig(hidden=64, heads=2, layers=2, mlp=64, text_layers=2, text_mlp=64)

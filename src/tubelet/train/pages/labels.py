@@ -4,8 +4,8 @@
               text whose middle lies in this row of patches
     slots     of each 32 x 32 token two lines (upper half, lower half) of 6 places: its 1st, 2nd ... letter
 
-A letter stands where its middle is: half its box's width, and half the height of a capital above its line. A space is a letter of a slot, for it parts words,
-and nothing in a column.
+A letter stands where its middle is: half its box's width, and half the height of a capital above its line. A space is
+a letter of a slot, for it parts words, and nothing in a column.
 """
 
 from typing import NamedTuple
@@ -19,6 +19,7 @@ PATCH, TOKEN, STRIP, PLACES = 16, 32, 8, 6
 LETTERS = "".join(map(chr, range(33, 127))) + "€£ "
 CLASSES = len(LETTERS) + 1  # 0: nothing there
 IGNORED = -100
+MARGIN = np.array((-1, -1, 1, 1), np.float32)  # pixels that blur and grain add to a letter
 SPACE = len(LETTERS)
 _CLASS = {letter: number for number, letter in enumerate(LETTERS, 1)}
 
@@ -68,7 +69,7 @@ def _columns(
 def _inked(boxes: NDArray[np.float32], height: int, width: int) -> NDArray[np.bool_]:
     rows, columns = height // TOKEN, width // TOKEN
     out = np.zeros((rows, columns), bool)
-    for left, top, right, bottom in np.floor((boxes + (-1, -1, 1, 1)) / TOKEN).astype(int):
+    for left, top, right, bottom in np.floor((boxes + MARGIN) / TOKEN).astype(int):
         out[max(0, top) : bottom + 1, max(0, left) : right + 1] = True
     return out.reshape(-1)
 

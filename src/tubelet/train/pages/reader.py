@@ -17,11 +17,11 @@ from torch import nn
 from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.encoder.model import Encoder
 from tubelet.language.placing.align import TokenIds
+from tubelet.language.project.projector import build_projector
 from tubelet.language.vlm.load_lm import require_transformers
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.language.project.projector import build_projector
 
 PAD, IMAGE, ASK, ANSWER, END = range(256, 261)  # behind the 256 bytes
 SPECIAL = {PAD: "<|pad|>", IMAGE: "<|image|>", ASK: "<|q|>", ANSWER: "<|a|>", END: "<|end|>"}

@@ -37,8 +37,8 @@ class StageConfig:
     """One stage of a reader's training."""
 
     train: TrainConfig  # its budget counts pages
-    pages: tuple[PageRecipe, ...] = (PageRecipe(),)  # taken by step in turn
-    weights: Weights = Weights()
+    pages: tuple[PageRecipe, ...] = field(default_factory=lambda: (PageRecipe(),))  # taken by step in turn
+    weights: Weights = field(default_factory=Weights)
     model: ReaderConfig = field(default_factory=ReaderConfig)
     thinned: float = 0.7  # share of pages whose blocks without a letter are left out
     room: int = 160  # tokens of a page's questions

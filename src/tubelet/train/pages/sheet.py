@@ -47,7 +47,8 @@ class Sheet:
     """Paper of width x height pixels and the state of one page while it is laid out.
 
     type, label: how values and labels look. pitch: from baseline to baseline. letters, boxes, middles: everything
-    printed, in the order it was; a middle lies half a capital above the line. printed: how often each text stands there, in lower case.
+    printed, in the order it was; a middle lies half a capital above the line. printed: how often each text stands
+    there, in lower case.
     """
 
     width: int

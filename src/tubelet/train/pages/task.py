@@ -78,7 +78,7 @@ class ReaderTask(nn.Module):
         return Loss(total, 1.0, {**losses, **seen.figures})
 
     def run(self, batch: PageBatch) -> Seen:
-        """All losses that have a weight, with how well each thing was told; a batch without questions has no answers."""
+        """All losses that have a weight, with how well each thing was told. Without questions there are no answers."""
         encoder, projector = self.vlm.encoder, self.vlm.projector
         seen = encoder.trunk(batch.patches)
         merged = seen if encoder.merger is None else tokens_merged(seen, encoder.merger)

@@ -4,11 +4,12 @@ from tubelet.train.pages.layouts.fields import ask_field, draw_field, headline, 
 from tubelet.train.pages.sheet import Sheet
 
 COLUMNS = (
-    ("Price", "money"), ("Cost", "money"), ("Amount", "money"), ("Qty", "count"), ("Units", "number"), ("Stock", "count"),
-    ("Size", "measure"), ("Weight", "measure"), ("Code", "code"), ("ID", "code"), ("Date", "date"), ("Time", "time"),
-    ("Rate", "percent"), ("Share", "percent"), ("Score", "number"), ("Owner", "first"), ("City", "city"),
-    ("Colour", "colour"), ("State", "state"), ("Q1", "number"), ("Q2", "number"), ("2024", "number"), ("2025", "number"),
-    ("Men", "number"), ("Women", "number"), ("Max", "number"), ("Min", "number"), ("Name", "first"), ("Type", "word"),
+    ("Price", "money"), ("Cost", "money"), ("Amount", "money"), ("Qty", "count"), ("Units", "number"),
+    ("Stock", "count"), ("Size", "measure"), ("Weight", "measure"), ("Code", "code"), ("ID", "code"),
+    ("Date", "date"), ("Time", "time"), ("Rate", "percent"), ("Share", "percent"), ("Score", "number"),
+    ("Owner", "first"), ("City", "city"), ("Colour", "colour"), ("State", "state"), ("Q1", "number"),
+    ("Q2", "number"), ("2024", "number"), ("2025", "number"), ("Men", "number"), ("Women", "number"),
+    ("Max", "number"), ("Min", "number"), ("Name", "first"), ("Type", "word"),
 )  # fmt: skip
 LONG = ("date", "code", "city", "word", "measure")  # kinds that need a wide column
 ROWS = ("thing", "thing", "first", "city", "word", "month")
