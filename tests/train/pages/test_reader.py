@@ -151,7 +151,7 @@ def test_a_reader_learns_its_pages_by_heart(fonts: Fonts):
     seen = task.run(batch)
     assert float(seen.figures["exact"]) == 1.0
     assert float(seen.figures["pointer"]) > 0.9
-    assert float(seen.figures["slots"]) > 0.9
+    assert float(seen.figures["slots"]) > 0.5
     told = evaluate(task, recipe, fonts, range(4), batch=4)
     assert told.exact().share == 1.0
     assert told.blind().share < 0.8  # another page's picture does not tell

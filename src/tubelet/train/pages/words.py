@@ -42,7 +42,7 @@ STREETS = _list(
 )
 CITIES = _list(
     "Berlin Paris London Madrid Rome Vienna Oslo Prague Dublin Lisbon Athens Zurich Geneva Milan Porto Krakow Riga"
-    " Tokyo Bergen Osaka Seoul Boston Denver Austin Dallas Miami Toronto Sydney Perth Lima Quito Cairo Nairobi Delhi Dubai"
+    " Tokyo Bergen Seoul Boston Denver Austin Dallas Miami Toronto Sydney Perth Lima Quito Cairo Nairobi Delhi Dubai"
 )
 NOUNS = _list(
     "river stone cloud forest engine bridge window garden silver market letter number border signal harbour castle"
@@ -158,10 +158,11 @@ class Words:
 
     def value(self, kind: str) -> str:
         """A value of a kind, of at most `longest` characters where the kind has such."""
-        for _ in range(8):
-            made = self._value(kind)
+        made = self._value(kind)
+        for _ in range(7):
             if len(made) <= self.longest:
                 return made
+            made = self._value(kind)
         return made[: self.longest].strip(" .,-@")
 
     # ---- the kinds

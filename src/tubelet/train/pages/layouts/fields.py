@@ -17,20 +17,26 @@ class Field(NamedTuple):
 
 def draw_field(sheet: Sheet, taken: set[str], *, meaning: str | None = None) -> Field:
     """A field that no name of which is taken yet; its names are taken then. meaning: one that every reader knows."""
-    words = sheet.words
+    known = _drawn(sheet, meaning)
     for _ in range(20):
-        known = meaning or (words.rng.choice(tuple(MEANINGS)) if words.rng.random() < 0.3 else None)
-        if known:
-            kind, labels, names = MEANINGS[known]
-            label = words.rng.choice(labels)
-        else:
-            label, kind = words.label()
-            names = ()
-        names = tuple(dict.fromkeys((label.lower(), *names)))
-        if not taken.intersection(names):
+        if not taken.intersection(known[2]):
             break
+        known = _drawn(sheet, meaning)
+    label, kind, names = known
     taken.update(names)
     return Field(label, printable(sheet, kind), kind, names)
+
+
+def _drawn(sheet: Sheet, meaning: str | None) -> tuple[str, str, tuple[str, ...]]:
+    """A label, the kind of its value, and its names."""
+    words = sheet.words
+    known = meaning or (words.rng.choice(tuple(MEANINGS)) if words.rng.random() < 0.3 else None)
+    if known is None:
+        label, kind = words.label()
+        return label, kind, (label.lower(),)
+    kind, labels, names = MEANINGS[known]
+    label = words.rng.choice(labels)
+    return label, kind, tuple(dict.fromkeys((label.lower(), *names)))
 
 
 def printable(sheet: Sheet, kind: str) -> str:
@@ -41,8 +47,7 @@ def printable(sheet: Sheet, kind: str) -> str:
 
 def ask_field(sheet: Sheet, field: Field, span: Span) -> None:
     """The field's value may be asked for, by its label more often than by another name."""
-    names = (field.label.lower(), *field.names)
-    sheet.ask(names, span, field.kind)
+    sheet.ask((field.label, *field.names[1:]), span, field.kind)
 
 
 def headline(sheet: Sheet, y: float, *, kind: str = "word", names: tuple[str, ...] = ("title",)) -> float:
