@@ -31,6 +31,7 @@ from tubelet.reduce.diverse import cdpruner, divprune
 from tubelet.reduce.relevance import in_joint_space, relevance
 from tubelet.reduce.scores import edges, norm, random, uniform, variance
 from tubelet.reduce.select import chosen, select
+from tubelet.reduce.settings import Settings
 from tubelet.reduce.shirg import shirg
 from tubelet.weights.load import untrained
 
@@ -65,7 +66,7 @@ def methods(encoder: Encoder, tokens: Packed) -> dict[str, Callable[[], object]]
 
     return {
         "shirg, joint space and all": lambda: shirg(
-            tokens, text, budget=BUDGET, features=in_joint_space(encoder, tokens), scaffold=()
+            tokens, text, Settings(scaffold=()), budget=BUDGET, features=in_joint_space(encoder, tokens)
         ),
         "shirg": lambda: shirg(tokens, text, budget=BUDGET),
         "relevance": by(lambda: relevance(tokens, text)),

@@ -17,7 +17,7 @@ ORDER = (
     "errors", "shapes", "packed", "reading", "pixels", "encoder", "families", "weights", "reduce", "geometry",
     "language", "inspect", "train", "scale", "web", "integrations", "cli",
 )  # fmt: skip
-LEAVES = {"train", "scale", "web", "integrations", "cli"}  # side by side; nothing imports them
+LEAVES = {"train", "scale", "web", "integrations", "cli"}  # side by side; nothing imports them but cli
 CORE = {"torch", "numpy", "PIL", "av", "safetensors", "huggingface_hub", "tyro", "rich"}
 OPTIONAL = {"jaxtyping"}  # shapes.py alone, guarded: checked in tests, absent in production
 WITHOUT_TORCH = ("errors", "shapes", "reading")
@@ -81,7 +81,7 @@ def test_a_file_imports_only_from_parts_before_its_own(path: Path):
         where = f"{path.relative_to(PACKAGE)}:{found.line} imports {found.module}"
         assert other in ORDER, f"{where}: not a part of the house"
         assert other == mine or ORDER.index(other) < ORDER.index(mine), f"{where}, which comes after {mine}"
-        assert other == mine or other not in LEAVES, f"{where}, which is a leaf"
+        assert other == mine or mine == "cli" or other not in LEAVES, f"{where}, which is a leaf"
 
 
 @cache

@@ -1,5 +1,8 @@
 """The public names of tubelet, in the order data flows. `__init__.py` reads this table: a line here is all it takes."""
 
+from collections.abc import Callable
+from typing import Any
+
 from tubelet import errors as errors
 from tubelet import inspect as inspect
 from tubelet import language as language
@@ -31,3 +34,5 @@ from tubelet.weights.load import untrained as untrained
 from tubelet.weights.save import save_encoder as save_encoder
 
 __version__: str
+
+def face(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]: ...

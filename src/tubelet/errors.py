@@ -10,6 +10,7 @@ carry addresses and paths that do not belong in an answer to a client.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -75,12 +76,48 @@ class DecodeError(InputError):
     """The format is right and the content is damaged, truncated or empty."""
 
 
+@dataclass(frozen=True)
+class CountedInput:
+    """What one input would have become."""
+
+    name: str
+    width: int  # upright, in pixels
+    height: int
+    frames: int  # that would be taken
+    grid: tuple[int, int, int]  # t, h, w in patches; with views, of the first of them
+    patches: int  # rows before the encoder, those of all its views
+    tokens: int | None = None  # rows at the end; None where nothing behind the patches was planned
+
+
+@dataclass(frozen=True)
+class CountedRows:
+    """What was counted before anything was allocated or decoded."""
+
+    inputs: tuple[CountedInput, ...]
+
+    @property
+    def patches(self) -> int:
+        return sum(one.patches for one in self.inputs)
+
+    @property
+    def tokens(self) -> int | None:
+        """Rows at the end of all inputs; None where they were not planned."""
+        known = [one.tokens for one in self.inputs if one.tokens is not None]
+        return sum(known) if len(known) == len(self.inputs) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"inputs": [asdict(one) for one in self.inputs], "patches": self.patches, "tokens": self.tokens}
+
+
 class LimitError(InputError):
-    """A ceiling of `reading.limits.Limits` would be passed: `limit` is the ceiling, `got` what the input asks for.
+    """A ceiling of `reading.limits.Limits` would be passed: `limit` is the ceiling, `got` what the input asks for."""
 
-    plan: where tokens or memory were counted before anything was allocated, what was counted, as plain values."""
+    plan: CountedRows | None = None  # where `load_patches`, `stream` or a plan's `check` refused what it counts
 
-    plan: Any = None
+    def as_dict(self) -> dict[str, Any]:
+        plain = super().as_dict()
+        return plain if self.plan is None else plain | {"plan": self.plan.as_dict()}
 
 
 class NoVideo(InputError):

@@ -17,7 +17,8 @@ from tubelet.inspect.metrics import mean_of, summary
 from tubelet.packed import concat
 from tubelet.pixels.patchify import patchify
 from tubelet.reduce.inputs import inputs_of
-from tubelet.reduce.methods import Settings, choose
+from tubelet.reduce.methods import choose
+from tubelet.reduce.settings import Settings
 from tubelet.weights.load import load_encoder
 
 NUMBER = re.compile(r"\d\.\d\d")

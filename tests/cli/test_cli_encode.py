@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,12 @@ from tests.cli.cli_inputs import write_clip
 from tests.families.pooling_towers import pooled_by_peer, write_tower
 
 from tubelet import Packed, read
-from tubelet.cli import encode as encode_module
 from tubelet.cli import main
 from tubelet.encoder.config import EncoderConfig
+from tubelet.pixels import stream as stream_module
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.stream import chunks
-from tubelet.reading.sampling import Sampling
+from tubelet.reading import source as source_module
 from tubelet.weights.load import load_encoder, untrained
 from tubelet.weights.save import save_encoder
 
@@ -78,13 +79,13 @@ def test_what_cannot_pool_is_refused(files: dict[str, Path], tmp_path: Path, cap
     assert not (tmp_path / "o.safetensors").exists()
 
 
-def test_chunks_change_neither_order_nor_values(
+def test_packs_change_neither_order_nor_values(
     files: dict[str, Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     names = [files[k] for k in ("tall", "wide", "broken", "small", "clip", "wide")]
     args = (*names, "--model", model, "--pool", "--on-error", "skip", "--quiet")
     assert encode(*args, "--out", tmp_path / "one.safetensors") == 1
-    monkeypatch.setattr(encode_module, "CHUNK_ROWS", 20)
+    monkeypatch.setattr(stream_module, "stream", partial(stream_module.stream, max_rows=20))
     assert encode(*args, "--out", tmp_path / "many.safetensors") == 1
     one, many = Packed.load(tmp_path / "one.safetensors"), Packed.load(tmp_path / "many.safetensors")
     assert [i.picture for i in one.items] == [0, 1, 3, 4, 5]
@@ -98,16 +99,17 @@ def test_chunks_change_neither_order_nor_values(
     assert json.loads(told[0]["files"])[2] == str(files["broken"])
 
 
-def test_chunks_cover_every_file_once_and_stay_small(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
-    names = [str(files[k]) for k in ("wide", "tall", "small", "broken", "clip")] * 5
-    monkeypatch.setattr(encode_module, "CHUNK_ROWS", 30)
-    cut = list(chunks(names, PixelRecipe(16), Sampling(), False, "auto"))
-    assert [i for part in cut for i in part] == list(range(25))
-    rows = {"wide": 12, "tall": 10, "small": 4, "broken": 0, "clip": 48}  # a damaged header says nothing
-    for part in cut:
-        assert len(part) == 1 or sum(rows[Path(names[i]).stem] for i in part) <= 30
-    monkeypatch.setattr(encode_module, "CHUNK_FILES", 2)
-    assert max(len(part) for part in chunks(names, PixelRecipe(16), Sampling(), False, "always")) == 2
+@pytest.mark.parametrize("isolate", ["auto", "always"])
+def test_a_file_is_opened_twice_once_to_plan_and_once_to_decode(
+    files: dict[str, Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolate: str
+):
+    opened: list[str] = []
+    really = source_module._open_path
+    monkeypatch.setattr(source_module, "_open_path", lambda path: (opened.append(path), really(path))[1])
+    names = [str(files[k]) for k in ("wide", "tall", "clip")]
+    args = ("--model", model, "--out", tmp_path / "o.safetensors", "--isolate", isolate, "--quiet")
+    assert encode(*names, *args) == 0
+    assert Counter(opened) == dict.fromkeys(names, 2)
 
 
 def test_the_written_file_says_what_made_it(files: dict[str, Path], model: Path, tmp_path: Path):

@@ -18,7 +18,8 @@ from tubelet.pixels.patchify import patchify
 from tubelet.pixels.sparse import read_sparse
 from tubelet.reduce.history.versions import VERSIONS
 from tubelet.reduce.inputs import inputs_of
-from tubelet.reduce.methods import METHODS, Settings, choose
+from tubelet.reduce.methods import METHODS, choose
+from tubelet.reduce.settings import Settings
 from tubelet.reduce.siglip_text import SiglipText
 from tubelet.weights.load import load_encoder, untrained
 from tubelet.weights.save import save_encoder

@@ -117,8 +117,8 @@ def segment(encoder: Encoder, rows: Tensor, places: Tensor, grid: tuple[int, int
         sides = torch.tensor([1, *grid], dtype=torch.float64)
         turned = ((places.double() + 0.5) / sides * 2 - 1) * 2 * torch.pi
     sees = torch.ones(len(x), len(x), dtype=torch.bool)
-    if c.local is not None:
-        cell = places[:, 1:] // c.local.side
+    if c.span_side is not None:
+        cell = places[:, 1:] // c.span_side
         sees = (cell[:, None] == cell[None]).all(-1)
     states = [x]
     for number, layer in enumerate(encoder.layers):
@@ -132,7 +132,7 @@ def segment(encoder: Encoder, rows: Tensor, places: Tensor, grid: tuple[int, int
                 for t in (q, k)
             )
         scores = torch.einsum("qhk,jhk->hqj", q, k) / c.head_dim**0.5
-        if c.local is not None and number not in c.local.full:
+        if c.layer_spans[number] == "window":
             scores = scores.masked_fill(~sees, -torch.inf)
         out = _linear(layer.proj, torch.einsum("hqj,jhk->qhk", scores.softmax(-1), v).flatten(1))
         x = x + out * (1 if layer.scale1 is None else layer.scale1.double())

@@ -102,7 +102,7 @@ def test_segments_from_a_pack() -> None:
     with pytest.raises(ShapeError, match="order of time") as e:
         frame_segments(p.keep(torch.tensor([5, 0, 12])), 1)
     assert e.value.item == 0
-    with pytest.raises(ConfigError, match="at least one frame"):
+    with pytest.raises(ConfigError, match="at least one row of time"):
         frame_segments(p, 0)
 
 

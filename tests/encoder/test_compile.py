@@ -9,16 +9,19 @@ from pathlib import Path
 
 PROGRAM = """
 import torch, torch._dynamo
+from tubelet.encoder.options import RunOptions
 from torch._dynamo.testing import CompileCounterWithBackend
 from tests.encoder.encoder_cases import make, make_merging, make_pack
 from tests.encoder.test_options import build
+from tests.encoder.test_spans import build_spans
 
 mixes = [((1, 5, 7), (3, 2, 4)), ((1, 4, 4),), ((2, 3, 3), (1, 9, 2), (1, 1, 1), (4, 2, 2)), ((1, 6, 6), (1, 6, 6))]
 builds = [(make, 1), (make_merging, 2), (lambda: build('dinov3'), 1), (lambda: build('windows'), 2)]
+builds += [(lambda: build_spans('windows behind prefixes'), 2), (lambda: build_spans('windows in two frames'), 1)]
 for one, merge in builds:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
-    plain, compiled = one(), one().compile_layers(counter)
+    plain, compiled = one(), one().set_run_options(RunOptions(compile=counter))
     frames = None
     for grids in mixes:
         p = make_pack(tuple((t, h * merge, w * merge) for t, h, w in grids), merge=merge)
@@ -40,9 +43,9 @@ print("compiled", frames)
 
 
 def test_layer_stack_compiles_once_for_every_mix() -> None:
-    here = Path(__file__).parent
+    root = Path(__file__).parents[2]  # from which `tests` can be imported
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM], cwd=here, capture_output=True, text=True, timeout=600
+        [sys.executable, "-W", "ignore", "-c", PROGRAM], cwd=root, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("compiled")

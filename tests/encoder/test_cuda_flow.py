@@ -8,10 +8,12 @@ import pytest
 import torch
 from tests.encoder.encoder_cases import make, make_merging, make_pack
 from tests.encoder.test_options import OPTIONS, build, pack_for
+from tests.encoder.test_spans import SPANS, build_spans, pack_spans, scenes_for
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from tubelet.encoder import attention
+from tubelet.encoder.layout import layout_of
 from tubelet.encoder.model import Encoder
 from tubelet.packed import Packed
 
@@ -81,5 +83,28 @@ def test_every_option_stays_on_the_device(name: str, grad: bool, monkeypatch: py
         parts += [t for t in (got.prefix, got.pooled) if t is not None]
         assert {(t.device, t.dtype) for t in parts} == {(CUDA, torch.bfloat16)}
     frame = max(i.grid.h * i.grid.w for i in host.items)
-    windowed = built.config.local is not None
+    windowed = "window" in built.config.spans
     assert longest == [16, frame, 16] if windowed else longest == [frame + built.config.prefix] * 3
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_every_span_stays_on_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def kernel(q, k, v, cu_q, cu_k, longest_q, longest_k):
+        assert {x.device for x in (q, k, v, cu_q, cu_k)} == {CUDA}
+        asked.append(longest_q)
+        return torch.empty_like(q)
+
+    monkeypatch.setattr(attention, "_torch_varlen", lambda: kernel)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    built = build_spans(name)
+    host, scenes = pack_spans(built), scenes_for(built)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        encoder = on_fake_cuda(built, torch.bfloat16)
+        x = torch.empty(host.x.shape, dtype=torch.uint8, device=CUDA)
+        p = Packed(x, torch.empty(host.pos.shape, dtype=torch.int32, device=CUDA), host.items, host.lengths)
+        got = encoder.run(p, only=[(1, 2)], scenes=scenes)
+        assert got.rows(p, (1, 2)).x.shape == (len(host.x), 128)
+    spans = layout_of(host, built.config, scenes=scenes).spans
+    assert asked == [spans[span].longest for span in built.config.layer_spans]

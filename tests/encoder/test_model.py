@@ -15,6 +15,7 @@ from tubelet.encoder import cpu
 from tubelet.encoder.attention import Segments
 from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.encoder.model import Encoder
+from tubelet.encoder.options import RunOptions
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Item, Packed, concat, pack
 from tubelet.pixels.recipe import PixelRecipe
@@ -67,7 +68,7 @@ def test_a_hidden_state_there_is_none_of_is_an_error(number: int, packed: Packed
 
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_windows_cut_attention_by_frames(window: int) -> None:
-    encoder = make(window=window)
+    encoder = make(spans=("frame",), span_frames=window)
     p = make_pack(((5, 2, 3),))
     lengths = [min(window, 5 - first) * 6 for first in range(0, 5, window)]
     expected = hidden(encoder, p.x, p.pos, lengths)
@@ -196,7 +197,7 @@ def test_anything_attached_to_a_layer_is_called(encoder: Encoder, packed: Packed
 def test_gradients_reach_everything_and_checkpointing_keeps_them(packed: Packed) -> None:
     def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
         encoder = make()
-        encoder.gradient_checkpointing = checkpointing
+        encoder.set_run_options(RunOptions(gradient_checkpointing=checkpointing))
         tokens = encoder(packed.with_x(packed.x.clone().requires_grad_()))
         (tokens.x.square().mean() + encoder.pooled(tokens).square().mean()).backward()
         return {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}
@@ -357,7 +358,7 @@ def test_forward_reads_no_value_back(build_one: Callable[..., Encoder]) -> None:
         ({"hidden": 65}, "do not divide"),
         ({"hidden": 48}, "not a multiple of 32"),
         ({"layers": 0}, "at least 1"),
-        ({"window": 0}, "at least one frame"),
+        ({"span_frames": 0}, "at least one row of time"),
         ({"post_norm": False}, "pool needs post_norm"),
         ({"merger": Merger(merge=2, out=8)}, "block order of 2"),
         ({"eps": -1.0}, "must not be negative"),

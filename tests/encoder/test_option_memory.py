@@ -24,7 +24,16 @@ PACKS = (
 
 def wide(name: str, **changes: Any) -> EncoderConfig:
     """The option at a width of 192: three heads, an MLP of 512, patches of 14."""
-    fields = {"hidden": 192, "layers": 3, "heads": 3, "mlp": 512, "window": 1, **OPTIONS[name], **changes}
+    fields = {
+        "hidden": 192,
+        "layers": 3,
+        "heads": 3,
+        "mlp": 512,
+        "spans": ("frame",),
+        "prefix_per": "frame",
+        **OPTIONS[name],
+        **changes,
+    }
     block = fields.get("pixels") is BLOCK
     fields["pixels"] = PixelRecipe(14, merge=2, order="block") if block else PixelRecipe(14)
     return EncoderConfig(**fields)
@@ -48,6 +57,13 @@ def test_a_large_table(resize: Any) -> None:
     hold([ratios(config, packs[2], "plain", dtype) for dtype in DTYPES])
 
 
+def cut(frames: int | None, spans: tuple[str, ...] | None) -> dict[str, Any]:
+    """Layers that see `frames` rows of time, or whole items for None, where they see no windows."""
+    whole = "item" if frames is None else "frame"
+    turn = (whole,) if spans is None else tuple(s if s == "window" else whole for s in spans)
+    return {"spans": turn, "span_frames": frames or 1, "prefix_per": whole}
+
+
 def mixed(rng: random.Random) -> EncoderConfig:
     """Options that no family puts together."""
     name = rng.choice(sorted(OPTIONS))
@@ -55,12 +71,12 @@ def mixed(rng: random.Random) -> EncoderConfig:
         "norm": rng.choice(("layer", "rms")),
         "act": rng.choice(("gelu", "gelu_tanh", "quick_gelu", "silu")),
         "mlp": rng.choice((96, 192, 512, 768)),
-        "window": rng.choice((None, 1, 2)),
+        **cut(rng.choice((None, 1, 2)), OPTIONS[name].get("spans")),
         **{key: rng.random() < 0.5 for key in ("gated", "scale", "embed_norm", "qkv_bias", "proj_bias", "mlp_bias")},
         "pre_norm": rng.random() < 0.5,
         "layers": rng.choice((2, 3)),
     }
-    if OPTIONS[name].get("post_norm") is None and "local" not in OPTIONS[name]:
+    if OPTIONS[name].get("post_norm") is None and "spans" not in OPTIONS[name]:
         free["prefix"] = rng.choice((1, 4))
     config = wide(name, **free)
     if config.rope is None and rng.random() < 0.5:

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from tests.encoder.encoder_cases import make, make_pack
 from tests.encoder.encoder_reference import merged, norm, segment
 
-from tubelet.encoder.config import Head, Local, Merger, Rope, Table
+from tubelet.encoder.config import Head, Merger, Rope, Table
 from tubelet.encoder.layout import layout_of
 from tubelet.encoder.model import Encoder
+from tubelet.encoder.options import RunOptions
 from tubelet.encoder.table import sincos
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed import Packed, concat
@@ -84,7 +85,8 @@ OPTIONS: dict[str, dict] = {
         "pre_norm": False,
         "pool": False,
         "post_norm": False,
-        "local": Local(4, full=(1,)),
+        "spans": ("window", "frame", "window"),
+        "span_side": 4,
         "merger": Merger(2, 40, norm="rms"),
     },
     "deepstack": {
@@ -103,7 +105,7 @@ GRIDS = ((1, 6, 10), (3, 2, 4), (1, 2, 2), (1, 4, 4), (1, 3, 5))
 
 
 def build(name: str) -> Encoder:
-    return make(window=1, **OPTIONS[name])
+    return make(**{"spans": ("frame",), "prefix_per": "frame", **OPTIONS[name]})
 
 
 def pack_for(encoder: Encoder, grids: tuple[tuple[int, int, int], ...] = GRIDS) -> Packed:
@@ -194,8 +196,8 @@ def test_gradients_reach_every_parameter_and_checkpointing_keeps_them(name: str)
     encoder = build(name)
     p = pack_for(encoder)
     grads = []
-    for encoder.gradient_checkpointing in (False, True):
-        encoder.zero_grad()
+    for recompute in (False, True):
+        encoder.set_run_options(RunOptions(gradient_checkpointing=recompute)).zero_grad()
         f = encoder.features(p)
         parts = [f.tokens.x, *([f.prefix] if f.prefix is not None else []), *(d.x for d in f.deepstack)]
         loss = sum((x.square().mean() for x in parts), f.tokens.x.new_zeros(()))
@@ -247,9 +249,9 @@ def test_windows_put_equal_lengths_together() -> None:
     encoder = build("windows")
     p = make_pack(((2, 14, 10),), encoder.pixels.width, merge=2)
     layout = layout_of(p, encoder.config)
-    assert layout.segments.lengths == (140, 140)
-    assert layout.local is not None and layout.local.lengths == (4, *[8] * 2, *[8] * 3, *[16] * 6) * 2
-    assert [count for _, count, _ in layout.local.runs] == [1, 5, 6, 1, 5, 6]
+    assert layout.spans["frame"].lengths == (140, 140)
+    assert layout.spans["window"].lengths == (4, *[8] * 2, *[8] * 3, *[16] * 6) * 2
+    assert [count for _, count, _ in layout.spans["window"].runs] == [1, 5, 6, 1, 5, 6]
 
 
 def test_windows_refuse_rows_in_another_order() -> None:
@@ -279,9 +281,12 @@ def test_sincos_is_its_formula() -> None:
         ({"head": FIRST}, "needs one"),
         ({"post_norm": "pooled"}, "final norm to itself"),
         ({"prefix_angles": True}, "need prefix tokens"),
-        ({"local": Local(3, ()), "pixels": BLOCK}, "do not hold whole"),
-        ({"local": Local(2, (3,))}, "layers count 0..2"),
-        ({"local": Local(2, ()), "prefix": 1}, "exclude each other"),
+        ({"span_side": 3, "pixels": BLOCK}, "do not hold whole"),
+        ({"spans": ("window",)}, "need their side"),
+        ({"spans": ()}, "a span is one of"),
+        ({"spans": ("clip",)}, "a span is one of"),
+        ({"prefix_first": True}, "need prefix tokens"),
+        ({"rope": Rope("rotation", places="centred", origin=1)}, "have no origin"),
         ({"deepstack": (1,)}, "both the layers and the form"),
         ({"deepstack": (7,), "pixels": BLOCK, "deepstack_merger": Merger(2, 8)}, "layers count 0..2"),
         ({"rope": Rope(layout="halves")}, "turns neighbours"),

@@ -48,8 +48,12 @@ def names_of(family: Family, config: EncoderConfig, fmt: str) -> dict[str, Tenso
 def smallest(family: Family) -> tuple[str, EncoderConfig]:
     """The variant with the narrowest layers, its name first, cut to the first two of them."""
     name, config = min(family.variants.items(), key=lambda v: v[1].hidden)
-    local = config.local and replace(config.local, full=(1,))
-    return name, replace(config, layers=2, local=local, deepstack=(0,) if config.deepstack else ())
+    return name, replace(
+        config,
+        layers=2,
+        spans=("window", "frame") if "window" in config.spans else config.spans,
+        deepstack=(0,) if config.deepstack else (),
+    )
 
 
 def test_names_are_unique():

@@ -113,8 +113,7 @@ def test_published_configurations() -> None:
     whole = {"model_type": "qwen2_5_vl", "hidden_size": 3584, "vision_config": PUBLISHED}
     config = read_config(whole, QWEN2_5_VL, "qwen2_5_vl")
     assert config == QWEN2_5_VL.variants["qwen2_5_vl_7b_vision"]
-    assert config.local is not None
-    assert config.local.side == 8
+    assert config.span_side == 8
     assert QWEN2_5_VL.variants["qwen2_5_vl_3b_vision"].out == 2048
     for name, variant in QWEN2_5_VL.variants.items():
         assert QWEN2_5_VL.config_from(QWEN2_5_VL.config_to(variant)) == variant, name

@@ -6,6 +6,7 @@ so an output that a runner forgets is a failure, and so is a case without a runn
 """
 
 import json
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Case:
     checked: set[str] = field(default_factory=set)
     worst: float = 0.0
     cosine: float = 1.0
+    swapped: int = 0  # choices other than the recorded ones, all within `tolerance.indices`
 
     @property
     def config(self) -> dict[str, Any]:
@@ -76,6 +78,43 @@ class Case:
         else:
             self._close(name, got, want)
         self.checked.add(name)
+
+    def check_choice(self, name: str, got: Tensor, scores: Tensor, *, best_first: bool) -> None:
+        """Compare chosen places, (K,) or (K, axes) indices into `scores`, the best first or ascending.
+
+        Exact, except that choices whose scores differ by less than the case's own `tolerance.indices` may swap: in a
+        list by score, with what stands in the same place; in an ascending one, with what was chosen instead.
+        Raises Mismatch also for a place chosen twice or outside, which no tolerance covers.
+        """
+        want = self.outputs[name]
+        limit = self._swap_limit()
+        if limit is None or got.shape != want.shape or got.is_floating_point():
+            self.check(name, got)
+            return
+        mine, theirs = (_numbers(name, index, scores) for index in (got, want))
+        if not best_first:
+            if bool((mine.diff() <= 0).any()):
+                raise Mismatch(f"{name}: the numbers do not ascend")
+            both = torch.isin(mine, theirs), torch.isin(theirs, mine)
+            mine, theirs = (n[~b] for n, b in zip((mine, theirs), both, strict=True))
+            mine, theirs = (n[_score(scores, n).argsort(descending=True)] for n in (mine, theirs))
+        moved = mine != theirs
+        apart = (_score(scores, mine) - _score(scores, theirs)).abs()
+        far = moved & ~(apart < limit)  # the other way round a NaN would pass
+        if bool(far.any()):
+            raise Mismatch(f"{name}: {int(far.sum())} of {len(got)} choices differ, by up to {float(apart.max()):.3g}")
+        self.swapped += int(moved.sum())
+        self.checked.add(name)
+
+    def _swap_limit(self) -> float | None:
+        """The one number in `tolerance.indices` ("exact where scores differ by more than 1e-4"), None without it."""
+        told = self.tolerance.get("indices")
+        if told is None:
+            return None
+        numbers = re.findall(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", str(told))
+        if len(numbers) != 1:
+            raise Mismatch(f"tolerance.indices names {len(numbers)} numbers, expected one: {told}")
+        return float(numbers[0])
 
     def _exact(self, name: str, got: Tensor, want: Tensor) -> None:
         differ = got != want if got.is_floating_point() else got.long() != want.long()
@@ -120,6 +159,26 @@ class Case:
             raise Mismatch(f"output {left[0]} not checked" + (f" (and {len(left) - 1} more)" if len(left) > 1 else ""))
         if not self.outputs:
             raise Mismatch("the case lists no outputs")
+
+
+def _numbers(name: str, index: Tensor, scores: Tensor) -> Tensor:
+    """(K,) positions in the flattened scores. Raises Mismatch for one outside or there twice."""
+    index = index.detach().cpu().long().reshape(len(index), -1)
+    if index.shape[1] != scores.ndim:
+        raise Mismatch(f"{name}: {index.shape[1]} numbers a choice, the scores have {scores.ndim} axes")
+    sizes = torch.tensor(scores.shape)
+    if bool(((index < 0) | (index >= sizes)).any()):
+        raise Mismatch(f"{name}: a choice outside {tuple(scores.shape)}")
+    numbers = torch.zeros(len(index), dtype=torch.long)
+    for axis, size in enumerate(scores.shape):
+        numbers = numbers * size + index[:, axis]
+    if len(numbers.unique()) != len(numbers):
+        raise Mismatch(f"{name}: {len(numbers) - len(numbers.unique())} choices are there twice")
+    return numbers
+
+
+def _score(scores: Tensor, numbers: Tensor) -> Tensor:
+    return scores.double().reshape(-1)[numbers]
 
 
 def is_gradient(name: str) -> bool:
@@ -178,6 +237,7 @@ def run_case(path: Path, *, show: Callable[[str], None] = print) -> Result:
         result = Result(name, False, f"FAIL {name}  {reason}")
     else:
         extra = f", min cosine {case.cosine:.6f}" if case.cosine < 1 else ""
+        extra += f", {case.swapped} near ties swapped" if case.swapped else ""
         extra += f", {len(case.checked)} outputs" + (f"; {case.remark}" if case.remark else "")
         result = Result(name, True, f"PASS {name}  max abs diff {case.worst:.2e}{extra}")
     show(result.line)

@@ -18,7 +18,7 @@ CONFIGS = {
         96,
         PixelRecipe(4, merge=2, order="block", rule="smart", min_pixels=64, max_pixels=4096),
         pool=False,
-        window=1,
+        spans=("frame",),
         merger=Merger(2, 40, 1e-5),
     ),
     "rotation of tubelets": EncoderConfig(

@@ -16,7 +16,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import tubelet
 from tubelet.encoder.config import EncoderConfig, Merger
-from tubelet.encoder.model import Encoder, LayerOutputs
+from tubelet.encoder.model import Encoder
+from tubelet.encoder.outputs import LayerOutputs
 from tubelet.errors import ConfigError, ShapeError, WeightsError
 from tubelet.integrations import llava
 from tubelet.integrations.llava import VisionTower, build_vision_tower, encode_images, state_numbers
@@ -191,13 +192,13 @@ def test_a_mix_is_one_forward() -> None:
     calls: list[int] = []
     encoder = make_encoder(3)
     encoder.register_forward_hook(lambda *_: calls.append(1))
-    runs = encoder._run
+    runs = encoder.run
 
     def counted(p: Packed, *rest: object, **more: object) -> LayerOutputs:
         calls.append(len(p))
         return runs(p, *rest, **more)  # type: ignore[arg-type]
 
-    encoder._run = counted  # type: ignore[method-assign]
+    encoder.run = counted  # type: ignore[method-assign]
     VisionTower(encoder)(mix())
     assert calls == [len(MIX)]
 

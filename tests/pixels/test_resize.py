@@ -41,15 +41,15 @@ def test_torch_equals_torchvision(
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_memory_used_again_changes_nothing(interpolation: str) -> None:
-    room = ResizeBuffers()
+    buffers = ResizeBuffers()
     for _ in range(2):
         for before, after in [*SIZES, ((60, 40), (60, 28)), ((40, 60), (28, 60)), ((28, 28), (28, 28))]:
             for channels in (3, 4):
                 pixels, size = noise(2, *before, channels), Pad(*after, 0, 0, *after)
                 fresh = resize_frames(pixels, size, interpolation=interpolation)
-                assert torch.equal(resize_frames(pixels, size, interpolation=interpolation, room=room), fresh)
-    first = resize_frames(noise(1, 90, 80, 3), Pad(28, 28, 0, 0, 28, 28), room=room)
-    second = resize_frames(noise(1, 80, 90, 3), Pad(28, 28, 0, 0, 28, 28), room=room)
+                assert torch.equal(resize_frames(pixels, size, interpolation=interpolation, buffers=buffers), fresh)
+    first = resize_frames(noise(1, 90, 80, 3), Pad(28, 28, 0, 0, 28, 28), buffers=buffers)
+    second = resize_frames(noise(1, 80, 90, 3), Pad(28, 28, 0, 0, 28, 28), buffers=buffers)
     assert first.data_ptr() == second.data_ptr()
 
 

@@ -216,7 +216,7 @@ def test_a_merger_takes_whole_blocks():
 
 def test_a_merger_gives_each_block_what_it_gives_alone():
     """Without attention between frames, a block's token does not depend on which other frames were kept."""
-    encoder = make_merging(window=1)
+    encoder = make_merging(spans=("frame",))
     whole = patchify(tubelet.read(three_scenes(), fps=5.0, isolate="never"), encoder.pixels)
     frames = whole.keep((whole.pos[:, 0] == 2) | (whole.pos[:, 0] == 5))
     want = encoder(whole)

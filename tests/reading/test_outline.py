@@ -10,6 +10,7 @@ from PIL import Image, ImageFile
 
 from tubelet.errors import LimitError, WorkerDied
 from tubelet.reading.isolated.pool import DecodeChild, isolated_outline
+from tubelet.reading.isolated.wire import Reply
 from tubelet.reading.job import ReadJob, decode_source
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import Outline, outline_source
@@ -85,12 +86,11 @@ def test_an_avif_says_how_many_frames_it_can_promise(sampling: Sampling):
     ],
 )
 def test_a_child_that_lies_is_not_believed(change: dict[str, Any], error: type, monkeypatch: pytest.MonkeyPatch):
-    real = DecodeChild._ask
+    real = DecodeChild._exchange
 
-    def lying(self: DecodeChild, *args: Any, **options: Any) -> tuple[dict[str, Any], int | None]:
-        answer, fd = real(self, *args, **options)
-        return {"outline": answer["outline"] | change}, fd
+    def lying(self: DecodeChild, *args: Any) -> Reply:
+        return Reply({"outline": real(self, *args).values["outline"] | change})
 
-    monkeypatch.setattr(DecodeChild, "_ask", lying)
+    monkeypatch.setattr(DecodeChild, "_exchange", lying)
     with open_source(moving("GIF"), Limits()) as src, pytest.raises(error):
         isolated_outline(src, ReadJob(animation=True))

@@ -4,6 +4,9 @@ import gc
 import io
 import os
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +39,22 @@ class Stream(io.RawIOBase):
         self.reads += 1
         time.sleep(self.pause_s)
         return self.pieces.pop(0) if self.pieces else b""
+
+
+def test_the_package_and_the_function_have_names_of_their_own():
+    """`tubelet.read` is a function, and every way to import a module of the package works, in any order."""
+    code = """
+        import tubelet
+        assert callable(tubelet.read)
+        import tubelet.reading.source as s
+        from tubelet.reading import source
+        assert s is source is tubelet.reading.source and callable(tubelet.read) and tubelet.reading.clip.Clip
+    """
+    for first in ("", "import tubelet.reading.source as s\n"):
+        subprocess.run([sys.executable, "-W", "error", "-c", first + textwrap.dedent(code)], check=True)
+    import tubelet.reading.source as s
+
+    assert s.open_source is open_source
 
 
 @pytest.fixture

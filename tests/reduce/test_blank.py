@@ -19,7 +19,8 @@ from tubelet.reduce.condense import pool_to, prumerge, tome, visionzip
 from tubelet.reduce.diverse import cdpruner, divprune
 from tubelet.reduce.scores import edges, uniform
 from tubelet.reduce.select import select
-from tubelet.reduce.shirg import Weights, shirg, shirg_score
+from tubelet.reduce.settings import Settings, Weights
+from tubelet.reduce.shirg import shirg, shirg_score
 
 LAWS = settings(deadline=None, max_examples=40)
 TEXT = torch.eye(4)[:2]
@@ -62,8 +63,8 @@ def test_blank_rows_are_the_cells_beyond_the_picture(height: int, width: int, se
 KEPT: dict[str, Callable[[Packed, int], Packed]] = {
     "select": lambda p, k: select(p, p.x[:, 0], budget=k),
     "select with regions": lambda p, k: select(p, p.x[:, 0], budget=k, coverage=2, coverage_share=1.0),
-    "shirg": lambda p, k: shirg(p, TEXT, budget=k, weights=Weights(1.0, 0.5, 0.5, 0.5), attention=p.x[:, 1]),
-    "shirg by rank": lambda p, k: shirg(p, TEXT, budget=k, scale="rank"),
+    "shirg": lambda p, k: shirg(p, TEXT, Settings(weights=Weights(1.0, 0.5, 0.5, 0.5)), budget=k, attention=p.x[:, 1]),
+    "shirg by rank": lambda p, k: shirg(p, TEXT, Settings(scale="rank"), budget=k),
     "divprune": lambda p, k: select(p, divprune(p, budget=k), budget=k),
     "cdpruner": lambda p, k: select(p, cdpruner(p, p.x[:, 1], budget=k), budget=k),
     "visionzip": lambda p, k: visionzip(p, p.x[:, 0], p.x, budget=k, per="picture"),
@@ -107,8 +108,8 @@ def test_shirg_scores_are_as_if_blank_rows_were_not_there():
     seen = ~blank_rows(p)
     for scale in ("range", "rank"):
         for weights in (Weights(1.0), Weights(0.0, 1.0), Weights(0.0, 0.0, 1.0)):
-            whole = shirg_score(p, TEXT, weights=weights, scale=scale, radius=0)
-            alone = shirg_score(p.keep(seen), TEXT, weights=weights, scale=scale, radius=0)
+            whole = shirg_score(p, TEXT, Settings(weights=weights, scale=scale, radius=0))
+            alone = shirg_score(p.keep(seen), TEXT, Settings(weights=weights, scale=scale, radius=0))
             torch.testing.assert_close(whole[seen], alone)
             assert bool((whole[~seen] == -torch.inf).all())
 
@@ -130,7 +131,7 @@ def test_a_blank_row_cannot_be_kept_always():
             select(p, p.x[:, 0], budget=5, always=always)
         assert caught.value.item == next(i for i, end in enumerate(p.starts[1:]) if row < end)
     with pytest.raises(InputError):
-        shirg(p, TEXT, budget=9999, scaffold=[caught.value.item])
+        shirg(p, TEXT, Settings(scaffold=(caught.value.item,)), budget=9999)
 
 
 # ---- pooling to a budget

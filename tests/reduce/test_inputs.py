@@ -17,8 +17,9 @@ from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
 from tubelet.reduce.condense import fitting_grid
 from tubelet.reduce.inputs import inputs_of, smaller_patches
-from tubelet.reduce.methods import Settings, choose
+from tubelet.reduce.methods import choose
 from tubelet.reduce.relevance import in_joint_space
+from tubelet.reduce.settings import Settings
 from tubelet.weights.load import untrained
 
 

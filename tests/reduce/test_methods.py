@@ -17,11 +17,12 @@ from tubelet.reduce.condense import pool_to, tome, visionzip
 from tubelet.reduce.diverse import cdpruner
 from tubelet.reduce.groups import by_range
 from tubelet.reduce.history.versions import VERSIONS, historical
-from tubelet.reduce.methods import METHODS, Inputs, Settings, Sparse, choose, method_of, needs_of
+from tubelet.reduce.methods import METHODS, Inputs, Sparse, choose, method_of, needs_of
 from tubelet.reduce.relevance import relevance
 from tubelet.reduce.scores import covered, random, variance
 from tubelet.reduce.select import select
-from tubelet.reduce.shirg import Weights, shirg
+from tubelet.reduce.settings import Settings, Weights
+from tubelet.reduce.shirg import shirg
 
 TODAY = [name for name in METHODS if name not in VERSIONS]
 PAST = [name for name in VERSIONS if name != "shirg-v2-views"]  # that one needs 4608 rows: tests of the history

@@ -14,8 +14,9 @@ from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA
 from tubelet.reading.clip import Clip
 from tubelet.reduce.condense import pool_to
-from tubelet.reduce.methods import Inputs, Settings, choose
+from tubelet.reduce.methods import Inputs, choose
 from tubelet.reduce.scaffold import whole_views, with_scaffold
+from tubelet.reduce.settings import Settings
 from tubelet.reduce.shirg import finest
 
 

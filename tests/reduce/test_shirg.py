@@ -17,7 +17,8 @@ from tubelet.reduce.groups import by_range, by_rank
 from tubelet.reduce.relevance import relevance
 from tubelet.reduce.scores import edges, variance
 from tubelet.reduce.select import select
-from tubelet.reduce.shirg import Scale, Weights, finest, shirg, shirg_score
+from tubelet.reduce.settings import Scale, Settings, Weights
+from tubelet.reduce.shirg import finest, shirg, shirg_score
 
 LAWS = settings(deadline=None)
 PAGE = (0.0, 0.0, 64.0, 48.0)
@@ -52,15 +53,17 @@ def test_the_score_is_what_it_says(p: Packed, budget: int, scale: Scale, seed: i
     got = shirg(
         p,
         text,
+        Settings(
+            weights=Weights(text=2.0, variance=0.25, edges=0.125, attention=0.5),
+            words="logsumexp",
+            radius=1,
+            falloff=0.2,
+            scale=scale,
+            coverage=2,
+            coverage_share=0.5,
+        ),
         budget=budget,
-        weights=Weights(text=2.0, variance=0.25, edges=0.125, attention=0.5),
         attention=attention,
-        words="logsumexp",
-        radius=1,
-        falloff=0.2,
-        scale=scale,
-        coverage=2,
-        coverage_share=0.5,
     )
     assert got.equal(select(p, score, budget=budget, coverage=2, coverage_share=0.5))
 
@@ -81,7 +84,7 @@ def test_the_words_neighbours_are_kept_too():
     word[3] = 1.0
     x[5 * 10 + 2] = word
     p = pack([x], [Item.of(1, 10, 10)])
-    kept = shirg(p, word[None], budget=9, radius=1, coverage=0)
+    kept = shirg(p, word[None], Settings(radius=1, coverage=0), budget=9)
     assert {tuple(place) for place in kept.pos.tolist()} == {(0, h, w) for h in (4, 5, 6) for w in (1, 2, 3)}
 
 
@@ -90,7 +93,7 @@ def test_views_of_one_page_are_chosen_together_and_the_global_view_does_not_comp
     kept = shirg(p, text, budget=20)
     assert kept.lengths[0] == 0
     assert sum(kept.lengths) == 20
-    with_scaffold = shirg(p, text, budget=20, scaffold=[0])
+    with_scaffold = shirg(p, text, Settings(scaffold=(0,)), budget=20)
     assert with_scaffold.lengths[0] == 12
     assert sum(with_scaffold.lengths) == 20
 
@@ -135,13 +138,13 @@ def test_nothing_is_replaced_in_silence():
     text = values(2, 6)
     for call in (
         lambda: shirg(p, None, budget=5),
-        lambda: shirg(p, text, budget=5, weights=Weights(attention=1.0)),
-        lambda: shirg(p, text, budget=5, weights=Weights(text=0.0)),
-        lambda: shirg(p, text, budget=5, scale=wrong),
+        lambda: shirg(p, text, Settings(weights=Weights(attention=1.0)), budget=5),
+        lambda: shirg(p, text, Settings(weights=Weights(text=0.0)), budget=5),
+        lambda: shirg(p, text, Settings(scale=wrong), budget=5),
         lambda: shirg(p, values(0, 6), budget=5),
-        lambda: shirg(p, text, budget=5, scaffold=[5]),
+        lambda: shirg(p, text, Settings(scaffold=(5,)), budget=5),
         lambda: shirg(p, text, budget=-1),
-        lambda: shirg(p, text, budget=5, radius=-1),
+        lambda: shirg(p, text, Settings(radius=-1), budget=5),
     ):
         with pytest.raises(InputError):
             call()
@@ -150,7 +153,7 @@ def test_nothing_is_replaced_in_silence():
     with pytest.raises(ShapeError, match="same rows"):
         shirg(p, text, budget=5, features=p.reorder([1, 0, 2, 3, 4]))
     with pytest.raises(LimitError, match="12 rows are always kept"):
-        shirg(p, text, budget=5, scaffold=[0])
+        shirg(p, text, Settings(scaffold=(0,)), budget=5)
     x = p.x.clone()
     x[30] = math.nan
     with pytest.raises(NotFinite):
@@ -159,6 +162,6 @@ def test_nothing_is_replaced_in_silence():
 
 def test_without_text_other_terms_choose():
     p = page()
-    by_variance = shirg(p, budget=7, weights=Weights(text=0.0, variance=1.0), coverage=0)
+    by_variance = shirg(p, None, Settings(weights=Weights(text=0.0, variance=1.0), coverage=0), budget=7)
     expected = select(p, variance(p).masked_fill(~finest(p), -torch.inf), budget=7)
     assert by_variance.equal(expected)

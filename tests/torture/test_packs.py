@@ -23,6 +23,11 @@ WIDTH = 12  # values in a row of 2 x 2 pixels
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
+def cut(frames: int | None) -> dict[str, object]:
+    """Layers that see so many rows of time, or the whole item for None."""
+    return {"spans": ("item",) if frames is None else ("frame",), "span_frames": frames or 1}
+
+
 def an_encoder(seed: int = 0, **changes: object) -> Encoder:
     fields: dict = {
         "hidden": 64,
@@ -239,7 +244,7 @@ def test_c4_items_without_rows_change_nothing_for_the_others(grad: bool):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("window", [None, 1])
 def test_c5_one_sick_item_of_eight_leaves_the_other_seven_bit_equal(value: float, grad: bool, window: int | None):
-    encoder, rng = an_encoder(window=window), random.Random(5)
+    encoder, rng = an_encoder(**cut(window)), random.Random(5)
     with torch.set_grad_enabled(grad):
         for sick in range(8):
             p = a_pack(rng, 8)
@@ -290,7 +295,7 @@ def test_c5_an_overflow_in_half_precision_stays_where_it_happened(dtype: torch.d
 @pytest.mark.parametrize("mode", ["inference", "grad"])
 @pytest.mark.parametrize("window", [None, 1, 2])
 def test_c6_packed_equals_one_by_one_in_any_order(mode: str, window: int | None):
-    encoder, rng = an_encoder(window=window), random.Random(8)
+    encoder, rng = an_encoder(**cut(window)), random.Random(8)
     with torch.set_grad_enabled(mode == "grad"):
         for _ in range(12):
             p = thinned(a_pack(rng, rng.randint(1, 9)), rng)

@@ -27,7 +27,7 @@ from tubelet.weights.tensors import read_state
 def test_every_format_into_every_other_is_exact(fmt: ov.Format, to: ov.Format, tmp_path: Path):
     first = random_encoder(tiny_config(fmt, use_head=False))
     merger = first.config.merger is not None and to != "ov2"
-    drop = ["merger", "window"] if merger else []
+    drop = ["merger", "spans"] if merger else []
     if fmt == "source" and to != "source":
         drop = ["pool"]  # its final norm has no place in a model without a head
     source = save_encoder(first, tmp_path / "from", fmt)
@@ -169,11 +169,11 @@ def test_parts_are_given_up_only_by_name(tmp_path: Path):
     source = save_encoder(random_encoder(config), tmp_path / "from", "ov2")
     with pytest.raises(ConfigError, match="merger"):
         convert(source, tmp_path / "to", "packing")
-    with pytest.raises(ConfigError, match="window"):
+    with pytest.raises(ConfigError, match="spans"):
         convert(source, tmp_path / "to", "packing", drop=["merger"])
-    report = convert(source, tmp_path / "to", "packing", drop=["merger", "window"])
-    assert report.dropped == ("merger", "window")
-    assert report.max_abs_diff > 0  # a clip longer than the window shows what was given up
+    report = convert(source, tmp_path / "to", "packing", drop=["merger", "spans"])
+    assert report.dropped == ("merger", "spans")
+    assert report.max_abs_diff > 0  # a clip longer than its 4 frames shows what was given up
     assert convert(source, tmp_path / "tower", "ov2", drop=["merger"]).max_abs_diff == 0.0
     with pytest.raises(ConfigError, match="merger"):
         convert(source, tmp_path / "x", "packing", drop=["layers"])
@@ -233,8 +233,8 @@ def test_an_error_while_writing_leaves_the_old_folder(packing: Path, monkeypatch
 
 
 def test_what_a_format_cannot_hold_is_not_saved(tmp_path: Path):
-    config = replace(tiny_config("packing"), window=2)
-    with pytest.raises(ConfigError, match="window"):
+    config = replace(tiny_config("packing"), spans=("frame",), span_frames=2)
+    with pytest.raises(ConfigError, match="spans"):
         save_encoder(random_encoder(config), tmp_path / "w", "packing")
     assert list(tmp_path.iterdir()) == []
 

@@ -225,13 +225,13 @@ def test_untrained_is_seeded_and_says_so(tmp_path: Path):
     a, b, c = untrained(config), untrained(config), untrained(config, seed=1)
     assert same(a, b)
     assert not same(a, c)
-    assert a.__dict__["untrained"] is True
-    assert getattr(random_encoder(config), "untrained", False) is False
+    assert a.untrained is True
+    assert random_encoder(config).untrained is False
     again = load_encoder(save_encoder(a, tmp_path / "u"))
     report = report_of(again)
     assert report is not None
     assert report.untrained
-    assert again.__dict__["untrained"] is True
+    assert again.untrained is True
 
 
 def test_untrained_values_do_not_depend_on_other_tensors():

@@ -25,9 +25,9 @@ LANGUAGE = {
 def small(family: Family) -> EncoderConfig:
     """A published network of the family, cut to one layer with one head."""
     config = min(family.variants.values(), key=lambda c: c.hidden)
-    local, width = config.local and replace(config.local, full=(0,)), config.head_dim
+    spans, width = config.spans[-1:], config.head_dim  # of windows and frames in turn the frame
     deepstack = (0,) if config.deepstack else ()
-    return replace(config, hidden=width, heads=1, mlp=width, layers=1, local=local, deepstack=deepstack)
+    return replace(config, hidden=width, heads=1, mlp=width, layers=1, spans=spans, deepstack=deepstack)
 
 
 def tensors_of(family: Family, config: EncoderConfig, seed: int = 0) -> tuple[Encoder, dict[str, Tensor]]:

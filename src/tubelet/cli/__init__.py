@@ -6,6 +6,7 @@
     tubelet compare   several ways to choose tokens beside each other: pictures and numbers
     tubelet ask       a question about pictures and videos, answered by a vision-language model
     tubelet plan      what an input costs before it is read: tokens, FLOPs, memory; and what fits
+    tubelet data      what training data hold, and what is wrong with them
     tubelet convert   checkpoints between the formats of a family
     tubelet models    what can be loaded
     tubelet bench     the encoders against where they came from, timed on this machine

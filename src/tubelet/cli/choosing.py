@@ -1,28 +1,27 @@
-"""What `select` and `compare` share: their options, the text, the boxes, and the encoder's run over one file."""
+"""What `select` and `compare` share: their options, the text and the boxes."""
 
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tubelet.cli.options import DEFAULT_MODEL, option
 from tubelet.cli.terminal import UsageError, file_name
-from tubelet.errors import InputError, TubeletError, UnsupportedFormat
+from tubelet.errors import InputError, TubeletError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tubelet.cli.model import Model
-    from tubelet.packed import Packed
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
-    from tubelet.reading.clip import Clip
     from tubelet.reading.sampling import Sampling
+    from tubelet.reduce.encoded import EncodedFile
     from tubelet.reduce.inputs import Space
-    from tubelet.reduce.methods import Inputs, Need, Settings, Sparse
+    from tubelet.reduce.methods import Need
     from tubelet.reduce.scores import Box
+    from tubelet.reduce.settings import Settings
 
 SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
 
@@ -93,30 +92,21 @@ class SelectionRequest:
         return {need for name in self.methods for need in needs_of(name, self.settings)}
 
 
-@dataclass(frozen=True)
-class EncodedFile:
-    """One file, read and encoded: what methods read, and the seconds it took. scaffold: items that are always kept."""
-
-    clip: "Clip"
-    patches: "Packed"
-    inputs: "Inputs"
-    scaffold: tuple[int, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
 def checked(wish: SelectionRequest, files: Sequence[str]) -> SelectionRequest:
     """The wish, if the command line can mean it. Raises UsageError."""
-    from tubelet.reduce.methods import METHODS
+    from tubelet.reduce.methods import METHODS, method_of
 
     if wish.budget < 0:
         raise UsageError(f"--budget is 0 tokens or more, got {wish.budget}")
     for name in wish.methods:
-        if name not in METHODS:
-            raise UsageError(f"no method {name}; there are {', '.join(METHODS)}")
+        try:
+            method_of(name)
+        except InputError as e:
+            raise UsageError(e.message) from e
     if wish.text is not None and wish.text_file is not None:
         raise UsageError("--text and --text-embeddings are two ways to give one text")
     given = wish.text is not None or wish.text_file is not None
-    readers = [n for n in wish.methods if "text" in METHODS[n].needs]
+    readers = [n for n in wish.methods if "text" in method_of(n).needs]
     if "text" in wish.needs and not given:
         raise UsageError(f"{readers[0]} needs --text or --text-embeddings")
     if given and not readers and not any(n.startswith("shirg-") for n in wish.methods):
@@ -125,7 +115,7 @@ def checked(wish: SelectionRequest, files: Sequence[str]) -> SelectionRequest:
         raise UsageError("boxes needs --boxes")
     if wish.boxes is not None and len(files) > 1 and not wish.boxes.endswith(".json"):
         raise UsageError("--boxes for several files is a JSON file of lists by file name")
-    if len(wish.methods) == 1 and not METHODS[wish.methods[0]].covers and (wish.settings.coverage or wish.scaffold):
+    if len(wish.methods) == 1 and not method_of(wish.methods[0]).covers and (wish.settings.coverage or wish.scaffold):
         able = ", ".join(name for name, method in METHODS.items() if method.covers)
         raise UsageError(f"{wish.methods[0]} cannot follow --coverage or --scaffold; these can: {able}")
     if wish.scaffold is not None and (wish.views is None or wish.scaffold < 0):
@@ -200,7 +190,7 @@ def _box(values: Any) -> "Box":
     return left, top, right, bottom
 
 
-def seen_of(
+def encoded(
     file: str,
     index: int,
     wish: SelectionRequest,
@@ -212,113 +202,37 @@ def seen_of(
     *,
     animation: bool,
     isolate: Literal["auto", "always", "never"],
-) -> EncodedFile:
-    """One file, read, cut and encoded, with everything the methods need. Raises what these raise, naming the file."""
-    from tubelet.pixels.patchify import patchify
-    from tubelet.reading.read import read
-    from tubelet.reduce.scaffold import whole_views
+) -> "EncodedFile":
+    """`encode_file` as the options ask. Raises what it raises, with the number of the file."""
+    from tubelet.reduce.encoded import encode_file
 
-    start = time.perf_counter()
     try:
-        clip = read(
-            [file],
-            fps=sampling.fps,
-            num_frames=sampling.num_frames,
-            times_s=sampling.times_s,
+        return encode_file(
+            file,
+            model.encoder,
+            wish.needs,
+            recipe=recipe,
+            views=wish.views,
+            text=text,
+            space=wish.space,
+            layer=wish.layer,
+            boxes=boxes.get(index),
+            scaffold_rows=wish.whole_rows,
+            sampling=sampling,
             animation=animation,
             isolate=isolate,
-        )[0]
-        patches = patchify([clip], recipe, views=wish.views).to(model.device)
+            # what a codec chooses alone is encoded only then
+            encode=wish.methods != ("codec",) or model.encoder.config.merger is not None,
+        )
     except TubeletError as e:
         e.item = index
         raise
-    if "sparse" in wish.needs and not clip.is_video:
-        raise UnsupportedFormat("the method codec is for videos, this is a picture", item=index, source=clip.source)
-    if wish.scaffold and not whole_views(patches):
-        raise InputError("--scaffold is for pictures that have several views", item=index, source=clip.source)
-    read_s = time.perf_counter() - start
-    start = time.perf_counter()
-    others = {
-        "boxes": {0: boxes[index]} if index in boxes else None,
-        "smaller": lambda budget: smaller_tokens(clip, model, recipe, budget, native=wish.views is not None),
-        "sparse": (lambda budget: sparse_tokens(file, model, recipe, sampling, budget, isolate))
-        if clip.is_video
-        else None,
-    }
-    try:
-        inputs, scaffold = _encoded(patches, wish, model, text, others)
-    except TubeletError as e:
-        raise e.placed(item=index, source=clip.source) from None
-    return EncodedFile(clip, patches, inputs, scaffold, {"read": read_s, "encode": time.perf_counter() - start})
 
 
-def _encoded(
-    patches: "Packed", wish: SelectionRequest, model: "Model", text: "Tensor | None", others: dict[str, Any]
-) -> "tuple[Inputs, tuple[int, ...]]":
-    """What methods read, and which items are a scaffold. What a codec chooses alone is encoded only then."""
-    import torch
-
-    from tubelet.reduce.inputs import inputs_of
-    from tubelet.reduce.methods import Inputs
-    from tubelet.reduce.scaffold import whole_views, with_scaffold
-
-    if wish.methods == ("codec",) and model.encoder.config.merger is None:
-        return Inputs(patches, **others), ()
-    with torch.inference_mode():
-        options = {"text": text, "space": wish.space, "layer": wish.layer}
-        inputs = inputs_of(model.encoder, patches, wish.needs, **options, **others)
-        rows = wish.whole_rows
-        return (inputs, ()) if rows is None or not whole_views(patches) else with_scaffold(inputs, rows=rows)
-
-
-def smaller_tokens(clip: "Clip", model: "Model", recipe: "PixelRecipe", budget: int, *, native: bool) -> "Packed":
-    """Tokens of a picture made so small that it has at most `budget`."""
-    import torch
-
-    from tubelet.reduce.inputs import smaller_patches
-
-    per_unit = 1 if model.encoder.config.merger is not None else recipe.merge**2
-    rows = smaller_patches([clip], recipe, budget=budget, per_unit=per_unit, native=native)
-    with torch.inference_mode():
-        return model.encoder(rows.to(model.device))
-
-
-def sparse_tokens(
-    file: str,
-    model: "Model",
-    recipe: "PixelRecipe",
-    sampling: "Sampling",
-    budget: int,
-    isolate: Literal["auto", "always", "never"],
-) -> "Sparse":
-    """Tokens of the patches of a video that its codec points at: at most `budget`, and a score for each.
-
-    An encoder that merges makes one token of each block, whose score is the mean of its patches'.
-    """
-    import torch
-
-    from tubelet.pixels.sparse import read_sparse
-    from tubelet.reduce.methods import Sparse
-
-    block = recipe.merge**2 if model.encoder.config.merger is not None else 1
-    found = read_sparse(
-        file,
-        recipe,
-        budget=budget * block,
-        fps=sampling.fps,
-        num_frames=sampling.num_frames,
-        times_s=sampling.times_s,
-        isolate=isolate,
-    )
-    with torch.inference_mode():
-        tokens = model.encoder(found.packed.to(model.device))
-    return Sparse(tokens, found.scores.float().view(-1, block).mean(dim=1))
-
-
-def settings_for(wish: SelectionRequest, seen: EncodedFile, name: str) -> "Settings":
+def settings_for(wish: SelectionRequest, seen: "EncodedFile", name: str) -> "Settings":
     """The settings of one method for one file: only what it can follow."""
-    from tubelet.reduce.methods import METHODS
+    from tubelet.reduce.methods import method_of
 
-    if not METHODS[name].covers:
+    if not method_of(name).covers:
         return replace(wish.settings, coverage=None, scaffold=())
     return replace(wish.settings, scaffold=seen.scaffold)

@@ -9,7 +9,6 @@ from tubelet.cli.choosing import (
     Coverage,
     Device,
     Dilate,
-    EncodedFile,
     LayerOf,
     ModelOf,
     ScaffoldOf,
@@ -22,7 +21,7 @@ from tubelet.cli.choosing import (
     WordsOf,
     boxes_of,
     checked,
-    seen_of,
+    encoded,
     settings_for,
     words_of,
 )
@@ -53,6 +52,7 @@ from tubelet.errors import TubeletError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from tubelet.reduce.encoded import EncodedFile
     from tubelet.reduce.methods import Choice
 
 REFERENCES = ("random", "pool", "downsample")
@@ -124,7 +124,7 @@ class Compare:
             for i, file in enumerate(self.files):
                 tick("comparing", i)
                 options = {"animation": self.animation, "isolate": self.isolate}
-                seen = seen_of(file, i, wish, model, recipe, text, boxes, sampling, **options)
+                seen = encoded(file, i, wish, model, recipe, text, boxes, sampling, **options)
                 choices = self._choices(i, seen, wish)
                 result.add(seen, choices)
                 path = drawings.path(i, "compared")
@@ -136,7 +136,7 @@ class Compare:
 
     def _wish(self) -> SelectionRequest:
         from tubelet.cli.values import view_rule
-        from tubelet.reduce.methods import Settings
+        from tubelet.reduce.settings import Settings
 
         given = self.text is not None or self.text_embeddings is not None
         named = (WITH_TEXT if given else WITHOUT_TEXT) if self.methods is None else tuple(self.methods.split(","))
@@ -146,7 +146,7 @@ class Compare:
         asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
         return SelectionRequest(names, self.budget, settings, *asked)
 
-    def _choices(self, index: int, seen: EncodedFile, wish: SelectionRequest) -> "dict[str, Choice]":
+    def _choices(self, index: int, seen: "EncodedFile", wish: SelectionRequest) -> "dict[str, Choice]":
         from tubelet.reduce.methods import choose
 
         out = {}
@@ -158,22 +158,22 @@ class Compare:
                 raise e.placed(item=index, source=seen.clip.source) from None
         return out
 
-    def _page(self, seen: EncodedFile, choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
+    def _page(self, seen: "EncodedFile", choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
         from tubelet.cli.compare_report import cells
         from tubelet.inspect.draw.cells import layers_of
         from tubelet.inspect.draw.compare import Entry, draw_comparison
         from tubelet.inspect.draw.frames import name_of
         from tubelet.inspect.draw.kept import warning
         from tubelet.inspect.draw.lettering import INK, TextLine
-        from tubelet.reduce.methods import METHODS
+        from tubelet.reduce.methods import method_of
 
         tokens, model, wish = seen.inputs.tokens, result.model, result.wish
         entries = []
         for name, choice in choices.items():
             cell = None
-            if METHODS[name].kind == "resizes":
+            if method_of(name).kind == "resizes":
                 cell = model.encoder.pixels.unit if name == "downsample" else 0
-            note = f"{len(choice.kept.x):,} tokens: {METHODS[name].about}"
+            note = f"{len(choice.kept.x):,} tokens: {method_of(name).about}"
             entries.append(Entry(name, note, tuple(layers_of(tokens, choice.kept, 0)), cell))
         about = [f"budget {wish.budget:,} of {len(tokens.x):,} tokens"]
         about += [f'text "{wish.text}"'] if wish.text is not None else []
@@ -182,7 +182,7 @@ class Compare:
             lines[2] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
         return draw_comparison(seen.clip, entries, cells(result.rows(index)), lines, max_side=self.max_side)
 
-    def _about(self, file: str, path: str, seen: EncodedFile) -> dict[str, Any]:
+    def _about(self, file: str, path: str, seen: "EncodedFile") -> dict[str, Any]:
         return {
             "file": file_name(file),
             "picture": file_name(path),

@@ -82,7 +82,7 @@ def _last_lines(result: "Compared") -> list[Text]:
 
 def compare_document(result: "Compared") -> dict[str, Any]:
     """The same for programs: every number as value, low, high, n; what is not known is null."""
-    from tubelet.reduce.methods import METHODS
+    from tubelet.reduce.methods import method_of
 
     wish, rows = result.wish, result.rows()
     return {
@@ -96,8 +96,8 @@ def compare_document(result: "Compared") -> dict[str, Any]:
         "methods": [
             {
                 "name": name,
-                "about": METHODS[name].about,
-                "kind": METHODS[name].kind,
+                "about": method_of(name).about,
+                "kind": method_of(name).kind,
                 "tokens": kept_of(result, name),
                 "metrics": {key: estimate.as_dict() for key, estimate in numbers.items()},
             }

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tubelet.cli.choosing import EncodedFile, SelectionRequest, settings_for
+from tubelet.cli.choosing import SelectionRequest, settings_for
 
 if TYPE_CHECKING:
     from tubelet.cli.model import Model
     from tubelet.inspect.metrics import Estimate
+    from tubelet.reduce.encoded import EncodedFile
     from tubelet.reduce.methods import Choice
 
 
@@ -24,7 +25,7 @@ class Compared:
         self.choices: list[dict[str, Choice]] = []
         self.costs: list[dict[str, list[float]]] = []
 
-    def add(self, seen: EncodedFile, choices: "dict[str, Choice]") -> None:
+    def add(self, seen: "EncodedFile", choices: "dict[str, Choice]") -> None:
         """One file, timed."""
         self.seen.append(seen)
         self.choices.append(choices)
@@ -62,13 +63,13 @@ class Compared:
         return {name: mean_of([draw[name].value for draw in draws]) for name in draws[0]}
 
 
-def whole_costs(seen: EncodedFile, wish: SelectionRequest, model: "Model", runs: int) -> dict[str, list[float]]:
+def whole_costs(seen: "EncodedFile", wish: SelectionRequest, model: "Model", runs: int) -> dict[str, list[float]]:
     """Of each method: seconds of the encoder and itself over those of the encoder alone, run by run in turns."""
     import torch
 
     from tubelet.encoder.attention_scores import attention_scores
     from tubelet.inspect.metrics import timed
-    from tubelet.reduce.methods import METHODS, choose
+    from tubelet.reduce.methods import choose, method_of
     from tubelet.reduce.relevance import in_joint_space
 
     if not runs:
@@ -82,7 +83,7 @@ def whole_costs(seen: EncodedFile, wish: SelectionRequest, model: "Model", runs:
     tokens = plain() if inputs.features is not None else inputs.tokens
     for name in wish.methods:
         settings = settings_for(wish, seen, name)
-        reads = "text" in METHODS[name].needs and inputs.features is not None
+        reads = "text" in method_of(name).needs and inputs.features is not None
         first = {"features": lambda: in_joint_space(encoder, tokens)} if reads else {}
         stages[f"method {name}"] = {
             **first,
@@ -95,7 +96,7 @@ def whole_costs(seen: EncodedFile, wish: SelectionRequest, model: "Model", runs:
     out = {}
     for name in wish.methods:
         own = found[f"method {name}"].total_s
-        base = found["attended"].total_s if watched & set(METHODS[name].needs) else alone
+        base = found["attended"].total_s if watched & set(method_of(name).needs) else alone
         if name in ("downsample", "codec"):  # these run the encoder themselves
             base = (0.0,) * runs
         out[name] = [(b + s) / a for a, b, s in zip(alone, base, own, strict=True)]

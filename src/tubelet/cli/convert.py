@@ -34,7 +34,7 @@ class Convert:
         str | None, option("the variant the result must be; custom allows any shape (default: its counterpart)", "NAME")
     ] = None
     drop: Annotated[
-        tuple[Literal["pool", "merger", "window"], ...], option("parts to give up that the format has no place for")
+        tuple[Literal["pool", "merger", "spans"], ...], option("parts to give up that the format has no place for")
     ] = ()
     projector: Annotated[
         str | None, option("a projector to fold in as the tower's merger, with --to ov2", "PROJECTOR")

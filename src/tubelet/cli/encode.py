@@ -27,8 +27,7 @@ from tubelet.cli.options import (
 from tubelet.cli.output import output_file
 from tubelet.cli.progress import Tick, progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
-from tubelet.errors import InputError, TubeletError
-from tubelet.pixels.stream import chunks
+from tubelet.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from tubelet.cli.model import Model
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.reading.sampling import Sampling
-
-STAGES = ("open", "decode", "resize", "pack", "encode")
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,7 @@ class Encode:
         recipe = with_budget(model.encoder.pixels, self.max_pixels)
         result = Result(model_s=time.perf_counter() - start)
         with progress(terminal, len(self.files)) as tick:
-            for chunk in chunks(self.files, recipe, sampling, self.animation, self.isolate):
-                self._chunk(chunk, recipe, sampling, model, result, terminal, tick)
+            self._encode(recipe, sampling, model, result, terminal, tick)
         if not result.items:
             raise InputError(f"none of the {len(self.files)} files could be read; nothing was written")
         saving = time.perf_counter()
@@ -110,9 +106,8 @@ class Encode:
             raise UsageError(f"--workers must be at least 1, got {self.workers}")
         return sampling_of(self.fps, self.num_frames, self.times)
 
-    def _chunk(
+    def _encode(
         self,
-        chunk: range,
         recipe: "PixelRecipe",
         sampling: "Sampling",
         model: "Model",
@@ -120,32 +115,26 @@ class Encode:
         terminal: Terminal,
         tick: "Tick",
     ) -> None:
-        """Decode and encode files number `chunk` and add them to the result."""
-        from tubelet.pixels.load import load_patches
+        """Decode and encode the files, pack by pack, and add them to the result."""
+        from tubelet.pixels.stream import stream
+        from tubelet.reading.job import ReadJob
 
-        tick("decoding", chunk.start)
-        try:
-            loaded = load_patches(
-                [self.files[i] for i in chunk],
-                recipe,
-                fps=sampling.fps,
-                num_frames=sampling.num_frames,
-                times_s=sampling.times_s,
-                animation=self.animation,
-                isolate=self.isolate,
-                on_error=self.on_error,
-                workers=self.workers,
-                progress=lambda done, total, name: tick("decoding", chunk.start + done),
-            )
-        except TubeletError as e:
-            e.item = None if e.item is None else e.item + chunk.start
-            raise
-        for i, report in zip(chunk, loaded.sources, strict=True):
-            if report.error is not None:
-                report.error.item = i
-                terminal.say(str(report.error))
-        tick("encoding", chunk.stop)
-        result.add(loaded.sources, *encode_pack(loaded.packed, model, self.pool), first=chunk.start)
+        done = 0
+        for loaded in stream(
+            self.files,
+            recipe,
+            ReadJob(sampling=sampling, animation=self.animation),
+            isolate=self.isolate,
+            on_error=self.on_error,
+            workers=self.workers,
+            progress=lambda files, name: tick("decoding", files),
+        ):
+            for error in loaded.errors:
+                terminal.say(str(error))
+            done += len(loaded.sources)
+            tick("encoding", done)
+            result.add(loaded.sources, *encode_pack(loaded.packed, model, self.pool))
+            tick("decoding", done)
 
 
 def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor | None, float]":
@@ -159,6 +148,3 @@ def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor |
         tokens = (model.encoder(rows) if features is None else features.tokens).to("cpu")
         pooled = None if features is None or features.pooled is None else features.pooled.cpu()
     return tokens, pooled, time.perf_counter() - start
-
-
-# ---- before the work

@@ -1,9 +1,9 @@
-"""What `tubelet encode` says at the end: a table for people, a document for programs."""
+"""What `tubelet encode` has made, and what it says of it: a file, a table for people, a document for programs."""
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,69 @@ from rich.text import Text
 from tubelet.cli.terminal import file_name, megabytes, seconds, visible
 
 if TYPE_CHECKING:
-    from tubelet.cli.encode_report import Result
+    from torch import Tensor
+
     from tubelet.cli.model import Model
+    from tubelet.packed import Packed
+    from tubelet.packed.grid import Item
+    from tubelet.pixels.load_one import LoadedSource
 
 WIDE = 116  # letters that a row with every stage needs
 MOST_ROWS = 40  # files listed in the table; --json lists all
 
 
-def encode_table(result: "Result", model: "Model", out: str, columns: int) -> Group:
+@dataclass
+class Result:
+    """What a run has made so far."""
+
+    reports: "list[LoadedSource]" = field(default_factory=list)  # one for each file
+    encode_s: list[float] = field(default_factory=list)  # for each file: its share of its pack's, by tokens
+    items: "list[Item]" = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)  # tokens of each item
+    x: "list[Tensor]" = field(default_factory=list)  # tokens, pos and pooled vectors of each pack, on the host
+    pos: "list[Tensor]" = field(default_factory=list)
+    pooled: "list[Tensor]" = field(default_factory=list)
+    model_s: float = 0.0  # loading torch and the model
+    save_s: float = 0.0  # writing
+    wall_s: float = 0.0  # all together
+
+    def add(self, reports: "Sequence[LoadedSource]", tokens: "Packed", pooled: "Tensor | None", spent_s: float) -> None:
+        """The tokens of one pack, and the seconds that encoding it took."""
+        total = sum(tokens.lengths) or 1
+        for report in reports:
+            rows = 0 if report.item is None else tokens.lengths[report.item]
+            self.encode_s.append(spent_s * rows / total)
+        self.reports += reports
+        self.items += tokens.items
+        self.lengths += tokens.lengths
+        self.x.append(tokens.x)
+        self.pos.append(tokens.pos)
+        if pooled is not None:
+            self.pooled.append(pooled)
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    def save(self, out: Path, model: "Model", files: Sequence[str]) -> None:
+        """Write everything as one pack. Raises RunError."""
+        from tubelet import __version__
+        from tubelet.packed import Packed
+
+        x, pos = joined(self.x), joined(self.pos)
+        packed = Packed(x, pos, tuple(self.items), tuple(self.lengths))
+        left_out = {str(i): r.error.as_dict()["error"] for i, r in enumerate(self.reports) if r.error is not None}
+        metadata = {
+            "tubelet": __version__,
+            "model": json.dumps(model.as_dict(), default=str),
+            "files": json.dumps([file_name(f) for f in files]),
+            "left_out": json.dumps(left_out),
+            "untrained": "true" if model.untrained else "false",
+        }
+        packed.save(out, {"pooled": joined(self.pooled)} if self.pooled else None, metadata)
+
+
+def encode_table(result: Result, model: "Model", out: str, columns: int) -> Group:
     """A row for each file (of many, the first ones) with its sizes and its time by stage; totals; what was written.
 
     columns: letters in a line. Where they are few, a file has its whole time only and the stages stand below.
@@ -60,7 +115,7 @@ def encode_table(result: "Result", model: "Model", out: str, columns: int) -> Gr
     return Group(*lines, *_last_lines(result, model, out))
 
 
-def _last_lines(result: "Result", model: "Model", out: str) -> list[Text]:
+def _last_lines(result: Result, model: "Model", out: str) -> list[Text]:
     style = "yellow" if model.untrained else ""
     stages = ", ".join(f"{stage} {seconds(spent)}" for stage, spent in stage_totals(result).items())
     lines = [
@@ -84,7 +139,7 @@ def _last_lines(result: "Result", model: "Model", out: str) -> list[Text]:
     return lines
 
 
-def encode_document(result: "Result", model: "Model", out: str) -> dict[str, Any]:
+def encode_document(result: Result, model: "Model", out: str) -> dict[str, Any]:
     """The same for programs: every file with its numbers or its error. Times in seconds, memory in bytes."""
     files: list[dict[str, Any]] = []
     n = 0
@@ -129,7 +184,7 @@ def encode_document(result: "Result", model: "Model", out: str) -> dict[str, Any
     }
 
 
-def stage_totals(result: "Result") -> dict[str, float]:
+def stage_totals(result: Result) -> dict[str, float]:
     """Seconds by stage, over all files and threads."""
     total: dict[str, float] = {}
     for r in result.reports:
@@ -151,67 +206,6 @@ def peak_memory() -> dict[str, int | None]:
         host = most if sys.platform == "darwin" else most * 1024
     device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return {"host": host, "device": device}
-
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tubelet.cli.model import Model
-    from tubelet.packed.grid import Item
-    from tubelet.pixels.load import LoadedSource
-
-
-@dataclass
-class Result:
-    """What a run has made so far: tokens on the host, their items, and a report for each file."""
-
-    reports: "list[LoadedSource]" = field(default_factory=list)
-    encode_s: list[float] = field(default_factory=list)  # for each file: its share of its chunk, by tokens
-    items: "list[Item]" = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    x: "list[Tensor]" = field(default_factory=list)
-    pos: "list[Tensor]" = field(default_factory=list)
-    pooled: "list[Tensor]" = field(default_factory=list)
-    model_s: float = 0.0
-    save_s: float = 0.0
-    wall_s: float = 0.0
-
-    def add(
-        self, reports: "Sequence[LoadedSource]", tokens: Any, pooled: "Tensor | None", spent: float, *, first: int
-    ) -> None:
-        """The tokens of one chunk whose first file is number `first`."""
-        total = sum(tokens.lengths) or 1
-        for report in reports:
-            rows = 0 if report.item is None else tokens.lengths[report.item]
-            self.encode_s.append(spent * rows / total)
-        self.reports += reports
-        self.items += [replace(item, picture=item.picture + first) for item in tokens.items]
-        self.lengths += tokens.lengths
-        self.x.append(tokens.x)
-        self.pos.append(tokens.pos)
-        if pooled is not None:
-            self.pooled.append(pooled)
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
-
-    def save(self, out: Path, model: "Model", files: Sequence[str]) -> None:
-        """Write everything as one pack. Raises RunError."""
-        from tubelet import __version__
-        from tubelet.packed import Packed
-
-        x, pos = joined(self.x), joined(self.pos)
-        packed = Packed(x, pos, tuple(self.items), tuple(self.lengths))
-        left_out = {str(i): r.error.as_dict()["error"] for i, r in enumerate(self.reports) if r.error is not None}
-        metadata = {
-            "tubelet": __version__,
-            "model": json.dumps(model.as_dict(), default=str),
-            "files": json.dumps([file_name(f) for f in files]),
-            "left_out": json.dumps(left_out),
-            "untrained": "true" if model.untrained else "false",
-        }
-        packed.save(out, {"pooled": joined(self.pooled)} if self.pooled else None, metadata)
 
 
 def joined(parts: "list[Tensor]") -> "Tensor":

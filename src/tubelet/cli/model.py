@@ -69,7 +69,7 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
     if pool and not encoder.can_pool:
         raise UsageError(f"{name} has neither a pooling head nor a class token for --pool")
     stored = str(encoder.patch.weight.dtype).removeprefix("torch.")
-    return Model(file_name(name), encoder, bool(getattr(encoder, "untrained", False)), stored, where)
+    return Model(file_name(name), encoder, encoder.untrained, stored, where)
 
 
 def device_of(wanted: str) -> str:

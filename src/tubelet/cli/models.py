@@ -69,7 +69,8 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
         "mlp": config.mlp,
         "patch": config.pixels.patch,
         "merge": config.pixels.merge,
-        "window": config.window,
+        "spans": list(config.spans),
+        "span_frames": config.span_frames,
         "pool": config.pool,
         "width": config.out,
         "parameters": parameters,
@@ -100,8 +101,8 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
         extras = [] if row["pool"] else ["no pooling head"]
         if row["merge"] > 1:
             extras.append(f"merges {row['merge']} x {row['merge']}")
-        if row["window"]:
-            extras.append("frame by frame" if row["window"] == 1 else f"windows of {row['window']} frames")
+        if row["spans"] != ["item"]:
+            extras.append(_attention(row["spans"], row["span_frames"]))
         if row["name"] == DEFAULT_MODEL:
             extras.append("the default")
         numbers = [str(row[k]) for k in ("layers", "hidden", "heads", "patch")]
@@ -112,3 +113,14 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
         "alone or inside a whole vision-language model; tubelet convert translates between the formats of a family."
     )
     return Group(proven, table, Text(note))
+
+
+def _attention(spans: list[str], frames: int) -> str:
+    """What layers attend to, in words.
+
+    >>> _attention(["frame"], 1), _attention(["frame"], 4), _attention(["frame", "scene"], 1)
+    ('frame by frame', '4 frames at a time', 'frame, scene in turn')
+    """
+    if spans == ["frame"]:
+        return "frame by frame" if frames == 1 else f"{frames} frames at a time"
+    return f"{', '.join(dict.fromkeys(spans))} in turn"

@@ -9,6 +9,7 @@ from tubelet.cli.ask import Ask
 from tubelet.cli.bench import Bench
 from tubelet.cli.compare import Compare
 from tubelet.cli.convert import Convert
+from tubelet.cli.data import Data
 from tubelet.cli.encode import Encode
 from tubelet.cli.models import Models
 from tubelet.cli.pages import Pages
@@ -16,7 +17,7 @@ from tubelet.cli.plan import Plan
 from tubelet.cli.select import Select
 from tubelet.cli.show import Show
 
-Command = Encode | Show | Select | Compare | Ask | Plan | Convert | Models | Bench | Pages
+Command = Encode | Show | Select | Compare | Ask | Plan | Data | Convert | Models | Bench | Pages
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
@@ -24,6 +25,7 @@ COMMANDS: dict[str, type[Command]] = {
     "compare": Compare,
     "ask": Ask,
     "plan": Plan,
+    "data": Data,
     "convert": Convert,
     "models": Models,
     "bench": Bench,
@@ -50,6 +52,7 @@ _UNION = (
     | Annotated[Compare, _named("compare", "several ways to choose tokens beside each other: pictures and numbers")]
     | Annotated[Ask, _named("ask", "a question about pictures and videos, answered by a vision-language model")]
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
+    | Annotated[Data, _named("data", "what training data hold, and what is wrong with them")]
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]
     | Annotated[Models, _named("models", "what can be loaded")]
     | Annotated[Bench, _named("bench", "the encoders against where they came from, timed on this machine")]

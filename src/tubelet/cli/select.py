@@ -10,7 +10,6 @@ from tubelet.cli.choosing import (
     Coverage,
     Device,
     Dilate,
-    EncodedFile,
     LayerOf,
     ModelOf,
     ScaffoldOf,
@@ -23,7 +22,7 @@ from tubelet.cli.choosing import (
     WordsOf,
     boxes_of,
     checked,
-    seen_of,
+    encoded,
     settings_for,
     words_of,
 )
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tubelet.cli.model import Model
+    from tubelet.reduce.encoded import EncodedFile
     from tubelet.reduce.methods import Choice
 
 SMALLEST_SIDE = 500
@@ -130,7 +130,7 @@ class Select:
                 tick("choosing", i)
                 try:
                     options = {"animation": self.animation, "isolate": self.isolate}
-                    seen = seen_of(file, i, wish, model, recipe, text, boxes, sampling, **options)
+                    seen = encoded(file, i, wish, model, recipe, text, boxes, sampling, **options)
                     self._one(i, seen, wish, result, drawings)
                 except InputError as e:
                     if self.on_error == "raise":
@@ -145,7 +145,7 @@ class Select:
 
     def _wish(self) -> SelectionRequest:
         from tubelet.cli.values import view_rule
-        from tubelet.reduce.methods import Settings
+        from tubelet.reduce.settings import Settings
 
         given = self.text is not None or self.text_embeddings is not None
         name = self.method or ("shirg" if given else "divprune")
@@ -155,7 +155,7 @@ class Select:
         return SelectionRequest((name,), self.budget, settings, *asked)
 
     def _one(
-        self, index: int, seen: EncodedFile, wish: SelectionRequest, result: "Selected", drawings: Drawings
+        self, index: int, seen: "EncodedFile", wish: SelectionRequest, result: "Selected", drawings: Drawings
     ) -> None:
         """Choose from one file, draw it, and add it to the result."""
         from tubelet.reduce.methods import choose
@@ -173,15 +173,15 @@ class Select:
         seen.seconds["draw"] = time.perf_counter() - start
         result.add(file_name(self.files[index]), file_name(str(path)), seen, choice)
 
-    def _draw(self, seen: EncodedFile, choice: "Choice", wish: SelectionRequest, model: "Model") -> "Image":
+    def _draw(self, seen: "EncodedFile", choice: "Choice", wish: SelectionRequest, model: "Model") -> "Image":
         from tubelet.inspect.draw.cells import layers_of
         from tubelet.inspect.draw.kept import draw_kept, warning
         from tubelet.inspect.draw.lettering import TextLine
-        from tubelet.reduce.methods import METHODS
+        from tubelet.reduce.methods import method_of
 
         name, tokens = wish.methods[0], seen.inputs.tokens
         layers = layers_of(tokens, choice.kept, 0, choice.scores)
-        about = [f"{name}: {METHODS[name].about}", f"budget {wish.budget:,}"]
+        about = [f"{name}: {method_of(name).about}", f"budget {wish.budget:,}"]
         if wish.text is not None:
             about.append(f'text "{wish.text}"')
         lines = [TextLine(tuple(about)), TextLine((model.name,))]

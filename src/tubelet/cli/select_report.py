@@ -9,12 +9,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tubelet.cli.choosing import EncodedFile, SelectionRequest
+from tubelet.cli.choosing import SelectionRequest
 from tubelet.cli.terminal import file_name, seconds, visible
 
 if TYPE_CHECKING:
     from tubelet.cli.choosing import SelectionRequest
     from tubelet.cli.select_report import Selected
+    from tubelet.reduce.encoded import EncodedFile
 
 
 def select_table(result: "Selected", out: str | None) -> Group:
@@ -57,13 +58,13 @@ def select_table(result: "Selected", out: str | None) -> Group:
 
 def select_document(result: "Selected", out: str | None, wish: "SelectionRequest") -> dict[str, Any]:
     """The same for programs. Times in seconds."""
-    from tubelet.reduce.methods import METHODS
+    from tubelet.reduce.methods import method_of
 
     settings = wish.settings
     return {
         "command": "select",
         "method": result.method,
-        "kind": METHODS[result.method].kind,
+        "kind": method_of(result.method).kind,
         "budget": result.budget,
         "settings": {
             "coverage": settings.coverage,
@@ -106,7 +107,7 @@ class Selected:
     kept: "list[Packed]" = field(default_factory=list)
     scores: "list[Tensor | None]" = field(default_factory=list)
 
-    def add(self, file: str, picture: str, seen: EncodedFile, choice: "Choice") -> None:
+    def add(self, file: str, picture: str, seen: "EncodedFile", choice: "Choice") -> None:
         """One file's choice."""
         tokens, kept = seen.inputs.tokens, choice.kept.to("cpu")
         per_frame = None
@@ -160,8 +161,8 @@ class Selected:
 
 def _scores_of(tokens: "Packed", choice: "Choice") -> "Tensor | None":
     """The scores of the kept rows, where a method has such."""
-    from tubelet.inspect.metrics.pictures import still_there
+    from tubelet.packed.order import rows_in
 
     if choice.scores is None or choice.kept.items != tokens.items:
         return None
-    return choice.scores.detach().float().cpu()[still_there(tokens, choice.kept)]
+    return choice.scores[rows_in(tokens, choice.kept)].detach().float().cpu()

@@ -78,23 +78,29 @@ def item_segments(p: Packed) -> Segments:
 
 
 def frame_segments(p: Packed, frames: int) -> Segments:
-    """One segment per `frames` grid rows of time (the last of an item may be shorter). Rows must be t-major.
+    """One segment per `frames` grid rows of time (the last of an item may be shorter). Rows must be t-major."""
+    return Segments(tuple(n for item in frame_lengths(p, frames) for n in item))
+
+
+def frame_lengths(p: Packed, frames: int) -> list[tuple[int, ...]]:
+    """Rows of each of an item's frames of `frames` grid rows of time, those that hold any; item by item.
 
     From the host sizes alone when no row was dropped; otherwise the t of each row is read, which syncs once.
+    Raises ConfigError, and ShapeError for rows in no order of time.
     """
     if frames < 1:
-        raise ConfigError(f"a window spans at least one frame, got {frames}", got=frames)
-    out: list[int] = []
+        raise ConfigError(f"a frame spans at least one row of time, got {frames}", got=frames)
+    out: list[tuple[int, ...]] = []
     for i, (item, length) in enumerate(zip(p.items, p.lengths, strict=True)):
         t, area = item.grid.t, item.grid.h * item.grid.w
         if length == item.grid.rows:
-            out += [min(frames, t - first) * area for first in range(0, t, frames)]
+            out.append(tuple(min(frames, t - first) * area for first in range(0, t, frames)))
             continue
         rows = p.pos[p.starts[i] : p.starts[i + 1], 0].cpu()
         if bool((rows.diff() < 0).any()):
             raise ShapeError("rows must be in the order of time to be cut into frames", item=i)
-        out += torch.bincount(rows // frames, minlength=0).tolist()
-    return Segments(tuple(out))
+        out.append(tuple(n for n in torch.bincount(rows // frames).tolist() if n))
+    return out
 
 
 def varlen_attention(
@@ -139,9 +145,6 @@ def sdpa_into(out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Segments) 
     for a, n, m in segments.runs:
         b = a + n * m
         out[a:b] = _sdpa_run(q[a:b], k[a:b], v[a:b], n)
-
-
-# ---- the per-segment backend as one operator for torch.compile: lengths are data, so a new batch does not recompile
 
 
 # ---- which kernel runs

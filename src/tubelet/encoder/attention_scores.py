@@ -7,7 +7,6 @@ from torch import Tensor
 
 from tubelet.encoder.attention import Segments
 from tubelet.encoder.layers import Layer
-from tubelet.encoder.layout import Layout
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.rope import apply_rope
 from tubelet.errors import ConfigError
@@ -20,7 +19,7 @@ _CHUNK = 512  # queries at a time, which bounds memory to H x 512 x n
 
 class Attended(NamedTuple):
     """tokens: what `encoder(p)` gives, for as many rows as p. received: (T,) attention each row gets. keys: (T, D)
-    keys of that layer, heads side by side, before rotary positions."""
+    keys of that layer, heads side by side, before rotary positions (after `qk_norm`)."""
 
     tokens: Packed
     received: Float[Tensor, " T"]
@@ -45,19 +44,25 @@ def attention_scores(encoder: Encoder, p: Packed, *, layer: int = -2, queries: Q
     number = layer % config.layers
     block = encoder.layers[number]
     assert isinstance(block, Layer)
-    if block.local or config.merger is not None:
-        raise ConfigError("attention received is defined for layers that see whole segments, without a merger")
+    if block.span == "window" or config.merger is not None:
+        raise ConfigError("attention received is defined for layers that see whole frames or more, without a merger")
     if queries == "first" and not config.prefix:
         raise ConfigError("this encoder has no class token to ask; queries='all'", expected="all", got=queries)
-    ran = encoder._run(p, None, None, (number,))
-    turn, flip = encoder._turns(p, p.pos, ran.layout)
-    q, k, _ = block.project(block.norm1(ran.states[number])).unflatten(-1, (3, block.heads, -1)).unbind(1)
+    if queries == "first" and block.span != config.prefix_per:
+        raise ConfigError(
+            f"a layer that sees each {block.span} has not one class token for it, but one for each {config.prefix_per}",
+            expected=config.prefix_per,
+            got=block.span,
+        )
+    ran = encoder.run(p, only=[number])
+    q, k, _ = block.heads_of(ran.state(number))
     keys = ran.layout.outside(k.flatten(1))
+    turn, flip = encoder.rotary_tables(p, ran.layout)
     if turn is not None:
         q, k = (apply_rope(each, turn, flip, block.halves) for each in (q, k))
-    heads = ran.layout.prefix if queries == "first" else 0
-    got = _received(q, k, ran.layout, heads)
-    return Attended(p.with_x(ran.layout.outside(encoder._normed(ran.x))), got, keys)
+    got = received(q, k, ran.layout.spans[block.span], first=queries == "first")
+    tokens = p.with_x(ran.layout.outside(encoder.final_norm(ran.x)))
+    return Attended(tokens, ran.layout.outside(got[:, None]).squeeze(1), keys)
 
 
 def received(
@@ -78,7 +83,3 @@ def received(
         out[start:end] /= (last - start) * q.shape[1]
         start = end
     return out
-
-
-def _received(q: Tensor, k: Tensor, layout: Layout, first: int) -> Float[Tensor, " T"]:
-    return layout.outside(received(q, k, layout.segments, first=bool(first))[:, None]).squeeze(1)

@@ -1,56 +1,41 @@
 """The shape of one packed vision transformer, as data. Every family is a value of these classes."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tubelet.errors import ConfigError
 from tubelet.pixels.recipe import PixelRecipe
 
 Act = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 Norm = Literal["layer", "rms"]
+Span = Literal["window", "frame", "item", "scene"]  # what a row attends to; each holds the one before it
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions of the encoder.
+    """Rotary positions of the encoder; tubelet.encoder.rope has the formulas."""
 
-    mode "onevision": the trained behaviour of OneVision-Encoder, where the two values of a pair turn by different
-    angles (tubelet.encoder.rope says exactly how); weights depend on it. mode "rotation": both turn by the same angle.
-    theta: the base of the frequencies; each axis spans the whole range by itself. split: shares of (t, h, w) in the
-    angles, here 4 : 6 : 6. shift: how far along its range each axis starts, in frequencies (Pixtral's w: 0.5).
-    layout: which two channels of a head are a pair, neighbours or the same place in both halves. places: what is
-    turned by, the row's index on the axis, or for "centred" 2 pi times its patch's centre, the picture being -1 .. 1.
-    """
-
-    mode: Literal["onevision", "rotation"] = "onevision"
-    theta: float = 10000.0
-    split: tuple[int, int, int] = (4, 6, 6)
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    layout: Literal["pairs", "halves"] = "pairs"
-    places: Literal["index", "centred"] = "index"
+    mode: Literal["onevision", "rotation"] = "onevision"  # "onevision": two angles in a pair, which its weights know
+    theta: float = 10000.0  # base of the frequencies; each axis spans the whole range by itself
+    split: tuple[int, int, int] = (4, 6, 6)  # shares of (t, h, w) in the angles of a head
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)  # where each axis starts in its range, in frequencies (Pixtral)
+    layout: Literal["pairs", "halves"] = "pairs"  # a pair is two neighbours, or the same channel of both halves
+    places: Literal["index", "centred"] = "index"  # turned by the index on the axis, or by 2 pi times the centre
+    origin: int = 0  # index of the first patch of an axis (VGGT: 1); prefix tokens without angles stand at 0
 
 
 @dataclass(frozen=True)
 class Table:
-    """Positions that are added to patches: a learned table of height x width places, resized to each item's grid.
+    """Positions that are added to patches: a table of places, resized to each item's grid.
 
     resize "bicubic": sampled without antialiasing; "bicubic_antialias", "bilinear_antialias": with it; "corners":
     bilinear with the corners of table and grid on each other. A grid of the table's own size takes it as it stands.
-    "sincos" has no weights: sin and cos of w, then of h. prefix: the first prefix token has a learned place as well.
     """
 
-    height: int
-    width: int
-    resize: Literal["bicubic", "bicubic_antialias", "bilinear_antialias", "corners", "sincos"]
-    prefix: bool = False
-
-
-@dataclass(frozen=True)
-class Local:
-    """Attention inside windows of side x side patches of a frame, in all layers but `full` (numbers from 0)."""
-
-    side: int
-    full: tuple[int, ...]
+    height: int  # places from top to bottom
+    width: int  # places from left to right
+    resize: Literal["bicubic", "bicubic_antialias", "bilinear_antialias", "corners", "sincos"]  # "sincos": no weights
+    prefix: bool = False  # the first prefix token has a learned place as well
 
 
 @dataclass(frozen=True)
@@ -58,73 +43,69 @@ class Head:
     """How one vector per item is made, where `EncoderConfig.pool` asks for it.
 
     "probe": a learned query attends to the rows, then a norm and an MLP with a residual sum (OneVision, SigLIP).
-    "query": a learned query attends to the rows, then one matrix (AIMv2); bias: of its k and v. "first": the first
-    prefix token.
+    "query": a learned query attends to the rows, then one matrix (AIMv2). "first": the first prefix token.
     """
 
     kind: Literal["probe", "query", "first"] = "probe"
-    norm: Norm = "rms"
-    bias: bool = True
+    norm: Norm = "rms"  # of "probe"
+    bias: bool = True  # of k and v in "query"
 
 
 @dataclass(frozen=True)
 class Merger:
-    """A norm and a two-layer MLP over merge x merge neighbouring tokens: D -> merge^2 D -> out.
+    """A norm and a two-layer MLP over merge x merge neighbouring tokens: D -> merge^2 D -> out."""
 
-    joined: the norm is taken over the merge^2 D joined values instead of each token's D.
-    """
-
-    merge: int
-    out: int
-    eps: float = 1e-6
+    merge: int  # tokens along each side of what becomes one
+    out: int  # channels of the result
+    eps: float = 1e-6  # of the norm
     norm: Norm = "layer"
-    joined: bool = False
+    joined: bool = False  # the norm is over the merge^2 D joined values instead of each token's D
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """hidden, layers, heads, mlp: widths and depth. pixels: what becomes a row.
+    """Everything that makes one encoder differ from another, as data. Raises ConfigError for what cannot be.
 
-    eps: of every norm; head_eps: of the pooling head's norm, None = eps. act: "gelu" is the exact one, "quick_gelu" is
-    x sigmoid(1.702 x); gated: the MLP is act(gate x) * (up x) instead of act(up x). rope: None turns nothing. table:
-    positions that are added. window: frames one attention segment spans, None = the whole item. local: windows inside
-    a frame. prefix: learned tokens before the rows of every segment (class token first, then registers); prefix_angles:
-    they have learned rotary angles. embed_norm: a norm of the patch embedding before positions are added; pre_norm: one
-    after. post_norm: the final norm, of all tokens or only of what is pooled. scale: a learned factor for each channel
-    of what a layer adds. merger: fewer, wider rows at the end; deepstack: numbers (from 0) of layers whose output goes
-    through a merger of its own, of the form `deepstack_merger`. Raises ConfigError.
+    Which layer attends to what is `spans`: names in turn, so ("frame", "scene") alternates through all layers.
+
+        >>> EncoderConfig(64, 4, 2, 96, PixelRecipe(16), spans=("frame", "scene")).layer_spans
+        ('frame', 'scene', 'frame', 'scene')
     """
 
-    hidden: int
-    layers: int
-    heads: int
-    mlp: int
-    pixels: PixelRecipe
-    norm: Norm = "layer"
-    eps: float = 1e-6
-    head_eps: float | None = None
-    act: Act = "gelu"
-    rope: Rope | None = Rope()
-    patch_bias: bool = False
-    pre_norm: bool = True
-    post_norm: bool | Literal["pooled"] = True
-    pool: bool = True
-    window: int | None = None
-    merger: Merger | None = None
-    gated: bool = False
-    qkv_bias: bool = True
-    key_bias: bool = True
-    proj_bias: bool = True
-    mlp_bias: bool = True
-    scale: bool = False
-    embed_norm: bool = False
-    table: Table | None = None
-    prefix: int = 0
-    prefix_angles: bool = False
-    local: Local | None = None
-    head: Head = Head()
-    deepstack: tuple[int, ...] = ()
-    deepstack_merger: Merger | None = None
+    hidden: int  # D, channels of a row
+    layers: int  # how many
+    heads: int  # of attention; they share D evenly
+    mlp: int  # channels inside each layer's MLP
+    pixels: PixelRecipe  # what becomes a row
+    norm: Norm = "layer"  # of every norm but those of head, mergers and qk_norm
+    eps: float = 1e-6  # of every norm but those of mergers
+    head_eps: float | None = None  # of the pooling head's norm; None = eps
+    act: Act = "gelu"  # of the MLPs: the exact one; "quick_gelu" is x sigmoid(1.702 x)
+    rope: Rope | None = Rope()  # rotary positions; None turns nothing
+    patch_bias: bool = False  # of the patch embedding
+    pre_norm: bool = True  # a norm before the first layer, after positions are added
+    post_norm: bool | Literal["pooled"] = True  # the final norm: of all tokens, of none, or only of what is pooled
+    pool: bool = True  # whether one vector per item can be had; `head` says how
+    merger: Merger | None = None  # fewer, wider rows at the end
+    gated: bool = False  # the MLP is act(gate x) * (up x) instead of act(up x)
+    qkv_bias: bool = True  # of the matrix that makes q, k and v
+    key_bias: bool = True  # False: k's third of that bias counts as 0
+    proj_bias: bool = True  # of the matrix after attention
+    mlp_bias: bool = True  # of the MLP's matrices
+    scale: bool = False  # a learned factor for each channel of what a layer adds (LayerScale)
+    embed_norm: bool = False  # a norm of the patch embedding, before positions are added
+    table: Table | None = None  # positions that are added
+    prefix: int = 0  # learned tokens before the rows of each `prefix_per`: class token, registers, camera
+    prefix_per: Literal["frame", "item"] = "item"  # of narrower spans they are a segment of their own
+    prefix_first: bool = False  # the first item or frame of a scene has other learned values than the rest (VGGT)
+    prefix_angles: bool = False  # prefix tokens have learned rotary angles instead of none
+    spans: tuple[Span, ...] = ("item",)  # what layers attend to, in turn: layer i takes spans[i % len(spans)]
+    span_frames: int = 1  # rows of time in a "frame" (OneVision attends over 4); an item's last may have fewer
+    span_side: int | None = None  # patches along each side of a "window", which lies inside one row of time
+    qk_norm: Norm | None = None  # a norm over the channels of each head of q and of k, before positions turn them
+    head: Head = Head()  # how one vector per item is made
+    deepstack: tuple[int, ...] = ()  # layers, from 0, whose output goes through a merger of its own
+    deepstack_merger: Merger | None = None  # the form of those mergers
 
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "heads", "mlp"):
@@ -141,10 +122,11 @@ class EncoderConfig:
             )
         if self.rope is not None and self.rope.mode == "onevision" and self.rope.layout == "halves":
             raise ConfigError("the onevision mode turns neighbours", expected="pairs", got="halves")
+        if self.rope is not None and self.rope.places == "centred" and self.rope.origin:
+            raise ConfigError("places of centres have no origin", expected=0, got=self.rope.origin)
         if self.eps < 0 or (self.rope is not None and self.rope.theta <= 0):
             raise ConfigError(f"eps {self.eps} and the rope's theta must not be negative")
-        if self.window is not None and self.window < 1:
-            raise ConfigError(f"a window spans at least one frame, got {self.window}", got=self.window)
+        self._check_spans()
         if self.pool and not self.post_norm:
             raise ConfigError("the pooling head reads post-normed tokens: pool needs post_norm")
         if self.pool and self.head.kind == "first" and not self.prefix:
@@ -153,15 +135,9 @@ class EncoderConfig:
             raise ConfigError("only a pooled prefix token can have the final norm to itself", expected="first")
         if self.prefix_angles and not (self.prefix and self.rope):
             raise ConfigError("angles of prefix tokens need prefix tokens and a rope")
-        if self.prefix and self.local:
-            raise ConfigError("prefix tokens would stand in every window: prefix and local exclude each other")
-        if self.local is not None and (self.local.side < 1 or self.local.side % self.pixels.merge):
-            raise ConfigError(
-                f"windows of {self.local.side} patches do not hold whole blocks of {self.pixels.merge}",
-                expected=self.pixels.merge,
-                got=self.local.side,
-            )
-        beyond = [i for i in (*self.deepstack, *(self.local.full if self.local else ())) if not 0 <= i < self.layers]
+        if self.prefix_first and not self.prefix:
+            raise ConfigError("other values for the first prefix tokens of a scene need prefix tokens", got=0)
+        beyond = [i for i in self.deepstack if not 0 <= i < self.layers]
         if beyond:
             raise ConfigError(f"layers count 0..{self.layers - 1}, got {beyond[0]}", limit=self.layers, got=beyond[0])
         if bool(self.deepstack) != (self.deepstack_merger is not None):
@@ -173,6 +149,29 @@ class EncoderConfig:
                     expected=merger.merge,
                     got=(self.pixels.merge, self.pixels.order),
                 )
+
+    def _check_spans(self) -> None:
+        if not self.spans or any(span not in get_args(Span) for span in self.spans):
+            raise ConfigError(f"a span is one of {', '.join(get_args(Span))}", expected=get_args(Span), got=self.spans)
+        if self.span_frames < 1:
+            raise ConfigError(f"a frame spans at least one row of time, got {self.span_frames}", got=self.span_frames)
+        if "window" in self.layer_spans and self.span_side is None:
+            raise ConfigError("layers that attend inside windows need their side", expected="span_side", got=None)
+        if self.span_side is not None and (self.span_side < 1 or self.span_side % self.pixels.merge):
+            raise ConfigError(
+                f"windows of {self.span_side} patches do not hold whole blocks of {self.pixels.merge}",
+                expected=self.pixels.merge,
+                got=self.span_side,
+            )
+        # the shortest turn that says the same, so that equal encoders have equal configurations
+        every = self.layer_spans
+        turn = next(n for n in range(1, len(every) + 1) if all(s == every[i % n] for i, s in enumerate(every)))
+        object.__setattr__(self, "spans", every[:turn])
+
+    @property
+    def layer_spans(self) -> tuple[Span, ...]:
+        """What each layer attends to."""
+        return tuple(self.spans[i % len(self.spans)] for i in range(self.layers))
 
     @property
     def head_dim(self) -> int:

@@ -17,10 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.encoder.attention import Segments, sdpa_into
+from tubelet.encoder.attention import sdpa_into
 from tubelet.encoder.config import Act, EncoderConfig
-from tubelet.encoder.layers import CENTRE, Layer, MergerMLP, PatchEmbed, without_key
+from tubelet.encoder.layers import CENTRE, Layer, LayerInputs, MergerMLP, PatchEmbed, without_key
+from tubelet.encoder.options import RunOptions
 from tubelet.encoder.rope import apply_rope_
+from tubelet.encoder.table import PositionTable
+from tubelet.packed import Packed
 from tubelet.shapes import Float, Int64, Num, Shaped
 
 BLOCK = 8192  # rows of one matrix product: more is faster, and the buffer for the MLP grows with it
@@ -51,6 +54,20 @@ def is_unmodified(module: nn.Module) -> bool:
     return not hooked and all(type(m) in (Layer, MergerMLP, nn.Linear, nn.LayerNorm, nn.RMSNorm) for m in parts)
 
 
+def can_run(rows: Tensor, layers: nn.ModuleList, options: RunOptions) -> bool:
+    """Whether these rows go through these layers in place: on a CPU, without gradients, compilation or adapters."""
+    return (
+        rows.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")  # it casts products, but not those that write in place
+        and options.compile is None
+        and options.backend in ("auto", "sdpa")
+        and rows.shape[0] > 0
+        and all(is_unmodified(layer) for layer in layers)
+    )
+
+
 def block_rows(weights: torch.dtype) -> int:
     """Rows of one matrix product for weights of this type."""
     return BLOCK if work_dtype(weights) == weights else WIDENED
@@ -73,6 +90,34 @@ class Workspace:
         self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype)
         self.out = torch.empty(rows, config.hidden, dtype=dtype)
         self.up = torch.empty(min(rows, self.block), config.mlp * (2 if config.gated else 1), dtype=dtype)
+
+
+def stem(p: Packed, patch: PatchEmbed, norm_embed: nn.Module, table: PositionTable | None) -> Float[Tensor, "T D"]:
+    """Rows of the pack as features in the type of the work: patch embedding, its norm, positions of a table."""
+    x = norm(norm_embed, embed(patch, p.x))
+    if table is not None:
+        add_table(x, *table(p))
+    return x
+
+
+def run_layers(
+    x: Float[Tensor, "T D"],
+    layers: nn.ModuleList,
+    inputs: LayerInputs,
+    states: dict[int, Tensor],
+    config: EncoderConfig,
+    dtype: torch.dtype,
+) -> Float[Tensor, "T D"]:
+    """x through all layers, in place; the result in the weights' type. states: filled in for the numbers it has."""
+    space = Workspace(x.shape[0], config, dtype)
+    if 0 in states:
+        states[0] = x.to(dtype, copy=True)
+    for i, layer in enumerate(layers, 1):
+        assert isinstance(layer, Layer)  # `can_run` has looked
+        layer_(layer, x, inputs, space)
+        if i in states:
+            states[i] = x.to(dtype, copy=True)
+    return x.to(dtype)
 
 
 def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
@@ -102,16 +147,11 @@ def norm(module: nn.Module, x: Tensor) -> Tensor:
     return module(x)
 
 
-def layer_(
-    layer: Layer,
-    x: Float[Tensor, "T D"],
-    turn: Float[Tensor, "T half 2"] | None,
-    flip: Float[Tensor, "T half 2"] | None,
-    segments: Segments,
-    space: Workspace,
-) -> None:
-    """One layer, in place on x. Equals `layer(x, plan)` up to rounding; records no gradient."""
+def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Workspace) -> None:
+    """One layer, in place on x. Equals `layer(x, inputs)` up to rounding; records no gradient."""
     dtype, rows = x.dtype, x.shape[0]
+    turn, flip, segments = inputs.turn, inputs.flip, inputs.spans[layer.span].segments
+    assert segments is not None  # only compiled layers go without host sizes
     w_qkv, b_qkv = _weights(layer.qkv, dtype)
     w_proj, b_proj = _weights(layer.proj, dtype, layer.scale1)
     w_up, b_up = _weights(layer.fc1, dtype)
@@ -124,6 +164,9 @@ def layer_(
     for part in blocks(rows, CACHED):
         if b_qkv is not None:
             space.qkv[part].add_(b_qkv)
+        if layer.norm_q is not None and layer.norm_k is not None:
+            for i, per_head in enumerate((layer.norm_q, layer.norm_k)):
+                qkv[part, i] = norm(per_head, qkv[part, i])
         if turn is not None:
             _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves)
     q, k, v = qkv.unbind(1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tubelet.encoder.attention import Backend, Segments, kernel_attention, varlen_attention
 from tubelet.encoder.attention_op import attention_op
-from tubelet.encoder.config import Act, EncoderConfig, Merger
+from tubelet.encoder.config import Act, EncoderConfig, Merger, Norm, Span
 from tubelet.encoder.rope import apply_rope
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Float, Int32, Num, Shaped
@@ -20,21 +20,20 @@ class SegmentSpan(NamedTuple):
     """What attends to what, as tensors and for eager code on the host."""
 
     cu: Int32[Tensor, " n"]  # cu_seqlens where the backend reads them: on the host for sdpa, on the device for kernels
-    longest: int
+    longest: int  # rows of the longest segment, which kernels are sized by
     segments: Segments | None  # for eager sdpa, which goes by host sizes; None under torch.compile
 
 
 class LayerInputs(NamedTuple):
-    """What all layers of one call share, prepared once: rotary tables and the spans attention may go over."""
+    """What all layers of one call share, prepared once: rotary tables, and the spans that layers name."""
 
-    turn: Float[Tensor, "T half 2"] | None
-    flip: Float[Tensor, "T half 2"] | None
-    backend: Backend
-    full: SegmentSpan
-    local: SegmentSpan | None = None
+    turn: Float[Tensor, "T half 2"] | None  # A of the map A z + B conj(z) of each pair; None where nothing turns
+    flip: Float[Tensor, "T half 2"] | None  # B, None where it is 0
+    backend: Backend  # what attention runs on
+    spans: dict[Span, SegmentSpan]  # of each span that some layer has
 
 
-def norm_layer(kind: str, width: int, eps: float) -> nn.Module:
+def norm_layer(kind: Norm, width: int, eps: float) -> nn.Module:
     """LayerNorm with bias, or RMSNorm; statistics in float32 in every type."""
     return nn.LayerNorm(width, eps=eps) if kind == "layer" else nn.RMSNorm(width, eps=eps)
 
@@ -86,20 +85,23 @@ class Layer(nn.Module):
     """Pre-norm transformer layer: x += s1 proj(attention(norm1 x)); x += s2 fc2(act(fc1(norm2 x))).
 
     gated: fc1 gives a gate and a value side by side (gate first), and fc2 reads act(gate) * value. s1 and s2 are
-    learned factors of each channel, or 1. local: attention goes over the plan's local span.
+    learned factors of each channel, or 1. span: which of the call's spans attention goes over.
     """
 
-    def __init__(self, config: EncoderConfig, local: bool = False) -> None:
+    def __init__(self, config: EncoderConfig, span: Span = "item") -> None:
         super().__init__()
         d = config.hidden
+        self.span: Span = span
         self.heads = config.heads
         self.act: Act = config.act
         self.gated = config.gated
-        self.local = local
         self.halves = config.rope is not None and config.rope.layout == "halves"
         self.key_bias = config.key_bias
         self.norm1 = norm_layer(config.norm, d, config.eps)
         self.qkv = nn.Linear(d, 3 * d, bias=config.qkv_bias)
+        per_head = config.qk_norm
+        self.norm_q = norm_layer(per_head, config.head_dim, config.eps) if per_head else None
+        self.norm_k = norm_layer(per_head, config.head_dim, config.eps) if per_head else None
         self.proj = nn.Linear(d, d, bias=config.proj_bias)
         self.norm2 = norm_layer(config.norm, d, config.eps)
         self.fc1 = nn.Linear(d, config.mlp * (2 if config.gated else 1), bias=config.mlp_bias)
@@ -107,13 +109,11 @@ class Layer(nn.Module):
         self.scale1 = nn.Parameter(torch.ones(d)) if config.scale else None
         self.scale2 = nn.Parameter(torch.ones(d)) if config.scale else None
 
-    def forward(self, x: Float[Tensor, "T D"], plan: LayerInputs) -> Float[Tensor, "T D"]:
-        q, k, v = self.project(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        if plan.turn is not None:
-            q, k = (apply_rope(each, plan.turn, plan.flip, self.halves) for each in (q, k))
-        out = self.proj(
-            attend(q, k, v, plan, plan.full if plan.local is None or not self.local else plan.local).flatten(1)
-        )
+    def forward(self, x: Float[Tensor, "T D"], inputs: LayerInputs) -> Float[Tensor, "T D"]:
+        q, k, v = self.heads_of(x)
+        if inputs.turn is not None:
+            q, k = (apply_rope(each, inputs.turn, inputs.flip, self.halves) for each in (q, k))
+        out = self.proj(attend(q, k, v, inputs.backend, inputs.spans[self.span]).flatten(1))
         x = x + (out if self.scale1 is None else out * self.scale1)
         up = self.fc1(self.norm2(x))
         if self.gated:
@@ -123,6 +123,13 @@ class Layer(nn.Module):
             up = activate(up, self.act)
         out = self.fc2(up)
         return x + (out if self.scale2 is None else out * self.scale2)
+
+    def heads_of(self, x: Float[Tensor, "T D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of the layer's input, (T, H, K) each: normed where the layer does that, not yet turned."""
+        q, k, v = self.project(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).unbind(1)
+        if self.norm_q is not None and self.norm_k is not None:
+            q, k = self.norm_q(q), self.norm_k(k)
+        return q, k, v
 
     def project(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T E"]:
         """q, k and v side by side. Where keys have no bias, that part of the stored one counts as 0 and stays so."""
@@ -137,10 +144,10 @@ def without_key(bias: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
     return torch.cat([q, torch.zeros_like(k), v])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, plan: LayerInputs, span: SegmentSpan) -> Shaped[Tensor, "T H K"]:
-    """Attention as the plan says: a CUDA kernel, eager sdpa by host sizes, or sdpa as one opaque operator."""
-    if plan.backend != "sdpa":
-        return kernel_attention(q, k, v, span.cu, span.longest, plan.backend)
+def attend(q: Tensor, k: Tensor, v: Tensor, backend: Backend, span: SegmentSpan) -> Shaped[Tensor, "T H K"]:
+    """Attention inside the span's segments: by a CUDA kernel, eager sdpa by host sizes, or sdpa as one operator."""
+    if backend != "sdpa":
+        return kernel_attention(q, k, v, span.cu, span.longest, backend)
     if span.segments is None:
         return attention_op(q, k, v, span.cu)
     return varlen_attention(q, k, v, span.segments, backend="sdpa")
@@ -149,7 +156,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, plan: LayerInputs, span: SegmentSpan
 class MergerMLP(nn.Module):
     """A norm, then merge^2 consecutive rows side by side through a two-layer MLP: (T, D) -> (T / merge^2, out).
 
-    Right only for rows in block order; `tubelet.encoder.model` checks that before it calls this.
+    Right only for rows in block order; `tubelet.encoder.merging` checks that before it calls this.
     """
 
     def __init__(self, config: Merger, width: int) -> None:

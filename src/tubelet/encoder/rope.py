@@ -62,9 +62,9 @@ def angles(positions: Tensor, head_dim: int, rope: Rope) -> Float[Tensor, "T hal
 
 
 def rope_positions(p: Packed, positions: Tensor, rope: Rope) -> Tensor:
-    """What the rows of `p` turn by: the positions themselves, or 2 pi times the centres of their patches. No sync."""
+    """What the rows of `p` turn by: the positions from `origin` on, or 2 pi times the centres of patches. No sync."""
     if rope.places == "index":
-        return positions
+        return positions + rope.origin if rope.origin else positions
     sides = to_device(torch.tensor([tuple(i.grid) for i in p.items], dtype=torch.float32).view(-1, 3), positions.device)
     lengths = to_device(torch.tensor(p.lengths, dtype=torch.int64), positions.device)
     sides = sides.repeat_interleave(lengths, dim=0, output_size=len(positions))

@@ -55,7 +55,7 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
         pre_norm=False,
         pool=f["use_head"],
         head=Head("query", bias=f["qkv_bias"]),
-        window=1,
+        spans=("frame",),
         gated=True,
         qkv_bias=f["qkv_bias"],
         proj_bias=f["qkv_bias"],

@@ -52,7 +52,8 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
         post_norm="pooled",
         head=Head("first"),
         prefix=1,
-        window=1,
+        spans=("frame",),
+        prefix_per="frame",
         table=Table(side, side, "bicubic", prefix=True),
     )
 

@@ -48,7 +48,8 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
         head=Head("first"),
         prefix=1,
         prefix_angles=True,
-        window=1,
+        spans=("frame",),
+        prefix_per="frame",
     )
 
 

@@ -70,7 +70,8 @@ _OV2 = replace(
     ),
     post_norm=False,
     pool=False,
-    window=4,
+    spans=("frame",),
+    span_frames=4,
     merger=Merger(3, 1024, 1e-6),
 )
 

@@ -113,11 +113,11 @@ def _encoder(f: Mapping[str, Any], fmt: str) -> EncoderConfig:
     if f["rope_theta"] <= 0:
         raise ConfigError("rope_theta must be above zero", got=f["rope_theta"])
     size = f["image_size"] if f["image_size"] >= patch * merge else None  # nominal; the encoder reads any size
-    recipe, window = PixelRecipe(patch, rule="native_floor", size=size), None
+    recipe, frames = PixelRecipe(patch, rule="native_floor", size=size), 0
     if fmt == "ov2":
         budget = PixelRecipe(patch, rule="smart", merge=merge, order="block", size=size)
         recipe = replace(budget, min_pixels=256 * 28 * 28, max_pixels=1605632)
-        window = f["frame_windows_size"] or None
+        frames = f["frame_windows_size"]
     elif merge > 1:
         recipe = replace(recipe, merge=merge, order="block")
     merger = Merger(merge, f["out_hidden_size"], eps) if f["has_merger"] and (fmt == "ov2" or merge > 1) else None
@@ -134,7 +134,8 @@ def _encoder(f: Mapping[str, Any], fmt: str) -> EncoderConfig:
         rope=Rope(f["rope_mode"], theta=f["rope_theta"]),
         post_norm=f["use_head"] or fmt == "source",
         pool=f["use_head"],
-        window=window,
+        spans=("frame",) if frames else ("item",),
+        span_frames=frames or 1,
         merger=merger,
     )
 
@@ -180,7 +181,7 @@ def config_to(config: EncoderConfig, fmt: str) -> dict[str, Any]:
         out |= {
             "temporal_patch_size": 1,
             "spatial_merge_size": config.pixels.merge,
-            "frame_windows_size": config.window or 0,
+            "frame_windows_size": config.span_frames if config.spans == ("frame",) else 0,
             "out_hidden_size": config.merger.out if config.merger else config.hidden,
             "tokens_per_second": 1,
         }

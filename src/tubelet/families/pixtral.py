@@ -54,7 +54,7 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
         rope=Rope("rotation", f["rope_theta"] if theta is None else theta, (0, 1, 1), (0.0, 0.0, 0.5), "halves"),
         post_norm=False,
         pool=False,
-        window=1,
+        spans=("frame",),
         gated=True,
         qkv_bias=False,
         proj_bias=False,

@@ -14,7 +14,7 @@ from dataclasses import replace
 from math import isqrt
 from typing import Any
 
-from tubelet.encoder.config import EncoderConfig, Local, Merger, Rope, Table
+from tubelet.encoder.config import EncoderConfig, Merger, Rope, Span, Table
 from tubelet.errors import ConfigError
 from tubelet.families.family import Family, Line, affine, conv3d
 from tubelet.families.fields import ACTS, Field, read_fields
@@ -77,10 +77,11 @@ def qwen2_5_from(config: Mapping[str, Any]) -> EncoderConfig:
     f = read_fields(config, FIELDS_2_5, INERT)
     merge = f["spatial_merge_size"]
     side = f["window_size"] // merge // f["patch_size"] * merge
-    full = sorted({i for i in f["fullatt_block_indexes"] if i < f["depth"]})
+    full = set(f["fullatt_block_indexes"])
     merger = Merger(merge, f["out_hidden_size"], EPS, "rms")
     base = _encoder(f, f["hidden_size"], f["intermediate_size"], merger)
-    return replace(base, norm="rms", gated=True, local=Local(side, tuple(full)))
+    spans: tuple[Span, ...] = tuple("frame" if i in full else "window" for i in range(f["depth"]))
+    return replace(base, norm="rms", gated=True, spans=spans, span_side=side)
 
 
 def qwen3_from(config: Mapping[str, Any]) -> EncoderConfig:
@@ -133,7 +134,7 @@ def _encoder(f: Mapping[str, Any], hidden: int, mlp: int, merger: Merger) -> Enc
         pre_norm=False,
         post_norm=False,
         pool=False,
-        window=1,
+        spans=("frame",),
         merger=merger,
     )
 
@@ -150,9 +151,10 @@ def qwen2_to(config: EncoderConfig) -> dict[str, Any]:
 
 def qwen2_5_to(config: EncoderConfig) -> dict[str, Any]:
     """The inverse of `qwen2_5_from`. Raises ConfigError."""
-    if config.local is None:
-        raise ConfigError("a Qwen2.5-VL encoder has windows", expected="local", got=None)
-    windows = {"window_size": config.local.side * config.pixels.patch, "fullatt_block_indexes": list(config.local.full)}
+    if config.span_side is None:
+        raise ConfigError("a Qwen2.5-VL encoder has windows", expected="span_side", got=None)
+    full = [i for i, span in enumerate(config.layer_spans) if span == "frame"]
+    windows = {"window_size": config.span_side * config.pixels.patch, "fullatt_block_indexes": full}
     return _shared_to(config) | _widths_to(config) | windows
 
 

@@ -61,7 +61,7 @@ def tower(f: Mapping[str, Any], pixels: PixelRecipe, table: Table) -> EncoderCon
         pre_norm=False,
         pool=f["vision_use_head"],
         head=Head("probe", norm="layer"),
-        window=1,
+        spans=("frame",),
         table=table,
     )
 

@@ -1,7 +1,6 @@
 """`encode` as sentence-transformers has it, for pictures and clips: inputs in, one vector each out, order kept."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,11 +13,14 @@ from torch import Tensor
 
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.pool import segment_sum
-from tubelet.errors import ConfigError, InputError, TubeletError
+from tubelet.errors import ConfigError, InputError
 from tubelet.packed import Packed
-from tubelet.pixels.inputs import is_one, listed, rows_of
+from tubelet.pixels.inputs import is_one, listed
 from tubelet.pixels.recipe import UNBUDGETED
+from tubelet.pixels.stream import MAX_INPUTS, stream
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
+from tubelet.reading.sampling import Sampling
 from tubelet.weights.load import load_encoder
 
 
@@ -69,7 +71,7 @@ class ImageEmbedder:
     def encode(
         self,
         images: Any,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
@@ -84,20 +86,22 @@ class ImageEmbedder:
         images: paths, bytes, file objects, Pillow pictures, uint8 arrays and tensors, `Clip`s, in any mixture; a 4-D
         array is one clip. convert_to_tensor: a tensor on the encoder's device, in its type, instead; with
         convert_to_numpy=False and no convert_to_tensor, a list of N tensors. normalize_embeddings: length 1 each (a
-        zero vector stays zero). fps, num_frames: which frames of video files. batch_size: inputs in memory at a time.
-        The bar is drawn on standard error. No gradients; training or eval mode of the encoder does not matter.
+        zero vector stays zero). fps, num_frames: which frames of video files. Packs of inputs are decoded
+        and encoded, bounded by their rows (`tubelet.pixels.stream`); batch_size: and to so many inputs, which changes
+        vectors by no more than rounding. The bar is drawn on standard error. No gradients; training or eval mode of the
+        encoder does not matter.
         Raises what reading and resizing raise, naming the item by its place in `images`.
         """
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}", limit=1, got=batch_size)
         items = listed(images)
+        job = ReadJob(limits or Limits(), Sampling(fps, num_frames))
         vectors: list[Tensor] = []
         with Progress(console=Console(stderr=True), disable=not show_progress_bar) as bar, torch.inference_mode():
             task = bar.add_task("encode", total=len(items))
-            for start in range(0, len(items), batch_size):
-                some = items[start : start + batch_size]
-                vectors.append(self._vectors(some, start, fps, num_frames, limits))
-                bar.advance(task, len(some))
+            for loaded in stream(items, self.pixels, job, max_inputs=batch_size or MAX_INPUTS):
+                vectors.append(self._vectors(loaded.packed))
+                bar.advance(task, len(loaded.sources))
         weight = self.encoder.patch.weight
         whole = torch.cat(vectors) if vectors else weight.new_empty(0, self.dimension)
         whole = F.normalize(whole.float(), dim=1).to(whole.dtype) if normalize_embeddings else whole.clone()
@@ -106,14 +110,8 @@ class ImageEmbedder:
             out = whole.float().cpu().numpy() if convert_to_numpy else list(whole)
         return out[0] if is_one(images) else out
 
-    def _vectors(
-        self, images: Sequence[Any], start: int, fps: float | None, num_frames: int | None, limits: Limits | None
-    ) -> Tensor:
-        try:
-            rows = rows_of(images, self.pixels, fps=fps, num_frames=num_frames, limits=limits)
-        except TubeletError as e:
-            raise e.placed(item=None if e.item is None else e.item + start) from e.__cause__
-        rows = rows.to(self.encoder.patch.weight.device)
+    def _vectors(self, packed: Packed) -> Tensor:
+        rows = packed.to(self.encoder.patch.weight.device)
         if self.pooling == "mean":
             return mean_of_items(self.encoder(rows))
         pooled = self.encoder.features(rows).pooled

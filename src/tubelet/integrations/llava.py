@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tubelet.encoder.attention import frame_segments, item_segments
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.language.vlm.llava_states import FEATURES as FEATURES
@@ -149,13 +148,12 @@ class VisionTower(nn.Module):
         return states[0] if len(states) == 1 else states[0].with_x(torch.cat([s.x for s in states], dim=1))
 
     def _class_first(self, p: Packed) -> list[Tensor]:
-        """(n, D) of each item: the class token of each of its segments before their rows, states joined on channels."""
-        window = self.vision_tower.config.window
-        segments = item_segments(p) if window is None else frame_segments(p, window)
-        states = self.vision_tower.prefixed_states(p, self.states)
-        heads = torch.cat([prefix[:, :1] for _, prefix in states if prefix is not None], dim=2)
-        rows = torch.cat([state.x for state, _ in states], dim=1)
-        pieces = [torch.cat(pair) for pair in zip(heads, rows.split(segments.lengths), strict=True)]
+        """(n, D) of each item: the class token of each of its frames, or its own, before their rows, states joined."""
+        ran = self.vision_tower.run(p, only=[self.states], until=max(self.states))
+        prefix = ran.prefixes(self.states)
+        assert prefix is not None  # `keeps_class` has asked
+        rows = ran.rows(p, self.states).x.split(ran.layout.units)
+        pieces = [torch.cat(pair) for pair in zip(prefix[:, :1], rows, strict=True)]
         out: list[Tensor] = []
         for length in p.lengths:
             own: list[Tensor] = []

@@ -165,7 +165,7 @@ class TimmEncoder(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute layers in the backward pass."""
-        self.encoder.gradient_checkpointing = enable
+        self.encoder.set_run_options(replace(self.encoder.options, gradient_checkpointing=enable))
 
     def no_weight_decay(self) -> set[str]:
         """Parameters besides norms and biases that should not decay."""

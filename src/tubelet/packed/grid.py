@@ -107,6 +107,20 @@ class Item:
         x0, y0, x1, y1 = self.content
         return _inside(top, bottom, grid.h, y0, y1), _inside(left, right, grid.w, x0, x1)
 
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Width and height of one cell of the grid, in the picture's pixels."""
+        left, top, right, bottom = self.box
+        return (right - left) / self.grid.w, (bottom - top) / self.grid.h
+
+    @property
+    def shown(self) -> tuple[float, float, float, float]:
+        """The part of the picture that the item shows: its box without the border beyond `content`, or its whole box
+        where none of the content lies in it."""
+        (a, b, c, d), (left, top, right, bottom) = self.box, self.content or self.box
+        part = max(a, left), max(b, top), min(c, right), min(d, bottom)
+        return part if part[0] < part[2] and part[1] < part[3] else self.box
+
     @classmethod
     def of(cls, t: int, h: int, w: int, picture: int = 0) -> "Item":
         """An item known by its grid alone: a t-row clip gets times 0, 1, 2 ... and a box of h x w units."""

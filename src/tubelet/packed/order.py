@@ -1,5 +1,7 @@
 """The order rows stand in: raster or blocks, checked once for all who need it."""
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
@@ -66,6 +68,37 @@ def rows_by_place(p: Packed) -> Int64[Tensor, " T"]:
     if not _holds(((place >= 0) & (place < size)).all() & (found >= 0).all()):
         p.check()  # says where not
     return found
+
+
+def rows_in(whole: Packed, kept: Packed) -> Int64[Tensor, " K"]:
+    """For each row of `kept`, the row of `whole` with its item and place: whole.x[rows_in(whole, kept)] goes with it.
+
+    On the device of `whole`, no sync. `kept` has the items of `whole` and no rows but its own: what a selection gives.
+    Raises ShapeError for other items and, on the host, for a row that `whole` does not have.
+
+        >>> p = tubelet.pack([torch.zeros(6, 8)], [tubelet.Item.of(1, 2, 3)])
+        >>> rows_in(p, p.keep(torch.tensor([5, 0]))).tolist()
+        [5, 0]
+    """
+    if kept.items != whole.items:
+        raise ShapeError("the kept rows are of other items", expected=repr(whole), got=repr(kept))
+    of_whole, of_kept = _row_numbers(whole), _row_numbers(kept).to(whole.device)
+    ordered, order = of_whole.sort()
+    at = torch.searchsorted(ordered, of_kept).clamp(max=max(len(ordered) - 1, 0))
+    found = (ordered[at] == of_kept).all() if len(ordered) else torch.tensor(not len(of_kept), device=whole.device)
+    if not _holds(found):
+        raise ShapeError("a row is kept that was not there", expected=repr(whole), got=repr(kept))
+    return order[at]
+
+
+def _row_numbers(p: Packed) -> Int64[Tensor, " T"]:
+    """One number for each row, ascending in raster order: its place among all rows of the whole items."""
+    lengths = torch.tensor(p.lengths, dtype=torch.long, device="cpu").to(p.device)
+    firsts = torch.tensor([0, *accumulate(i.grid.rows for i in p.items)], dtype=torch.long, device="cpu")[:-1]
+    sizes = torch.cat([p.grid_thw, firsts[:, None]], dim=1).to(p.device)
+    each = sizes.repeat_interleave(lengths, dim=0, output_size=p.x.shape[0])
+    pos = p.pos.long()
+    return (pos[:, 0] * each[:, 1] + pos[:, 1]) * each[:, 2] + pos[:, 2] + each[:, 3]
 
 
 def _holds(in_order: Bool[Tensor, ""]) -> bool:

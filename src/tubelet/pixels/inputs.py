@@ -1,21 +1,18 @@
-"""Whatever a caller has in hand (paths, bytes, Pillow pictures, arrays, tensors, clips) as clips and as packed rows."""
+"""What a caller may have in hand: paths, bytes, file objects, Pillow pictures, arrays, tensors and clips."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from tubelet.errors import InputError, ShapeError, TubeletError
-from tubelet.packed import Packed
-from tubelet.pixels.load import load_patches
-from tubelet.pixels.patchify import patchify
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.errors import DecodeError, InputError, ShapeError
 from tubelet.reading.clip import Clip
 from tubelet.reading.limits import Limits
+from tubelet.reading.outline import Outline
 from tubelet.reading.picture.colour import to_rgb
 from tubelet.reading.read import read
 
@@ -24,7 +21,7 @@ WHITE = (255, 255, 255)
 
 def is_one(images: Any) -> bool:
     """Whether `images` is one input by itself: a clip, picture, array, tensor, path, bytes or file object."""
-    return isinstance(images, (Clip, Image.Image, np.ndarray, Tensor)) or _is_source(images)
+    return isinstance(images, (Clip, Image.Image, np.ndarray, Tensor)) or is_source(images)
 
 
 def listed(images: Any) -> list[Any]:
@@ -34,30 +31,6 @@ def listed(images: Any) -> list[Any]:
     if not isinstance(images, Iterable):
         raise InputError(f"a {type(images).__name__} is neither an image nor several", got=type(images).__name__)
     return list(images)
-
-
-def rows_of(
-    images: Sequence[Any],
-    recipe: PixelRecipe,
-    *,
-    fps: float | None = None,
-    num_frames: int | None = None,
-    limits: Limits | None = None,
-) -> Packed:
-    """uint8 rows of every input, one item each, `picture` its index.
-
-    Files go straight into the rows, frame by frame; a mixture with pictures in memory is decoded first. A 4-D array or
-    tensor is one clip. Raises what reading and `fit` raise, naming the item.
-    """
-    if all(_is_source(image) for image in images):
-        return load_patches(list(images), recipe, fps=fps, num_frames=num_frames, limits=limits).packed
-    clips: list[Clip] = []
-    for i, image in enumerate(images):
-        try:
-            clips.append(clip_of(image, fps=fps, num_frames=num_frames, limits=limits))
-        except TubeletError as e:
-            raise e.placed(item=i) from e.__cause__
-    return patchify(clips, recipe)
 
 
 def clip_of(
@@ -71,55 +44,108 @@ def clip_of(
     """
     if isinstance(image, Clip):
         return image
-    if _is_source(image):
+    if is_source(image):
         return read([image], fps=fps, num_frames=num_frames, limits=limits or Limits())[0]
     if isinstance(image, Image.Image):
         return _from_pillow(image)
     if isinstance(image, (np.ndarray, Tensor)):
         return _from_array(image)
-    raise InputError(
-        f"a {type(image).__name__} is not a path, bytes, file, Pillow picture, array, tensor or Clip",
-        got=type(image).__name__,
-    )
+    raise _unknown(image)
 
 
-def _is_source(image: Any) -> bool:
+def is_source(image: Any) -> bool:
+    """Whether it is a path, bytes or a file object, which have to be opened and decoded."""
     if isinstance(image, Image.Image):
         return False
     return isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(image, "read")
 
 
+def memory_name(image: Any) -> str:
+    """What an input in memory is called in messages and results."""
+    if isinstance(image, Clip):
+        return image.source
+    if isinstance(image, (np.ndarray, Tensor)):
+        return "<tensor>" if isinstance(image, Tensor) else "<array>"
+    return "<picture>" if isinstance(image, Image.Image) else f"<{type(image).__name__}>"
+
+
+def outline_of(image: Any) -> Outline:
+    """The size and the times of the clip that `clip_of` makes of an input in memory; no pixel is copied.
+
+    A Pillow picture that was opened and not yet loaded is loaded. Raises: as `clip_of`.
+    """
+    if isinstance(image, Clip):
+        return Outline(image.width, image.height, image.times_s, moves=image.is_video)
+    if isinstance(image, Image.Image):
+        width, height = _loaded(image).size
+        if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
+            width, height = height, width
+        return Outline(width, height, (0.0,))
+    if not isinstance(image, (np.ndarray, Tensor)):
+        raise _unknown(image)
+    frames, height, width, _ = _sides(image)
+    return Outline(width, height, _seconds(frames), moves=image.ndim == 4)
+
+
+def _unknown(image: Any) -> InputError:
+    kind = type(image).__name__
+    return InputError(f"a {kind} is not a path, bytes, file, Pillow picture, array, tensor or Clip", got=kind)
+
+
+def _loaded(picture: Image.Image) -> Image.Image:
+    try:
+        picture.load()
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for content that is damaged
+        raise DecodeError("the picture cannot be loaded", source=memory_name(picture)) from error
+    return picture
+
+
 def _from_pillow(picture: Image.Image) -> Clip:
     notes: list[str] = []
-    profile = picture.info.get("icc_profile")
+    profile = _loaded(picture).info.get("icc_profile")
     turned = ImageOps.exif_transpose(picture)
     rgb = to_rgb(turned, WHITE, profile if isinstance(profile, bytes) else None, notes=notes)
-    return Clip(np.array(rgb, dtype=np.uint8)[None], (0.0,), source="<picture>", notes=tuple(notes))
+    return Clip(np.array(rgb, dtype=np.uint8)[None], (0.0,), source=memory_name(picture), notes=tuple(notes))
 
 
 def _from_array(values: np.ndarray | Tensor) -> Clip:
-    source = f"<{'tensor' if isinstance(values, Tensor) else 'array'}>"
+    frames, _, _, last = _sides(values)
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=-1)
+    elif not last:
+        array = np.moveaxis(array, -3, -1)
+    whole = np.ascontiguousarray(array if array.ndim == 4 else array[None])
+    return Clip(whole, _seconds(frames), source=memory_name(values), is_video=array.ndim == 4)
+
+
+def _sides(values: np.ndarray | Tensor) -> tuple[int, int, int, bool]:
+    """(frames, height, width, whether the channels come last). Raises: ShapeError."""
     shape = tuple(values.shape)
     if values.dtype not in (torch.uint8, np.uint8):
         raise ShapeError(
             f"pixels in memory are uint8 (0 to 255), got {values.dtype} {shape}",
-            source=source,
+            source=memory_name(values),
             expected="uint8",
             got=shape,
         )
+    if len(shape) == 2:
+        return 1, shape[0], shape[1], False
     first = len(shape) > 2 and shape[-3] == 3  # channels before height and width
     last = len(shape) > 2 and shape[-1] == 3
-    if isinstance(values, Tensor):
-        last = last and not first
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=-1)
-    elif array.ndim not in (3, 4) or not (first or last):
+    if len(shape) not in (3, 4) or not (first or last):
         raise ShapeError(
-            f"expected an RGB picture or clip, got {shape}", source=source, expected="3 channels", got=shape
+            f"expected an RGB picture or clip, got {shape}",
+            source=memory_name(values),
+            expected="3 channels",
+            got=shape,
         )
-    elif not last:
-        array = np.moveaxis(array, -3, -1)
-    frames = np.ascontiguousarray(array if array.ndim == 4 else array[None])
-    times = tuple(float(i) for i in range(len(frames)))
-    return Clip(frames, times, source=source, is_video=array.ndim == 4)
+    if first and isinstance(values, Tensor):  # where both would do, each library's own order
+        last = False
+    frames = shape[0] if len(shape) == 4 else 1
+    return (frames, shape[-3], shape[-2], True) if last else (frames, shape[-2], shape[-1], False)
+
+
+def _seconds(frames: int) -> tuple[float, ...]:
+    """Frames of arrays say nothing of time: one a second."""
+    return tuple(float(i) for i in range(frames))

@@ -6,19 +6,20 @@
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock, local
-from typing import Any, Literal
 
 import numpy as np
 
 from tubelet.errors import DecodeError, TubeletError
 from tubelet.packed.grid import Grid, Item
-from tubelet.pixels.patchify import as_tensor, empty_rows, item_of, slots, write_frame, write_frames
-from tubelet.pixels.recipe import FILLING, PixelRecipe
-from tubelet.pixels.resize import Fit, ResizeBuffers, fit, resize_frames
+from tubelet.pixels.inputs import clip_of, is_source
+from tubelet.pixels.patchify import as_tensor, empty_rows, slots, write_frame, write_frames
+from tubelet.pixels.planned import LoadConfig, PlannedInput, measured, size_notes
+from tubelet.pixels.resize import Fit, ResizeBuffers, resize_frames
 from tubelet.reading.clip import Clip
-from tubelet.reading.job import ReadJob
+from tubelet.reading.isolated.pool import isolated_read
+from tubelet.reading.job import decode_source
 from tubelet.reading.picture.canvas import Canvas
 from tubelet.reading.picture.image import decode_pixels
 from tubelet.reading.source import Source, open_source
@@ -29,47 +30,58 @@ STAGES = ("open", "decode", "resize", "pack")
 
 @dataclass
 class LoadedSource:
-    """What became of one input. item: its index in the pack, None where there is an error instead. width, height: of
-    the upright picture. frames: how many were taken. seconds: how long it took by stage; where several threads worked
-    on one clip, their shares of that time. complete=False: the clip ended early or is damaged."""
+    """What became of one input."""
 
     name: str
-    item: int | None = None
-    width: int = 0
+    index: int = 0  # its place among all inputs
+    item: int | None = None  # its item in the pack; None where there is an error instead
+    width: int = 0  # of the upright picture, in pixels
     height: int = 0
-    frames: int = 0
+    frames: int = 0  # taken
     grid: Grid | None = None
+    # How long each stage took; where several threads worked on one clip, their shares of that time.
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    complete: bool = True
-    notes: tuple[str, ...] = ()
+    complete: bool = True  # False: the clip ended early or is damaged
+    notes: tuple[str, ...] = ()  # what a person might want to know, a line each
     error: TubeletError | None = None
 
 
 @dataclass(eq=False)
 class Task:
-    """One input on its way. rows: its slice of the buffer; before there is a buffer, rows of its own for an input that
-    had to be decoded at once (`decoded`). whole: it is decoded as a whole clip, `isolated` in a child process.
-    counted: whether its header says how many frames it has; if not, `item` has at least as many rows as it."""
+    """One input on its way."""
 
     index: int
-    source: Any
+    plan: PlannedInput
     report: LoadedSource
+    named: bool  # errors say which of several inputs this is
     size: Fit | None = None
     item: Item | None = None
-    plan: VideoPlan | None = None
+    # Its slice of the buffer; before there is a buffer, rows of its own for an input that had to be decoded at once.
     rows: np.ndarray | None = None
     decoded: bool = False
-    whole: bool = False
-    isolated: bool = False
-    counted: bool = True
-    named: bool = True  # whether errors say which of several inputs this is
+
+    @classmethod
+    def of(cls, plan: PlannedInput, index: int, named: bool) -> "Task":
+        """The task of a plan, as input number `index`."""
+        report = LoadedSource(plan.name, index, width=plan.width, height=plan.height, frames=len(plan.times_s))
+        report.seconds["open"], report.notes = plan.spent_s, plan.notes
+        item = None if plan.item is None else replace(plan.item, picture=index)
+        report.grid = None if item is None else item.grid
+        task = cls(index, plan, report, named, plan.size, item)
+        if plan.error is not None:
+            task.failed(plan.error)
+        return task
+
+    def failed(self, error: TubeletError) -> None:
+        """Put down an error, told where it happened."""
+        self.report.error = error.placed(item=self.index if self.named else None, source=self.report.name)
+        self.report.grid = None
 
     @property
     def cost(self) -> int:
         """Pixels to decode, roughly: what comes first when threads choose work."""
-        frames = (
-            4 * self.report.frames if self.plan is not None or self.whole else 1
-        )  # frames between the wanted ones are decoded too
+        moves = self.plan.video is not None or self.plan.whole
+        frames = 4 * self.report.frames if moves else 1  # frames between the wanted ones are decoded too
         return self.report.width * self.report.height * frames
 
     @property
@@ -83,30 +95,28 @@ class ThreadBuffers:
     """One thread's memory, used for one picture after the other."""
 
     def __init__(self) -> None:
-        self.canvas, self.room = Canvas(), ResizeBuffers()
+        self.canvas, self.resize = Canvas(), ResizeBuffers()
 
 
 @dataclass(frozen=True)
 class Options:
     """What holds for all inputs of one call."""
 
-    recipe: PixelRecipe
-    job: ReadJob  # of one thread
-    isolate: Literal["auto", "always", "never"]
-    skip: bool
-    workers: int
+    config: LoadConfig
+    skip: bool  # errors are results
+    workers: int  # threads
     file_objects: AbstractContextManager[bool] = field(default_factory=Lock)  # one and the same may be listed twice
-    desks: local = field(default_factory=local)
+    _of_threads: local = field(default_factory=local)
 
-    def desk(self) -> ThreadBuffers:
+    def buffers(self) -> ThreadBuffers:
         """The calling thread's."""
-        if not hasattr(self.desks, "mine"):
-            self.desks.mine = ThreadBuffers()
-        return self.desks.mine
+        if not hasattr(self._of_threads, "buffers"):
+            self._of_threads.buffers = ThreadBuffers()
+        return self._of_threads.buffers
 
 
 class StageTimer:
-    """Adds the time since the last lap to a stage."""
+    """Adds the time since it was last asked to a stage."""
 
     def __init__(self, report: LoadedSource) -> None:
         self.seconds, self.last = report.seconds, time.perf_counter()
@@ -117,43 +127,47 @@ class StageTimer:
         self.last = now
 
 
-def describe(task: Task, width: int, height: int, times_s: Sequence[float], options: Options) -> tuple[Fit, Item]:
-    """Put down the size and the item of an upright picture or clip, and note what a person might want to know."""
-    recipe = options.recipe
-    task.size = fit(height, width, recipe, len(times_s))
-    task.item = item_of(height, width, times_s, task.index, recipe)
-    r = task.report
-    r.width, r.height, r.frames, r.grid = width, height, len(times_s), task.item.grid
-    if min(width, height) < recipe.unit and recipe.rule not in FILLING:
-        r.notes = (f"{width} x {height} was enlarged: a side is below one unit of {recipe.unit} pixels",)
-    return task.size, task.item
+def decode_whole(task: Task, options: Options) -> None:
+    """Decode an input as one clip, in a child process if it has to be, and cut it into its rows."""
+    timer = StageTimer(task.report)
+    job, plan = options.config.job, task.plan
+    if is_source(plan.source):
+        with open_source(plan.source, job.limits, plan.name) as src:
+            timer("open")
+            clip = isolated_read(src, job) if plan.isolated else decode_source(src, job)
+    else:
+        clip = clip_of(plan.source)
+    timer("decode")
+    _cut_whole(task, clip, options, timer)
 
 
-def cut_whole(task: Task, clip: Clip, options: Options, laps: StageTimer) -> None:
+def _cut_whole(task: Task, clip: Clip, options: Options, timer: StageTimer) -> None:
     """Resize a clip that was decoded as a whole and cut it into its slice, or without one into rows of the task's own.
 
     Raises DecodeError where the slice was planned for another size or fewer frames.
     """
+    r, recipe = task.report, options.config.recipe
     if task.rows is None:
-        _, item = describe(task, clip.width, clip.height, clip.times_s, options)
-        task.rows = empty_rows(item.grid.rows, options.recipe)
+        task.size, task.item = measured(clip.height, clip.width, clip.times_s, task.index, recipe)
+        task.rows = empty_rows(task.item.grid.rows, recipe)
+        r.width, r.height, r.frames = clip.width, clip.height, len(clip)
+        r.notes = size_notes(clip.width, clip.height, recipe)
     planned, item, rows = task.ready
-    r = task.report
     if (clip.width, clip.height) != (r.width, r.height) or len(clip) > r.frames:
         raise DecodeError(
             "the content has another size than its header says",
             expected=(r.frames, r.width, r.height),
             got=(len(clip), clip.width, clip.height),
         )
-    pt = options.recipe.temporal
+    pt = recipe.temporal
     grid = Grid(-(-len(clip) // pt), item.grid.h, item.grid.w)  # fewer rows where frames are missing
     task.item, task.rows = Item(grid, clip.times_s[::pt], task.index, item.box), rows[: grid.rows]
     r.grid, r.frames = grid, len(clip)
-    recipe, whole = options.recipe, as_tensor(clip.frames)
+    whole = as_tensor(clip.frames)
     small = resize_frames(whole, planned, resampler=recipe.resampler, interpolation=recipe.interpolation).numpy()
-    laps("resize")
+    timer("resize")
     write_frames(task.rows, grid, small, recipe)
-    laps("pack")
+    timer("pack")
     _finish(task, clip.complete, clip.notes)
 
 
@@ -166,20 +180,21 @@ def _finish(task: Task, complete: bool, notes: Sequence[str]) -> None:
 def decode_into(task: Task, options: Options, workers: int) -> None:
     """Decode a planned input and write it into its slice: a picture on this thread, a clip frame by frame on
     `workers` threads. Raises what decoding raises; then the slice holds anything."""
-    laps = StageTimer(task.report)
-    with open_source(task.source, options.job.limits, task.report.name) as src:
-        laps("open")
-        if task.plan is not None:
-            _clip(task, src, task.plan, options, workers)
+    timer = StageTimer(task.report)
+    job, plan = options.config.job, task.plan
+    with open_source(plan.source, job.limits, plan.name) as src:
+        timer("open")
+        if plan.video is not None:
+            _clip(task, src, plan.video, options, workers)
             return
-        pixels, notes = decode_pixels(src, options.job.limits, options.job.background, options.desk().canvas)
-        laps("decode")
-    _write(task, 0, pixels, options, laps)
+        pixels, notes = decode_pixels(src, job.limits, job.background, options.buffers().canvas, job.hdr)
+        timer("decode")
+    _write(task, 0, pixels, options, timer)
     _fill_up(task, 1, options)
     _finish(task, True, notes)
 
 
-def _write(task: Task, index: int, pixels: np.ndarray, options: Options, laps: StageTimer) -> None:
+def _write(task: Task, index: int, pixels: np.ndarray, options: Options, timer: StageTimer) -> None:
     """Resize one decoded frame and write it as frame `index`."""
     size, item, rows = task.ready
     if pixels.shape[:2] != (task.report.height, task.report.width):
@@ -189,13 +204,13 @@ def _write(task: Task, index: int, pixels: np.ndarray, options: Options, laps: S
             got=(pixels.shape[1], pixels.shape[0]),
         )
     whole = as_tensor(np.ascontiguousarray(pixels)[None])
-    room, recipe = options.desk().room, options.recipe
-    small = resize_frames(whole, size, resampler=recipe.resampler, interpolation=recipe.interpolation, room=room)[
-        0
-    ].numpy()
-    laps("resize")
+    buffers, recipe = options.buffers().resize, options.config.recipe
+    [small] = resize_frames(
+        whole, size, resampler=recipe.resampler, interpolation=recipe.interpolation, buffers=buffers
+    ).numpy()
+    timer("resize")
     write_frame(rows, item.grid, index, small, recipe)
-    laps("pack")
+    timer("pack")
 
 
 def _clip(task: Task, src: Source, plan: VideoPlan, options: Options, workers: int) -> None:
@@ -208,7 +223,7 @@ def _clip(task: Task, src: Source, plan: VideoPlan, options: Options, workers: i
         _write(task, slot, frame, options, StageTimer(mine))
 
     start = time.perf_counter()
-    result = decode_video(src, plan, options.job.limits, workers=workers, on_frame=on_frame)
+    result = decode_video(src, plan, options.config.job.limits, workers=workers, on_frame=on_frame)
     spent = time.perf_counter() - start
     seconds = task.report.seconds
     for stage in ("resize", "pack"):
@@ -221,8 +236,8 @@ def _clip(task: Task, src: Source, plan: VideoPlan, options: Options, workers: i
 def _close_gaps(task: Task, result: VideoResult, options: Options) -> None:
     """Move the whole frames next to each other; the item has the grid and the times of those."""
     _, item, rows = task.ready
-    pt = options.recipe.temporal
-    where = slots(rows, item.grid, options.recipe)
+    pt = options.config.recipe.temporal
+    where = slots(rows, item.grid, options.config.recipe)
     for index, slot in enumerate(result.slots):
         if index != slot:
             where[index // pt, ..., index % pt, :, :] = where[slot // pt, ..., slot % pt, :, :]
@@ -236,8 +251,8 @@ def _close_gaps(task: Task, result: VideoResult, options: Options) -> None:
 def _fill_up(task: Task, frames: int, options: Options) -> None:
     """Repeat the last frame in what its tubelet has left."""
     _, item, rows = task.ready
-    pt = options.recipe.temporal
-    where = slots(rows, item.grid, options.recipe)[-1]
+    pt = options.config.recipe.temporal
+    where = slots(rows, item.grid, options.config.recipe)[-1]
     last = (frames - 1) % pt
     for index in range(last + 1, pt):
         where[..., index, :, :] = where[..., last, :, :]

@@ -36,34 +36,27 @@ FILLING = frozenset({"shortest_crop", "square", "naflex"})  # rules that enlarge
 class PixelRecipe:
     """How pictures become patches. Frozen and hashable: the same recipe always gives the same rows.
 
-    patch: side of a patch in pixels. temporal: frames one tubelet spans. merge: sides of the grid are multiples of it.
-    order: "raster", or "block" to put the merge x merge patches of one merged token next to each other. A row holds
-    its pixels as (channel, frame, row, column).
-
-    rule: how the size is chosen (tubelet.pixels.resize describes each); size: its side length where it has one;
-    shortest: the shorter side before a crop, None = size; min_pixels and max_pixels: its budget for one picture or
-    frame where it has one, max_video_pixels: the budget for all temporal rows of a clip together. interpolation: the
-    filter, antialiased; resampler: whose, torch's fast one or Pillow's, from which it differs by at most a few grey
-    levels. mean and std: of the family, for pixels in 0..1.
+    A row holds the pixels of one tubelet as (channel, frame, row, column). Raises ConfigError where fields contradict
+    each other.
 
         >>> recipe = PixelRecipe(patch=14, merge=2, order="block", rule="smart", max_pixels=500_000)
         >>> recipe.unit, recipe.width
         (28, 588)
     """
 
-    patch: int
-    rule: Rule = "native_floor"
-    temporal: int = 1
-    merge: int = 1
-    order: Literal["raster", "block"] = "raster"
-    size: int | None = None
-    shortest: int | None = None
-    min_pixels: int | None = None
+    patch: int  # side of a patch in pixels
+    rule: Rule = "native_floor"  # how the size is chosen; tubelet.pixels.resize describes each
+    temporal: int = 1  # frames that one tubelet spans
+    merge: int = 1  # the sides of the grid, in patches, are multiples of it
+    order: Literal["raster", "block"] = "raster"  # block: the merge x merge patches of one merged token in turn
+    size: int | None = None  # side length in pixels, of the rules that have one
+    shortest: int | None = None  # the shorter side before a crop, in pixels; None = size
+    min_pixels: int | None = None  # budget of one picture or frame, of the rules that have one
     max_pixels: int | None = None
-    max_video_pixels: int | None = None
-    resampler: Resampler = "torch"
-    interpolation: Interpolation = "bicubic"
-    mean: tuple[float, float, float] = CLIP_MEAN
+    max_video_pixels: int | None = None  # budget of all rows of time of a clip together
+    resampler: Resampler = "torch"  # whose: torch's fast one, or Pillow's, a few grey levels from it at most
+    interpolation: Interpolation = "bicubic"  # the filter, antialiased
+    mean: tuple[float, float, float] = CLIP_MEAN  # of red, green and blue, for pixels in 0..1
     std: tuple[float, float, float] = CLIP_STD
 
     def __post_init__(self) -> None:

@@ -70,13 +70,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Fit:
-    """What is done to one picture: resize to (resize_h, resize_w), then keep `crop` = (left, top, right, bottom) of it
-    (None: all). height and width are the sides after that, multiples of the recipe's unit. Host integers."""
+    """What is done to one picture, in host integers."""
 
-    resize_h: int
+    resize_h: int  # the sides it is resized to, in pixels
     resize_w: int
-    crop: tuple[int, int, int, int] | None
-    height: int
+    crop: tuple[int, int, int, int] | None  # left, top, right, bottom of what is kept of that; None: all
+    height: int  # the sides after both, multiples of the recipe's unit
     width: int
 
 
@@ -199,13 +198,13 @@ def resize_frames(
     *,
     resampler: str = "torch",
     interpolation: str = "bicubic",
-    room: ResizeBuffers | None = None,
+    buffers: ResizeBuffers | None = None,
 ) -> Tensor:
     """(F, H, W, C) uint8 frames, resized and cropped as `size` says: (F, height, width, C) uint8, C = 3 or 4.
 
     A view of the resized frames where a crop is taken; the input itself where nothing has to change. "torch" runs on
     one thread, on channels-last bytes: with other strides torch takes a path five times as slow. "pillow" gives C = 3.
-    room: where torch's result lies, until the room is used again; None gives memory of its own. Raises ShapeError.
+    buffers: where torch's result lies until they are used again; None gives memory of its own. Raises ShapeError.
     """
     if frames.ndim != 4 or frames.shape[3] not in (3, 4) or frames.dtype != torch.uint8:
         raise ShapeError(f"frames must be (F, H, W, 3) uint8, got {frames.dtype} {tuple(frames.shape)}")
@@ -218,22 +217,22 @@ def resize_frames(
         if resampler == "pillow":
             out = _by_pillow(frames, size.resize_h, size.resize_w, interpolation)
         else:
-            out = _by_torch(frames, size.resize_h, size.resize_w, interpolation, room)
+            out = _by_torch(frames, size.resize_h, size.resize_w, interpolation, buffers)
     if isinstance(size, Fit) and size.crop is not None:
         left, top, right, bottom = size.crop
         out = out[:, top:bottom, left:right]
     return out
 
 
-def _by_torch(frames: Tensor, height: int, width: int, interpolation: str, room: ResizeBuffers | None) -> Tensor:
+def _by_torch(frames: Tensor, height: int, width: int, interpolation: str, buffers: ResizeBuffers | None) -> Tensor:
     # An F = 1 batch must keep channels-last strides: index a batch axis first and permute after, never the reverse.
     planes = frames.contiguous().permute(0, 3, 1, 2)
-    if room is None:
+    if buffers is None:
         return F.interpolate(planes, size=(height, width), mode=interpolation, antialias=True).permute(0, 2, 3, 1)
     # The same two passes, rows first, as the one call makes; but what lies between them is memory used before.
     count, high, _, channels = frames.shape
-    between = room.take("between", count, high, width, channels)
-    after = room.take("after", count, height, width, channels)
+    between = buffers.take("between", count, high, width, channels)
+    after = buffers.take("after", count, height, width, channels)
     aten = torch.ops.aten
     resample = aten._upsample_bicubic2d_aa.out if interpolation == "bicubic" else aten._upsample_bilinear2d_aa.out
     resample(planes, [high, width], False, None, None, out=between.permute(0, 3, 1, 2))

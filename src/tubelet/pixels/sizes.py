@@ -17,13 +17,13 @@ NAFLEX_STEP = 1e-5  # where the search for SigLIP2's scale ends
 
 
 class Pad(NamedTuple):
-    """A resized picture in the middle of a larger canvas: resized sides, its top left corner, the canvas's sides."""
+    """A resized picture in the middle of a larger canvas, in pixels."""
 
-    resize_h: int
+    resize_h: int  # its sides
     resize_w: int
-    top: int
+    top: int  # its corner on the canvas
     left: int
-    height: int
+    height: int  # the canvas's sides
     width: int
 
 

@@ -36,6 +36,7 @@ from tubelet.reading.codec.decode import (
 )
 from tubelet.reading.codec.signals import CodecSignals
 from tubelet.reading.codec.watch import FrameSignal, edges_px, signal_for
+from tubelet.reading.hdr import HdrMode
 from tubelet.reading.isolated.pool import SUPPORTED
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
@@ -48,15 +49,13 @@ MOTION_LEVELS = 16.0  # energy of content that moves by a whole patch, which cha
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """packed: one item, uint8 rows of whole merge blocks in the recipe's order. scores: the energy of each row, in
-    levels. signals: what was seen of each frame taken, and by which signal. whole_t: the t that were kept whole as the
-    first frame, a scene cut or a key frame; cut_t: those in which a scene begins."""
+    """A clip as few rows, and why these."""
 
-    packed: Packed
-    scores: Tensor = field(repr=False)
-    signals: CodecSignals
-    whole_t: tuple[int, ...]
-    cut_t: tuple[int, ...]
+    packed: Packed  # one item: uint8 rows of whole merge blocks in the recipe's order
+    scores: Tensor = field(repr=False)  # (T,) energy of each row, in levels
+    signals: CodecSignals  # what was seen of each frame taken, and by which signal
+    whole_t: tuple[int, ...]  # the t that were kept whole: the first frame, scene cuts, key frames
+    cut_t: tuple[int, ...]  # those in which a scene begins
 
     @property
     def complete(self) -> bool:
@@ -78,13 +77,14 @@ def read_sparse(
     signal: Asked = "auto",
     dense: float = 0.5,
     limits: Limits = Limits(),  # noqa: B008
+    hdr: HdrMode = "tonemap",
     isolate: Literal["auto", "always", "never"] = "auto",
 ) -> Sparse:
     """The `budget` rows of a video that say most: its first frame and scene cuts, key frames, and what changes.
 
     source: one video: a path, bytes or a binary file object. budget: rows over the whole clip; whole blocks of
     merge x merge patches are kept, so it is the largest multiple of merge^2 not above it, or all rows where there are
-    fewer. fps, num_frames, times_s, limits, isolate: as in `read`; recipe.temporal frames taken make one row of time.
+    fewer. fps, num_frames, times_s, limits, hdr, isolate: as in `read`; recipe.temporal frames make one row of time.
 
     dense: the share of the budget for whole rows of time: the first and those in which a scene begins (found from the
     pixels, on key frames or not) get equally many blocks up to all; what is left of the share goes to those with key
@@ -110,7 +110,7 @@ def read_sparse(
         raise InputError(f"a budget is 0 rows or more, got {budget}", limit=0, got=budget)
     if not 0 <= dense <= 1:
         raise InputError(f"dense is a share of 0..1, got {dense}", got=dense)
-    job = ReadJob(limits, sampling)
+    job = ReadJob(limits, sampling, hdr=hdr)
     with open_source(source, limits) as src:
         try:
             if isolate == "always" or (isolate == "auto" and src.foreign and SUPPORTED):
@@ -123,7 +123,7 @@ def read_sparse(
 
 def _streamed(src: Source, recipe: PixelRecipe, budget: int, job: ReadJob, signal: Asked, dense: float) -> Sparse:
     """Decoded here, each frame forgotten once its best blocks are held."""
-    plan = plan_video(src, job.limits, job.sampling)
+    plan = plan_video(src, job.limits, job.sampling, job.hdr)
     edges = edges_px(plan.way, signal_for(plan.codec, signal))
     cuts = Cutter(plan.height, plan.width, len(plan.times_s), recipe, budget, dense, edges, job.limits)
     seen: list[FrameSignal] = []
@@ -180,7 +180,7 @@ class Cutter:
         self._across = shares(edges[1], *_spans(self.box[0], self.box[2], self.frame_grid.w))
         self._patch_px = (self.box[3] - self.box[1]) / self.frame_grid.h
         self._blocks = block_rows(*self.frame_grid[1:], recipe.merge, recipe.order == "block" and recipe.merge > 1)
-        self._room = ResizeBuffers()
+        self._buffers = ResizeBuffers()
 
     def start(self) -> None:
         """Forget everything that came so far."""
@@ -214,7 +214,7 @@ class Cutter:
         whole = as_tensor(np.ascontiguousarray(rgb)[None])
         recipe = self.recipe
         small = resize_frames(
-            whole, self.size, resampler=recipe.resampler, interpolation=recipe.interpolation, room=self._room
+            whole, self.size, resampler=recipe.resampler, interpolation=recipe.interpolation, buffers=self._buffers
         )
         for index in range(place, recipe.temporal):  # a last frame fills up its row of time
             write_frame(self._rows, self.frame_grid, index, small[0].numpy(), recipe)

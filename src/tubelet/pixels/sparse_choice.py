@@ -24,14 +24,13 @@ PLAIN, KEY, ANCHOR = 2, 1, 0  # kinds of rows of time; an anchor is the first on
 
 @dataclass(frozen=True)
 class ChosenBlocks:
-    """blocks (t, number) of what is kept, ascending, its energies and rows; whole: the rows of time kept as anchors or
-    key frames with all their blocks."""
+    """The blocks that are kept, ascending by t and number."""
 
-    t: Int64[np.ndarray, " B"]
-    number: Int64[np.ndarray, " B"]
+    t: Int64[np.ndarray, " B"]  # the row of time of each
+    number: Int64[np.ndarray, " B"]  # its place in that
     energy: Float[np.ndarray, " B"]
     rows: UInt8[np.ndarray, "B m D"]
-    whole: tuple[int, ...]
+    whole: tuple[int, ...]  # rows of time kept as anchors or key frames with all their blocks
 
 
 class BlockChooser:

@@ -1,50 +1,117 @@
-"""Inputs of any number as packs of bounded size."""
+"""Inputs of any number as packs of bounded size.
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+    sources ─> plan_input, a few ahead ─> packs: neighbours that fit together ─> decode, resize, write ─> Loaded ...
 
-from tubelet.errors import TubeletError
+Each input is opened twice, for its plan and for its pixels, and one pack is in memory at a time.
+"""
 
-if TYPE_CHECKING:
-    from tubelet.pixels.recipe import PixelRecipe
-    from tubelet.reading.sampling import Sampling
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
 
+from tubelet.errors import InputError
+from tubelet.pixels.inputs import is_one, listed
+from tubelet.pixels.load import Counter, Loaded, load_planned, options_of, planned, threads
+from tubelet.pixels.load_one import Options
+from tubelet.pixels.planned import LoadConfig, PlannedInput
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.reading.job import ReadJob
+from tubelet.reading.read import Isolate
 
-CHUNK_ROWS = 32_768  # patches that are decoded and encoded together; memory grows with it, results do not change
-
-
-CHUNK_FILES = 256
-
-
-BLIND_FILES = 16  # files in a chunk whose headers may not be read in this process
-
-
-def chunks(
-    files: Sequence[str], recipe: "PixelRecipe", sampling: "Sampling", animation: bool, isolate: str
-) -> Iterator[range]:
-    """Consecutive files that are worked on together, as ranges: about CHUNK_ROWS patches by what their headers say."""
-    first, rows = 0, 0
-    for i, file in enumerate(files):
-        more = CHUNK_ROWS // BLIND_FILES if isolate == "always" else expected_rows(file, recipe, sampling, animation)
-        if i > first and (rows + more > CHUNK_ROWS or i - first >= CHUNK_FILES):
-            yield range(first, i)
-            first, rows = i, 0
-        rows += more
-    yield range(first, len(files))
+# Of a pack where nothing else is said. Memory grows with them, rows do not change.
+MAX_ROWS = 32_768  # 25 MB of patches of 16 x 16: as many as eight pictures of a megapixel have
+MAX_INPUTS = 256  # however small they are
 
 
-def expected_rows(file: str, recipe: "PixelRecipe", sampling: "Sampling", animation: bool) -> int:
-    """Patches a file will have, from its header alone; 0 where that fails, because reading it will tell why."""
-    from tubelet.pixels.resize import grid_of
-    from tubelet.reading.picture.image import PictureInfo
-    from tubelet.reading.read import probe
+def stream(
+    sources: Any,
+    recipe: PixelRecipe,
+    job: ReadJob = ReadJob(),  # noqa: B008
+    *,
+    max_rows: int = MAX_ROWS,
+    max_inputs: int = MAX_INPUTS,
+    isolate: Isolate = "auto",
+    on_error: Literal["raise", "skip"] = "raise",
+    workers: int | None = None,
+    progress: Callable[[int, str], None] | None = None,
+) -> Iterator[Loaded]:
+    """The inputs as packs of neighbours with at most `max_rows` rows and `max_inputs` inputs each, in order.
 
-    try:
-        info = probe(file)
-        if isinstance(info, PictureInfo):
-            frames = info.frames if animation else 1
-        else:
-            frames = len(sampling.times(0.0, info.duration_s or 0.0))
-        return grid_of(info.height, info.width, max(frames, 1), recipe).rows
-    except TubeletError:
-        return 0
+    sources: as in `load_patches`; an iterable is read as far as it is needed, so it may have no end. An item's
+    `picture` and a report's `index` count over the whole stream, as `item` of an error does. job: sampling, limits and
+    the rest of what `read` takes. One input with more rows than `max_rows` makes a pack by itself; `max_tokens` of the
+    limits is what no input may pass. An input whose rows only decoding can tell is by itself too, see `PlannedInput`.
+    Which inputs go together depends on nothing but the inputs and these two numbers, and rows do not depend on it.
+
+    on_error="skip": the error of an input that cannot be read stands in its report. "raise": an error is raised in
+    place of the pack its input belongs to; packs before it have been given. progress: called in the
+    caller's thread after each input with how many are done and the name of this one.
+    Cost: as `load_patches`, and the plans of a few inputs ahead. Raises: what `load_patches` raises; InputError at once
+    for numbers and words that mean nothing.
+
+        >>> for loaded in stream(["receipt.png", "walk.mp4"], PixelRecipe(patch=16), max_rows=3000):
+        ...     print(loaded.packed)
+        Packed(T=2072, D=768, uint8, cpu, 1 items: [1x56x37])
+        Packed(T=4320, D=768, uint8, cpu, 1 items: [9x16x30])
+    """
+    _check(max_rows, max_inputs)
+    options = options_of(LoadConfig(recipe, job, isolate), on_error, workers)
+    named = not is_one(sources)
+    inputs = sources if named and isinstance(sources, Iterable) else listed(sources)
+    return _stream(inputs, named, options, max_rows, max_inputs, Counter(progress))
+
+
+def _stream(
+    inputs: Iterable[Any], named: bool, options: Options, max_rows: int, max_inputs: int, tell: Counter
+) -> Iterator[Loaded]:
+    first = 0
+    most = min(max_rows, options.config.job.limits.max_tokens)
+    with threads(options.workers) as pool:
+        for pack in packs(planned(pool, inputs, options, named=named), max_rows=most, max_inputs=max_inputs):
+            yield load_planned(pool, pack, options, tell, first=first, named=named)
+            first += len(pack)
+
+
+def packs(
+    plans: Iterable[PlannedInput], *, max_rows: int = MAX_ROWS, max_inputs: int = MAX_INPUTS
+) -> Iterator[list[PlannedInput]]:
+    """The plans in order, as many neighbours together as fit; `stream` says what fits. Raises InputError."""
+    _check(max_rows, max_inputs)
+    pack: list[PlannedInput] = []
+    rows = 0
+    for plan in plans:
+        full = rows + plan.rows > max_rows or len(pack) == max_inputs
+        if pack and (full or not plan.exact or not pack[-1].exact):
+            yield pack
+            pack, rows = [], 0
+        pack.append(plan)
+        rows += plan.rows
+    if pack:
+        yield pack
+
+
+def plan_inputs(
+    sources: Any,
+    recipe: PixelRecipe,
+    job: ReadJob = ReadJob(),  # noqa: B008
+    *,
+    isolate: Isolate = "auto",
+    on_error: Literal["raise", "skip"] = "raise",
+    workers: int | None = None,
+) -> list[PlannedInput]:
+    """The plan of every input, in order: what `stream` and `load_patches` take in place of the inputs themselves.
+
+    For work that is shared out: `rows` of each is known before a pixel is decoded, and plans of paths and bytes pickle.
+    They are loaded with the same recipe, options and limits. Cost: one opening of each input. Raises: as `stream`.
+
+        >>> [plan.rows for plan in plan_inputs(["receipt.png", "walk.mp4"], PixelRecipe(patch=16))]
+        [2072, 4320]
+    """
+    options = options_of(LoadConfig(recipe, job, isolate), on_error, workers)
+    with threads(options.workers) as pool:
+        return list(planned(pool, listed(sources), options, named=not is_one(sources)))
+
+
+def _check(max_rows: int, max_inputs: int) -> None:
+    if min(max_rows, max_inputs) < 1:
+        text = f"max_rows and max_inputs must be at least 1, got {max_rows} and {max_inputs}"
+        raise InputError(text, limit=1, got=(max_rows, max_inputs))

@@ -33,19 +33,19 @@ Shape = Literal["keep", "squash"]
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The whole picture on square canvases, each cut into square tiles: levels of (canvas, tile), sides in pixels.
+    """The whole picture on square canvases, each cut into square tiles.
 
-    shape: "keep" its ratio, with black at two sides of each canvas, or "squash" it to squares. Views are the levels in
-    their order, tiles row by row. A clip has its frames whole on the smallest canvas. Raises ConfigError for a canvas
-    that tiles do not fill. What the encoder was not trained at it meets with a resized table of positions.
+    Views are the levels in their order, tiles row by row. A clip has its frames whole on the smallest canvas. Raises
+    ConfigError for a canvas that tiles do not fill. What the encoder was not trained at it meets with a resized table
+    of positions.
 
         >>> two = Pyramid(((672, 336), (672, 672)))          # 4 tiles of 336 and one view of 672
         >>> [(view.name, view.width) for view in two.views(800, 600)][3:]
         [('672 tile 1,1', 336), ('672', 672)]
     """
 
-    levels: tuple[tuple[int, int], ...]
-    shape: Shape = "keep"
+    levels: tuple[tuple[int, int], ...]  # (canvas, tile): sides in pixels
+    shape: Shape = "keep"  # its ratio, with black at two sides of each canvas; squash: to squares
 
     def __post_init__(self) -> None:
         if not self.levels or any(len(n) != 2 or n[1] < 1 or n[0] < n[1] or n[0] % n[1] for n in self.levels):
@@ -78,19 +78,17 @@ class PageCrops:
     """Squares along the longer side of a page, each as wide as the page; first, where there is more than one, the whole
     page on one square with black beside it.
 
-    tile: side of every view in pixels. overlap: the share of a crop, 0 to below 1, that the next one shows again at
-    least; crops are spread evenly, so that the last one ends where the page does. most: crops at most; a longer page
-    gets smaller in them, with black at both sides. whole=False leaves the whole page out. A clip has its frames whole.
-    Raises ConfigError.
+    Crops are spread evenly, so that the last one ends where the page does. A clip has its frames whole. Raises
+    ConfigError.
 
         >>> [view.top for view in PageCrops(384, overlap=0.1).views(3000, 1000)]    # the whole page, then four crops
         [0, 0, 256, 512, 768]
     """
 
-    tile: int
-    overlap: float = 0.0
-    most: int = 12
-    whole: bool = True
+    tile: int  # side of every view in pixels
+    overlap: float = 0.0  # the share of a crop, below 1, that the next one shows again at least
+    most: int = 12  # crops; a longer page gets smaller in them, with black at both sides
+    whole: bool = True  # False leaves the whole page out
 
     def __post_init__(self) -> None:
         if self.tile < 1 or self.most < 1 or not 0 <= self.overlap < 1:

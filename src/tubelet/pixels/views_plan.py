@@ -52,16 +52,15 @@ def whole_view(name: str, side: int) -> View:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How one picture is cut. pad: where it lies on the canvas; rows, cols: of tiles. Views are the global one, then
-    the tiles row by row.
+    """How one picture is cut. Views are the global one, then the tiles row by row.
 
     >>> from tubelet.pixels.views_plan import LAVIDA
     >>> LAVIDA.tiling(600, 1000).names
     ('global', 'tile 0,0', 'tile 0,1', 'tile 1,0', 'tile 1,1')
     """
 
-    pad: Pad
-    rows: int
+    pad: Pad  # where it lies on the canvas
+    rows: int  # of tiles
     cols: int
 
     @property
@@ -71,26 +70,24 @@ class Tiling:
 
 @dataclass(frozen=True)
 class ViewRule:
-    """LLaVA's any-resolution rule. tile: side of every view, in pixels; pinpoints: canvases (height, width) that tiles
-    fill, in the order that decides ties (LLaVA's own lists are of (width, height)).
+    """LLaVA's any-resolution rule: the whole picture on one square, then its tiles on the canvas that fits it best.
 
-    pool: stride x stride tokens of a view become one, as LLaVA's get_2dPool does; None keeps all. join: "flat" puts the
-    views' tokens one after the other; "spatial" joins the tiles to one grid; "unpad" (LLaVA's spatial_unpad) joins
-    them, drops what lies on the canvas's empty borders, and ends each row of the grid with a newline token. A clip has
-    the global view of each frame and no tiles, and under "unpad" one newline at its end. compat="transformers-5": unpad
-    by the numbers of transformers' LlavaNext, which rounds before it cuts. Raises ConfigError for canvases that tiles
-    do not fill.
+    join: "flat" puts the views' tokens one after the other; "spatial" joins the tiles to one grid; "unpad" (LLaVA's
+    spatial_unpad) joins them, drops what lies on the canvas's empty borders, and ends each row of the grid with a
+    newline token. A clip has the global view of each frame and no tiles, and under "unpad" one newline at its end.
+    Raises ConfigError for canvases that tiles do not fill.
 
     >>> LAVIDA.tiling(600, 1000).pad
     Pad(resize_h=461, resize_w=768, top=153, left=0, height=768, width=768)
     """
 
-    tile: int
+    tile: int  # side of every view, in pixels
+    # Canvases (height, width) that tiles fill, in the order that decides ties; LLaVA's own lists have the width first.
     pinpoints: tuple[tuple[int, int], ...]
-    pool: Pool | None = None
-    join: Joining = "flat"
+    pool: Pool | None = None  # how stride x stride tokens of a view become one, as in LLaVA's get_2dPool; None: not
+    join: Joining = "flat"  # what becomes of the views' tokens
     stride: int = 2
-    compat: Compat | None = None
+    compat: Compat | None = None  # transformers-5: unpad by the numbers of its LlavaNext, which rounds before it cuts
 
     def __post_init__(self) -> None:
         if self.tile < 1 or self.stride < 1:

@@ -1,4 +1,4 @@
-"""The decoding process: takes open files, gives frames, and may die without harming anyone.
+"""The decoding process: open files in, frames out. What ends it is an error in the caller's process and nothing more.
 
 Started by `reading.isolated.pool`, one input at a time. It has no access to the caller's memory, environment or other
 open files; it cannot gain privileges, write a core dump, or use more memory, CPU or wall time than the job's limits.
@@ -45,21 +45,19 @@ def main(fd: int) -> None:
 
 
 def serve(link: socket.socket) -> None:
-    """One job: a message with an open file in, a message with frames or an error out; where fields of the codec were
-    asked for, a second one with them."""
-    message, fd = receive(link)
-    if fd is None:
-        raise EOFError
+    """One job: a message with an open file in; a message out with frames, with frames and fields, or with an error."""
+    request = receive(link)
     frames, maps = SharedFrames(), SharedFrames()
     try:
-        answer = _answer(message, fd, frames, maps)
-        send(link, answer, frames.sealed() if "clip" in answer else None)
-        if "signals" in answer:
-            send(link, {"maps": maps.shape}, maps.sealed())
+        if len(request.files) != 1:
+            raise EOFError
+        answer = _answer(request.values, request.files[0], frames, maps)
+        made = () if "error" in answer else (frames, maps)
+        send(link, answer, [array.sealed() for array in made if array.fd is not None])
     finally:
         frames.close()
         maps.close()
-        os.close(fd)
+        request.close()
 
 
 def _answer(message: dict[str, Any], fd: int, frames: SharedFrames, maps: SharedFrames) -> dict[str, Any]:
@@ -70,16 +68,11 @@ def _answer(message: dict[str, Any], fd: int, frames: SharedFrames, maps: Shared
         with _Bounded(job.limits):
             file = cast(BinaryFile, io.BufferedReader(FileAt(fd, message["size"])))
             src = Source(message["name"], file, message["size"], message["format"], foreign=True)
-            if message.get("outline"):
+            if message["kind"] == "outline":
                 return {"outline": outline_source(src, job).as_dict()}
-            signals: dict[str, Any] = {}
-            if message.get("signal"):
-                clip, signals = _signals(src, job, message["signal"], frames, maps)
-            else:
-                clip = decode_source(src, job, frames.allocate)
-            if frames.shape != clip.frames.shape or frames.fd is None:
-                frames.allocate(cast(Any, clip.frames.shape))[...] = clip.frames
-        return {"clip": clip_fields(clip), "shape": clip.frames.shape, **signals}
+            if message["kind"] == "signals":
+                return _signals(src, job, message["signal"], frames, maps)
+            return _clip(decode_source(src, job, frames.allocate), frames)
     except TubeletError as error:
         return {"error": error_fields(error)}
     except MemoryError as error:
@@ -92,16 +85,21 @@ def _answer(message: dict[str, Any], fd: int, frames: SharedFrames, maps: Shared
         return {"error": error_fields(failure)}
 
 
-def _signals(
-    src: Source, job: ReadJob, signal: Any, frames: SharedFrames, maps: SharedFrames
-) -> tuple[Clip, dict[str, Any]]:
-    """The clip, and what is said of its signals; their fields are in `maps`."""
+def _clip(clip: Clip, frames: SharedFrames) -> dict[str, Any]:
+    """What is said of a clip, whose frames are in `frames` afterwards if they were not decoded right into it."""
+    if frames.shape != clip.frames.shape or frames.fd is None:
+        frames.allocate(cast(Any, clip.frames.shape))[...] = clip.frames
+    return {"clip": clip_fields(clip), "shape": clip.frames.shape}
+
+
+def _signals(src: Source, job: ReadJob, signal: Any, frames: SharedFrames, maps: SharedFrames) -> dict[str, Any]:
+    """What is said of a clip and of its signals, whose fields are in `maps`."""
     from tubelet.reading.codec.decode import read_both  # loads FFmpeg, which pictures can do without
 
-    clip, seen = read_both(src, job.limits, job.sampling, signal, allocate=frames.allocate)
+    clip, seen = read_both(src, job.limits, job.sampling, signal, hdr=job.hdr, allocate=frames.allocate)
     packed = pack_maps(seen)
     maps.allocate(cast(Any, packed.shape))[...] = packed
-    return clip, {"signals": signal_fields(seen)}
+    return _clip(clip, frames) | {"signals": signal_fields(seen), "maps": packed.shape}
 
 
 class _Bounded:

@@ -22,24 +22,18 @@ def new_frames(shape: tuple[int, int, int, int]) -> np.ndarray:
 class Clip:
     """One picture or video, decoded. A picture is a clip of one frame at 0.0 s.
 
-    frames: (F, H, W, 3) uint8, upright, sRGB-coded RGB, contiguous. times_s: when each frame starts, in seconds from
-    the start of the clip; never guessed from a frame rate. source: a name to show. is_video: it came from a video or
-    animation. duration_s: of the whole clip, None when unknown. complete=False: the file ended or was damaged before
-    everything asked for was read; frames_expected then says how many frames were asked for. notes: what was done to the
-    content that a person might want to know (composited, first frame of an animation, tone range), one line each.
-
-        >>> Clip(np.zeros((2, 270, 480, 3), np.uint8), (0.0, 0.5), source="walk.mp4", is_video=True)
-        Clip('walk.mp4', 480x270, 2 frames, 0.00..0.50 s)
+    >>> Clip(np.zeros((2, 270, 480, 3), np.uint8), (0.0, 0.5), source="walk.mp4", is_video=True)
+    Clip('walk.mp4', 480x270, 2 frames, 0.00..0.50 s)
     """
 
-    frames: UInt8[np.ndarray, "F H W 3"]
-    times_s: tuple[float, ...]
-    source: str = "?"
-    is_video: bool = False
-    duration_s: float | None = None
-    complete: bool = True
-    frames_expected: int | None = None
-    notes: tuple[str, ...] = ()
+    frames: UInt8[np.ndarray, "F H W 3"]  # upright, sRGB-coded RGB, contiguous
+    times_s: tuple[float, ...]  # when each frame starts, in seconds from the clip's start; not guessed from a rate
+    source: str = "?"  # a name to show
+    is_video: bool = False  # it came from a video or an animation
+    duration_s: float | None = None  # of the whole clip, where known
+    complete: bool = True  # False: the file ended or was damaged before everything asked for was read
+    frames_expected: int | None = None  # where it is not complete, how many frames were asked for
+    notes: tuple[str, ...] = ()  # what a person might want to know (composited, tone range), a line each
 
     def __post_init__(self) -> None:
         shape = self.frames.shape

@@ -20,16 +20,14 @@ from tubelet.reading.source import VIDEOS, Source
 
 @dataclass(frozen=True)
 class Outline:
-    """width, height: upright. times_s: of the frames that will be taken; for an animated AVIF their number counts, not
-    their values. exact: whether there are as many frames as that; False: at least so many. moves: a clip or animation.
-    duration_s: of what moves, where known."""
+    """What an input will be."""
 
-    width: int
+    width: int  # upright, in pixels
     height: int
-    times_s: tuple[float, ...]
-    exact: bool = True
-    moves: bool = False
-    duration_s: float | None = None
+    times_s: tuple[float, ...]  # of the frames that will be taken; of an animated AVIF, right in their number only
+    exact: bool = True  # False: there are at least so many frames
+    moves: bool = False  # a clip or an animation
+    duration_s: float | None = None  # of what moves, where known
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,7 +61,7 @@ def outline_source(src: Source, job: ReadJob) -> Outline:
 
     >>> from tubelet.reading.source import open_source
     >>> with open_source("walk.mp4", Limits()) as src:
-    ...     seen = outline_source(src, Job(sampling=Sampling(num_frames=3)))
+    ...     seen = outline_source(src, ReadJob(sampling=Sampling(num_frames=3)))
     >>> seen.width, seen.height, len(seen.times_s)
     (480, 270, 3)
     """

@@ -14,6 +14,7 @@ from tubelet.reading.clip import Clip as Clip
 from tubelet.reading.limits import Limits
 
 if TYPE_CHECKING:
+    from tubelet.reading.hdr import HdrMode
     from tubelet.reading.job import ReadJob
 
 Isolate = Literal["auto", "always", "never"]
@@ -29,6 +30,7 @@ def read(
     limits: Limits = ...,
     background: Sequence[int] = ...,
     animation: bool = False,
+    hdr: "HdrMode" = "tonemap",
     isolate: Isolate = "auto",
     on_error: Literal["raise"] = "raise",
     workers: int | None = None,
@@ -43,6 +45,7 @@ def read(
     limits: Limits = ...,
     background: Sequence[int] = ...,
     animation: bool = False,
+    hdr: "HdrMode" = "tonemap",
     isolate: Isolate = "auto",
     on_error: Literal["skip"],
     workers: int | None = None,
@@ -58,6 +61,7 @@ def read(
     limits: Limits = Limits(),  # noqa: B008
     background: Any = (255, 255, 255),
     animation: bool = False,
+    hdr: Any = "tonemap",
     isolate: Any = "auto",
     on_error: Any = "raise",
     workers: int | None = None,
@@ -68,6 +72,8 @@ def read(
     or a binary file object. fps, num_frames, times_s: which frames of a video, by time; at most one of them, none means
     2 a second and at most 64 (an animation: all of its frames). background: what transparent parts are laid on.
     animation: read GIF, WEBP, PNG and AVIF that move as clips; else their first frame, with a note.
+    hdr: "tonemap" brings PQ and HLG to SDR by the curve of `tubelet.reading.hdr`, "clip" shows their code values as if
+    they were SDR; either is noted, and nothing else is touched.
     isolate: decode in a child process, under `limits.max_memory_bytes` and `limits.deadline_s`, so that a crash of a
     decoder is an error: "always", "never", or "auto" = for bytes and file objects, which may come from strangers, but
     not for paths that the caller names. What decodes in this process is bounded by its header, not by a clock.
@@ -98,7 +104,7 @@ def read(
     times = None if times_s is None else tuple(float(t) for t in times_s)
     sampling = Sampling(None if fps is None else float(fps), None if num_frames is None else index(num_frames), times)
     red, green, blue = (int(level) for level in background)
-    job = ReadJob(limits, sampling, (red, green, blue), bool(animation), _each(workers, len(items)))
+    job = ReadJob(limits, sampling, (red, green, blue), bool(animation), _each(workers, len(items)), hdr)
 
     def one(place: int) -> Clip:
         try:
@@ -114,6 +120,10 @@ def probe(source: Any, *, limits: Limits = Limits()) -> Any:  # noqa: B008
     """Upright width and height, frame count and more of one input, from its header: PictureInfo or VideoInfo.
 
     Nothing is decoded; what is too large by its header is a LimitError here as in `read`. Raises: as `read`.
+
+        >>> seen = tubelet.probe("receipt.png")
+        >>> seen.width, seen.height
+        (600, 900)
     """
     from tubelet.reading.source import PICTURES, open_source
 

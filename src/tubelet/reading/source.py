@@ -38,17 +38,13 @@ class BinaryFile(Protocol):
 
 @dataclass
 class Source:
-    """An open input at its first byte. A context manager that closes what `open_source` opened, and nothing else.
+    """An open input at its first byte. A context manager that closes what `open_source` opened, and nothing else."""
 
-    file: seekable, binary, at 0. size: in bytes, already below `max_bytes`. foreign: bytes or a file object, whose
-    content may come from a stranger; False for a path that the caller named.
-    """
-
-    name: str
-    file: BinaryFile
-    size: int
+    name: str  # to show
+    file: BinaryFile  # seekable, binary, at 0
+    size: int  # in bytes, below `max_bytes`
     format: Format
-    foreign: bool
+    foreign: bool  # bytes or a file object, whose content may come from a stranger; not a path that the caller named
     _on_close: Callable[[], Any] | None = field(default=None, repr=False)
 
     def close(self) -> None:

@@ -188,8 +188,7 @@ def _seen_part(item: Item) -> Item:
     rows, cols = item.seen
     if (len(rows), len(cols)) == (item.grid.h, item.grid.w):
         return item
-    left, top, right, bottom = item.box
-    wide, high = (right - left) / item.grid.w, (bottom - top) / item.grid.h
+    (left, top, _, _), (wide, high) = item.box, item.cell
     box = (left + cols.start * wide, top + rows.start * high, left + cols.stop * wide, top + rows.stop * high)
     return replace(item, grid=Grid(item.grid.t, len(rows), len(cols)), box=box)
 

@@ -69,7 +69,7 @@ def shares(p: Packed) -> Float[Tensor, "T 4"]:
     parts = [p.x.new_zeros(0, 4, dtype=torch.float32)]
     for item, pos in zip(p.items, p.pos.split(p.lengths) if len(p) else (), strict=True):
         left, top, right, bottom = frames[item.picture]
-        wide, high = (item.box[2] - item.box[0]) / item.grid.w, (item.box[3] - item.box[1]) / item.grid.h
+        wide, high = item.cell
         place = pos.float()
         x = (item.box[0] + (place[:, 2] + 0.5) * wide - left) / (right - left)
         y = (item.box[1] + (place[:, 1] + 0.5) * high - top) / (bottom - top)

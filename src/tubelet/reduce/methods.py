@@ -19,15 +19,16 @@ from torch import Tensor
 
 from tubelet.errors import InputError
 from tubelet.packed import Packed
-from tubelet.reduce.cells import cells_of, dilate
+from tubelet.packed.order import rows_in
+from tubelet.reduce.cells import dilate
 from tubelet.reduce.condense import pool_to, prumerge, tome, visionzip
 from tubelet.reduce.diverse import cdpruner, divprune
 from tubelet.reduce.groups import by_range, checked_rows, groups_of
-from tubelet.reduce.history.versions import VERSIONS, historical
-from tubelet.reduce.relevance import TEMPERATURE, Words, relevance
+from tubelet.reduce.relevance import relevance
 from tubelet.reduce.scores import Box, covered, edges, norm, random, uniform, variance
-from tubelet.reduce.select import COVERAGE_SHARE, budgets_of, select
-from tubelet.reduce.shirg import FALLOFF, RADIUS, REGION, TEXT_ONLY, Scale, Weights, rows_of, shirg_score
+from tubelet.reduce.select import budgets_of, select
+from tubelet.reduce.settings import REGION, Settings
+from tubelet.reduce.shirg import rows_of, shirg_score
 from tubelet.shapes import Float, Shaped
 
 Need = Literal["text", "attention", "keys", "boxes", "smaller", "sparse"]
@@ -75,26 +76,6 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How methods choose; each reads what concerns it, and one that cannot follow a setting refuses it.
-
-    coverage, radius: None is the method's own (4 and 3 for shirg, 0 otherwise). scaffold: items kept whole. words,
-    temperature, radius, falloff: of text. weights, scale: of shirg. seed: of random.
-    """
-
-    coverage: int | None = None
-    coverage_share: float = COVERAGE_SHARE
-    scaffold: tuple[int, ...] = ()
-    words: Words = "max"
-    temperature: float = TEMPERATURE
-    radius: int | None = None
-    falloff: float = FALLOFF
-    weights: Weights = TEXT_ONLY
-    scale: Scale = "range"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Choice:
     """kept: what is left. scores: what it was chosen by, one for each row there was; None where there is no such."""
 
@@ -121,6 +102,7 @@ class Method:
 def needs_of(name: str, settings: Settings) -> tuple[Need, ...]:
     """What a method cannot do without under these settings. Raises InputError for an unknown name.
 
+    >>> from tubelet.reduce.settings import Settings, Weights
     >>> needs_of("visionzip", Settings()), needs_of("shirg", Settings(weights=Weights(0.0, variance=1.0)))
     (('attention', 'keys'), ())
     """
@@ -132,7 +114,12 @@ def needs_of(name: str, settings: Settings) -> tuple[Need, ...]:
 
 
 def method_of(name: str) -> Method:
-    """The method of that name. Raises InputError, naming all there are."""
+    """The method of that name, of today or of the past. Raises InputError, naming those of today."""
+    if name.startswith("shirg-"):
+        past = historical_methods()
+        if name in past:
+            return past[name]
+        raise InputError(f"no version {name}; there are {', '.join(past)}", expected=tuple(past), got=name)
     if name not in METHODS:
         raise InputError(f"no method {name}; there are {', '.join(METHODS)}", expected=tuple(METHODS), got=name)
     return METHODS[name]
@@ -191,17 +178,7 @@ def _text(inputs: Inputs, _: Budget, settings: Settings) -> Tensor:
 
 
 def _shirg(inputs: Inputs, _: Budget, settings: Settings) -> Tensor:
-    return shirg_score(
-        inputs.tokens,
-        inputs.text,
-        weights=settings.weights,
-        attention=inputs.attention,
-        features=inputs.features,
-        words=settings.words,
-        radius=RADIUS if settings.radius is None else settings.radius,
-        falloff=settings.falloff,
-        scale=settings.scale,
-    )
+    return shirg_score(inputs.tokens, inputs.text, settings, attention=inputs.attention, features=inputs.features)
 
 
 def _attention(inputs: Inputs, _: Budget, __: Settings) -> Tensor:
@@ -261,13 +238,22 @@ def _codec(inputs: Inputs, budget: Budget, _: Settings) -> Choice:
     p, found = inputs.tokens, inputs.sparse(_one(budget))
     if found.tokens.items != p.items:
         return Choice(found.tokens)
-    rows = cells_of(p).row[cells_of(found.tokens).cell]
+    rows = rows_in(p, found.tokens)
     scores = torch.full((len(p.x),), -torch.inf, device=p.device)
     return Choice(found.tokens, scores.index_copy(0, rows, found.scores.to(p.device, torch.float32)))
 
 
+def historical_methods() -> dict[str, Method]:
+    """Published versions of SHIRG by name, each with its first fault. They are loaded when one is asked for."""
+    from tubelet.reduce.history.versions import VERSIONS
+
+    return {name: Method(f"historical; {version.faults[0]}", _history(name)) for name, version in VERSIONS.items()}
+
+
 def _history(version: str) -> Run:
     def run(inputs: Inputs, budget: Budget, _: Settings) -> Choice:
+        from tubelet.reduce.history.versions import historical
+
         text = inputs.text
         if text is not None and not isinstance(text, Tensor):
             raise InputError(f"{version} takes one text for all pictures", got=len(text))
@@ -304,5 +290,4 @@ METHODS: dict[str, Method] = {
     "tome": Method("likest pairs become one", _tome, (), "merges"),
     "pool": Method("averages on a coarser grid", _pool, (), "resizes"),
     "downsample": Method("made smaller before encoding", _smaller, ("smaller",), "resizes"),
-    **{version: Method(f"historical; {v.faults[0]}", _history(version)) for version, v in VERSIONS.items()},
 }

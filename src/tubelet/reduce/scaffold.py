@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from tubelet.errors import InputError
-from tubelet.packed import Item, Packed, concat
+from tubelet.packed import Packed, concat
 from tubelet.reduce.condense import pool_to
 from tubelet.reduce.methods import Inputs
 
@@ -71,27 +71,15 @@ def whole_views(p: Packed) -> tuple[int, ...]:
         views.setdefault(item.picture, []).append(i)
     found = []
     for members in views.values():
-        shown = {i: _shown(p.items[i]) for i in members}
+        shown = {i: p.items[i].shown for i in members}
         left, top = (min(box[n] for box in shown.values()) for n in (0, 1))
         right, bottom = (max(box[n] for box in shown.values()) for n in (2, 3))
         every = []
         for i in members:
-            wide, high = _cell(p.items[i])
+            wide, high = p.items[i].cell
             across = shown[i][0] - left < wide and right - shown[i][2] < wide
             if across and shown[i][1] - top < high and bottom - shown[i][3] < high:
                 every.append(i)
         if len(members) > 1 and every:
-            found.append(max(every, key=lambda i: math.prod(_cell(p.items[i]))))
+            found.append(max(every, key=lambda i: math.prod(p.items[i].cell)))
     return tuple(found)
-
-
-def _shown(item: Item) -> tuple[float, float, float, float]:
-    """The part of its picture that a view shows."""
-    (a, b, c, d), (left, top, right, bottom) = item.box, item.content or item.box
-    return max(a, left), max(b, top), min(c, right), min(d, bottom)
-
-
-def _cell(item: Item) -> tuple[float, float]:
-    """Width and height of one cell, in pixels of the picture."""
-    left, top, right, bottom = item.box
-    return (right - left) / item.grid.w, (bottom - top) / item.grid.h

@@ -122,8 +122,7 @@ def covered(p: Packed, boxes: Mapping[int, Sequence[Box]], *, grow: float = 0.0)
     for item, pos in zip(p.items, p.pos.split(p.lengths) if len(p) else (), strict=True):
         wanted = [tuple(float(v) for v in box) for box in boxes.get(item.picture, ())]
         best = torch.zeros(len(pos), device=p.device)
-        left, top, right, bottom = item.box
-        wide, high = (right - left) / item.grid.w, (bottom - top) / item.grid.h
+        (left, top, _, _), (wide, high) = item.box, item.cell
         x, y = left + pos[:, 2] * wide, top + pos[:, 1] * high
         for a, b, c, d in wanted:
             if not (math.isfinite(a + b + c + d) and a < c and b < d):

@@ -11,6 +11,7 @@ Rows are real rows with their true places, in the order in which they came; rast
 from collections.abc import Sequence
 from math import floor
 from operator import index
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -24,6 +25,34 @@ from tubelet.shapes import Bool, Int64
 COVERAGE_SHARE = 0.25  # of the budget, at most, for the best rows of regions
 
 
+@overload
+def select(
+    p: Packed,
+    scores: Tensor,
+    *,
+    budget: int | Sequence[int],
+    coverage: int = ...,
+    coverage_share: float = ...,
+    always: Tensor | None = ...,
+    per: Per = ...,
+    indices: Literal[False] = ...,
+) -> Packed: ...
+
+
+@overload
+def select(
+    p: Packed,
+    scores: Tensor,
+    *,
+    budget: int | Sequence[int],
+    coverage: int = ...,
+    coverage_share: float = ...,
+    always: Tensor | None = ...,
+    per: Per = ...,
+    indices: Literal[True],
+) -> tuple[Packed, Tensor]: ...
+
+
 def select(
     p: Packed,
     scores: Tensor,
@@ -33,7 +62,8 @@ def select(
     coverage_share: float = COVERAGE_SHARE,
     always: Tensor | None = None,
     per: Per = "picture",
-) -> Packed:
+    indices: bool = False,
+) -> Packed | tuple[Packed, Tensor]:
     """The rows of each picture with the highest scores: exactly `budget`, or all where there are fewer.
 
     Views of one picture share its budget (per="item": each item has its own); a sequence gives one number to each
@@ -43,7 +73,8 @@ def select(
 
     coverage: side of the square regions whose best row is taken before all others, 0 for none; at most
     `coverage_share` of the budget goes to them, the best first. always: rows, as a mask (T,) or indices, that are
-    kept whatever their score; they count towards the budget.
+    kept whatever their score; they count towards the budget. indices: also give the rows of p that are kept, (K,)
+    ascending, for tensors that go with them.
 
     Cost: three stable sorts of T numbers. Differentiable in x. Syncs with the device, because how many rows each view
     keeps is known only there. Raises: InputError for a negative budget, or a blank row among `always`; LimitError when
@@ -55,9 +86,8 @@ def select(
         >>> tubelet.select(p, scores, budget=3).x.flatten().tolist()
         [0.0, 2.0, 5.0]
     """
-    return p.keep(
-        chosen(p, scores, budget=budget, coverage=coverage, coverage_share=coverage_share, always=always, per=per)
-    )
+    rows = chosen(p, scores, budget=budget, coverage=coverage, coverage_share=coverage_share, always=always, per=per)
+    return (p.keep(rows), rows) if indices else p.keep(rows)
 
 
 def chosen(

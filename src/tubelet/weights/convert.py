@@ -24,7 +24,7 @@ from tubelet.weights.load import load_encoder, open_weights, report_of
 from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, inside, root_of
 from tubelet.weights.save import known_format, save_encoder
 
-PARTS = ("pool", "merger", "window")
+PARTS = ("pool", "merger", "spans")
 EPS = ("source", "upstream")
 CUSTOM = "custom"
 UPSTREAM_EPS = 1e-6  # what upstream's converters write whatever the source was trained with
@@ -190,8 +190,8 @@ def _changed(encoder: Encoder, drop: Sequence[str], eps: str, fold: Fold | None)
     if "merger" in drop:
         pixels = replace(config.pixels, merge=1, order="raster")
         config = replace(config, merger=None, pixels=pixels)
-    if "window" in drop:
-        config = replace(config, window=None)
+    if "spans" in drop:
+        config = replace(config, spans=("item",), span_frames=1, prefix_per="item")
     if eps == "upstream":
         config = replace(config, eps=UPSTREAM_EPS, head_eps=None)
     state = encoder.state_dict()
@@ -203,7 +203,7 @@ def _changed(encoder: Encoder, drop: Sequence[str], eps: str, fold: Fold | None)
     with torch.device("meta"):
         out = Encoder(config)
     out.load_state_dict({name: state[name] for name in out.state_dict()}, assign=True)
-    out.__dict__.update(untrained=getattr(encoder, "untrained", False), report=report_of(encoder))
+    out.untrained, out.report = encoder.untrained, encoder.report
     return out.eval()
 
 
@@ -248,7 +248,7 @@ def _compare_outputs(
     state: the hidden state of the first that the second ends with.
     """
     merge = max(first.pixels.merge, second.pixels.merge)
-    frames = 1 + max(encoder.config.window or 1 for encoder in (first, second))
+    frames = 1 + max(encoder.config.span_frames for encoder in (first, second))
     items = (Item.of(frames, 2 * merge, merge), Item.of(1, merge, 3 * merge, picture=1))
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(sum(i.grid.rows for i in items), first.pixels.width, generator=generator)

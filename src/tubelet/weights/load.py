@@ -11,14 +11,15 @@ shards they stand in are opened (of a hub's: fetched).
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
+from tubelet.encoder.report import LoadReport
 from tubelet.errors import ConfigError, NotFinite
 from tubelet.families.catalogue import (
     families,
@@ -41,29 +42,6 @@ INIT_STD = 0.02
 
 
 Shapes = dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What was loaded. family, format, variant: None for an encoder that is of none. prefix: what its keys begin with
-    in the file. bytes: of the tensors read. ignored: keys that are not part of the encoder by rule (rotary buffers, the
-    language model of a whole checkpoint). initialised: upstream names that were allowed to be missing."""
-
-    source: str
-    family: str | None
-    format: str | None
-    variant: str | None
-    tensors: int
-    bytes: int
-    dtype: str
-    prefix: str = ""
-    ignored: tuple[str, ...] = ()
-    initialised: tuple[str, ...] = ()
-    untrained: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as plain values, for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 class Opened(NamedTuple):
@@ -190,11 +168,11 @@ def untrained(variant: str | EncoderConfig, seed: int = 0) -> Encoder:
 
 def report_of(encoder: Encoder) -> LoadReport | None:
     """How this encoder got its weights; None for one that was built by hand."""
-    return encoder.__dict__.get("report")
+    return encoder.report
 
 
 def _mark(encoder: Encoder, report: LoadReport) -> Encoder:
-    encoder.__dict__.update(report=report, untrained=report.untrained)
+    encoder.report, encoder.untrained = report, report.untrained
     return encoder.eval()
 
 

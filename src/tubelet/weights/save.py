@@ -33,12 +33,16 @@ def save_encoder(
     carries the encoder's own eps; tensors upstream keeps and never reads are zeros; a preprocessor configuration is
     written where the family has one. `notes` go into the safetensors metadata. Cost: one copy of the weights.
     Raises ConfigError when the format cannot say what the encoder is, WeightsError when the folder is in use.
+
+        >>> folder = tubelet.save_encoder(tubelet.untrained("llava_vit_packing_small"), "small")
+        >>> tubelet.load_encoder(folder).untrained
+        True
     """
     family, layout = _layout(encoder, fmt)
     config = write_config(encoder.config, family, layout)
     dtype = encoder.patch.weight.dtype
     metadata = {"format": "pt", "layout": layout, "table": family.table_id, **(notes or {})}
-    if getattr(encoder, "untrained", False):
+    if encoder.untrained:
         metadata["untrained"] = "true"
     theirs = to_theirs(encoder.state_dict(), family.formats[layout], encoder.config)
     unused = {name: torch.zeros(shape(encoder.config), dtype=dtype) for name, shape in family.unused.items()}

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tubelet.encoder.attention import frame_segments, item_segments
 from tubelet.encoder.config import EncoderConfig
-from tubelet.encoder.model import Encoder, tokens_merged
+from tubelet.encoder.layout import layout_of
+from tubelet.encoder.merging import tokens_merged
+from tubelet.encoder.model import Encoder
+from tubelet.encoder.options import RunOptions
 from tubelet.families import onevision as ov
 from tubelet.families.family import from_theirs, to_theirs
 from tubelet.families.match import matches
@@ -115,8 +117,7 @@ def outputs_of(encoder: Encoder, call: Call, *, pool: bool = True) -> dict[str, 
     out["last_hidden_state"] = shaped(last.x)
     if encoder.pool is not None and pool:
         out["pooler_output"] = encoder.pooled(trunk)
-    window = encoder.config.window
-    segments = item_segments(p) if window is None else frame_segments(p, window)
+    (segments,) = layout_of(p, encoder.config).spans.values()
     out["cu_seqlens"] = segments.host
     return out
 
@@ -156,7 +157,7 @@ def run_gradients(case: Case, encoder: Encoder, kind: str) -> None:
     """
     for checkpointing in (False, True):
         encoder.zero_grad()
-        encoder.gradient_checkpointing = checkpointing
+        encoder.set_run_options(RunOptions(gradient_checkpointing=checkpointing))
         leaf = {
             k: v.detach().clone().requires_grad_(k in ("hidden_states", "pixel_patches", "pixel_values"))
             for k, v in case.inputs.items()

@@ -13,7 +13,7 @@ from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.load import untrained
 
 RECIPE = PixelRecipe(14, "square", size=378)
-CONFIG = EncoderConfig(16, 1, 2, 16, RECIPE, rope=None, window=1, table=Table(27, 27, "bicubic"))
+CONFIG = EncoderConfig(16, 1, 2, 16, RECIPE, rope=None, spans=("frame",), table=Table(27, 27, "bicubic"))
 
 
 @pytest.fixture(scope="module")

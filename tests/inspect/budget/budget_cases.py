@@ -45,10 +45,15 @@ def random_config(rng: random.Random, **fixed: Any) -> EncoderConfig:
         "pre_norm": rng.random() < 0.8,
         "post_norm": post,
         "pool": post and rng.random() < 0.7,
-        "window": rng.choice((None, None, 1, 2)),
+        **cut(rng.choice((None, None, 1, 2))),
         "merger": Merger(merge, rng.choice((64, 200))) if merge > 1 and rng.random() < 0.8 else None,
     }
     return EncoderConfig(**{**chosen, **fixed})
+
+
+def cut(frames: int | None) -> dict[str, object]:
+    """Layers that see so many rows of time, or the whole item for None."""
+    return {"spans": ("item",) if frames is None else ("frame",), "span_frames": frames or 1}
 
 
 def random_grids(rng: random.Random, merge: int, most: int) -> list[Grid]:

@@ -1,6 +1,7 @@
 """A plan's counts are those of the code that runs, and what fits is the last that fits."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.inspect.budget.budget_cases import build, rows_of
 
 from tubelet import load_patches, patchify, plan, read
 from tubelet.encoder.config import EncoderConfig, Merger
-from tubelet.errors import ConfigError, InputError, LimitError, ShapeError
+from tubelet.errors import ConfigError, CountedInput, InputError, LimitError, ShapeError
 from tubelet.families.onevision import VARIANTS
 from tubelet.inspect.budget.fit import Fitted, fit_budget, largest, scaled
 from tubelet.inspect.budget.flops import projector_flop, projector_layers, projector_parameters
@@ -23,13 +24,11 @@ from tubelet.inspect.budget.inputs import Input, inputs_of_files
 from tubelet.inspect.budget.networks import LANGUAGE, VGGT
 from tubelet.inspect.budget.values import Downstream
 from tubelet.packed.grid import Grid
-from tubelet.pixels import load
-from tubelet.pixels import load_one as fill
+from tubelet.pixels import load, load_one
 from tubelet.pixels.recipe import RULES, SIZED, PixelRecipe, Rule
 from tubelet.pixels.views import PageCrops, Pyramid, Views, views_of
 from tubelet.pixels.views_plan import LAVIDA, Joining, Pool, ViewRule
 from tubelet.reading.clip import Clip
-from tubelet.reading.isolated.pool import DecodeChild
 from tubelet.reading.limits import Limits
 from tubelet.reduce.join import join_views, pooled_views
 
@@ -183,7 +182,7 @@ def test_a_plan_over_a_ceiling_is_refused_with_itself():
     assert p.check(max_tokens=784, max_memory_bytes=p.memory().total_bytes) is p
     with pytest.raises(LimitError) as e:
         p.check(max_tokens=783)
-    assert (e.value.limit, e.value.got, e.value.plan["tokens"]) == (783, 784, 784)
+    assert (e.value.limit, e.value.got, e.value.plan.tokens) == (783, 784, 784)
     with pytest.raises(LimitError, match="max_memory_bytes"):
         p.check(max_memory_bytes=p.memory().total_bytes - 1)
 
@@ -199,8 +198,12 @@ def test_a_read_over_the_budget_is_refused_before_rows_exist(tmp_path: Path, mon
     with pytest.raises(LimitError) as e:
         load_patches([file, EXAMPLES / "receipt.png"], PixelRecipe(16), limits=Limits(max_tokens=1000))
     assert "640 x 320 -> 1 x 20 x 40 = 800 rows" in e.value.message
-    assert (e.value.plan[0]["grid"], e.value.plan[0]["patches"]) == ([1, 20, 40], 800)
-    assert e.value.as_dict()["plan"] == e.value.plan
+    first = e.value.plan.inputs[0]
+    assert first == CountedInput(str(file), 640, 320, 1, (1, 20, 40), 800)
+    assert e.value.plan.patches == e.value.got == 800 + 2072
+    told = e.value.as_dict()["plan"]
+    assert json.loads(json.dumps(told))["inputs"][0]["grid"] == [1, 20, 40]
+    assert (told["patches"], told["tokens"], len(told["inputs"])) == (2872, None, 2)
 
 
 def moving(file_format: str) -> bytes:
@@ -263,8 +266,8 @@ def test_every_kind_of_input_is_counted_before_a_pixel_is_decoded(
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageFile.ImageFile, "load", noting("picture"))
-        patch.setattr(DecodeChild, "run", noting("child"))
-        patch.setattr(fill, "decode_video", noting("clip"))
+        patch.setattr(load_one, "isolated_read", noting("child"))
+        patch.setattr(load_one, "decode_video", noting("clip"))
         patch.setattr(load, "empty_rows", noting("rows"))
         with pytest.raises(LimitError) as e:
             load_patches([source], PixelRecipe(16), limits=Limits(max_tokens=rows - 1), **how)
@@ -277,8 +280,8 @@ def test_an_avif_sampled_by_time_is_decoded_only_when_the_rest_fits(tmp_path: Pa
     """Its frame count stands in its frames: it counts as one before, and is refused as soon as it is known."""
     sources = [moving("AVIF"), EXAMPLES / "receipt.png"]
     decoded: list[str] = []
-    real = load.decode_source
-    monkeypatch.setattr(load, "decode_source", lambda *args: decoded.append("once") or real(*args))
+    real = load_one.decode_source
+    monkeypatch.setattr(load_one, "decode_source", lambda *args: decoded.append("once") or real(*args))
     for most, count in ((2072 + 11, 0), (2072 + 12 + 11, 1)):
         with pytest.raises(LimitError):
             load_patches(

@@ -7,8 +7,10 @@ import torch
 from tests.inspect.budget.budget_cases import build, counted, random_config, random_grids, rows_of
 from torch import nn
 
-from tubelet.encoder.attention import frame_segments, item_segments
-from tubelet.inspect.budget.flops import encoder_flop, projector_flop, segment_lengths, training_flop
+from tubelet.encoder import cpu
+from tubelet.encoder.layout import layout_of
+from tubelet.encoder.options import RunOptions
+from tubelet.inspect.budget.flops import encoder_flop, projector_flop, segments_of_layers, training_flop
 
 CASES = range(24)
 
@@ -31,7 +33,7 @@ def test_inference(seed: int, path: str):
     if path == "plain":
         encoder.layers[0].register_forward_hook(lambda *args: None)
     with torch.no_grad():
-        assert encoder._in_place(p.x) is (path == "in place")
+        assert cpu.can_run(p.x, encoder.layers, encoder.options) is (path == "in place")
         within(total(encoder_flop(config, grids)), counted(lambda: encoder(p)))
         if config.pool and config.merger is None:
             tokens = encoder(p)
@@ -46,7 +48,7 @@ def test_training(seed: int, checkpointing: bool):
     config = random_config(rng, pool=False)
     grids = random_grids(rng, config.pixels.merge, 200)
     encoder, p = build(config), rows_of(config, grids)
-    encoder.gradient_checkpointing = checkpointing
+    encoder.set_run_options(RunOptions(gradient_checkpointing=checkpointing))
     ours = total(training_flop(config, grids, checkpointing=checkpointing))
     within(ours, counted(lambda: encoder(p).x.square().mean().backward()))
 
@@ -60,7 +62,7 @@ def test_training_with_other_activations(act: str, checkpointing: bool):
         config = random_config(rng, pool=False, act=act)
         grids = random_grids(rng, config.pixels.merge, 200)
         encoder, p = build(config), rows_of(config, grids)
-        encoder.gradient_checkpointing = checkpointing
+        encoder.set_run_options(RunOptions(gradient_checkpointing=checkpointing))
         ours = total(training_flop(config, grids, checkpointing=checkpointing))
         within(ours, counted(lambda: encoder(p).x.square().mean().backward()))  # noqa: B023
 
@@ -71,8 +73,8 @@ def test_segments_are_those_of_the_encoder(seed: int):
     config = random_config(rng)
     grids = random_grids(rng, config.pixels.merge, 200)
     p = rows_of(config, grids)
-    real = item_segments(p) if config.window is None else frame_segments(p, config.window)
-    assert segment_lengths(config, grids) == real.lengths
+    for span, segments in layout_of(p, config).spans.items():
+        assert segments_of_layers(config, grids)[span] == segments.lengths
 
 
 def test_projector():

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.inspect.budget.budget_cases import allocated, build, random_config, random_grids, rows_of, weights_bytes
+from tests.inspect.budget.budget_cases import allocated, build, cut, random_config, random_grids, rows_of, weights_bytes
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
+from tubelet.encoder.options import RunOptions
 from tubelet.families.catalogue import variants
 from tubelet.families.onevision import SOURCES, VARIANTS
 from tubelet.inspect.budget.memory import Load, Mode, memory, parameter_count, saved_bytes
@@ -46,7 +47,7 @@ def ratios(config: EncoderConfig, grids: list[Grid], way: str, dtype: torch.dtyp
     mode: Mode = way if training else "inference"  # pyright: ignore[reportAssignmentType]
     name = str(dtype).removeprefix("torch.")
     plan = memory(config, grids, mode=mode, dtype=name, plain=way == "plain")  # pyright: ignore[reportArgumentType]
-    encoder.gradient_checkpointing = way == "checkpointed"
+    encoder.set_run_options(RunOptions(gradient_checkpointing=way == "checkpointed"))
     if way == "plain":
         encoder.layers[0].register_forward_hook(lambda *args: None)
 
@@ -87,7 +88,7 @@ def test_every_activation_and_norm(way: str, norm: str, act: str):
 def test_thousands_of_rows(way: str, window: int | None):
     """Tensors that leave nothing to what no formula lists: the plan is within a hundredth."""
     config = random_config(
-        random.Random(5), hidden=192, heads=3, mlp=768, layers=2, merger=None, window=window, pixels=PIXELS
+        random.Random(5), hidden=192, heads=3, mlp=768, layers=2, merger=None, pixels=PIXELS, **cut(window)
     )
     _, work = ratios(config, [Grid(2, 24, 36), Grid(1, 24, 30)], way, torch.float32)
     assert 1.0 <= work <= 1.01, work
@@ -95,7 +96,7 @@ def test_thousands_of_rows(way: str, window: int | None):
 
 def test_more_rows_than_one_block():
     """Inference in place works on blocks of 8,192 rows; the last may be shorter."""
-    config = random_config(random.Random(8), hidden=32, heads=1, mlp=64, window=1)
+    config = random_config(random.Random(8), hidden=32, heads=1, mlp=64, **cut(1))
     hold([ratios(config, [Grid(6, 12, 12)] * 12, "in place", dtype) for dtype in DTYPES])
 
 
@@ -139,7 +140,7 @@ BIG = random_config(
     mlp=768,
     layers=2,
     merger=None,
-    window=None,
+    **cut(None),
     act="gelu",
     norm="layer",
     pixels=PIXELS,
@@ -168,7 +169,7 @@ def test_what_a_layer_saves_by_hand():
     """Each layer: x, norm1 D each, qkv 3 D, turned q and k 2 D, attention, sum, norm2 D each; up and its GELU 2 M; and
     statistics of two norms and of attention."""
     config = random_config(
-        random.Random(0), hidden=96, heads=1, mlp=384, norm="layer", act="gelu", merger=None, window=None
+        random.Random(0), hidden=96, heads=1, mlp=384, norm="layer", act="gelu", merger=None, **cut(None)
     )
     rows, heads = 50, 1
     load = Load(rows, ((1, rows),), 4, 4, 1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.inspect.budget.budget_cases import allocated, build, random_config, random_grids, rows_of, weights_bytes
 
+from tubelet.encoder.options import RunOptions
 from tubelet.families.onevision import VARIANTS
 from tubelet.inspect.budget.memory import Mode, memory
 from tubelet.inspect.budget.plan import plan
@@ -27,7 +28,7 @@ def ratio(rng: random.Random, mode: Mode, dtype: torch.dtype = torch.float32) ->
     after = Projection(kind, rows, config.out, rows, config.out, out, copied=False)
     alone = memory(config, grids, mode=mode, dtype=name, threads=torch.get_num_threads())  # pyright: ignore
     found = with_projector(alone, after, name, mode)  # pyright: ignore[reportArgumentType]
-    encoder.gradient_checkpointing = mode == "checkpointed"
+    encoder.set_run_options(RunOptions(gradient_checkpointing=mode == "checkpointed"))
 
     def work() -> None:
         y = projector(encoder(p))

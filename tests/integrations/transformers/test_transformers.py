@@ -316,7 +316,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients():
     model.encoder.layers[1].register_forward_pre_hook(lambda *_: runs.append(1))
     plain = gradients(model)
     assert len(runs) == 1
-    assert not model.encoder.gradient_checkpointing
+    assert not model.encoder.options.gradient_checkpointing
     if NEW:
         with pytest.warns(FutureWarning, match="deprecated"):
             model.gradient_checkpointing_enable()
@@ -324,7 +324,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients():
     else:
         model.gradient_checkpointing_enable()
         assert model.is_gradient_checkpointing
-    assert model.encoder.gradient_checkpointing
+    assert model.encoder.options.gradient_checkpointing
     again = gradients(model)
     assert len(runs) == 3
     assert plain.keys() == again.keys()
@@ -343,7 +343,7 @@ def test_checkpointing_in_ways_there_are_not():
     for other in ({"every_n_layers": 2}, {"offload": True}):
         with pytest.raises(ConfigError if NEW else TypeError, match="every layer" if NEW else "unexpected keyword"):
             enable(**other)
-    assert not model.encoder.gradient_checkpointing
+    assert not model.encoder.options.gradient_checkpointing
 
 
 def test_attention_implementations(folder: Path):
@@ -353,7 +353,7 @@ def test_attention_implementations(folder: Path):
         best = model(rows(PLAIN), GRIDS).last_hidden_state
         model.set_attn_implementation("sdpa")
         assert torch.equal(model(rows(PLAIN), GRIDS).last_hidden_state, best)
-        assert model.encoder.backend == "sdpa"
+        assert model.encoder.options.backend == "sdpa"
     assert AutoModel.from_pretrained(folder, attn_implementation="sdpa").config._attn_implementation == "sdpa"
     model.set_attn_implementation("eager")
     with pytest.raises(ConfigError, match="eager"):

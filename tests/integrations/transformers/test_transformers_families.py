@@ -12,7 +12,7 @@ from tests.integrations.border_models import PLAIN
 from tests.weights.whole_models import small, tensors_of
 from transformers import AutoConfig, AutoModel
 
-from tubelet.encoder.config import EncoderConfig, Head, Local, Merger, Rope, Table
+from tubelet.encoder.config import EncoderConfig, Head, Merger, Rope, Table
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
 from tubelet.families.catalogue import families, variants
@@ -23,6 +23,7 @@ from tubelet.pixels.recipe import PixelRecipe
 every_family = pytest.mark.parametrize("family", families(), ids=lambda f: f.name)
 GRIDS = [(1, 4, 6), (2, 2, 4), (1, 6, 2)]
 BLOCK = PixelRecipe(4, "smart_compat", merge=2, order="block", min_pixels=64, max_pixels=4096)
+WINDOWS: dict[str, Any] = {"pixels": BLOCK, "spans": ("window", "frame", "frame"), "span_side": 4}
 FIRST: dict[str, Any] = {"prefix": 2, "head": Head("first")}
 OPTIONS: list[dict[str, Any]] = [
     {"act": "quick_gelu"},
@@ -39,9 +40,23 @@ OPTIONS: list[dict[str, Any]] = [
     {"key_bias": False, "proj_bias": False},
     {"mlp_bias": False, "embed_norm": True, "scale": True},
     {"pool": False, "post_norm": False, "pre_norm": False, "patch_bias": True},
-    {"window": 2, "norm": "rms", "eps": 1e-4},
-    {"pixels": BLOCK, "local": Local(4, (1, 2)), "pool": False, "merger": Merger(2, 40, 1e-4, "rms", joined=True)},
-    {"pixels": BLOCK, "local": Local(4, ()), "deepstack": (0, 2), "deepstack_merger": Merger(2, 40, joined=True)},
+    {"spans": ("frame",), "span_frames": 2, "norm": "rms", "eps": 1e-4},
+    {
+        "pixels": BLOCK,
+        "spans": ("window", "frame", "frame"),
+        "span_side": 4,
+        "pool": False,
+        "merger": Merger(2, 40, 1e-4, "rms", joined=True),
+    },
+    {
+        "pixels": BLOCK,
+        "spans": ("window",),
+        "span_side": 4,
+        "deepstack": (0, 2),
+        "deepstack_merger": Merger(2, 40, joined=True),
+    },
+    {"spans": ("frame", "scene"), "prefix": 5, "prefix_per": "frame", "prefix_first": True, "qk_norm": "layer"},
+    {"qk_norm": "rms", "rope": Rope("rotation", split=(0, 1, 1), origin=1)},
     {"pixels": BLOCK, "deepstack": (1,), "deepstack_merger": Merger(2, 40, 1e-5, "rms")},
 ]
 
@@ -58,16 +73,15 @@ def test_every_option_survives_a_file_of_plain_values(option: dict[str, Any]):
 
 def test_the_options_are_all_there_are():
     """A field added to any of these classes needs a case above."""
-    tried: dict[type, set[str]] = {kind: set() for kind in (EncoderConfig, Rope, Table, Local, Head, Merger)}
+    tried: dict[type, set[str]] = {kind: set() for kind in (EncoderConfig, Rope, Table, Head, Merger)}
     always = {
         EncoderConfig: {"hidden", "layers", "heads", "mlp"},
         Merger: {"merge", "out"},
         Table: {"height", "width", "resize"},
-        Local: {"side", "full"},
     }
     for option in OPTIONS:
         config = replace(PLAIN, **option)
-        parts = [config, config.rope, config.table, config.local, config.head, config.merger, config.deepstack_merger]
+        parts = [config, config.rope, config.table, config.head, config.merger, config.deepstack_merger]
         for part in (p for p in parts if p is not None):
             tried[type(part)] |= always.get(type(part), set())
             tried[type(part)] |= {f.name for f in fields(part) if getattr(part, f.name) != f.default}
@@ -137,6 +151,32 @@ def test_a_file_from_before_these_options_still_loads():
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"window_frames": 2}, {"spans": ("frame",), "span_frames": 2, "prefix_per": "frame"}),
+        ({"window_frames": None}, {}),
+        ({"window_frames": 1, "num_prefix_tokens": 2}, {"spans": ("frame",), "prefix": 2, "prefix_per": "frame"}),
+        ({"window_side": 4}, {"spans": ("window",), "span_side": 4}),
+        (
+            {"window_frames": 1, "window_side": 4, "full_layers": [1, 3], "num_hidden_layers": 4},
+            {"layers": 4, "spans": ("window", "frame"), "span_side": 4, "prefix_per": "frame"},
+        ),
+    ],
+    ids=str,
+)
+def test_files_from_before_layers_named_their_span_still_load(old: dict[str, Any], new: dict[str, Any]):
+    fields = TubeletConfig.of(PLAIN).to_dict()
+    for name in ("layer_spans", "span_frames", "span_side", "prefix_per"):
+        fields.pop(name)
+    assert TubeletConfig.from_dict({**fields, **old}).encoder_config() == replace(PLAIN, **new)
+
+
+def test_a_file_of_both_times_is_refused():
+    with pytest.raises(ConfigError, match="says what layer_spans says"):
+        TubeletConfig(layer_spans=["frame"], window_frames=1)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("use_rope", 1),
@@ -149,6 +189,12 @@ def test_a_file_from_before_these_options_still_loads():
         ("table_size", 4),
         ("table_resize", "nearest"),
         ("num_prefix_tokens", "1"),
+        ("layer_spans", ["frame", "film"]),
+        ("layer_spans", "frame"),
+        ("span_frames", 0),
+        ("prefix_per", "row"),
+        ("qk_norm_type", "batch"),
+        ("window_frames", 0),
         ("full_layers", [0, True]),
         ("full_layers", 3),
         ("window_side", 2.0),

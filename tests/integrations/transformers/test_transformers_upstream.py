@@ -74,7 +74,7 @@ WRITTEN: dict[str, tuple[ov.Format, dict[str, Any]]] = {
 
 def values(config: EncoderConfig, seed: int = 0) -> Encoder:
     encoder = tubelet.untrained(config, seed)
-    encoder.__dict__.update(untrained=False)
+    encoder.untrained = False
     g = torch.Generator().manual_seed(seed)
     for p in encoder.parameters():
         p.data.add_(torch.randn(p.shape, generator=g) * 0.1)

@@ -10,7 +10,8 @@ import tubelet
 from tubelet.errors import AlignmentError, InputError, ShapeError
 from tubelet.language.placing.align import LLAVA, TokenIds
 from tubelet.language.placing.mrope import QWEN2_VL, QWEN3_VL
-from tubelet.language.placing.place import blank, place, touch
+from tubelet.language.placing.place import place
+from tubelet.language.placing.touch import blank, touch
 from tubelet.packed import Item, Packed
 
 IDS = TokenIds(image=90, video=91, start=92, end=93)

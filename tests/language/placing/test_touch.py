@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tubelet
 from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.place import blank, place, touch
+from tubelet.language.placing.place import place
+from tubelet.language.placing.touch import blank, touch
 
 IDS = TokenIds(image=9)
 RECIPE = tubelet.PixelRecipe(patch=2, merge=1)

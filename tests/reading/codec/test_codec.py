@@ -11,10 +11,10 @@ from tests.reading.codec.codec_clips import SIDE, H, W, glide, gliding, made, sc
 from tests.reading.video.video_clips import KINDS, clip, encoded
 
 from tubelet.errors import DecodeError, InputError, LimitError, NoVideo, UnsupportedFormat, WorkerDied
-from tubelet.reading.codec.decode import check_words, codec_signals
+from tubelet.reading.codec import decode as codec_decode
+from tubelet.reading.codec.decode import check_words, codec_signals, isolated_signals
 from tubelet.reading.codec.signals import CodecSignals
 from tubelet.reading.codec.watch import signal_for
-from tubelet.reading.isolated import pool as isolation
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.read import read
@@ -317,7 +317,7 @@ def test_the_child_sees_the_same(kind: str):
 def test_frames_come_along_from_the_child():
     data = three_scenes()
     with open_source(data, Limits(), "it") as src:
-        clip, found = isolation.isolated_signals(src, ReadJob(sampling=Sampling(fps=5.0)), "auto")
+        clip, found = isolated_signals(src, ReadJob(sampling=Sampling(fps=5.0)), "auto")
     want = read(data, fps=5.0, isolate="never")[0]
     assert np.array_equal(clip.frames, want.frames) and clip.times_s == want.times_s == found.times_s
 
@@ -326,7 +326,7 @@ def test_a_child_that_sends_nonsense_is_ended(monkeypatch: pytest.MonkeyPatch):
     def lie(*_: object) -> None:
         raise ValueError("no fields")
 
-    monkeypatch.setattr(isolation, "signals_from", lie)
+    monkeypatch.setattr(codec_decode, "signals_from", lie)
     with pytest.raises(WorkerDied, match="makes no sense"):
         codec_signals(still(), isolate="always")
     monkeypatch.undo()

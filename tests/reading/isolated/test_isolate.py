@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tubelet.errors import DecodeError, InputError, LimitError, RunError, TubeletError, UnsupportedFormat, WorkerDied
+from tubelet.errors import DecodeError, InputError, LimitError, RunError, UnsupportedFormat, WorkerDied
 from tubelet.reading.clip import Clip
 from tubelet.reading.isolated import pool as isolate
 from tubelet.reading.isolated import wire
@@ -26,7 +27,7 @@ from tubelet.reading.job import ReadJob, decode_source
 from tubelet.reading.limits import MIB, Limits
 from tubelet.reading.read import read
 from tubelet.reading.sampling import Sampling
-from tubelet.reading.source import open_source
+from tubelet.reading.source import Source, open_source
 
 OPEN_FILES = Path("/dev/fd")
 WALK = Path(__file__).parents[3] / "examples" / "walk.mp4"
@@ -56,7 +57,11 @@ def child() -> Iterator[DecodeChild]:
 def run(child: DecodeChild, data: bytes, job: ReadJob | None = None) -> Clip:
     job = job or ReadJob()
     with open_source(data, job.limits, "it") as src:
-        return child.run(src, job)
+        return child.ask({"kind": "clip"}, src, job, lambda reply: reply.clip(src.name, job.limits))
+
+
+def run_in(children: Pool, src: Source) -> Clip:
+    return children.ask({"kind": "clip"}, src, ReadJob(), lambda reply: reply.clip(src.name, Limits()))
 
 
 def started_children() -> set[int]:
@@ -158,12 +163,12 @@ def test_a_child_that_dies_in_its_work_is_an_error_and_the_next_call_works(numbe
         killer = threading.Timer(0.1, os.kill, (child.process.pid, number))
         killer.start()
         with pytest.raises(WorkerDied) as caught:
-            children.run(src, ReadJob())
+            run_in(children, src)
         killer.join()
     assert caught.value.got == number.name
     assert child.process.returncode == -number
     with open_source(SMALL, Limits()) as src:
-        assert children.run(src, ReadJob()).width == 40
+        assert run_in(children, src).width == 40
     children.close()
 
 
@@ -173,17 +178,17 @@ def test_a_child_that_died_while_it_waited_is_not_noticed(child: DecodeChild):
     os.kill(child.process.pid, signal.SIGSEGV)
     child.process.wait()
     with open_source(SMALL, Limits()) as src:
-        assert children.run(src, ReadJob()).width == 40
+        assert run_in(children, src).width == 40
     children.close()
 
 
 def test_the_pool_names_the_source_of_a_death(monkeypatch: pytest.MonkeyPatch):
-    def dies(self: DecodeChild, src: object, job: ReadJob) -> Clip:
+    def dies(self: DecodeChild, *args: Any) -> Any:
         os.kill(self.process.pid, signal.SIGKILL)
-        return run_really(self, src, job)  # type: ignore[arg-type]
+        return ask_really(self, *args)
 
-    run_really = DecodeChild.run
-    monkeypatch.setattr(DecodeChild, "run", dies)
+    ask_really = DecodeChild.ask
+    monkeypatch.setattr(DecodeChild, "ask", dies)
     answers = read([SMALL, SMALL], isolate="always", on_error="skip", workers=1)
     assert [type(answer) for answer in answers] == [WorkerDied, WorkerDied]
     assert [answer.item for answer in answers] == [0, 1]  # type: ignore[union-attr]
@@ -282,7 +287,9 @@ def test_threads_have_children_of_their_own():
 
 
 def script(body: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    code = "import io, os, sys, time\nfrom tubelet.read import read\nfrom tubelet.reading.isolated.pool import pool\n"
+    code = (
+        "import io, os, sys, time\nfrom tubelet.reading import read\nfrom tubelet.reading.isolated.pool import pool\n"
+    )
     code += f"DATA = {SMALL!r}\n" + textwrap.dedent(body)
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
@@ -364,32 +371,52 @@ def test_a_child_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch):
 # Messages -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_child_that_lies_is_not_believed(child: DecodeChild):
-    good = {"clip": wire.clip_fields(Clip(np.zeros((1, 2, 2, 3), np.uint8), (0.0,))), "shape": [1, 2, 2, 3]}
-    job = ReadJob(Limits(max_clip_pixels=10_000))
-    with open_source(SMALL, Limits(), "it") as src:
-        for answer, size in [
-            (good, 11),
-            (good, None),
-            ({**good, "shape": [1, 2, 2, 4]}, 16),
-            ({**good, "shape": [0, 2, 2, 3]}, 0),
-            ({**good, "shape": "huge"}, 12),
-            ({**good, "clip": {}}, 12),
-            ({**good, "clip": {**good["clip"], "frames": 1}}, 12),
-            ({**good, "clip": {**good["clip"], "times_s": [1.0, 2.0]}}, 12),
-            ({"shape": [1, 2, 2, 3]}, 12),
-            ({}, 12),
-        ]:
-            fd = None
-            if size is not None:
-                fd = wire.anonymous_file("t")
-                os.ftruncate(fd, size)
-            with pytest.raises(TubeletError):
-                child._result(answer, fd, src, job)
-            if fd is not None:
-                os.close(fd)
+LIES = [
+    ({}, 11),  # fewer bytes than the shape says
+    ({}, None),
+    ({"shape": [1, 2, 2, 4]}, 16),
+    ({"shape": [0, 2, 2, 3]}, 0),
+    ({"shape": "huge"}, 12),
+    ({"clip": {}}, 12),
+    ({"clip": {"frames": 1}}, 12),
+    ({"clip": {"times_s": [1.0, 2.0]}}, 12),
+    ({"clip": None}, 12),
+    ({"shape": None}, 12),
+    ({"error": "a text"}, 11),
+]
+
+
+@pytest.mark.parametrize(("change", "size"), LIES, ids=str)
+def test_a_child_that_lies_is_not_believed(
+    child: DecodeChild, change: dict[str, Any], size: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    """A reply that makes no sense is the end of the child, and no descriptor of it stays open."""
+    good = wire.clip_fields(Clip(np.zeros((1, 2, 2, 3), np.uint8), (0.0,)))
+    reply = {"clip": good, "shape": [1, 2, 2, 3]} | change
+    if change.get("clip"):
+        reply["clip"] = good | change["clip"]
+    files = len(list(OPEN_FILES.iterdir()))
+
+    def lying(*_: object) -> wire.Reply:
+        if size is None:
+            return wire.Reply(reply)
+        fd = wire.anonymous_file("t")
+        os.ftruncate(fd, size)
+        return wire.Reply(reply, (fd,))
+
+    monkeypatch.setattr(child, "_exchange", lying)
+    with pytest.raises(WorkerDied, match="makes no sense"):
+        run(child, SMALL)
+    assert child.process.returncode == -signal.SIGKILL
+    assert len(list(OPEN_FILES.iterdir())) == files - 1  # the socket to the child
+
+
+def test_a_reply_above_the_limits_is_refused_and_the_child_stays(child: DecodeChild, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "_exchange", lambda *_: wire.Reply({"shape": [1, 200, 200, 3]}))
         with pytest.raises(LimitError):
-            child._result({**good, "shape": [1, 200, 200, 3]}, None, src, job)
+            run(child, SMALL, ReadJob(Limits(max_clip_pixels=10_000)))
+    assert run(child, SMALL).width == 40
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="seals are Linux's")
@@ -418,20 +445,22 @@ def test_broken_messages_are_the_end_of_the_line(raw: bytes):
             wire.receive(ours)
 
 
-def test_messages_of_any_size_arrive_with_their_file():
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_messages_of_any_size_arrive_with_their_files(count: int):
     ours, theirs = socket.socketpair()
-    fd = os.memfd_create("t") if hasattr(os, "memfd_create") else os.open("/dev/null", os.O_RDONLY)
+    files = [wire.anonymous_file("t") for _ in range(count)]
     message = {"notes": ["x" * 1000] * 2000}
     with ours, theirs:
-        sender = threading.Thread(target=wire.send, args=(theirs, message, fd))
+        sender = threading.Thread(target=wire.send, args=(theirs, message, files))
         sender.start()
-        got, got_fd = wire.receive(ours)
+        got = wire.receive(ours)
         sender.join()
-    assert got == message
-    assert got_fd is not None
-    assert os.fstat(got_fd).st_ino == os.fstat(fd).st_ino
-    os.close(got_fd)
-    os.close(fd)
+    assert got.values == message
+    assert [os.fstat(fd).st_ino for fd in got.files] == [os.fstat(fd).st_ino for fd in files]
+    assert not any(os.get_inheritable(fd) for fd in got.files)
+    got.close()
+    for fd in files:
+        os.close(fd)
 
 
 def test_a_job_survives_the_way():

@@ -431,19 +431,6 @@ def test_a_broken_or_foreign_profile_is_ignored_and_said(profile: bytes):
     assert any("profile" in note and "ignored" in note for note in clip.notes)
 
 
-@pytest.mark.parametrize("curve", [16, 18])
-def test_hdr_is_refused(curve: int):
-    data = png(1, 1, 8, 2, b"\0\1\2\3", chunk(b"cICP", bytes((9, curve, 0, 1))))
-    with pytest.raises(UnsupportedFormat, match="HDR"):
-        decode(data)
-    avif = bytearray(encode(PICTURE, "AVIF"))
-    place = avif.find(b"colrnclx")
-    assert place > 0
-    avif[place + 10 : place + 12] = struct.pack(">H", curve)
-    with pytest.raises(UnsupportedFormat, match="HDR"):
-        decode(bytes(avif))
-
-
 # Damage ---------------------------------------------------------------------------------------------------------------
 
 CUTS = {

@@ -219,7 +219,7 @@ def inference(config: EncoderConfig, load: Load) -> Trace:
 
 def local_layers(config: EncoderConfig) -> list[bool]:
     """Of each layer, whether it attends inside windows."""
-    return [config.local is not None and i not in config.local.full for i in range(config.layers)]
+    return [span == "window" for span in config.layer_spans]
 
 
 def training(config: EncoderConfig, load: Load, *, checkpointing: bool = False) -> Trace:

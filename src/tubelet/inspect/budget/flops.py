@@ -8,24 +8,12 @@ over whole segments: 4 D n^2 for a segment of n rows.
 import re
 from collections.abc import Sequence
 
-from tubelet.encoder.config import EncoderConfig, Merger
+from tubelet.encoder.config import EncoderConfig, Merger, Span
+from tubelet.encoder.spans import span_lengths, whole_cuts
 from tubelet.errors import ConfigError
 from tubelet.packed.grid import Grid
 
 MLP = re.compile(r"mlp([1-9][0-9]?)x_gelu")
-
-
-def segment_lengths(config: EncoderConfig, grids: Sequence[Grid]) -> tuple[int, ...]:
-    """Rows of each attention segment of whole items: an item each, or `config.window` rows of time of it.
-
-    >>> from tubelet.families.onevision import VARIANTS
-    >>> segment_lengths(VARIANTS["llava_onevision2"], [Grid(6, 3, 3), Grid(1, 3, 6)])
-    (36, 18, 18)
-    """
-    if config.window is None:
-        return tuple(g.rows for g in grids)
-    window = config.window
-    return tuple(min(window, g.t - first) * g.h * g.w for g in grids for first in range(0, g.t, window))
 
 
 def product_flop(rows: int, width_in: int, width_out: int) -> int:
@@ -39,45 +27,52 @@ def attention_flop(width: int, lengths: Sequence[int]) -> int:
 
 
 def inner_lengths(config: EncoderConfig, grids: Sequence[Grid]) -> tuple[int, ...]:
-    """`segment_lengths` with the prefix tokens that stand before each segment inside the encoder."""
-    return tuple(n + config.prefix for n in segment_lengths(config, grids))
+    """Rows of each segment of the widest span that layers have, with the prefix tokens that stand inside the encoder.
+
+    >>> from tubelet.families.onevision import VARIANTS
+    >>> inner_lengths(VARIANTS["llava_onevision2"], [Grid(6, 3, 3), Grid(1, 3, 6)])
+    (36, 18, 18)
+    """
+    return [*segments_of_layers(config, grids).values()][-1]
 
 
 def window_lengths(config: EncoderConfig, grids: Sequence[Grid]) -> tuple[int, ...]:
     """Rows of each window of the layers that attend inside windows; empty where there are none.
 
     >>> from dataclasses import replace
-    >>> from tubelet.encoder.config import Local
     >>> from tubelet.families.onevision import VARIANTS
-    >>> sorted(window_lengths(replace(VARIANTS["llava_onevision2"], local=Local(6, full=(5,))), [Grid(1, 9, 6)]))
-    [18, 36]
+    >>> windowed = replace(VARIANTS["llava_onevision2"], spans=("window", "frame"), span_side=6)
+    >>> window_lengths(windowed, [Grid(1, 9, 6)])
+    (18, 36)
     """
-    if config.local is None:
-        return ()
-    side = config.local.side
-    return tuple(
-        y * x
-        for g in grids
-        for _ in range(g.t)
-        for y in (min(side, g.h - a) for a in range(0, g.h, side))
-        for x in (min(side, g.w - a) for a in range(0, g.w, side))
-    )
+    return segments_of_layers(config, grids).get("window", ())
 
 
-def attention_sum_flop(config: EncoderConfig, grids: Sequence[Grid]) -> int:
-    """Attention of all layers together: some see windows, the others whole segments."""
-    whole = attention_flop(config.hidden, inner_lengths(config, grids))
-    if config.local is None:
-        return config.layers * whole
-    few = len(set(config.local.full))
-    return few * whole + (config.layers - few) * attention_flop(config.hidden, window_lengths(config, grids))
+def segments_of_layers(
+    config: EncoderConfig, grids: Sequence[Grid], scenes: Sequence[int] | None = None
+) -> dict[Span, tuple[int, ...]]:
+    """Rows of each segment of whole items, for every span that layers have, the narrowest first.
+
+    scenes: how many items make each scene; None: an item each.
+    """
+    return span_lengths(config, [whole_cuts(config, grid) for grid in grids], scenes)
 
 
-def encoder_flop(config: EncoderConfig, grids: Sequence[Grid], *, pool: bool = False) -> dict[str, int]:
+def attention_sum_flop(config: EncoderConfig, grids: Sequence[Grid], scenes: Sequence[int] | None = None) -> int:
+    """Attention of all layers together, each over the segments of its span."""
+    lengths = segments_of_layers(config, grids, scenes)
+    each = {span: attention_flop(config.hidden, lengths[span]) for span in lengths}
+    return sum(each[span] for span in config.layer_spans)
+
+
+def encoder_flop(
+    config: EncoderConfig, grids: Sequence[Grid], *, pool: bool = False, scenes: Sequence[int] | None = None
+) -> dict[str, int]:
     """FLOPs of one call of the encoder for whole items of these grids, by stage.
 
     linear: qkv, proj and MLP of all layers. merger: with those of deepstack, which `Encoder.features` calls and
-    `forward` does not. pool: of the pooling head, which `forward` does not call; 0 unless asked.
+    `forward` does not. pool: of the pooling head, which `forward` does not call; 0 unless asked. scenes: how many
+    consecutive items make each scene; None: an item each.
     """
     rows, d, m = sum(inner_lengths(config, grids)), config.hidden, config.mlp
     up = m * (2 if config.gated else 1)
@@ -86,7 +81,7 @@ def encoder_flop(config: EncoderConfig, grids: Sequence[Grid], *, pool: bool = F
     return {
         "patch": product_flop(patches, config.pixels.width, d),
         "linear": config.layers * layer,
-        "attention": attention_sum_flop(config, grids),
+        "attention": attention_sum_flop(config, grids, scenes),
         "merger": _merger_flop(config, config.merger, patches)
         + len(config.deepstack) * _merger_flop(config, config.deepstack_merger, patches),
         "pool": _pool_flop(config, patches, len(grids)) if pool else 0,
@@ -111,14 +106,19 @@ def _pool_flop(config: EncoderConfig, rows: int, items: int) -> int:
 
 
 def training_flop(
-    config: EncoderConfig, grids: Sequence[Grid], *, pool: bool = False, checkpointing: bool = False
+    config: EncoderConfig,
+    grids: Sequence[Grid],
+    *,
+    pool: bool = False,
+    checkpointing: bool = False,
+    scenes: Sequence[int] | None = None,
 ) -> dict[str, int]:
     """As `encoder_flop`, for forward and backward together.
 
     Backward of a product is two products (one for the patch embedding, whose input needs no gradient), of attention
     five instead of two. checkpointing: layers run once more, up to the last tensor that backward needs (not fc2).
     """
-    once = encoder_flop(config, grids, pool=pool)
+    once = encoder_flop(config, grids, pool=pool, scenes=scenes)
     again = 0
     if checkpointing:
         rows = sum(inner_lengths(config, grids))

@@ -40,7 +40,7 @@ def inputs_of_files(
     animation: animated pictures count as clips. Raises what `read` raises for a header, naming the item; InputError for
     an animated AVIF whose frames are to be taken by time: only its decoded frames have durations.
 
-        >>> inputs_of(["walk.mp4"], num_frames=8)
+        >>> inputs_of_files(["walk.mp4"], num_frames=8)
         [Input(width=480, height=270, frames=8, name='walk.mp4', duration_s=4.5)]
     """
     job = ReadJob(limits, Sampling(fps, num_frames, None if times_s is None else tuple(times_s)), animation=animation)

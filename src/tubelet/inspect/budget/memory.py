@@ -81,7 +81,9 @@ def parameter_count(config: EncoderConfig, *, pool: bool | None = None) -> int:
     norms = config.embed_norm + config.pre_norm + bool(config.post_norm)
     total = config.pixels.width * d + config.patch_bias * d
     total += norms * _norm_parameters(config.norm, d) + config.layers * layer_parameters(config)
-    total += config.prefix * d + (config.prefix * config.head_dim // 2 if config.prefix_angles else 0)
+    total += config.prefix * d * (1 + config.prefix_first) + (
+        config.prefix * config.head_dim // 2 if config.prefix_angles else 0
+    )
     if table is not None:
         total += (table.height * table.width * d if table.resize != "sincos" else 0) + table.prefix * d
     if config.pool if pool is None else pool:
@@ -95,7 +97,8 @@ def layer_parameters(config: EncoderConfig) -> int:
     d, m = config.hidden, config.mlp
     up = m * (2 if config.gated else 1)
     biases = 3 * d * config.qkv_bias + d * config.proj_bias + (up + d) * config.mlp_bias
-    return 2 * _norm_parameters(config.norm, d) + 4 * d * d + d * up + m * d + biases + 2 * d * config.scale
+    per_head = 2 * _norm_parameters(config.qk_norm, config.head_dim) if config.qk_norm else 0
+    return per_head + 2 * _norm_parameters(config.norm, d) + 4 * d * d + d * up + m * d + biases + 2 * d * config.scale
 
 
 def _norm_parameters(kind: str, width: int) -> int:
@@ -266,6 +269,7 @@ def memory(
     """
     if dtype not in ITEM_BYTES or mode not in ("inference", "training", "checkpointed"):
         raise ConfigError(f"no plan for {mode} in {dtype}", expected=(*ITEM_BYTES,), got=(mode, dtype))
+    _require_known(config)
     rows, item = sum(g.rows for g in grids), ITEM_BYTES[dtype]
     cpu = device == "cpu"
     work, sums, packs, torch_threads = _machine(dtype)
@@ -292,6 +296,18 @@ def memory(
     input_bytes = rows * (config.pixels.width * (1 if pixels == "uint8" else item) + POS_BYTES)
     optimizer = 0 if mode == "inference" else 2 * weights
     return Memory(weights, input_bytes, moments[where] + SMALL, optimizer, where, moments)
+
+
+def _require_known(config: EncoderConfig) -> None:
+    """Raises ConfigError naming what these formulas do not know."""
+    wide = [*dict.fromkeys(span for span in config.layer_spans if span != "window")]
+    unknown = {
+        "qk_norm": config.qk_norm is not None,
+        "spans": len(wide) > 1 or "scene" in wide,
+        "prefix": config.prefix > 0 and [config.prefix_per] != [*dict.fromkeys(config.layer_spans)],
+    }
+    for name in (name for name, there in unknown.items() if there):
+        raise ConfigError(f"there is no memory plan yet for {name} = {getattr(config, name)}", got=name)
 
 
 def _runs(config: EncoderConfig, grids: Sequence[Grid], *, joined: bool) -> tuple[Runs, Runs]:

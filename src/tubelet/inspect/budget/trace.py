@@ -53,7 +53,7 @@ class Load:
 
 def index_bytes(config: EncoderConfig, load: Load) -> int:
     """Numbers of the places that the pack's rows take inside the layers, where those are not their own."""
-    return load.patches * INDEX if config.prefix or config.local else 0
+    return load.patches * INDEX if config.prefix or "window" in config.layer_spans else 0
 
 
 def tables_bytes(config: EncoderConfig, rows: int) -> int:

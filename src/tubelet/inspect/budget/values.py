@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from tubelet.encoder.config import EncoderConfig
-from tubelet.errors import ConfigError, LimitError
+from tubelet.errors import ConfigError, CountedInput, CountedRows, LimitError
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype, Memory, Mode, memory
 from tubelet.inspect.budget.networks import Aggregator, LanguageShape
@@ -179,7 +179,7 @@ class Plan:
         }  # fmt: skip
 
     def check(self, *, max_tokens: int | None = None, max_memory_bytes: int | None = None, **how: Any) -> "Plan":
-        """Self, or LimitError with this plan as its `plan` where it passes a ceiling; `how` is `memory`'s."""
+        """Self, or LimitError with what was counted as its `plan` where this passes a ceiling; `how` is `memory`'s."""
         if max_tokens is not None and self.tokens > max_tokens:
             raise self._over(f"{self.tokens:,} tokens are above max_tokens = {max_tokens:,}", max_tokens, self.tokens)
         if max_memory_bytes is not None:
@@ -191,5 +191,13 @@ class Plan:
 
     def _over(self, text: str, limit: int, got: int) -> LimitError:
         error = LimitError(text, limit=limit, got=got)
-        error.plan = self.as_dict()
+        error.plan = CountedRows(
+            tuple(
+                CountedInput(
+                    i.input.name, i.input.width, i.input.height, i.input.frames, i.grid,
+                    sum(g.rows for g in i.grids), i.tokens,
+                )
+                for i in self.items
+            )
+        )  # fmt: skip
         return error

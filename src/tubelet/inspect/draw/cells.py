@@ -10,6 +10,7 @@
 Pillow and numpy alone; places and scores are read once, on the host.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -92,7 +93,7 @@ def _scaled(whole: Packed, chosen: Sequence[int], scores: torch.Tensor) -> Float
 def panels_of(layers: Sequence[ViewLayer]) -> list[list[ViewLayer]]:
     """Views that do not lie over each other together, finest first: tiles before the whole they were cut from."""
     out: list[list[ViewLayer]] = []
-    for layer in sorted(layers, key=lambda one: _cell_area(one.item)):
+    for layer in sorted(layers, key=lambda one: math.prod(one.item.cell)):
         for panel in out:
             if not any(_overlap(layer.item.box, other.item.box) for other in panel):
                 panel.append(layer)
@@ -104,16 +105,9 @@ def panels_of(layers: Sequence[ViewLayer]) -> list[list[ViewLayer]]:
 
 def extent(panel: Sequence[ViewLayer]) -> tuple[float, float, float, float]:
     """The box that holds what all its views show of the picture; the black border around it is left out."""
-    boxes = [shown_part(layer.item) for layer in panel]
+    boxes = [layer.item.shown for layer in panel]
     low, high = (tuple(f(b[i] for b in boxes) for i in at) for f, at in ((min, (0, 1)), (max, (2, 3))))
     return low[0], low[1], high[0], high[1]
-
-
-def shown_part(item: Item) -> tuple[float, float, float, float]:
-    """The part of its picture that a view shows; its whole box where it shows nothing."""
-    (a, b, c, d), (left, top, right, bottom) = item.box, item.content or item.box
-    part = max(a, left), max(b, top), min(c, right), min(d, bottom)
-    return part if part[0] < part[2] and part[1] < part[3] else item.box
 
 
 def overlay(
@@ -257,11 +251,6 @@ def _inner_lines(part: np.ndarray, mask: Bool[np.ndarray, "H W"], rows: np.ndarr
 
 def _edge(part: np.ndarray) -> None:
     part[0], part[-1], part[:, 0], part[:, -1] = (VIEW_EDGE,) * 4
-
-
-def _cell_area(item: Item) -> float:
-    left, top, right, bottom = item.box
-    return (right - left) / item.grid.w * (bottom - top) / item.grid.h
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:

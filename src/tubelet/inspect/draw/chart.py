@@ -62,7 +62,7 @@ def chart(panels: Sequence[Sequence[Panel]], lines: Sequence[TextLine], base: in
     Raises ShapeError for a panel without two points.
 
         >>> square = Panel("squares", "n", (0.0, 1.0, 2.0), (0.0, 1.0, 4.0), "{:.0f}".format)
-        >>> chart([[square]], [Line(("An example",))]).mode
+        >>> chart([[square]], [TextLine(("An example",))]).mode
         'RGB'
     """
     drawn = [[_panel(p, base) for p in row] for row in panels]

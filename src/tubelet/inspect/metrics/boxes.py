@@ -13,8 +13,9 @@ from torch import Tensor
 
 from tubelet.inspect.metrics.estimate import Estimate
 from tubelet.inspect.metrics.intervals import mean_of, share_of
-from tubelet.inspect.metrics.pictures import pairs, shown, still_there
+from tubelet.inspect.metrics.pictures import pairs, shown
 from tubelet.packed import Packed
+from tubelet.packed.order import rows_in
 from tubelet.reduce.scores import Box, covered
 from tubelet.reduce.shirg import finest
 from tubelet.shapes import Bool
@@ -59,12 +60,13 @@ def recall(whole: Packed, kept: Packed, boxes: Boxes, *, seed: int = 0) -> Recal
         >>> recall(p, p.keep(torch.tensor([0, 2])), {0: [(0, 0, 2, 1)]}).share.value
         0.5
     """
-    whole = shown(whole)
+    every, whole = whole, shown(whole)
     wanted = _touched(whole, boxes) & finest(whole).cpu()
+    found = None
     if kept.items == whole.items:
-        found = wanted & still_there(whole, kept)
-    else:
-        found = None
+        left = torch.zeros(len(every.x), dtype=torch.bool, device="cpu")
+        left[rows_in(every, kept).cpu()] = True
+        found = wanted & left[rows_in(every, whole).cpu()]
     after = _touched(kept, boxes)
     shares, complete = [], 0
     for pair in pairs(whole, kept):

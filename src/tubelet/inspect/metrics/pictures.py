@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import ShapeError
-from tubelet.packed import Item, Packed
+from tubelet.packed import Packed
 from tubelet.reduce.blank import blank_rows, has_blank
-from tubelet.shapes import Bool, Float, Int64
+from tubelet.shapes import Float, Int64
 
 
 @dataclass(frozen=True)
@@ -58,37 +58,13 @@ def cells(p: Packed) -> Float[Tensor, "T 5"]:
     pos = p.pos.cpu().double()
     parts = [pos.new_zeros(0, 5)]
     for item, rows in zip(p.items, pos.split(p.lengths) if len(p) else (), strict=True):
-        wide, high = pitch(item)
+        wide, high = item.cell
         left, top = item.box[0] + rows[:, 2] * wide, item.box[1] + rows[:, 1] * high
         times = torch.tensor(item.times_s, dtype=torch.float64, device="cpu")[rows[:, 0].long()]
         parts.append(torch.stack([times, left, top, left + wide, top + high], dim=1))
     return torch.cat(parts)
 
 
-def pitch(item: Item) -> tuple[float, float]:
-    """Width and height of one cell in the picture's pixels."""
-    left, top, right, bottom = item.box
-    return (right - left) / item.grid.w, (bottom - top) / item.grid.h
-
-
 def centres(cell: Float[Tensor, "T 5"]) -> Float[Tensor, "T 2"]:
     """x, y of the middle of each cell."""
     return (cell[:, 1:3] + cell[:, 3:5]) / 2
-
-
-def still_there(whole: Packed, kept: Packed) -> Bool[Tensor, " T"]:
-    """Which rows of `whole` are in `kept`, by item and place, on the host. Syncs. Raises ShapeError for other items."""
-    if kept.items != whole.items:
-        raise ShapeError("the kept rows are of other items", expected=repr(whole), got=repr(kept))
-    numbers = [_numbers(p) for p in (whole, kept)]
-    return torch.isin(*numbers)
-
-
-def _numbers(p: Packed) -> Int64[Tensor, " T"]:
-    """One number for each item and place."""
-    pos = p.pos.cpu().long()
-    parts, first = [pos.new_zeros(0)], 0
-    for item, rows in zip(p.items, pos.split(p.lengths) if len(p) else (), strict=True):
-        parts.append(first + (rows[:, 0] * item.grid.h + rows[:, 1]) * item.grid.w + rows[:, 2])
-        first += item.grid.rows
-    return torch.cat(parts)

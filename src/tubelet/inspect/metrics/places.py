@@ -14,7 +14,7 @@ from torch import Tensor
 from tubelet.errors import InputError, NotFinite, ShapeError
 from tubelet.inspect.metrics.estimate import Estimate
 from tubelet.inspect.metrics.intervals import mean_of
-from tubelet.inspect.metrics.pictures import Pair, cells, centres, pairs, pitch, shown
+from tubelet.inspect.metrics.pictures import Pair, cells, centres, pairs, shown
 from tubelet.packed import Item, Packed
 from tubelet.reduce.cells import cells_of
 from tubelet.reduce.groups import checked_scores
@@ -125,7 +125,7 @@ def distance(whole: Packed, kept: Packed, *, seed: int = 0) -> Distance:
         found = []
         for i in {int(i) for i in torch.bucketize(pair.whole, _ends(whole), right=True)}:
             item, rows = whole.items[i], before[whole.starts[i] : whole.starts[i + 1]]
-            scale = torch.tensor(pitch(item), dtype=torch.float64, device="cpu")
+            scale = torch.tensor(item.cell, dtype=torch.float64, device="cpu")
             for time in set(item.times_s):
                 here, there = rows[rows[:, 0] == time], own[own[:, 0] == time]
                 far = torch.full((len(here),), math.hypot(item.grid.h, item.grid.w), dtype=torch.float64, device="cpu")

@@ -20,6 +20,7 @@ from tubelet.integrations.transformers.fields import (
     checked,
     encoder_fields,
     encoder_of,
+    with_spans,
 )
 
 _THEIRS = HARMLESS_FIELDS | {"experts_implementation", "_experts_implementation", "num_labels", "per_layer_config"}
@@ -66,6 +67,7 @@ class TubeletConfig(PreTrainedConfig):
         for name in ("attn_implementation", "_attn_implementation"):
             if kwargs.get(name) is not None:
                 backend_of(kwargs[name])
+        kwargs = with_spans(kwargs)
         ours = checked(EncoderFields, kwargs) | checked(PixelFields, kwargs)
         unknown = sorted(kwargs.keys() - _THEIRS - CODE_FIELDS)
         if unknown:
@@ -104,5 +106,5 @@ def config_of(encoder: Encoder) -> TubeletConfig:
     """`TubeletConfig.of` its configuration, with the type of its weights and whether they are random."""
     config = TubeletConfig.of(encoder.config)
     config.dtype = encoder.patch.weight.dtype
-    config.untrained = getattr(encoder, "untrained", False)
+    config.untrained = encoder.untrained
     return config

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Any, get_args
 
-from tubelet.encoder.config import EncoderConfig, Head, Local, Merger, Rope, Table
+from tubelet.encoder.config import EncoderConfig, Head, Merger, Rope, Span, Table
 from tubelet.errors import ConfigError
 from tubelet.families.fields import ACTS
 from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, INTERPOLATIONS, RESAMPLERS, RULES, PixelRecipe
@@ -44,11 +44,10 @@ class EncoderFields:
     """The rest of an `EncoderConfig` under Hugging Face's names; a part that may be absent has a field that says so.
 
     head_norm_eps: of the pooling head's norm, None = layer_norm_eps. out_hidden_size: of a merger over merge_size^2
-    tokens, None = there is none. window_frames: frames one attention segment spans, None = the whole item. use_rope:
-    the rope_ fields count. table_size: height and width of the table of positions, None = there is none. window_side:
-    patches along a window inside a frame, None = there are none; full_layers: the layers without. post_norm_pooled:
-    the final norm is of what is pooled only. deepstack_layers: those with a merger of their own, deepstack_out_size
-    wide."""
+    tokens, None = there is none. layer_spans, span_frames and span_side: what layers attend to, as `EncoderConfig` has
+    it. use_rope: the rope_ fields count. table_size: height and width of the table of positions, None = there is none.
+    qk_norm_type: of q and k, None = they have no norm. post_norm_pooled: the final norm
+    is of what is pooled only. deepstack_layers: those with a merger of their own, deepstack_out_size wide."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -66,10 +65,13 @@ class EncoderFields:
     rope_shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
     rope_layout: str = "pairs"
     rope_places: str = "index"
+    rope_origin: int = 0
     table_size: tuple[int, int] | None = None
     table_resize: str = "bicubic"
     table_prefix: bool = False
     num_prefix_tokens: int = 0
+    prefix_per: str = "item"
+    prefix_first: bool = False
     prefix_angles: bool = False
     patch_bias: bool = False
     use_pre_norm: bool = True
@@ -86,9 +88,10 @@ class EncoderFields:
     head_type: str = "probe"
     head_norm_type: str = "rms_norm"
     head_bias: bool = True
-    window_frames: int | None = None
-    window_side: int | None = None
-    full_layers: tuple[int, ...] = ()
+    layer_spans: tuple[str, ...] = ("item",)
+    span_frames: int = 1
+    span_side: int | None = None
+    qk_norm_type: str | None = None
     out_hidden_size: int | None = None
     merger_norm_eps: float = 1e-6
     merger_norm_type: str = "layer_norm"
@@ -99,6 +102,41 @@ class EncoderFields:
     deepstack_norm_type: str = "layer_norm"
     deepstack_joined: bool = False
     initializer_range: float = 0.02
+
+
+@dataclass
+class FieldsBeforeSpans:
+    """What stood for `layer_spans` in files of tubelet before it had them: a whole item or some frames for every layer,
+    and windows of window_side patches for all but the full_layers. Prefix tokens stood before whichever it was."""
+
+    window_frames: int | None = None
+    window_side: int | None = None
+    full_layers: tuple[int, ...] = ()
+
+
+def with_spans(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a file as today's; those of one written before layers named their spans mean the same. Raises
+    ConfigError for a value of the wrong type, or for fields of both times."""
+    old = {f.name for f in fields(FieldsBeforeSpans)} & given.keys()
+    if not old:
+        return given
+    if "layer_spans" in given:
+        raise ConfigError(f"{min(old)} says what layer_spans says", got=min(old))
+    rest = dict(given)
+    f = FieldsBeforeSpans(**checked(FieldsBeforeSpans, rest))
+    whole = "item" if f.window_frames is None else "frame"
+    out = {
+        "layer_spans": (whole,),
+        "span_frames": 1 if f.window_frames is None else f.window_frames,
+        "prefix_per": whole,
+    }
+    if f.window_side is not None:
+        layers = rest.get("num_hidden_layers", EncoderFields.num_hidden_layers)
+        if not isinstance(layers, int) or any(not 0 <= i < layers for i in f.full_layers):
+            raise ConfigError(f"full_layers count 0..{layers} - 1", limit=layers, got=f.full_layers)
+        spans = tuple(whole if i in f.full_layers else "window" for i in range(layers))
+        out |= {"layer_spans": spans, "span_side": f.window_side}
+    return rest | out
 
 
 def checked(kind: type[Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -173,6 +211,9 @@ _WORDS: dict[str, dict[str, Any]] = {
     "rope_mode": {w: w for w in ("onevision", "rotation")},
     "rope_layout": {w: w for w in ("pairs", "halves")},
     "rope_places": {w: w for w in ("index", "centred")},
+    "prefix_per": {w: w for w in ("frame", "item")},
+    "layer_spans": {w: w for w in get_args(Span)},
+    "qk_norm_type": _NORMS,
     "table_resize": {w: w for w in ("bicubic", "bicubic_antialias", "bilinear_antialias", "corners", "sincos")},
     "head_type": {w: w for w in ("probe", "query", "first")},
     "hidden_act": ACTS,
@@ -220,12 +261,17 @@ def encoder_fields(encoder: EncoderConfig) -> dict[str, Any]:
         "proj_bias": encoder.proj_bias,
         "mlp_bias": encoder.mlp_bias,
         "num_prefix_tokens": encoder.prefix,
+        "prefix_per": encoder.prefix_per,
+        "prefix_first": encoder.prefix_first,
         "prefix_angles": encoder.prefix_angles,
         "use_head": encoder.pool,
         "head_type": encoder.head.kind,
         "head_norm_type": _word(_NORMS, encoder.head.norm),
         "head_bias": encoder.head.bias,
-        "window_frames": encoder.window,
+        "layer_spans": encoder.spans,
+        "span_frames": encoder.span_frames,
+        "span_side": encoder.span_side,
+        "qk_norm_type": None if encoder.qk_norm is None else _word(_NORMS, encoder.qk_norm),
         **_merger_fields(encoder.merger, "out_hidden_size", "merger"),
         "deepstack_layers": encoder.deepstack,
         **_merger_fields(encoder.deepstack_merger, "deepstack_out_size", "deepstack"),
@@ -233,11 +279,9 @@ def encoder_fields(encoder: EncoderConfig) -> dict[str, Any]:
     }
     if rope := encoder.rope:
         out |= {"rope_mode": rope.mode, "rope_theta": rope.theta, "rope_split": rope.split, "rope_shift": rope.shift}
-        out |= {"rope_layout": rope.layout, "rope_places": rope.places}
+        out |= {"rope_layout": rope.layout, "rope_places": rope.places, "rope_origin": rope.origin}
     if table := encoder.table:
         out |= {"table_size": (table.height, table.width), "table_resize": table.resize, "table_prefix": table.prefix}
-    if local := encoder.local:
-        out |= {"window_side": local.side, "full_layers": local.full}
     return out
 
 
@@ -273,7 +317,10 @@ def encoder_of(holder: Any) -> EncoderConfig:
         pre_norm=f.use_pre_norm,
         post_norm="pooled" if f.use_post_norm and f.post_norm_pooled else f.use_post_norm,
         pool=f.use_head,
-        window=f.window_frames,
+        spans=tuple(_one_of("layer_spans", word) for word in f.layer_spans),
+        span_frames=f.span_frames,
+        span_side=f.span_side,
+        qk_norm=None if f.qk_norm_type is None else _one_of("qk_norm_type", f.qk_norm_type),
         merger=_merger(f, recipe.merge, f.out_hidden_size, "merger"),
         gated=f.use_gated_mlp,
         qkv_bias=f.qkv_bias,
@@ -284,8 +331,9 @@ def encoder_of(holder: Any) -> EncoderConfig:
         embed_norm=f.use_embed_norm,
         table=_table(f),
         prefix=f.num_prefix_tokens,
+        prefix_per=_one_of("prefix_per", f.prefix_per),
+        prefix_first=f.prefix_first,
         prefix_angles=f.prefix_angles,
-        local=None if f.window_side is None else Local(f.window_side, f.full_layers),
         head=Head(_one_of("head_type", f.head_type), _one_of("head_norm_type", f.head_norm_type), f.head_bias),
         deepstack=f.deepstack_layers,
         deepstack_merger=_merger(f, recipe.merge, f.deepstack_out_size, "deepstack"),
@@ -295,7 +343,8 @@ def encoder_of(holder: Any) -> EncoderConfig:
 def _rope(f: EncoderFields) -> Rope | None:
     mode, layout = _one_of("rope_mode", f.rope_mode), _one_of("rope_layout", f.rope_layout)
     places = _one_of("rope_places", f.rope_places)
-    return Rope(mode, f.rope_theta, f.rope_split, f.rope_shift, layout, places) if f.use_rope else None
+    rope = Rope(mode, f.rope_theta, f.rope_split, f.rope_shift, layout, places, f.rope_origin)
+    return rope if f.use_rope else None
 
 
 def _table(f: EncoderFields) -> Table | None:

@@ -14,7 +14,7 @@ them in buffers that this way of loading leaves uninitialised.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -35,7 +35,8 @@ from tubelet.integrations.transformers.config import TubeletConfig, config_of
 from tubelet.integrations.transformers.fields import PixelFields, backend_of, checked, pixel_fields, recipe_of
 from tubelet.integrations.transformers.upstream import HUB, register_upstream, upstream_encoder
 from tubelet.packed import Item, Packed, all_positions
-from tubelet.pixels.inputs import listed, rows_of
+from tubelet.pixels.inputs import listed
+from tubelet.pixels.load import load_patches
 from tubelet.pixels.patchify import from_pixels, normalise
 from tubelet.pixels.recipe import PixelRecipe
 
@@ -112,7 +113,7 @@ class TubeletModel(PreTrainedModel):
         else:
             rest = {k: v for k, v in kwargs.items() if k not in (*HUB, "config", "pretrained_model_name_or_path")}
             config = config_of(encoder) if given is None else given
-            config.untrained = getattr(encoder, "untrained", False)
+            config.untrained = encoder.untrained
             state = {"encoder." + name: tensor for name, tensor in encoder.state_dict().items()}
             loaded = super().from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **rest)
         model, info = loaded
@@ -125,7 +126,7 @@ class TubeletModel(PreTrainedModel):
                 unexpected=unexpected,
                 source=str(source)[:200],
             )
-        model.encoder.__dict__.update(untrained=model.config.untrained)
+        model.encoder.untrained = model.config.untrained
         return (model, info) if output_loading_info else model
 
     def forward(
@@ -147,7 +148,9 @@ class TubeletModel(PreTrainedModel):
         encoder cannot pool; hidden_states, on request, L + 1 of (T, D), the last before the final norm; prefix_states
         and deepstack_features where the encoder has them. For a batch T is two axes, (N, T / N). Raises ShapeError.
         """
-        self.encoder.backend = backend_of(self.config._attn_implementation)
+        backend = backend_of(self.config._attn_implementation)
+        if backend != self.encoder.options.backend:
+            self.encoder.set_run_options(replace(self.encoder.options, backend=backend))
         batch = None if image_grid_thw is not None else len(pixel_values)
         if image_grid_thw is not None:
             p = packed_rows(pixel_values, image_grid_thw, self.encoder.pixels)
@@ -177,7 +180,9 @@ class TubeletModel(PreTrainedModel):
         if isinstance(module, AttentionPool | QueryPool):
             init.normal_(module.probe)
         std = self.config.initializer_range
-        own = {Encoder: ("prefix", "prefix_angles"), PositionTable: ("weight", "prefix")}.get(type(module), ())
+        own = {Encoder: ("prefix", "prefix_first", "prefix_angles"), PositionTable: ("weight", "prefix")}.get(
+            type(module), ()
+        )
         for parameter in (getattr(module, name) for name in own):
             if parameter is not None:
                 init.normal_(parameter, std=std)
@@ -198,7 +203,7 @@ class TubeletModel(PreTrainedModel):
                 expected={"use_reentrant": False},
                 got=chosen,
             )
-        self.encoder.gradient_checkpointing = enable
+        self.encoder.set_run_options(replace(self.encoder.options, gradient_checkpointing=enable))
 
 
 def packed_rows(rows: Tensor, grid_thw: Tensor | Sequence[Sequence[int]], recipe: PixelRecipe) -> Packed:
@@ -289,7 +294,7 @@ class TubeletImageProcessor(BaseImageProcessor):
             now = {f.name: fields_of_this_call.pop(f.name, getattr(self, f.name)) for f in fields(PixelFields)}
             _no_more(fields_of_this_call)
             recipe = TubeletImageProcessor(**now).recipe
-        p = rows_of(listed(images), recipe, fps=fps, num_frames=num_frames)
+        p = load_patches(listed(images), recipe, fps=fps, num_frames=num_frames).packed
         if self.do_normalize if do_normalize is None else do_normalize:
             p = normalise(p, recipe)
         return BatchFeature({"pixel_values": p.x, "image_grid_thw": p.grid_thw}, tensor_type=return_tensors)

@@ -134,9 +134,10 @@ def _items(message: Message) -> list[str]:
     return [] if isinstance(content, str) else [part["type"] for part in content if part["type"] in ("image", "video")]
 
 
-def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme) -> str:
-    """The messages as the model's chat template writes them, up to where the answer begins. Raises ConfigError, also
-    for a template that fails at these messages (one for text alone, say); what it said is the cause."""
+def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme, *, add_generation_prompt: bool = True) -> str:
+    """The messages as the model's chat template writes them, up to where the answer begins, or without
+    add_generation_prompt to where the last one ends. Raises ConfigError, also for a template that fails at these
+    messages (one for text alone, say); what it said is the cause."""
     if tokenizer is None:
         raise ConfigError("the model's folder has no tokenizer: a question cannot be put into tokens")
     if not getattr(tokenizer, "chat_template", None):
@@ -145,7 +146,7 @@ def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme) -> str:
 
     told = [_tagged(m) for m in messages] if scheme.wording == "image_tag" else list(messages)
     try:
-        return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=add_generation_prompt)
     except (TemplateError, TypeError, ValueError, LookupError) as e:
         raise ConfigError("the model's chat template cannot put these messages into words") from e
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from tubelet.errors import ConfigError
 from tubelet.language.vlm.cache import FeatureCache
 from tubelet.packed import Packed, concat
 from tubelet.packed.grid import Grid
+from tubelet.packed.order import rows_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,18 +57,7 @@ def followed(kept: Packed, whole: Packed, other: Packed) -> Packed:
     """
     if kept.items != whole.items:
         raise ConfigError("the reduction changes grids: the deepstack rows of this encoder cannot follow it")
-    sizes = whole.grid_thw.to(whole.device)
-    before = [_numbers(p, sizes) for p in (whole, kept)]
-    order = before[0].argsort()
-    at = torch.searchsorted(before[0][order], before[1])
-    return other.keep(order[at], kept.lengths)
-
-
-def _numbers(p: Packed, sizes: Tensor) -> Tensor:
-    """One number for each row: its item, then its place in the item's grid."""
-    owner = torch.arange(len(p), device=p.device).repeat_interleave(torch.tensor(p.lengths, device=p.device))
-    size, pos = sizes[owner], p.pos.long()
-    return owner * (1 << 40) + (pos[:, 0] * size[:, 1] + pos[:, 1]) * size[:, 2] + pos[:, 2]
+    return other.keep(rows_in(whole, kept), kept.lengths)
 
 
 def _item(p: Packed, i: int, pos: Tensor, x: Tensor, merge: int) -> Packed:

@@ -127,7 +127,7 @@ class VLM(nn.Module):
     @property
     def untrained(self) -> bool:
         """Whether the encoder's weights are random: then the answers mean nothing."""
-        return bool(getattr(self.encoder, "untrained", False))
+        return self.encoder.untrained
 
     # ---- pixels to rows
 
@@ -172,7 +172,9 @@ class VLM(nn.Module):
         weights = weights_key(self.encoder)
         kind = self.encoder.patch.weight.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        said = f"{self.scheme.states} {self.deep} {self.encoder.backend} {mixed} {self.encoder.config} {weights}"
+        said = (
+            f"{self.scheme.states} {self.deep} {self.encoder.options.backend} {mixed} {self.encoder.config} {weights}"
+        )
         return None if weights is None else said
 
     @property

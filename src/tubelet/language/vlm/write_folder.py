@@ -55,7 +55,7 @@ def write_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> 
         metadata[SETTINGS] = json.dumps(asdict(parts.projector.config))
     elif parts.projector is not None:
         raise ConfigError(f"{parts.projector.config.kind} has no weights to save", got=parts.projector.config.kind)
-    if getattr(encoder, "untrained", False) or (report is not None and report.untrained):
+    if encoder.untrained or (report is not None and report.untrained):
         metadata["untrained"] = "true"
     theirs = to_theirs(encoder.state_dict(), family.formats[layout], encoder.config)
     tensors = {TOWER + family.prefixes[0] + name: tensor for name, tensor in theirs.items()}

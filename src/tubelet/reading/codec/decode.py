@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tubelet.errors import DecodeError, InputError, RunError, TubeletError
+from tubelet.errors import DecodeError, InputError, TubeletError
 from tubelet.reading.clip import Allocate, Clip, new_frames
-from tubelet.reading.codec.signals import CodecSignals
+from tubelet.reading.codec.signals import CodecSignals, signals_from
 from tubelet.reading.codec.watch import FrameSignal, Watcher, edges_px, signal_for
-from tubelet.reading.isolated.pool import SUPPORTED, pool
+from tubelet.reading.hdr import HdrMode
+from tubelet.reading.isolated.pool import SUPPORTED, ask_child
+from tubelet.reading.isolated.wire import Reply, map_frames, shape_of
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
@@ -96,11 +98,17 @@ def read_signals(src: Source, limits: Limits, sampling: Sampling, signal: Asked)
 
 
 def read_both(
-    src: Source, limits: Limits, sampling: Sampling, signal: Asked, *, allocate: Allocate = new_frames
+    src: Source,
+    limits: Limits,
+    sampling: Sampling,
+    signal: Asked,
+    *,
+    hdr: HdrMode = "tonemap",
+    allocate: Allocate = new_frames,
 ) -> tuple[Clip, CodecSignals]:
     """The frames that are taken and their signals: what a child process sends. Raises: as `codec_signals`."""
     try:
-        plan = plan_video(src, limits, sampling)
+        plan = plan_video(src, limits, sampling, hdr)
         frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
         got: list[FrameSignal] = []
 
@@ -189,12 +197,16 @@ def signals_of(src: Source, plan: VideoPlan, result: VideoResult, kind: str, got
 
 
 def isolated_signals(src: Source, job: ReadJob, signal: str) -> tuple[Clip, CodecSignals]:
-    """The frames and signals that `reading.codec.decode.read_both` gives, decoded in a child process under the job's
-    limits. Raises: as `isolated_read`."""
-    if not SUPPORTED:
-        raise RunError("decoding in a child process is not available on Windows", source=src.name)
-    try:
-        return pool().signals(src, job, signal)
-    except TubeletError as error:
-        error.placed(source=src.name)
-        raise
+    """The frames and signals that `read_both` gives, decoded in a child process under the job's limits.
+
+    Raises: as `codec_signals` and `ask_child`.
+    """
+
+    def made_of(reply: Reply) -> tuple[Clip, CodecSignals]:
+        clip = reply.clip(src.name, job.limits)
+        if len(reply.files) < 2:
+            raise ValueError("no fields were sent")
+        maps = map_frames(reply.files[1], shape_of(reply.values["maps"], 4))
+        return clip, signals_from(reply.values["signals"], maps, clip)
+
+    return ask_child({"kind": "signals", "signal": signal}, src, job, made_of)

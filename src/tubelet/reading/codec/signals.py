@@ -14,32 +14,25 @@ class CodecSignals:
     """Fields of F frames taken out of one clip, each summed up since the frame taken before it (the first: since the
     start of the clip). On cells of the upright picture.
 
-    signal: how motion and error were found, "vectors", "blocks" or "difference". codec: FFmpeg's name of the decoder.
-    times_s: true start of each frame. pictures: I, P, B or "?". frames: shown since the frame taken before, this one
-    included. packet_bytes: their size in the file. keys, cuts: whether a key frame, or the beginning of a scene, is
-    among them. error_levels: the levels of luma that neither staying nor moving explains, above coding noise.
-    motion_px: pixels moved relative to the camera, which moves as the median does. rows_px, columns_px: where cells
-    begin and end in the upright picture, one number more than there are cells.
-
         >>> from tubelet.reading.codec.decode import codec_signals
         >>> seen = codec_signals("walk.mp4", fps=2.0)
         >>> seen.signal, seen.error_levels.shape, seen.cuts.index(True), seen.times_s[6]
         ('vectors', (9, 34, 60), 6, 3.0)
     """
 
-    signal: str
-    codec: str
-    times_s: tuple[float, ...]
-    pictures: tuple[str, ...]
-    frames: tuple[int, ...]
-    packet_bytes: tuple[int, ...]
-    keys: tuple[bool, ...]
-    cuts: tuple[bool, ...]
-    error_levels: Float[np.ndarray, "F h w"]
-    motion_px: Float[np.ndarray, "F h w"]
-    rows_px: tuple[float, ...]
+    signal: str  # how motion and error were found: vectors, blocks or difference
+    codec: str  # FFmpeg's name of the decoder
+    times_s: tuple[float, ...]  # true start of each frame
+    pictures: tuple[str, ...]  # I, P, B or "?"
+    frames: tuple[int, ...]  # shown since the frame taken before, this one included
+    packet_bytes: tuple[int, ...]  # the size of those in the file
+    keys: tuple[bool, ...]  # whether a key frame is among them
+    cuts: tuple[bool, ...]  # whether a scene begins among them
+    error_levels: Float[np.ndarray, "F h w"]  # of luma that neither staying nor moving explains, above coding noise
+    motion_px: Float[np.ndarray, "F h w"]  # moved relative to the camera, which moves as the median does
+    rows_px: tuple[float, ...]  # where cells begin and end in the upright picture, one number more than cells
     columns_px: tuple[float, ...]
-    source: str = "?"
+    source: str = "?"  # the last three as in Clip
     complete: bool = True
     notes: tuple[str, ...] = ()
 

@@ -45,20 +45,15 @@ _REMEMBERED: Final = 32  # pictures that may be referred to; no codec keeps more
 
 @dataclass(frozen=True)
 class FrameSignal:
-    """What a clip did up to one frame taken out of it, since the frame taken before. Fields are upright, on cells.
+    """What a clip did up to one frame taken out of it, since the frame taken before. Fields are upright, on cells."""
 
-    picture: I, P or B, "?" where the decoder does not say. frames: shown since then, this one included. packet_bytes:
-    their size in the file. key: whether a key frame is among them. cut: whether a scene began among them.
-    error_levels: of each cell, the levels of luma that neither staying nor moving explains, above coding noise, summed
-    over those frames. motion_px: how far the cell's content moved, in pixels of the upright picture and relative to
-    the camera, summed over them.
-    """
-
-    picture: str
-    frames: int
-    packet_bytes: int
-    key: bool
-    cut: bool
+    picture: str  # I, P or B, "?" where the decoder does not say
+    frames: int  # shown since then, this one included
+    packet_bytes: int  # the size of those in the file
+    key: bool  # whether a key frame is among them
+    cut: bool  # whether a scene began among them
+    # Of each cell, summed over those frames: levels of luma that neither staying nor moving explains, above coding
+    # noise; and how far its content moved, in pixels of the upright picture and relative to the camera.
     error_levels: Float[np.ndarray, "h w"]
     motion_px: Float[np.ndarray, "h w"]
 

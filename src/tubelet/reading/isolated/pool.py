@@ -20,18 +20,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tubelet.errors import DecodeError, LimitError, RunError, TubeletError, WorkerDied
+from tubelet.errors import DecodeError, RunError, TubeletError, WorkerDied
 from tubelet.reading.clip import Clip
-from tubelet.reading.codec.signals import CodecSignals, signals_from
-from tubelet.reading.isolated.wire import anonymous_file, clip_from, error_from, map_frames, receive, send
+from tubelet.reading.isolated.wire import Reply, anonymous_file, error_from, receive, send
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import Outline
 from tubelet.reading.source import BinaryFile, Source, file_errors, read_all
+
+T = TypeVar("T")
 
 SUPPORTED = sys.platform != "win32"  # needs sockets that carry open files
 
@@ -77,60 +78,37 @@ class DecodeChild:
             self.kill()
             raise
 
-    def run(self, src: Source, job: ReadJob) -> Clip:
-        """The Clip of one input. Whatever goes wrong with the child, it is dead and reaped when this raises for it."""
-        answer, frames_fd = self._ask(src, job, {})
-        try:
-            return self._result(answer, frames_fd, src, job)
-        finally:
-            if frames_fd is not None:
-                os.close(frames_fd)
+    def ask(self, request: Mapping[str, Any], src: Source, job: ReadJob, made_of: Callable[[Reply], T]) -> T:
+        """What `made_of` makes of the child's reply for one input.
 
-    def signals(self, src: Source, job: ReadJob, signal: str) -> tuple[Clip, CodecSignals]:
-        """The frames of one clip and what its codec says of them. Raises as `run`."""
-        until = time.monotonic() + job.limits.deadline_s + _MARGIN_S
-        answer, frames_fd = self._ask(src, job, {"signal": signal})
-        maps_fd: int | None = None
+        request: `kind` (clip, outline or signals) and what that kind wants to know. made_of: believes nothing beyond
+        the job's limits; a KeyError, TypeError, ValueError, OSError or RunError of it means that the reply makes no
+        sense. Raises: the error that was sent; WorkerDied, and then the child is dead and reaped.
+        """
+        reply = self._exchange(request, src, job)
         try:
-            clip = self._result(answer, frames_fd, src, job)
-            second, maps_fd = self._wait(until, job.limits)
-            if maps_fd is None:
-                raise ValueError("no fields were sent")
-            return clip, signals_from(answer["signals"], map_frames(maps_fd, _shape(second["maps"], 4)), clip)
+            if isinstance(reply.values.get("error"), dict):
+                sent = error_from(reply.values["error"], src.name)
+            else:
+                return made_of(reply)
         except (KeyError, TypeError, ValueError, OSError, RunError) as error:
             if isinstance(error, TubeletError) and not isinstance(error, RunError):
-                raise
+                raise  # a limit, which is an answer
             self.kill()
             raise WorkerDied("the decoding process gave an answer that makes no sense", source=src.name) from error
         finally:
-            for fd in (frames_fd, maps_fd):
-                if fd is not None:
-                    os.close(fd)
+            reply.close()
+        raise sent
 
-    def outline(self, src: Source, job: ReadJob) -> Outline:
-        """The Outline of one input, believed only within the limits. Raises as `run`."""
-        answer, frames_fd = self._ask(src, job, {"outline": True})
-        if frames_fd is not None:
-            os.close(frames_fd)
-        if "error" in answer and isinstance(answer["error"], dict):
-            raise error_from(answer["error"], src.name)
-        try:
-            return Outline.from_dict(answer["outline"], job.limits)
-        except LimitError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            self.kill()
-            raise WorkerDied("the decoding process gave an answer that makes no sense", source=src.name) from error
-
-    def _ask(self, src: Source, job: ReadJob, wish: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-        """The child's answer, and the descriptor beside it."""
+    def _exchange(self, request: Mapping[str, Any], src: Source, job: ReadJob) -> Reply:
+        """Sends one input and waits for the reply, up to the deadline."""
         deadline = time.monotonic() + job.limits.deadline_s
         with _descriptor(src, job.limits) as fd:
-            request = {"job": job.as_dict(), "name": src.name, "size": src.size, "format": src.format}
+            about = {"job": job.as_dict(), "name": src.name, "size": src.size, "format": src.format}
             self.jobs += 1
             try:
                 self.link.settimeout(job.limits.deadline_s + _MARGIN_S)
-                send(self.link, request | wish, fd)
+                send(self.link, about | dict(request), [fd])
             except OSError as error:
                 raise self._died(job.limits, late=isinstance(error, TimeoutError)) from error
             return self._wait(deadline + _MARGIN_S, job.limits)
@@ -142,7 +120,7 @@ class DecodeChild:
             self.process.kill()
         return self.process.wait()
 
-    def _wait(self, until: float, limits: Limits) -> tuple[dict[str, Any], int | None]:
+    def _wait(self, until: float, limits: Limits) -> Reply:
         try:
             self.link.settimeout(max(until - time.monotonic(), 0.001))
             return receive(self.link)
@@ -150,7 +128,7 @@ class DecodeChild:
             raise self._died(limits, late=True) from error
         except (OSError, EOFError, ValueError) as error:
             raise self._died(limits, late=False) from error
-        except BaseException:  # a keyboard interrupt: an answer to nobody must not be read by the next caller
+        except BaseException:  # a keyboard interrupt: the answer on its way would be taken for that of the next input
             self.kill()
             raise
 
@@ -173,29 +151,6 @@ class DecodeChild:
         ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return WorkerDied(f"the decoding process was ended by {ending}", got=ending)
 
-    def _result(self, answer: dict[str, Any], frames_fd: int | None, src: Source, job: ReadJob) -> Clip:
-        """A Clip out of a reply that is believed only as far as the limits go."""
-        if "error" in answer and isinstance(answer["error"], dict):
-            raise error_from(answer["error"], src.name)
-        try:
-            shape = _shape(answer["shape"])
-            job.limits.check_clip(shape[0], shape[2], shape[1])
-            if frames_fd is None:
-                raise RunError("the decoding process sent no frames")
-            return clip_from(answer["clip"], map_frames(frames_fd, shape), src.name)
-        except (KeyError, TypeError, ValueError, OSError, RunError) as error:
-            if isinstance(error, TubeletError) and not isinstance(error, RunError):
-                raise
-            self.kill()
-            raise WorkerDied("the decoding process gave an answer that makes no sense", source=src.name) from error
-
-
-def _shape(sent: Any, values: int = 3) -> tuple[int, int, int, int]:
-    frames, height, width, channels = (int(n) for n in sent)
-    if min(frames, height, width) < 1 or channels != values:
-        raise ValueError("not the shape of frames")
-    return frames, height, width, channels
-
 
 class Pool:
     """The children of this process that wait for work. As many exist as threads have asked at the same time."""
@@ -205,20 +160,10 @@ class Pool:
         self._idle: list[DecodeChild] = []
         self._lock = threading.Lock()
 
-    def run(self, src: Source, job: ReadJob) -> Clip:
-        """The Clip of one input from a waiting child, or from a new one."""
+    def ask(self, request: Mapping[str, Any], src: Source, job: ReadJob, made_of: Callable[[Reply], T]) -> T:
+        """As `DecodeChild.ask`, of a waiting child or of a new one."""
         with self._child() as child:
-            return child.run(src, job)
-
-    def outline(self, src: Source, job: ReadJob) -> Outline:
-        """The Outline of one input, likewise."""
-        with self._child() as child:
-            return child.outline(src, job)
-
-    def signals(self, src: Source, job: ReadJob, signal: str) -> tuple[Clip, CodecSignals]:
-        """A clip and its signals, likewise."""
-        with self._child() as child:
-            return child.signals(src, job, signal)
+            return child.ask(request, src, job, made_of)
 
     @contextlib.contextmanager
     def _child(self) -> Iterator[DecodeChild]:
@@ -230,7 +175,7 @@ class Pool:
 
     def close(self) -> None:
         """Ends the waiting children. Those at work end with their job."""
-        if self.pid != os.getpid():  # a fork that leaves by the front door
+        if self.pid != os.getpid():  # in a fork, at its end: the children are the parent's
             return self.forget()
         with self._lock:
             children, self._idle = self._idle, []
@@ -275,34 +220,38 @@ def pool() -> Pool:
     return _pools[0]
 
 
-def isolated_read(src: Source, job: ReadJob) -> Clip:
-    """The Clip that `decode_source` gives, decoded in a child process under the job's limits.
+def ask_child(request: Mapping[str, Any], src: Source, job: ReadJob, made_of: Callable[[Reply], T]) -> T:
+    """As `DecodeChild.ask`, of this process's pool; errors name the source. Thread-safe: each thread gets its child.
 
-    The input travels as an open file (a path's own; bytes and file objects are copied into anonymous memory first), the
-    frames come back in shared memory that is mapped without a copy on Linux. Thread-safe: each thread gets its child.
+    The input travels as an open file: a path's own; bytes and file objects are copied into anonymous memory first.
     Limits: `max_memory_bytes` of address space (Linux), `deadline_s` of CPU and of wall time.
-    Raises: what decoding raises; WorkerDied when the child crashed, was killed or did not answer in time (the next call
-    starts another); RunError on Windows, which cannot pass open files.
+    Raises: the error that was sent; WorkerDied when the child crashed, was killed or did not answer in time (the next
+    call starts another); RunError on Windows, which cannot pass open files.
     """
     if not SUPPORTED:
         raise RunError("decoding in a child process is not available on Windows", source=src.name)
     try:
-        return pool().run(src, job)
+        return pool().ask(request, src, job, made_of)
     except TubeletError as error:
         error.placed(source=src.name)
         raise
+
+
+def isolated_read(src: Source, job: ReadJob) -> Clip:
+    """The Clip that `decode_source` gives, decoded in a child process under the job's limits.
+
+    The frames come back in shared memory that is mapped without a copy on Linux. Raises: what decoding raises; as
+    `ask_child`.
+    """
+    return ask_child({"kind": "clip"}, src, job, lambda reply: reply.clip(src.name, job.limits))
 
 
 def isolated_outline(src: Source, job: ReadJob) -> Outline:
     """The Outline that `outline_source` gives, read in a child process under the job's limits: for headers that this
-    process should not read either. Raises: as `isolated_read`."""
-    if not SUPPORTED:
-        raise RunError("decoding in a child process is not available on Windows", source=src.name)
-    try:
-        return pool().outline(src, job)
-    except TubeletError as error:
-        error.placed(source=src.name)
-        raise
+    process should not read either. Raises: what reading headers raises; as `ask_child`."""
+    return ask_child(
+        {"kind": "outline"}, src, job, lambda reply: Outline.from_dict(reply.values["outline"], job.limits)
+    )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What travels between the caller and a decoding child: short JSON messages, and open files beside them.
 
-    length 4 bytes, little-endian | JSON of that length | at most one file descriptor
+    length 4 bytes, little-endian | JSON of that length | at most MAX_FILES descriptors, sent with the first byte
 
 No pickle, no paths, no code. Pixels never pass through here: they lie in anonymous memory, whose descriptor travels.
 """
@@ -13,7 +13,8 @@ import socket
 import struct
 import sys
 import tempfile
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ import numpy as np
 from tubelet import errors
 from tubelet.errors import RunError, TubeletError
 from tubelet.reading.clip import Clip
+from tubelet.reading.limits import Limits
 
+MAX_FILES = 2  # the frames of a clip, and the fields of its codec
 MAX_MESSAGE = 8 << 20  # 8,192 frame times take 200 kB
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _SEALED = 0x2 | 0x4  # may neither shrink nor grow: a mapping of it cannot be pulled away
@@ -29,19 +32,40 @@ _CLIP_FIELDS = tuple(f.name for f in fields(Clip) if f.name not in ("frames", "s
 _KINDS = {k.__name__: k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, TubeletError)}
 
 
-def send(link: socket.socket, message: dict[str, Any], fd: int | None = None) -> None:
+@dataclass(frozen=True)
+class Reply:
+    """One message as it was received, and what travelled beside it. Nothing in it has been checked."""
+
+    values: dict[str, Any]  # the JSON object
+    files: tuple[int, ...] = ()  # descriptors, ours to close
+
+    def close(self) -> None:
+        """Closes the descriptors."""
+        for fd in self.files:
+            os.close(fd)
+
+    def clip(self, name: str, limits: Limits) -> Clip:
+        """The Clip whose frames lie in the first file, within the limits. Raises: KeyError, TypeError, ValueError,
+        RunError for what is none; LimitError for one that is too large."""
+        shape = shape_of(self.values["shape"], 3)
+        limits.check_clip(shape[0], shape[2], shape[1])
+        if not self.files:
+            raise RunError("the decoding process sent no frames")
+        return clip_from(self.values["clip"], map_frames(self.files[0], shape), name)
+
+
+def send(link: socket.socket, message: dict[str, Any], files: Sequence[int] = ()) -> None:
     body = json.dumps(message).encode()
     packet = struct.pack("<I", len(body)) + body
-    sent = socket.send_fds(link, [packet], [fd]) if fd is not None else link.send(packet)
+    sent = socket.send_fds(link, [packet], files) if files else link.send(packet)
     link.sendall(packet[sent:])
 
 
-def receive(link: socket.socket) -> tuple[dict[str, Any], int | None]:
-    """The next message and the descriptor beside it. Raises EOFError when the other side is gone."""
-    head, fds, _, _ = socket.recv_fds(link, 4, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
-    fd = fds[0] if fds else None
+def receive(link: socket.socket) -> Reply:
+    """The next message and the descriptors beside it. Raises EOFError when the other side is gone."""
+    head, files, _, _ = socket.recv_fds(link, 4, MAX_FILES, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
     try:
-        if fd is not None:
+        for fd in files:
             os.set_inheritable(fd, False)  # for systems that know no MSG_CMSG_CLOEXEC
         head += _exactly(link, 4 - len(head)) if head else b""
         if len(head) < 4:
@@ -53,10 +77,9 @@ def receive(link: socket.socket) -> tuple[dict[str, Any], int | None]:
         if not isinstance(message, dict):
             raise EOFError
     except BaseException:
-        if fd is not None:
-            os.close(fd)
+        Reply({}, tuple(files)).close()
         raise
-    return message, fd
+    return Reply(message, tuple(files))
 
 
 def _exactly(link: socket.socket, length: int) -> bytes:
@@ -105,6 +128,14 @@ class SharedFrames:
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
+
+
+def shape_of(sent: Any, channels: int) -> tuple[int, int, int, int]:
+    """(F, H, W, channels) as it was sent. Raises: TypeError, ValueError for anything that is no such shape."""
+    frames, height, width, last = (int(n) for n in sent)
+    if min(frames, height, width) < 1 or last != channels:
+        raise ValueError("not the shape of frames")
+    return frames, height, width, last
 
 
 def map_frames(fd: int, shape: tuple[int, int, int, int]) -> np.ndarray:

@@ -13,12 +13,14 @@ from PIL import Image, ImageFile
 
 from tubelet.errors import DecodeError
 from tubelet.reading.clip import Allocate, Clip, new_frames
+from tubelet.reading.hdr import HdrMode
 from tubelet.reading.limits import Limits
-from tubelet.reading.picture.colour import Colour, to_rgb
+from tubelet.reading.picture.colour import Colour, HdrCodes, to_rgb
 from tubelet.reading.picture.decode import decoding, open_picture, pack_rgb
 from tubelet.reading.picture.exif import UPRIGHT
 from tubelet.reading.picture.header import Header, gif_frames, is_animation, read_header
-from tubelet.reading.picture.image import WHITE, decode_image
+from tubelet.reading.picture.heif import primary_item
+from tubelet.reading.picture.image import WHITE, avif_codes, decode_image, hdr_codes
 from tubelet.reading.picture.png import png_pixels, read_png
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source
@@ -27,7 +29,13 @@ _UNTIMED_S = Fraction(1, 10)  # how long viewers show a frame that states no dur
 
 
 def decode_animation(
-    src: Source, limits: Limits, sampling: Sampling, background: Colour = WHITE, *, allocate: Allocate = new_frames
+    src: Source,
+    limits: Limits,
+    sampling: Sampling,
+    background: Colour = WHITE,
+    *,
+    hdr: HdrMode = "tonemap",
+    allocate: Allocate = new_frames,
 ) -> Clip:
     """The frames of an animation as a Clip with their true times; a picture that does not move as `decode_image`.
 
@@ -39,7 +47,7 @@ def decode_animation(
     with decoding(src):
         header = read_header(src, limits)
         if not is_animation(src.format, header):
-            return decode_image(src, limits, background, allocate=allocate)
+            return decode_image(src, limits, background, hdr=hdr, allocate=allocate)
         notes = list(header.notes)
         starts, end, wanted, untimed = moving(src, limits, sampling, header)
         if untimed:
@@ -49,9 +57,10 @@ def decode_animation(
         slots: dict[int, list[int]] = {}
         for slot, index in enumerate(wanted):
             slots.setdefault(index, []).append(slot)
+        codes = _codes(src, limits, hdr, notes)
         for index, picture, profile in _frames(src, limits, header, max(slots)):
             if index in slots:
-                shown = _upright(to_rgb(picture, background, profile, notes=notes), header)
+                shown = _upright(to_rgb(picture, background, profile, notes=notes, codes=codes), header)
                 for slot in slots[index]:
                     pack_rgb(shown, frames[slot])
     return Clip(
@@ -76,6 +85,14 @@ def moving(
     wanted = list(range(len(starts))) if sampling == Sampling() else sampling.choose(starts, end, limits)
     limits.check_clip(len(wanted), *header.upright)
     return starts, end, wanted, not all(durations)
+
+
+def _codes(src: Source, limits: Limits, hdr: HdrMode, notes: list[str]) -> HdrCodes | None:
+    src.file.seek(0)
+    if src.format == "PNG":
+        found = read_png(src.file, limits, whole=False)
+        return hdr_codes(found.hdr, hdr, notes, narrow=found.narrow)
+    return avif_codes(primary_item(src.file, limits), hdr, notes) if src.format == "AVIF" else None
 
 
 def _upright(picture: Image.Image, header: Header) -> Image.Image:

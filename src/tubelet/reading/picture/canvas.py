@@ -1,7 +1,7 @@
 """Memory that pictures are decoded into one after the other.
 
-A fresh picture costs more in page faults and copies than one might think: at 12 megapixels as much as decoding its
-JPEG data. Pillow keeps RGB as four bytes a pixel; here it decodes into four bytes a pixel of ours, which stay.
+Page faults and copies of a fresh picture cost as much as decoding its JPEG data, at 12 megapixels. Pillow keeps RGB as
+four bytes a pixel; here it decodes into four bytes a pixel of ours, which stay.
 """
 
 import numpy as np

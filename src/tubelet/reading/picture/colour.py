@@ -7,12 +7,13 @@ alpha -> opaque    round((colour * alpha + background * (255 - alpha)) / 255), t
 
 import io
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
 from tubelet.errors import DecodeError, UnsupportedFormat
+from tubelet.reading.hdr import Hdr, full_span, to_sdr
 from tubelet.reading.picture.decode import DECODER_ERRORS
 
 Colour = tuple[int, int, int]
@@ -22,13 +23,28 @@ _ALMOST_SRGB = 2  # grey levels by which a profile may differ from sRGB and stil
 _TO_EIGHT = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)  # round(v / 257); 257 is odd: no ties
 
 
+class HdrCodes(NamedTuple):
+    """That a picture's values are PQ or HLG. narrow: with room below black and above white. deep: (H, W) or (H, W, 3)
+    values of 16 bits, where the picture itself has only 8 of them."""
+
+    hdr: Hdr
+    narrow: bool = False
+    deep: np.ndarray | None = None
+
+
 def to_rgb(
-    picture: Image.Image, background: Colour, profile: bytes | None = None, *, notes: list[str], invert: bool = False
+    picture: Image.Image,
+    background: Colour,
+    profile: bytes | None = None,
+    *,
+    notes: list[str],
+    invert: bool = False,
+    codes: HdrCodes | None = None,
 ) -> Image.Image:
     """A loaded picture of any mode as an opaque RGB picture. Appends to `notes` what a person might want to know.
 
     profile: an ICC profile from the file; one that is broken or of another colour space is ignored, with a note.
-    invert: 16-bit grey in which 0 is white (TIFF).
+    invert: 16-bit grey in which 0 is white (TIFF). codes: tone-map the picture instead of asking a profile.
     Cost: nothing for RGB without a profile; one pass for most others; a profile costs about 10 ms per megapixel.
     Raises: UnsupportedFormat for floats and 32-bit integers, whose range no file states.
     """
@@ -41,11 +57,19 @@ def to_rgb(
     if picture.mode in _SIXTEEN:
         picture = _grey16(picture, invert)
     colours, alpha = _split(picture)
-    colours = _managed(colours, profile, notes)
+    colours = _managed(colours, profile, notes) if codes is None else _tone_mapped(colours, codes, notes)
     if alpha is None or alpha.getextrema() == (255, 255):
         return colours
     notes.append(f"transparent parts composited on RGB {background}")
     return flatten(colours, alpha, background)
+
+
+def _tone_mapped(colours: Image.Image, codes: HdrCodes, notes: list[str]) -> Image.Image:
+    values, bits = (np.asarray(colours.convert("RGB")), 8) if codes.deep is None else (codes.deep, 16)
+    red, green, blue = (values, values, values) if values.ndim == 2 else np.moveaxis(values, -1, 0)
+    notes.append(codes.hdr.note("tonemap"))
+    out = np.empty((*values.shape[:2], 3), np.uint8)
+    return Image.fromarray(to_sdr(red, green, blue, codes.hdr, full_span(bits, codes.narrow), out))
 
 
 def flatten(colours: Image.Image, alpha: Image.Image, background: Colour) -> Image.Image:

@@ -5,24 +5,28 @@ file -> header, limits -> only what pixels need -> Pillow -> 8 bits -> profile -
 
 import io
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
 
-from tubelet.errors import DecodeError, UnsupportedFormat
+from tubelet.errors import DecodeError
 from tubelet.reading.clip import Allocate, Clip, new_frames
+from tubelet.reading.hdr import Hdr, HdrMode
 from tubelet.reading.limits import Limits
 from tubelet.reading.picture.canvas import Canvas
-from tubelet.reading.picture.colour import Colour, sixteen_to_eight, tiff_sixteen_note, to_rgb
+from tubelet.reading.picture.colour import Colour, HdrCodes, sixteen_to_eight, tiff_sixteen_note, to_rgb
 from tubelet.reading.picture.decode import decoding, open_picture, pack_rgb
 from tubelet.reading.picture.exif import UPRIGHT
 from tubelet.reading.picture.header import Header, is_animation, read_header
-from tubelet.reading.picture.jpeg import jpeg_pixels, read_jpeg
+from tubelet.reading.picture.heif import PrimaryItem, primary_item
+from tubelet.reading.picture.jpeg import has_gain_map, jpeg_pixels, read_jpeg
 from tubelet.reading.picture.png import PngInfo, png_pixels, read_png
 from tubelet.reading.source import Format, Source
 from tubelet.shapes import UInt8
 
 WHITE: Colour = (255, 255, 255)
+GAIN_MAP = "a gain map to high dynamic range is in the file, and was not applied"
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,24 @@ def probe_image(src: Source, limits: Limits) -> PictureInfo:
     return PictureInfo(*header.upright, header.frames, src.format)
 
 
-def decode_image(src: Source, limits: Limits, background: Colour = WHITE, *, allocate: Allocate = new_frames) -> Clip:
+def decode_image(
+    src: Source,
+    limits: Limits,
+    background: Colour = WHITE,
+    *,
+    hdr: HdrMode = "tonemap",
+    allocate: Allocate = new_frames,
+) -> Clip:
     """The picture as a Clip of one frame: upright, sRGB-coded, opaque. Of an animation or a file of pages, the first.
 
-    background: what transparent parts are laid on. allocate: where the frame's memory comes from.
+    background: what transparent parts are laid on. hdr: what becomes of PQ and HLG, as in `read`. allocate: where the
+    frame's memory comes from.
     The Clip's notes say what was done: composited, converted, first of several frames, orientation that means nothing.
     16-bit grey and PNG are scaled by rounding v / 257; 16-bit RGB TIFF by its high bytes. CMYK without a profile is
-    converted by Pillow's plain formula. Gamma chunks, gain maps and XMP are not looked at. Pixels are those of
+    converted by Pillow's plain formula. Gamma chunks are not looked at, gain maps are noted. Pixels are those of
     Pillow's decoders (libjpeg-turbo, zlib-ng, libwebp, libtiff, libavif), bit for bit.
     Cost: decoding, and one copy of the pixels. The file is read into memory whole.
-    Raises: DecodeError (damaged, cut short), LimitError (before anything is decoded), UnsupportedFormat (floats, HDR).
+    Raises: DecodeError (damaged, cut short), LimitError (before anything is decoded), UnsupportedFormat (floats).
 
     >>> import io
     >>> from PIL import Image
@@ -65,14 +77,14 @@ def decode_image(src: Source, limits: Limits, background: Colour = WHITE, *, all
     [10, 20, 30]
     """
     with decoding(src):
-        picture, notes = _upright(src, limits, background)
+        picture, notes = _upright(src, limits, background, hdr)
         frames = allocate((1, picture.height, picture.width, 3))
         pack_rgb(picture, frames[0])
     return Clip(frames, (0.0,), source=src.name, notes=notes)
 
 
 def decode_pixels(
-    src: Source, limits: Limits, background: Colour, canvas: Canvas
+    src: Source, limits: Limits, background: Colour, canvas: Canvas, hdr: HdrMode = "tonemap"
 ) -> tuple[UInt8[np.ndarray, "H W C"], tuple[str, ...]]:
     """The pixels of `decode_image`'s frame, in the memory of `canvas`, and its notes: for work that is done at once.
 
@@ -80,12 +92,12 @@ def decode_pixels(
     not copied. Valid until the canvas is used again. Raises: as `decode_image`.
     """
     with decoding(src):
-        picture, notes = _upright(src, limits, background, canvas)
+        picture, notes = _upright(src, limits, background, hdr, canvas)
         return canvas.pixels(picture), notes
 
 
 def _upright(
-    src: Source, limits: Limits, background: Colour, canvas: Canvas | None = None
+    src: Source, limits: Limits, background: Colour, hdr: HdrMode, canvas: Canvas | None = None
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """The first frame as an upright, opaque RGB picture, and what was done to it."""
     header = read_header(src, limits)
@@ -93,8 +105,9 @@ def _upright(
     if header.frames > 1:
         what = "frames of an animation" if is_animation(src.format, header) else "pages"
         notes.append(f"the first of {header.frames} {what}")
-    picture, profile, invert = _loaded(src, limits, header, notes, canvas)
-    picture = to_rgb(picture, background, profile, notes=notes, invert=invert)
+    loaded = _loaded(src, limits, header, hdr, notes, canvas)
+    invert = loaded.invert
+    picture = to_rgb(loaded.picture, background, loaded.profile, notes=notes, invert=invert, codes=loaded.codes)
     if src.format != "TIFF" and header.orientation != 1:  # Pillow's TIFF reader turns by itself
         picture = picture.transpose(Image.Transpose[UPRIGHT[header.orientation]])
     if picture.size != header.upright:
@@ -102,16 +115,34 @@ def _upright(
     return picture, tuple(notes)
 
 
+class _Loaded(NamedTuple):
+    """The decoded first frame as Pillow gives it, the colour profile, whether 16-bit grey has 0 as white, and what is
+    to be tone-mapped."""
+
+    picture: Image.Image
+    profile: bytes | None = None
+    invert: bool = False
+    codes: HdrCodes | None = None
+
+
 def _loaded(
-    src: Source, limits: Limits, header: Header, notes: list[str], canvas: Canvas | None
-) -> tuple[Image.Image, bytes | None, bool]:
-    """The decoded first frame as Pillow gives it, the colour profile, and whether 16-bit grey has 0 as white."""
+    src: Source, limits: Limits, header: Header, hdr: HdrMode, notes: list[str], canvas: Canvas | None
+) -> _Loaded:
     if src.format == "JPEG":
-        return _jpeg(src, limits, canvas if header.orientation == 1 else None)
+        return _jpeg(src, limits, notes, canvas if header.orientation == 1 else None)
     if src.format == "PNG":
-        return _png(src, limits, notes)
+        return _png(src, limits, hdr, notes)
+    codes = None
     if src.format == "AVIF":
-        _refuse_hdr_avif(src, notes)
+        item = primary_item(src.file, limits)
+        if hdr == "tonemap" and item.deep and (item.hdr is not None or item.colours is None):
+            from tubelet.reading.picture.deep_avif import deep_avif  # loads FFmpeg, which most pictures can do without
+
+            deep = deep_avif(src, limits, item.colours, notes)
+            if deep is not None:
+                notes.extend((GAIN_MAP,) if item.gain_map else ())
+                return _Loaded(deep)
+        codes = avif_codes(item, hdr, notes)
     picture = open_picture(src.format, src.file)
     invert = False
     if src.format == "TIFF":
@@ -123,7 +154,7 @@ def _loaded(
     profile = picture.info.get("icc_profile")
     if isinstance(profile, bytes):
         limits.check("max_metadata_bytes", len(profile), "colour profile of")
-    return picture, profile if isinstance(profile, bytes) else None, invert
+    return _Loaded(picture, profile if isinstance(profile, bytes) else None, invert, codes)
 
 
 def _check_size(picture: ImageFile.ImageFile, size: tuple[int, int]) -> None:
@@ -132,10 +163,12 @@ def _check_size(picture: ImageFile.ImageFile, size: tuple[int, int]) -> None:
         raise DecodeError("the header has two sizes", expected=size, got=picture.size)
 
 
-def _jpeg(src: Source, limits: Limits, canvas: Canvas | None) -> tuple[Image.Image, bytes | None, bool]:
+def _jpeg(src: Source, limits: Limits, notes: list[str], canvas: Canvas | None) -> _Loaded:
     """JPEG without its metadata, decoded in one call instead of pieces of 64 KiB."""
     data = src.file.read()
     found = read_jpeg(io.BytesIO(data), limits)
+    if has_gain_map(data, found):
+        notes.append(GAIN_MAP)
     picture = open_picture("JPEG", io.BytesIO(jpeg_pixels(data, found)))
     _check_size(picture, (found.width, found.height))
     if found.channels == 4 and not found.adobe:  # inks as they are; Pillow takes every CMYK JPEG for Adobe's, inverted
@@ -144,25 +177,29 @@ def _jpeg(src: Source, limits: Limits, canvas: Canvas | None) -> tuple[Image.Ima
     if canvas is not None and picture.mode == "RGB" and found.icc is None:
         canvas.lend(picture)
     picture.load()
-    return picture, found.icc, False
+    return _Loaded(picture, found.icc)
 
 
-def _png(src: Source, limits: Limits, notes: list[str]) -> tuple[Image.Image, bytes | None, bool]:
+def _png(src: Source, limits: Limits, hdr: HdrMode, notes: list[str]) -> _Loaded:
     """PNG reduced to its pixel chunks, every checksum verified; samples of 16 bits with both bytes."""
     data = src.file.read()
     found = read_png(io.BytesIO(data), limits, whole=True)
-    if found.hdr:
-        raise UnsupportedFormat("an HDR picture (PQ or HLG) has no stated curve to 8 bits", got="cICP")
+    if found.gain_map:
+        notes.append(GAIN_MAP)
+    codes = hdr_codes(found.hdr, hdr, notes, narrow=found.narrow)
     pixels = png_pixels(data, found)
     if found.bits == 16 and found.colour != 0:
-        return _deep_png(pixels, found), found.icc, False
-    picture = open_picture("PNG", io.BytesIO(pixels))
-    picture.load()
-    return picture, found.icc, False
+        picture, values = _deep_png(pixels, found)
+        values = values[..., 0] if found.colour == 4 else values[..., :3]
+    else:
+        picture = open_picture("PNG", io.BytesIO(pixels))
+        picture.load()
+        values = np.asarray(picture) if found.bits == 16 else None
+    return _Loaded(picture, found.icc, codes=None if codes is None else codes._replace(deep=values))
 
 
-def _deep_png(pixels: bytes, info: PngInfo) -> Image.Image:
-    """16-bit RGB, RGBA or grey+alpha PNG as an 8-bit picture, rounded from both bytes of every sample.
+def _deep_png(pixels: bytes, info: PngInfo) -> tuple[Image.Image, np.ndarray]:
+    """16-bit RGB, RGBA or grey+alpha PNG as an 8-bit picture, rounded from both bytes of every sample, and the samples.
 
     Pillow has no 16-bit mode for these and keeps the high byte. Asked for big-endian samples it gives the high bytes,
     asked for little-endian ones the low bytes: two decodings. Grey+alpha has the byte layout of 8-bit RGBA: one.
@@ -177,25 +214,31 @@ def _deep_png(pixels: bytes, info: PngInfo) -> Image.Image:
 
     if info.colour == 4:
         bytes_ = decoded("RGBA").astype(np.uint16)
-        return Image.fromarray(sixteen_to_eight(bytes_[..., 0::2] << 8 | bytes_[..., 1::2]))
+        values = bytes_[..., 0::2] << 8 | bytes_[..., 1::2]
+        return Image.fromarray(sixteen_to_eight(values)), values
     mode = "RGB" if info.colour == 2 else "RGBA"
     values = decoded(None).astype(np.uint16) << 8 | decoded(f"{mode};16L")
     eight = sixteen_to_eight(values)
     if info.transparency is None or info.colour == 6:
-        return Image.fromarray(eight)
+        return Image.fromarray(eight), values
     if len(info.transparency) != 6:
         raise DecodeError("the transparent colour of the PNG has a wrong length")
     hidden = (values == np.frombuffer(info.transparency, ">u2")).all(axis=-1, keepdims=True)
-    return Image.fromarray(np.concatenate([eight, np.where(hidden, 0, 255).astype(np.uint8)], axis=-1))
+    return Image.fromarray(np.concatenate([eight, np.where(hidden, 0, 255).astype(np.uint8)], axis=-1)), values
 
 
-def _refuse_hdr_avif(src: Source, notes: list[str]) -> None:
-    """PQ and HLG AVIF are refused by their colr box; more than 8 bits are reduced by libavif, with a note."""
-    head = src.file.read(1 << 16)
-    src.file.seek(0)
-    colr = head.find(b"colrnclx")
-    if colr >= 0 and int.from_bytes(head[colr + 10 : colr + 12], "big") in (16, 18):
-        raise UnsupportedFormat("an HDR picture (PQ or HLG) has no stated curve to 8 bits", got="colr nclx")
-    av1c = head.find(b"av1C")
-    if av1c >= 0 and len(head) > av1c + 6 and head[av1c + 6] & 0x40:
+def hdr_codes(found: Hdr | None, mode: HdrMode, notes: list[str], *, narrow: bool = False) -> HdrCodes | None:
+    """What `to_rgb` is to tone-map; None, with a note where the picture is HDR, when nothing is."""
+    if found is None or mode == "tonemap":
+        return None if found is None else HdrCodes(found, narrow)
+    notes.append(found.note(mode))
+    return None
+
+
+def avif_codes(item: PrimaryItem, mode: HdrMode, notes: list[str]) -> HdrCodes | None:
+    """What `to_rgb` is to tone-map of an AVIF that Pillow decodes, which gives 8 bits of each sample."""
+    if item.gain_map:
+        notes.append(GAIN_MAP)
+    if item.deep:
         notes.append("more than 8 bits per sample were reduced to 8")
+    return hdr_codes(item.hdr, mode, notes)

@@ -19,11 +19,15 @@ _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
 _MAX_SCANS = 500  # of a progressive picture: each one costs a pass over every pixel
 _MAX_SEGMENTS = 10_000
 _ICC = b"ICC_PROFILE\0"
+_FURTHER = b"MPF\0"  # an index of further pictures in the same file
+_GAIN_MAPS = (b"http://ns.adobe.com/hdr-gain-map/1.0/", b"urn:iso:std:iso:ts:21496:-1")
+_APPLE = b"http://ns.apple.com/HDRGainMap/"  # stands in the further picture that is the map
 
 
 @dataclass
 class JpegInfo:
-    """width, height: as stored. dropped: (start, end) of segments that pixels do not need."""
+    """width, height: as stored. dropped: (start, end) of segments that pixels do not need. gain_map: the header tells
+    of one. further: there are pictures behind this one."""
 
     width: int
     height: int
@@ -32,6 +36,8 @@ class JpegInfo:
     adobe: bool = False
     exif: bytes | None = None
     icc: bytes | None = None
+    gain_map: bool = False
+    further: bool = False
     dropped: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -66,12 +72,15 @@ def read_jpeg(file: BinaryFile, limits: Limits) -> JpegInfo:
             data = file.read(length - 2)
             if found.exif is None and data.startswith(b"Exif\0\0"):
                 found.exif = data
+            found.gain_map |= any(mark in data for mark in _GAIN_MAPS)
             found.dropped.append((start, place))
         elif marker == 0xE2:
             data = file.read(length - 2)
             if data.startswith(_ICC) and len(data) >= 14:
                 profile[data[12]], parts = data[14:], data[13]
                 limits.check("max_metadata_bytes", sum(map(len, profile.values())), "colour profile of at least")
+            found.gain_map |= any(mark in data for mark in _GAIN_MAPS)
+            found.further |= data.startswith(_FURTHER)
             found.dropped.append((start, place))
         elif marker == 0xEE:
             found.adobe = file.read(5) == b"Adobe"
@@ -85,6 +94,11 @@ def read_jpeg(file: BinaryFile, limits: Limits) -> JpegInfo:
     if profile and sorted(profile) == list(range(1, parts + 1)):
         found.icc = b"".join(profile[i] for i in range(1, parts + 1))
     return found
+
+
+def has_gain_map(data: bytes, info: JpegInfo) -> bool:
+    """Whether there is a gain map to HDR beside the picture: Ultra HDR, ISO 21496-1 or Apple's."""
+    return info.gain_map or (info.further and any(mark in data for mark in (*_GAIN_MAPS, _APPLE)))
 
 
 def jpeg_pixels(data: bytes, info: JpegInfo) -> bytes:

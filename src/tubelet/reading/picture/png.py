@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from tubelet.errors import DecodeError, LimitError
+from tubelet.reading.hdr import Hdr, hdr_of
 from tubelet.reading.limits import Limits
 from tubelet.reading.source import BinaryFile
 
@@ -30,7 +31,8 @@ class PngInfo:
     """What the chunks say. frames: of the animation, 1 when there is none. leading: the picture that viewers without
     animation show (IDAT) is not itself a frame. durations: seconds, one for each fcTL. spans, motion: (start, end) of
     the chunks of the still picture and of the animation, headers and checksums included. control_next: the sequence
-    number the next fcTL or fdAT must carry."""
+    number the next fcTL or fdAT must carry. hdr, narrow: of PQ and HLG, and whether its samples have room above and
+    below. gain_map: there is one, which viewers of such pictures would apply."""
 
     width: int
     height: int
@@ -42,7 +44,9 @@ class PngInfo:
     exif: bytes | None = None
     icc: bytes | None = None
     transparency: bytes | None = None
-    hdr: bool = False
+    hdr: Hdr | None = None
+    narrow: bool = False
+    gain_map: bool = False
     durations: list[Fraction] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     motion: list[tuple[int, int]] = field(default_factory=list)
@@ -147,7 +151,10 @@ def _ancillary(info: PngInfo, kind: bytes, data: bytes, seen_data: bool, limits:
     elif kind == b"tRNS":
         info.transparency = data
     elif kind == b"cICP":
-        info.hdr = len(data) == 4 and data[1] in (16, 18)  # PQ, HLG
+        if len(data) == 4:
+            info.hdr, info.narrow = hdr_of(data[1], data[0]), data[3] == 0
+    elif kind == b"gmAP":
+        info.gain_map = True
     elif kind == b"iCCP" and whole:
         info.icc = _inflate_after_name(data, kind, limits)
     elif kind in (b"zTXt", b"iTXt") and whole:

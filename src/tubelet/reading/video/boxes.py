@@ -1,4 +1,4 @@
-"""What a video file's own structure says: how long the file should be, how its pictures are turned, how long it lasts.
+"""The walk over a container: how long the file should be, how its pictures are turned, how long it lasts.
 
 FFmpeg stops quietly where the bytes stop, so a cut file reads as a short clip. The containers know better: every box,
 element or chunk starts with its length. A walk over the outermost of them, headers only, tells a whole file from a cut
@@ -13,7 +13,8 @@ Order of bytes: MP4 and MKV big endian, AVI little. Cost: two small reads a box;
 
 from tubelet.reading.limits import Limits
 from tubelet.reading.sniff import Format
-from tubelet.reading.video.mkv import walk_avi, walk_mkv
+from tubelet.reading.video.avi import walk_avi
+from tubelet.reading.video.mkv import walk_mkv
 from tubelet.reading.video.mp4 import walk_mp4
 from tubelet.reading.video.structure import Bytes, Structure
 
@@ -26,14 +27,5 @@ def walk(data: Bytes, kind: Format, limits: Limits) -> Structure:
     elif kind == "AVI":
         walk_avi(data, found)
     else:
-        walk_mkv(data, found, limits)
+        walk_mkv(data, found)
     return found
-
-
-# --- MP4 --------------------------------------------------------------------------------------------------------------
-
-
-# --- MKV and WEBM -----------------------------------------------------------------------------------------------------
-
-
-# --- AVI --------------------------------------------------------------------------------------------------------------

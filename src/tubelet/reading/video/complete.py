@@ -1,4 +1,8 @@
-"""Whether all of a clip is there: what its container declares against what its packets hold."""
+"""Whether all of a clip is there: what its container declares against what its packets hold.
+
+FFmpeg reports no error where the bytes end. Neither the container's structure nor the stream's header nor the packets
+are enough alone: headers of whole files are often a frame off, and a file cut behind its last picture lacks nothing.
+"""
 
 import itertools
 import statistics
@@ -9,11 +13,52 @@ from typing import Final
 import av.container
 import av.video
 
-from tubelet.reading.sniff import Format
-from tubelet.reading.video.packets import PacketIndex, Row
+from tubelet.reading.video.packets import PacketIndex
 from tubelet.reading.video.structure import Media, Structure
 
 _DEEPEST: Final = 16  # no codec holds back more pictures; times that ask for it are damaged
+
+
+def judge(
+    index: PacketIndex,
+    stream: av.video.VideoStream,
+    structure: Structure,
+    tick: Fraction,
+    stopped: bool,
+    container: av.container.InputContainer,
+) -> None:
+    """Sets `cut` and `declared_s` by what the structure, the header and the packets say together.
+
+    stopped: reading the packets ended early. A cut in what follows the last picture (an index, the sound) is not a cut
+    of the video: where the file says how much video it has, by number or by length, and all of that is there, nothing
+    is missing.
+    """
+    step = usual_step(index.starts_s)
+    there = len(index.size) + index.blanks
+    declared = _declared_length(index, there, stream, structure, tick)
+    index.declared_s = max(index.duration_s, declared or 0.0)
+    missing_s = index.declared_s - index.duration_s
+    ends_early = missing_s > step * 1.5 + 0.005  # a header may count one frame too many
+    # `whole`: the pictures are known to be there, whatever the file lost behind them. `short`: some are known to be
+    # missing, whatever the chain of boxes looks like.
+    if index.kind == "MP4":
+        media = structure.media.get(stream.id, Media(samples=stream.frames))
+        # where an edit list shows less than the track has, the demuxer may leave out samples that are there
+        listed, trimmed = media.samples, not structure.fragmented and media.shown_s < media.media_s - step
+        # the samples of lost fragments are listed nowhere: the count proves nothing unless the cut comes after them
+        whole = 0 < listed <= there and (structure.after_media or not structure.fragmented)
+        short = ends_early or (listed > there and not trimmed)
+    elif index.kind == "AVI":  # its header counts pictures, and an index at the end may be gone without harm
+        whole, short = 0 < stream.frames <= there, stream.frames > there
+    else:  # MKV and WEBM count nothing: the length in the track's tags is all there is
+        whole = structure.after_media and declared is not None and missing_s <= step / 2 + 0.002
+        short = ends_early
+    lost = structure.missing_bytes > 0 and not whole
+    index.cut = stopped or lost or short or structure.broken or index.reorder > _DEEPEST or index.early > 2 * _DEEPEST
+    if index.cut and declared is None and container.duration is not None:
+        index.declared_s = max(index.declared_s, container.duration / 1e6)  # of the longest stream, in microseconds
+    if not index.cut:  # a header's last fraction of a frame is no missing video
+        index.declared_s = index.duration_s
 
 
 def usual_step(starts: Sequence[float]) -> float:
@@ -22,60 +67,16 @@ def usual_step(starts: Sequence[float]) -> float:
     return statistics.median(gaps) if gaps else 0.0
 
 
-def judge(
-    index: PacketIndex,
-    rows: Sequence[Row],
-    stream: av.video.VideoStream,
-    kind: Format,
-    structure: Structure,
-    tick: Fraction,
-    stopped: bool,
-    container: av.container.InputContainer,
-) -> None:
-    """Sets `cut` and `declared_s` by what the structure, the header and the packets say together.
-
-    A cut in what follows the last picture (an index, the sound) is not a cut of the video: where the file says how much
-    video it has, by number or by length, and all of that is there, nothing is missing.
-    """
-    step = usual_step(index.starts_s)
-    declared = _declared_length(index, rows, stream, kind, structure, tick)
-    index.declared_s = max(index.duration_s, declared or 0.0)
-    missing_s = index.declared_s - index.duration_s
-    ends_early = missing_s > step * 1.5 + 0.005
-    there = len(rows) + index.blanks
-    if kind == "MP4":
-        media = structure.media.get(stream.id, Media(samples=stream.frames))
-        listed, trimmed = media.samples, not structure.fragmented and media.shown_s < media.media_s - step
-        whole = 0 < listed <= there and (structure.after_media or not structure.fragmented)
-        short = ends_early or (listed > there and not trimmed)
-    elif kind == "AVI":
-        whole, short = 0 < stream.frames <= there, stream.frames > there
-    else:
-        whole = structure.after_media and declared is not None and missing_s <= step / 2 + 0.002
-        short = ends_early
-    lost = structure.missing_bytes > 0 and not whole
-    index.cut = stopped or lost or short or structure.broken or index.reorder > _DEEPEST or index.early > 2 * _DEEPEST
-    if index.cut and declared is None and container.duration is not None:
-        index.declared_s = max(index.declared_s, container.duration / 1e6)
-    if not index.cut:
-        index.declared_s = index.duration_s
-
-
 def _declared_length(
-    index: PacketIndex,
-    rows: Sequence[Row],
-    stream: av.video.VideoStream,
-    kind: Format,
-    structure: Structure,
-    tick: Fraction,
+    index: PacketIndex, there: int, stream: av.video.VideoStream, structure: Structure, tick: Fraction
 ) -> float | None:
     """Seconds of video from the first picture shown, as the file declares for this stream; None where it does not."""
-    if kind == "MP4":
+    if index.kind == "MP4":
         return structure.declared_s if structure.fragmented else structure.media.get(stream.id, Media()).shown_s or None
-    if kind == "AVI":
-        lost = stream.frames - len(rows) - index.blanks
+    if index.kind == "AVI":
+        lost = stream.frames - there
         return index.duration_s + float(max(0, lost) * tick) if stream.frames > 0 else None
-    end_s = _clock_time(stream.metadata.get("DURATION", ""))
+    end_s = _clock_time(stream.metadata.get("DURATION", ""))  # counted from the file's zero, not from the first picture
     first = index.pts[index.order[0]]
     return None if end_s is None else end_s - float((first or 0) * tick)
 

@@ -44,27 +44,24 @@ class Observer(Protocol):
 
 @dataclass
 class DecodeJob:
-    """What every worker needs, and where results meet. `bad` and `whole` are slots; guarded by `lock`.
-
-    on_frame=None: nothing is converted to RGB. observer: for one worker with one thread. vectors: motion vectors are
-    exported with each picture, always the same only on one thread: on several, FFmpeg now and then reads a table of
-    vectors that another thread is still writing.
-    """
+    """What every worker needs, and where results meet."""
 
     source: Source
-    stream: int
+    stream: int  # its number in the file
     index: PacketIndex
     way: Upright
     limits: Limits
-    on_frame: Callable[[int, np.ndarray], None] | None
-    observer: Observer | None = None
+    on_frame: Callable[[int, np.ndarray], None] | None  # None: nothing is converted to RGB
+    observer: Observer | None = None  # for one worker with one thread
+    # Motion vectors are exported with each picture. They are always the same only on one thread: on several, FFmpeg
+    # now and then reads a table of vectors that another thread is still writing.
     vectors: bool = False
-    until: float = 0.0
-    whole: set[int] = field(default_factory=set)
+    until: float = 0.0  # when decoding must be over, by the monotonic clock
+    whole: set[int] = field(default_factory=set)  # slots whose frames are whole; guarded by `lock`, as notes are
     notes: set[str] = field(default_factory=set)
     lock: Guard = field(default_factory=threading.Lock)
-    file_lock: Guard = field(default_factory=threading.Lock)
-    stop: threading.Event = field(default_factory=threading.Event)
+    file_lock: Guard = field(default_factory=threading.Lock)  # shared by all views of the file
+    stop: threading.Event = field(default_factory=threading.Event)  # a worker failed: the others end
 
 
 def decode(job: DecodeJob, stretches: list[Segment], workers: int) -> tuple[set[int], set[str]]:
@@ -223,27 +220,27 @@ class _Decoder:
 
     def run(self, stretch: Segment, nonref: bool) -> None:
         """Decodes one stretch and gives its wanted frames; those that turn out whole are added to the job's."""
-        take = WantedFrames(self._job, stretch, self._painter)
+        wanted = WantedFrames(self._job, stretch, self._painter)
         try:
             for number, packet in self._packets(stretch.first):
                 if number > stretch.last or self._job.stop.is_set():
                     self._held, self._next = packet, number
                     break
                 check_clock(self._job.until, self._job.limits)
-                self._decode(number, packet, nonref and number not in stretch.wanted, take)
-                if take.done():
+                self._decode(number, packet, nonref and number not in stretch.wanted, wanted)
+                if wanted.done():
                     break
         except _Lost:
-            take.failed(self._next)
+            wanted.failed(self._next)
             self._reopen()
-            return take.settle()
+            return wanted.settle()
         counted_to_a_cut = self._index.by_count and self._index.cut  # pictures still held back may have lost neighbours
-        if not take.done() and not counted_to_a_cut:
-            self._decode(stretch.last, None, False, take)
+        if not wanted.done() and not counted_to_a_cut:
+            self._decode(stretch.last, None, False, wanted)
         self._codec.flush_buffers()
-        return take.settle()
+        return wanted.settle()
 
-    def _decode(self, number: int, packet: av.packet.Packet | None, skip: bool, take: "WantedFrames") -> None:
+    def _decode(self, number: int, packet: av.packet.Packet | None, skip: bool, wanted: "WantedFrames") -> None:
         self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
         if self._codec.codec.name == "h264":  # a flush forgets how far pictures are out of order; the packets show it
             self._codec.reorder_depth = max(self._codec.reorder_depth, min(16, self._index.reorder))
@@ -256,10 +253,10 @@ class _Decoder:
         except TubeletError:
             raise
         except FOREIGN:
-            take.failed(number)
+            wanted.failed(number)
             return
         for frame in frames:
-            take.frame(frame)
+            wanted.frame(frame)
 
 
 class _Lost(Exception):

@@ -30,6 +30,7 @@ _DEMUXERS: Final[dict[Format, str]] = {
     "MKV": "matroska,webm",
     "WEBM": "matroska,webm",
     "AVI": "avi",
+    "AVIF": "mov,mp4,m4a,3gp,3g2,mj2",
 }
 # Decoders that clips are met with in practice; the hundreds of others are not for strangers' bytes.
 CODECS: Final = frozenset(

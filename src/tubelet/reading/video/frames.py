@@ -8,38 +8,53 @@ the range (limited, full) that the stream states; where none is stated BT.601 an
 does. Against exact arithmetic it is within 3 levels for 8-bit 4:2:0 and within 4 for 10-bit (0.5 where a side is odd).
 """
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 import av.video
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from tubelet.errors import DecodeError
+from tubelet.reading.hdr import Hdr, HdrMode, Span, full_span, hdr_of, to_sdr
 from tubelet.reading.limits import Limits
 from tubelet.reading.video.file import decoder_errors
 from tubelet.shapes import UInt8
 
 _MATRICES: Final = frozenset((0, 1, 2, 4, 5, 6, 7, 9, 10))  # AVColorSpace values that swscale knows
 _UNSPECIFIED: Final = 2
-_CURVES: Final = {16: "PQ", 18: "HLG"}  # AVColorTransferCharacteristic
+_UNSTATED: Final = (0, _UNSPECIFIED)
+_BT2020: Final = 9
+_FULL: Final = 2  # AVColorRange
+_PLANES: Final = re.compile(r"gbrp|gbrp\d+le")
+
+
+class Told(NamedTuple):
+    """What a container says of a stream's colours, by the numbers of H.273."""
+
+    curve: int = _UNSPECIFIED
+    primaries: int = _UNSPECIFIED
+    matrix: int = _UNSPECIFIED
+
+
+_UNTOLD: Final = Told()
 
 
 @dataclass(frozen=True)
 class Upright:
-    """How stored pictures become upright ones: stored size, size with square pixels, then a turn.
-
-    The turn is `transpose` (rows become columns), then `flip_rows` (top becomes bottom), then `flip_columns`.
-    """
+    """How stored pictures become upright ones: they are resized to square pixels, then turned, in this order."""
 
     stored_w: int
     stored_h: int
-    square_w: int
+    square_w: int  # the size with square pixels
     square_h: int
-    transpose: bool = False
-    flip_rows: bool = False
+    transpose: bool = False  # rows become columns
+    flip_rows: bool = False  # top becomes bottom
     flip_columns: bool = False
+    hdr: HdrMode = "tonemap"  # what becomes of PQ and HLG frames; all others are not touched by it
+    told: Told = _UNTOLD  # where a frame does not say what it is
 
     @property
     def width(self) -> int:
@@ -112,17 +127,13 @@ class Painter:
         """
         way = self._way
         check_size(frame, way)
-        self._remark(frame)
-        scaled = (way.square_w, way.square_h) != (way.stored_w, way.stored_h)
+        hdr = self._hdr(frame)
+        mapped = hdr is not None and way.hdr == "tonemap"
+        self._remark(frame, hdr, "BT.2020" if mapped else "BT.601")
+        if hdr is not None and mapped:
+            return way.turned(self._tone_mapped(frame, hdr))
         with decoder_errors("converted to RGB"):
-            rgb = self._reformatter.reformat(
-                frame,
-                width=way.square_w,
-                height=way.square_h,
-                format="rgb24",
-                interpolation=Interpolation.BICUBIC if scaled else Interpolation.BILINEAR,
-                threads=1,
-            )
+            rgb = self._converted(frame, "rgb24")
             plane = rgb.planes[0]
             if plane.line_size < 0:  # stored bottom up
                 return way.turned(rgb.to_ndarray())
@@ -131,11 +142,52 @@ class Painter:
             )
         return way.turned(array)
 
-    def _remark(self, frame: av.video.VideoFrame) -> None:
+    def _hdr(self, frame: av.video.VideoFrame) -> Hdr | None:
+        """By what the stream states, and where it states nothing by what the container does."""
+        told = self._way.told
+        curve, primaries = frame.color_trc, frame.color_primaries
+        return hdr_of(
+            told.curve if curve in _UNSTATED else curve, told.primaries if primaries in _UNSTATED else primaries
+        )
+
+    def _tone_mapped(self, frame: av.video.VideoFrame, hdr: Hdr) -> UInt8[np.ndarray, "h w 3"]:
+        """swscale's 16 bits are the stored ones shifted up; of limited range 8.8 fixed point, with white at 255."""
+        way, parts = self._way, frame.format.components
+        if frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb:
+            frame.colorspace = way.told.matrix if way.told.matrix in _MATRICES - {_UNSPECIFIED} else _BT2020
+        full = frame.format.is_rgb or frame.color_range == _FULL or frame.format.name.startswith("yuvj")
+        bits = min(16, max(part.bits for part in parts))
+        peak = ((1 << bits) - 1) << (16 - bits) if full else 255 << 8
+        span, kind = Span(0, peak, 1 << 16), np.dtype("<u2")
+        with decoder_errors("converted to RGB"):
+            if _PLANES.fullmatch(frame.format.name) and (way.square_w, way.square_h) == (way.stored_w, way.stored_h):
+                span, kind = full_span(bits), kind if bits > 8 else np.dtype(np.uint8)  # they are there already
+            else:
+                frame = self._converted(frame, "gbrp16le")
+            size, step = (way.square_h, way.square_w), kind.itemsize
+            green, blue, red = (
+                np.ndarray(size, kind, buffer=memoryview(plane), strides=(plane.line_size, step))
+                for plane in frame.planes
+            )
+        return to_sdr(red, green, blue, hdr, span, np.empty((*size, 3), np.uint8))
+
+    def _converted(self, frame: av.video.VideoFrame, form: str) -> av.video.VideoFrame:
+        way = self._way
+        scaled = (way.square_w, way.square_h) != (way.stored_w, way.stored_h)
+        return self._reformatter.reformat(
+            frame,
+            width=way.square_w,
+            height=way.square_h,
+            format=form,
+            interpolation=Interpolation.BICUBIC if scaled else Interpolation.BILINEAR,
+            threads=1,
+        )
+
+    def _remark(self, frame: av.video.VideoFrame, hdr: Hdr | None, instead: str) -> None:
         if frame.colorspace not in _MATRICES:
             frame.colorspace = _UNSPECIFIED
-            self.notes.add("an unknown colour matrix was taken as BT.601")
-        if frame.color_trc in _CURVES:
-            self.notes.add(f"high dynamic range ({_CURVES[frame.color_trc]}), shown without tone mapping")
+            self.notes.add(f"an unknown colour matrix was taken as {instead}")
+        if hdr is not None:
+            self.notes.add(hdr.note(self._way.hdr))
         if frame.interlaced_frame:
             self.notes.add("interlaced: both fields of a picture together, as stored")

@@ -12,6 +12,7 @@ Reading the packets of a clip costs a hundredth of decoding it, and tells everyt
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
@@ -25,7 +26,7 @@ from tubelet.reading.sniff import Format
 from tubelet.reading.video.complete import judge, usual_step
 from tubelet.reading.video.file import FOREIGN
 from tubelet.reading.video.nal import has_layers, is_true_entry, length_bytes
-from tubelet.reading.video.packets import PacketIndex, Row
+from tubelet.reading.video.packets import PacketIndex
 from tubelet.reading.video.structure import Structure
 
 # Every packet stands alone.
@@ -35,6 +36,14 @@ _ENTERED: Final = INTRA | {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpe
 # Codecs whose decoder can leave out the pictures that no other picture refers to.
 _NONREF: Final = frozenset(("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"))
 _CLOCK_EVERY = 512  # packets between two looks at the clock
+
+
+@dataclass
+class _Row:
+    """What ordering needs to know of a packet and decoding does not."""
+
+    duration: int  # in ticks of the stream; 0 where it has none
+    shown: bool
 
 
 def read_index(
@@ -61,16 +70,16 @@ def read_index(
     if not index.order:
         raise DecodeError("no picture of the video stream is shown", got=0)
     limits.check("max_seconds", index.duration_s, "seconds found:")
-    judge(index, rows, stream, kind, structure, tick, cut, container)
+    judge(index, stream, structure, tick, cut, container)
     limits.check("max_seconds", index.declared_s, "seconds declared:")
     return index
 
 
 def _demux(
     container: av.container.InputContainer, stream: av.video.VideoStream, index: PacketIndex, limits: Limits
-) -> tuple[list[Row], bool]:
+) -> tuple[list[_Row], bool]:
     """Fills the packet columns of `index`; the rows for ordering, and whether reading ended early."""
-    rows: list[Row] = []
+    rows: list[_Row] = []
     codec = stream.codec_context.codec.name
     nal_bytes = length_bytes(stream)
     first, until, cut = True, time.monotonic() + limits.deadline_s, False
@@ -92,7 +101,7 @@ def _demux(
             index.position.append(packet.pos)
             index.entry.append(entry)
             index.dts.append(packet.dts)
-            rows.append(Row(packet.duration or 0, shown))
+            rows.append(_Row(packet.duration or 0, shown))
             first = False
             if len(rows) % _CLOCK_EVERY == 0:
                 limits.check("max_packets", len(rows), "packets")
@@ -121,7 +130,7 @@ def check_clock(until: float, limits: Limits) -> None:
 # --- when each picture is shown ---------------------------------------------------------------------------------------
 
 
-def _needs_counting(index: PacketIndex, rows: Sequence[Row], kind: Format, codec: str) -> bool:
+def _needs_counting(index: PacketIndex, rows: Sequence[_Row], kind: Format, codec: str) -> bool:
     """AVI stores no presentation times, and FFmpeg's guess for H.264 and HEVC there is the decode order."""
     if codec in INTRA:
         return False
@@ -130,7 +139,7 @@ def _needs_counting(index: PacketIndex, rows: Sequence[Row], kind: Format, codec
     return any(pts is None and row.shown for pts, row in zip(index.pts, rows, strict=True))
 
 
-def _order(index: PacketIndex, rows: Sequence[Row], tick: Fraction) -> None:
+def _order(index: PacketIndex, rows: Sequence[_Row], tick: Fraction) -> None:
     """Display order, start times from 0.0, the length, and the reordering depth."""
     shown = [i for i, row in enumerate(rows) if row.shown]
     if index.by_count or any(index.pts[i] is None for i in shown):
@@ -172,9 +181,3 @@ def _reorder_depth(order: Sequence[int]) -> tuple[int, int]:
     decoded_at = {packet: place for place, packet in enumerate(sorted(order))}
     ahead = [decoded_at[packet] - rank for rank, packet in enumerate(order)]
     return max(ahead), -min(ahead)
-
-
-# --- whether all of it is there ---------------------------------------------------------------------------------------
-
-
-# --- what to decode for which frames ----------------------------------------------------------------------------------

@@ -1,4 +1,10 @@
-"""The boxes of MP4 and QuickTime files, as far as reading needs them."""
+"""MP4 and QuickTime: whether their boxes reach to their ends, and what each track declares.
+
+    size 4, big endian | type 4 | body        size 1: eight bytes of size follow; size 0: to the end of the file
+
+Source: ISO/IEC 14496-12. A plain file lists all of its samples in `moov`; a fragmented one in a `moof` before each
+piece of `mdat`, and a `sidx` may say how far the pieces reach.
+"""
 
 import struct
 from collections.abc import Iterator
@@ -7,57 +13,37 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tubelet.reading.limits import Limits
-from tubelet.reading.video.structure import IDENTITY, Bytes, Media, Structure, counted
+from tubelet.reading.video.structure import IDENTITY, Bytes, Media, Part, Structure, Turn, counted
 
+# What is met outside of all other boxes.
 _TOP = frozenset(
     b"ftyp styp moov moof mdat free skip wide uuid udta meta sidx ssix prft emsg mfra pdin pnot PICT".split()
 )
 
 
-def _boxes(data: Bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(type, first byte of the body, end) of the boxes from `start`; the last may end after `end`.
+@dataclass
+class _Track:
+    """What the boxes of one `trak` say."""
 
-    A header cut off by `end` comes out with the type b"" .
-    """
-    while start < end:
-        head = data.at(start, min(16, end - start))
-        if len(head) < 8:
-            yield b"", start, start + 8
-            return
-        size, kind = struct.unpack(">I4s", head[:8])
-        body = start + 8
-        if size == 1:
-            if len(head) < 16:
-                yield b"", start, start + 16
-                return
-            size, body = struct.unpack(">Q", head[8:])[0], start + 16
-        elif size == 0:
-            size = data.size - start
-        if size < body - start:
-            yield b"", start, start
-            return
-        yield kind, body, start + size
-        start += size
-
-
-class Part:
-    """The bytes of one box as a file of its own."""
-
-    def __init__(self, data: Bytes, start: int, end: int) -> None:
-        self._data, self._start, self.size = data, start, end - start
-
-    def at(self, offset: int, count: int) -> bytes:
-        return self._data.at(self._start + offset, max(0, min(count, self.size - offset)))
+    number: int = 0
+    turn: Turn | None = None
+    seconds: float = 0.0  # of media
+    samples: int = 0
+    edits: list[int] = field(default_factory=list)  # lengths of what is shown, in the movie's ticks
 
 
 def walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
-    """The chain of boxes. Where `moov` lists all samples, only `moov` and `mdat` matter, whatever follows them."""
+    """Fills in what is missing of the chain of boxes, the turns and what the tracks declare.
+
+    Where `moov` lists all samples, only `moov` and `mdat` matter, whatever follows them. Raises: LimitError for tables
+    and counts above the ceilings.
+    """
     moov, whole_media, last, unknown = None, False, b"", False
     for kind, body, end in counted(_boxes(data, 0, data.size)):
         last = kind
         found.fragmented = found.fragmented or kind in (b"moof", b"sidx")
         unknown = unknown or kind not in _TOP
-        if kind == b"" or not all(32 <= c < 127 or c >= 160 for c in kind):
+        if kind == b"" or not all(32 <= c < 127 or c >= 160 for c in kind):  # no type has such letters
             found.broken = True
             break
         if end > data.size:
@@ -72,12 +58,12 @@ def walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
             found.missing_bytes = max(
                 found.missing_bytes, _indexed_end(data.at(body, min(end - body, 1 << 22)), end) - data.size
             )
-    broken, found.broken = found.broken, False
+    broken, found.broken = found.broken, False  # of the outer chain; of `moov` it counts in any case
     if moov is not None:
         _read_moov(Part(data, *moov), data.size, found, limits)
     if found.fragmented:  # a fragment's index without its content, or one whose name is damaged
         found.broken = found.broken or broken or unknown or last == b"moof"
-    elif moov is not None and whole_media and last != b"mdat":
+    elif moov is not None and whole_media and last != b"mdat":  # the last box holds no pictures: it may be cut
         found.missing_bytes = 0
     else:
         found.broken = found.broken or broken
@@ -94,7 +80,7 @@ def _read_moof(moof: Part, found: Structure) -> None:
                 if stop > traf.size:
                     found.broken = True
                 elif inner == b"tfhd":
-                    track = int.from_bytes(traf.at(at + 4, 4), "big")
+                    track = int.from_bytes(traf.at(at + 4, 4), "big")  # after version and flags, as below
                 elif inner == b"trun":
                     media = found.media.get(track, Media())
                     count = int.from_bytes(traf.at(at + 4, 4), "big")
@@ -105,7 +91,7 @@ def _indexed_end(sidx: bytes, anchor: int) -> int:
     """Where the last fragment listed by a `sidx` box ends; the anchor is the first byte after that box."""
     if len(sidx) < 12:
         return 0
-    wide = sidx[0] > 0
+    wide = sidx[0] > 0  # version 1 has times and offsets of eight bytes
     first, start = (struct.unpack_from(">Q", sidx, 20)[0], 28) if wide and len(sidx) >= 32 else (0, 20)
     if not wide and len(sidx) >= 24:
         first = struct.unpack_from(">I", sidx, 16)[0]
@@ -113,7 +99,7 @@ def _indexed_end(sidx: bytes, anchor: int) -> int:
         return 0
     (count,) = struct.unpack_from(">H", sidx, start + 2)
     sizes = struct.iter_unpack(">III", sidx[start + 4 : start + 4 + 12 * count][: (len(sidx) - start - 4) // 12 * 12])
-    return anchor + first + sum(entry[0] & 0x7FFFFFFF for entry in sizes)
+    return anchor + first + sum(entry[0] & 0x7FFFFFFF for entry in sizes)  # the top bit says what the entry is
 
 
 def _read_moov(moov: Part, file_size: int, found: Structure, limits: Limits) -> None:
@@ -143,16 +129,8 @@ def _read_moov(moov: Part, file_size: int, found: Structure, limits: Limits) -> 
                     found.declared_s = int.from_bytes(raw[4:12] if raw[:1] == b"\1" else raw[4:8], "big") / timescale
 
 
-@dataclass
-class _Track:
-    number: int = 0
-    turn: tuple[float, float, float, float] | None = None
-    seconds: float = 0.0
-    samples: int = 0
-    edits: list[int] = field(default_factory=list)  # lengths of what is shown, in the movie's ticks
-
-
 def _read_trak(part: Part, track: _Track, file_size: int, found: Structure, limits: Limits, depth: int = 0) -> None:
+    """Fills in the track from its boxes, and from those inside them; no chunk of it may lie past the file's end."""
     for kind, body, end in counted(_boxes(part, 0, part.size)):
         if end > part.size:
             found.broken = True
@@ -183,10 +161,10 @@ def _read_field(kind: bytes, raw: bytes, track: _Track) -> None:
     else:
         form = struct.Struct(">QqI" if wide else ">IiI")
         body = raw[8 : 8 + (len(raw) - 8) // form.size * form.size] if len(raw) > 8 else b""
-        track.edits = [length for length, place, _ in form.iter_unpack(body) if place >= 0]
+        track.edits = [length for length, place, _ in form.iter_unpack(body) if place >= 0]  # below 0: nothing shown
 
 
-def _matrix(raw: bytes, offset: int) -> tuple[float, float, float, float] | None:
+def _matrix(raw: bytes, offset: int) -> Turn | None:
     """The turning part of a 3 x 3 matrix in 16.16 fixed point, None when it is cut off or all zero."""
     if len(raw) < offset + 20:
         return None
@@ -194,9 +172,34 @@ def _matrix(raw: bytes, offset: int) -> tuple[float, float, float, float] | None
     return None if a == b == c == d == 0 else (a / 65536, b / 65536, c / 65536, d / 65536)
 
 
-def _product(
-    first: tuple[float, float, float, float], then: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
+def _product(first: Turn, then: Turn) -> Turn:
+    """The turn that is both, one after the other."""
     a, b, c, d = first
     e, f, g, h = then
     return a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h
+
+
+def _boxes(data: Bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(type, first byte of the body, end) of the boxes from `start`; the last may end after `end`.
+
+    A header cut off by `end` comes out with the type b"".
+    """
+    while start < end:
+        head = data.at(start, min(16, end - start))
+        if len(head) < 8:
+            yield b"", start, start + 8
+            return
+        size, kind = struct.unpack(">I4s", head[:8])
+        body = start + 8
+        if size == 1:
+            if len(head) < 16:
+                yield b"", start, start + 16
+                return
+            size, body = struct.unpack(">Q", head[8:])[0], start + 16
+        elif size == 0:
+            size = data.size - start
+        if size < body - start:
+            yield b"", start, start
+            return
+        yield kind, body, start + size
+        start += size

@@ -1,10 +1,12 @@
-"""The packets of a clip: which there are, which are wanted, and from where decoding must begin."""
+"""The packets of a clip as values: which there are, which are wanted, and from where decoding must begin.
+
+index.py fills in a `PacketIndex`, decode.py follows it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import av.packet
-import av.video
 
 from tubelet.errors import DecodeError
 from tubelet.reading.limits import Limits
@@ -14,35 +16,32 @@ from tubelet.reading.sniff import Format
 
 @dataclass
 class PacketIndex:
-    """One entry per packet with content, in decode order, and the display order of those that are shown.
-
-    size, position, pts: as the demuxer gives them, to recognise a packet again. entry: decoding may start here.
-    order: packet numbers in display order. starts_s: of those, from 0.0, ascending. duration_s: to the end of the last.
-    by_count: the presentation times cannot be trusted (AVI with reordered pictures): the n-th picture that comes out of
-    a decoder that saw everything is the n-th of `order`. cut: the file ends, or breaks, before the stream does; then
-    `declared_s` is how long it should have been where the file says so, and never less than `duration_s`.
-    blanks: packets without content, each of which lets the picture before it stay.
-    reorder: how many pictures a decoder must hold back to put them in order; early: by how many places one is decoded
-    before its turn, at most. nonref: unneeded ones may be skipped.
-    """
+    """The packets with content of one video stream, in decode order, and the display order of those that are shown."""
 
     kind: Format = "MP4"
-    pts: list[int | None] = field(default_factory=list)
-    dts: list[int | None] = field(default_factory=list)
-    size: list[int] = field(default_factory=list)
-    position: list[int | None] = field(default_factory=list)
-    entry: list[bool] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
-    starts_s: list[float] = field(default_factory=list)
-    duration_s: float = 0.0
-    declared_s: float = 0.0
+
+    # One entry per packet, as the demuxer gives them, to recognise a packet again.
+    pts: list[int | None] = field(default_factory=list)  # presentation time, in ticks of the stream
+    dts: list[int | None] = field(default_factory=list)  # decode time, likewise
+    size: list[int] = field(default_factory=list)  # bytes
+    position: list[int | None] = field(default_factory=list)  # byte of the file
+    entry: list[bool] = field(default_factory=list)  # decoding may start here
+
+    # One entry per picture that is shown.
+    order: list[int] = field(default_factory=list)  # packet numbers in display order
+    starts_s: list[float] = field(default_factory=list)  # from 0.0, ascending
+
+    duration_s: float = 0.0  # to the end of the last picture
+    declared_s: float = 0.0  # how long a cut clip should have been where the file says so; never below duration_s
+    # The presentation times cannot be trusted (AVI with reordered pictures): the n-th picture that comes out of a
+    # decoder that saw everything is the n-th of `order`.
     by_count: bool = False
-    cut: bool = False
-    blanks: int = 0
-    reorder: int = 0
-    early: int = 0
-    nonref: bool = False
-    slack_s: float = 0.0
+    cut: bool = False  # the file ends, or breaks, before the stream does
+    blanks: int = 0  # packets without content, each of which lets the picture before it stay
+    reorder: int = 0  # pictures that a decoder must hold back to put them in order
+    early: int = 0  # places by which a picture is decoded before its turn, at most
+    nonref: bool = False  # pictures that no other refers to may be skipped where they are not wanted
+    slack_s: float = 0.0  # by how much a start may be late through the rounding of its clock: half a tick
     _entries: dict[tuple[int | None, int, int | None], int] = field(default_factory=dict, repr=False)
 
     def is_packet(self, number: int, packet: av.packet.Packet) -> bool:
@@ -53,7 +52,7 @@ class PacketIndex:
 
     def number_of_entry(self, packet: av.packet.Packet) -> int | None:
         """The number of a packet that is an entry, None for any other."""
-        if not self._entries:
+        if not self._entries:  # made from the last to the first, so that of equal ones the first stays
             self._entries = {
                 (self.position[i], self.size[i], None if self.position[i] is not None else self.pts[i]): i
                 for i in range(len(self.size) - 1, -1, -1)
@@ -69,6 +68,7 @@ class PacketIndex:
         return 0
 
     def entry_before(self, entry: int) -> int:
+        """The entry before this one, 0 where there is none."""
         return next((i for i in range(entry - 1, 0, -1) if self.entry[i]), 0)
 
     def shown_before(self, a: int, b: int) -> bool:
@@ -84,17 +84,11 @@ class PacketIndex:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of packets to decode in one go, first to last inclusive; `wanted` maps packet numbers to slots."""
+    """A stretch of packets to decode in one go."""
 
-    first: int
+    first: int  # packet numbers, both inclusive
     last: int
-    wanted: dict[int, tuple[int, ...]]
-
-
-@dataclass
-class Row:
-    duration: int
-    shown: bool
+    wanted: dict[int, tuple[int, ...]]  # packet number -> the slots that its picture is for
 
 
 def choose(index: PacketIndex, sampling: Sampling, limits: Limits) -> tuple[list[int], int]:
@@ -107,7 +101,7 @@ def choose(index: PacketIndex, sampling: Sampling, limits: Limits) -> tuple[list
     times = sampling.times(0.0, index.declared_s, limits)
     there = [shown_at(index.starts_s, t, index.slack_s) for t in times if t < index.duration_s - index.slack_s]
     lost = len(times) - len(there)
-    chosen = there if sampling.times_s is not None else sorted(set(there))
+    chosen = there if sampling.times_s is not None else sorted(set(there))  # named times may name a frame twice
     if not chosen:
         raise DecodeError("the file ends before the first of the times asked for", expected=lost, got=0)
     return chosen, len(chosen) + lost
@@ -121,13 +115,13 @@ def segments(index: PacketIndex, chosen: Sequence[int]) -> list[Segment]:
     wanted: dict[int, list[int]] = {}
     for slot, rank in enumerate(chosen):
         wanted.setdefault(index.order[rank], []).append(slot)
-    if index.by_count:
+    if index.by_count:  # pictures can only be counted from the first
         return [Segment(0, len(index.size) - 1, {packet: tuple(slots) for packet, slots in wanted.items()})]
     out: list[Segment] = []
     for packet in sorted(wanted):
         first = index.entry_of(packet)
         slots = {packet: tuple(wanted[packet])}
-        if out and first <= out[-1].last:
+        if out and first <= out[-1].last:  # reached without restarting
             out[-1] = Segment(out[-1].first, packet, out[-1].wanted | slots)
         else:
             out.append(Segment(first, packet, slots))

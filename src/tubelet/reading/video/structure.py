@@ -1,15 +1,20 @@
-"""What a container says of itself: its media, how far the file reaches, and the bytes it is read from."""
+"""What the walk over a container finds, and the bytes it walks over.
+
+mp4.py and mkv.py fill in a `Structure`; complete.py judges by it whether all of a clip is there.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from tubelet.errors import LimitError
 
-MAX_PARTS = 1_000_000  # boxes looked at in one file: far above any real one
+MAX_PARTS = 1_000_000  # boxes or elements looked at in one file: far above any real one
 
+Turn: TypeAlias = tuple[float, float, float, float]
+"""(a, b, c, d) of x' = a x + c y, y' = b x + d y, from stored to upright pixels."""
 
-IDENTITY = (1.0, 0.0, 0.0, 1.0)
+IDENTITY: Turn = (1.0, 0.0, 0.0, 1.0)
 
 
 @runtime_checkable
@@ -21,31 +26,35 @@ class Bytes(Protocol):
     def at(self, offset: int, count: int) -> bytes: ...
 
 
-class Media(NamedTuple):
-    """Of one MP4 track: seconds that its edit list shows, seconds that it has, samples listed, fragments included."""
+class Part:
+    """The bytes of one box or element as `Bytes` of their own."""
 
-    shown_s: float = 0.0
-    media_s: float = 0.0
-    samples: int = 0
+    def __init__(self, data: Bytes, start: int, end: int) -> None:
+        self._data, self._start, self.size = data, start, end - start
+
+    def at(self, offset: int, count: int) -> bytes:
+        return self._data.at(self._start + offset, max(0, min(count, self.size - offset)))
+
+
+class Media(NamedTuple):
+    """What one MP4 track declares."""
+
+    shown_s: float = 0.0  # that its edit list shows
+    media_s: float = 0.0  # that it has
+    samples: int = 0  # listed, fragments included
 
 
 @dataclass
 class Structure:
-    """The result of the walk.
+    """The result of the walk, filled in as it goes."""
 
-    missing_bytes: by how much the structure runs past the end of the file; 0 for a whole file. after_media: what is
-    missing comes after the pictures, as far as the structure tells. broken: the chain of boxes does not hold together
-    at some byte. declared_s: the length a fragmented MP4 declares for all of it. media: per track number of an MP4.
-    turns: per track number, the (a, b, c, d) of x' = a x + c y, y' = b x + d y, from stored to upright pixels.
-    """
-
-    missing_bytes: int = 0
-    after_media: bool = False
-    broken: bool = False
-    fragmented: bool = False
-    declared_s: float | None = None
-    media: dict[int, Media] = field(default_factory=dict)
-    turns: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
+    missing_bytes: int = 0  # by which the structure runs past the end of the file; 0 for a whole file
+    after_media: bool = False  # what is missing comes after the pictures, as far as the structure tells
+    broken: bool = False  # the chain of boxes does not hold together at some byte
+    fragmented: bool = False  # an MP4 whose samples are listed piece by piece
+    declared_s: float | None = None  # the length a fragmented MP4 declares for all of it
+    media: dict[int, Media] = field(default_factory=dict)  # by track number, MP4 only
+    turns: dict[int, Turn] = field(default_factory=dict)  # by track number, MP4 and MKV
 
     @property
     def damaged(self) -> bool:
@@ -53,6 +62,7 @@ class Structure:
 
 
 def counted(parts: Iterator[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, int, int]]:
+    """The same boxes. Raises LimitError after MAX_PARTS of them."""
     for n, part in enumerate(parts):
         if n >= MAX_PARTS:
             raise LimitError(f"more than {MAX_PARTS:,} boxes in one file", limit=MAX_PARTS, got=n)

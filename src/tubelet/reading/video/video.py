@@ -10,7 +10,7 @@ raises DecodeError when there is none. A frame counts as whole when everything i
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import av.container
 import av.video
@@ -18,17 +18,18 @@ import numpy as np
 
 from tubelet.errors import DecodeError, NoVideo, TubeletError
 from tubelet.reading.clip import Allocate, Clip, new_frames
+from tubelet.reading.hdr import HdrMode
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source
 from tubelet.reading.video.boxes import walk
 from tubelet.reading.video.decode import DecodeJob, decode
 from tubelet.reading.video.file import choose_stream, only_stream, opened, stored_as
-from tubelet.reading.video.frames import Upright, upright
+from tubelet.reading.video.frames import Told, Upright, upright
 from tubelet.reading.video.index import read_index
 from tubelet.reading.video.nal import length_bytes
 from tubelet.reading.video.packets import PacketIndex, choose, segments
-from tubelet.reading.video.structure import Structure
+from tubelet.reading.video.structure import Structure, Turn
 
 
 @dataclass(frozen=True)
@@ -38,51 +39,41 @@ class VideoInfo:
     width: int
     height: int
     duration_s: float | None
-    fps: float | None
+    fps: float | None  # on average
     frames: int | None
-    codec: str
+    codec: str  # FFmpeg's name of it
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """Which frames to take out of one video, and how to get at them.
+    """Which frames to take out of one video, and how to get at them. Plain values, which pickle."""
 
-    times_s: the true start of each frame, in seconds from the first frame shown. width, height: of the RGB frames.
-    expected: how many frames the sampling asked for; more than there are times only when the file is cut.
-    duration_s: of the whole clip, as declared where the file is cut. stream, index, chosen, way: the stream's number in
-    the file, its packets, the frames to take by their rank in the order shown, and how pictures become upright.
-    codec: the decoder's name. nal_bytes: see `tubelet.reading.video.nal.length_bytes`.
-    """
-
-    width: int
+    width: int  # of the RGB frames, upright
     height: int
-    times_s: tuple[float, ...]
-    expected: int
-    duration_s: float
-    cut: bool
-    notes: tuple[str, ...]
-    named: bool = field(repr=False)
-    stream: int = field(repr=False)
+    times_s: tuple[float, ...]  # the true start of each frame to take, in seconds from the first frame shown
+    expected: int  # frames the sampling asked for; more than there are times only when the file is cut
+    duration_s: float  # of the whole clip, as declared where the file is cut
+    cut: bool  # the file ends, or breaks, before the stream does
+    notes: tuple[str, ...]  # what a person might want to know
+    named: bool = field(repr=False)  # the caller named the times: a cut file that has them all is complete
+    stream: int = field(repr=False)  # its number in the file
     index: PacketIndex = field(repr=False)
-    chosen: tuple[int, ...] = field(repr=False)
-    way: Upright = field(repr=False)
-    codec: str
-    nal_bytes: int
+    chosen: tuple[int, ...] = field(repr=False)  # the frames to take, by their rank in the order shown
+    way: Upright = field(repr=False)  # how pictures become upright
+    codec: str  # the decoder's name
+    nal_bytes: int  # see `tubelet.reading.video.nal.length_bytes`
 
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What `decode_video` delivered. slots: of the plan's times, those whose frames are whole; times_s: theirs.
+    """What `decode_video` delivered."""
 
-    complete=False: frames are missing, or the file is cut; `frames_expected` then says how many were asked for.
-    """
-
-    times_s: tuple[float, ...]
-    complete: bool
-    frames_expected: int | None
-    duration_s: float
+    times_s: tuple[float, ...]  # of the frames that are whole
+    complete: bool  # False: frames are missing, or the file is cut
+    frames_expected: int | None  # where it is not complete, how many were asked for
+    duration_s: float  # of the whole clip
     notes: tuple[str, ...]
-    slots: tuple[int, ...]
+    slots: tuple[int, ...]  # the places of the whole frames in the plan's times, ascending
 
 
 def probe_video(src: Source, limits: Limits) -> VideoInfo:
@@ -105,8 +96,10 @@ def probe_video(src: Source, limits: Limits) -> VideoInfo:
         return VideoInfo(way.width, way.height, seconds, float(rate) if rate else None, stream.frames or None, codec)
 
 
-def plan_video(src: Source, limits: Limits, sampling: Sampling) -> VideoPlan:
+def plan_video(src: Source, limits: Limits, sampling: Sampling, hdr: HdrMode = "tonemap") -> VideoPlan:
     """The frames to take and where they are, from the headers and the packets; no picture is decoded.
+
+    hdr: what `decode_video` will make of PQ and HLG, as in `read`.
 
     Cost: reads the file once, about 25 ms for a minute of 30 frames a second.
     Raises: UnsupportedFormat, NoVideo, DecodeError (nothing readable), LimitError (size, seconds, frames, packets),
@@ -116,7 +109,9 @@ def plan_video(src: Source, limits: Limits, sampling: Sampling) -> VideoPlan:
         structure = walk(view, src.format, limits)
         stream, notes = _stream_of(container, structure, limits)
         turn = _turn(structure, stream.id, stream.index)
+        told = _told(stream)
         way, turned = upright(*stored_as(src, stream, limits), turn, limits)
+        way = replace(way, hdr=hdr, told=told)
         only_stream(container, stream.index)
         index = read_index(container, stream, src.format, structure, limits)
         chosen, expected = choose(index, sampling, limits)
@@ -185,7 +180,13 @@ def result_of(plan: VideoPlan, whole: Iterable[int], notes: Iterable[str]) -> Vi
 
 
 def read_video(
-    src: Source, limits: Limits, sampling: Sampling, *, workers: int = 1, allocate: Allocate = new_frames
+    src: Source,
+    limits: Limits,
+    sampling: Sampling,
+    *,
+    hdr: HdrMode = "tonemap",
+    workers: int = 1,
+    allocate: Allocate = new_frames,
 ) -> Clip:
     """The clip: frames chosen by `sampling`, upright RGB, with their true start times.
 
@@ -193,7 +194,7 @@ def read_video(
     names the source.
     """
     try:
-        plan = plan_video(src, limits, sampling)
+        plan = plan_video(src, limits, sampling, hdr)
         frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
 
         def keep(slot: int, rgb: np.ndarray) -> None:
@@ -207,7 +208,7 @@ def read_video(
 
 
 def clip_of(src: Source, frames: np.ndarray, result: VideoResult) -> Clip:
-    """The frames that were delivered, out of room for all that were planned."""
+    """The Clip of the frames that were delivered; `frames` has a place for each that was planned."""
     kept = frames if len(result.slots) == len(frames) else frames[list(result.slots)]
     return Clip(
         kept,
@@ -233,7 +234,12 @@ def _stream_of(
         raise
 
 
-def _turn(structure: Structure, stream_id: int, stream_index: int) -> tuple[float, float, float, float] | None:
+def _told(stream: av.video.VideoStream) -> Told:
+    codec = stream.codec_context
+    return Told(int(codec.color_trc), int(codec.color_primaries), int(codec.colorspace))
+
+
+def _turn(structure: Structure, stream_id: int, stream_index: int) -> Turn | None:
     """The turn of a stream: MP4 numbers its tracks in the stream's id, MKV by their order."""
     return structure.turns.get(stream_id) or structure.turns.get(stream_index + 1)
 

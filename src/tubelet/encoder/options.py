@@ -1,0 +1,21 @@
+"""How an encoder runs, apart from what it computes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tubelet.encoder.attention import Backend
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How an encoder runs; the features are the same up to rounding. Given to `Encoder` or to `set_run_options`.
+
+    >>> encoder = tubelet.untrained("llava_vit_packing_small")
+    >>> encoder.set_run_options(RunOptions(gradient_checkpointing=True)).options.backend
+    'auto'
+    """
+
+    backend: Backend = "auto"  # attention: "auto", or one of tubelet.encoder.attention that must run
+    gradient_checkpointing: bool = False  # each layer runs again in the backward pass instead of keeping activations
+    compile: str | Callable[..., Any] | None = None  # a backend of torch.compile for the layers; None: they run eagerly
