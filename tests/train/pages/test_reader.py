@@ -61,7 +61,7 @@ def test_weights_are_drawn_from_the_seed_alone():
     one, two, other = (build_reader(SMALL, seed=s) for s in (5, 5, 6))
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    assert not torch.equal(one.encoder.patch.weight, other.encoder.patch.weight)
+    assert not torch.equal(one.encoder.layers[0].qkv.weight, other.encoder.layers[0].qkv.weight)
 
 
 def logits_alone(vlm: VLM, page_patches: tubelet.Packed, ids: list[int]) -> torch.Tensor:
@@ -141,17 +141,16 @@ def test_a_reader_learns_its_pages_by_heart(fonts: Fonts):
     recipe = PageRecipe(seed=32, sizes=((96, 128),), em=(15, 16), questions=2, mix=(("form", 1.0),))
     batch = batch_of([print_page(recipe, fonts, n) for n in range(4)])
     optimizer = torch.optim.AdamW(task.parameters(), lr=4e-3)
-    first = None
+    first = task.run(batch).losses
     for _ in range(120):
         loss = task(batch)
-        first = first or loss
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
     seen = task.run(batch)
     assert float(seen.figures["exact"]) == 1.0
     assert float(seen.figures["pointer"]) > 0.9
-    assert float(seen.figures["slots"]) > 0.5
+    assert all(float(seen.losses[name].detach()) < 0.6 * float(first[name].detach()) for name in first)
     told = evaluate(task, recipe, fonts, range(4), batch=4)
     assert told.exact().share == 1.0
     assert told.blind().share < 0.8  # another page's picture does not tell
@@ -167,6 +166,6 @@ def test_pictures_are_told_apart(fonts: Fonts, task: ReaderTask):
     pages = [print_page(RECIPE, fonts, n) for n in (1, 2)]
     parts = [batch_of([page]).patches for page in pages]
     one, two = (logits_alone(task.vlm, part, [ASK, *b"total", ANSWER]) for part in parts)
-    both = task.vlm.encode(concat(parts)).tokens
+    both = task.vlm.encode(concat(parts)).tokens.x.detach()
     assert not torch.allclose(one, two, atol=1e-3)
-    assert np.isclose(float(both.x[: parts[0].lengths[0] // 4].square().mean().sqrt()), 0.3, atol=0.02)
+    assert np.isclose(float(both.square().mean().sqrt()), 0.3, atol=0.02)

@@ -16,10 +16,16 @@ def degraded(
 ) -> tuple[NDArray[np.uint8], Boxes]:
     """The page as it was found, (H, W, 3), and the boxes (n, 4) of its letters there.
 
-    strength: 0 leaves it as printed; 1 tilts up to 1.5 degrees, blurs up to one pixel, adds grain of up to sigma 12.
+    strength: 0 leaves it as printed; 1 tilts up to 1.5 degrees, puts a tenth of the pages on a desk, blurs up to one
+    pixel, adds grain of up to sigma 12.
     """
     if strength > 0 and rng.random() < 0.5:
-        image, boxes = tilted(image, boxes, rng.uniform(-1.5, 1.5) * strength, rng.uniform(-0.5, 0.5))
+        zoom, desk = 1.0, None
+        if rng.random() < 0.2:  # the paper lies on something darker, which shows around it
+            zoom, level = rng.uniform(0.86, 0.98), rng.randint(30, 170)
+            desk = (level, round(level * rng.uniform(0.6, 1.0)), round(level * rng.uniform(0.4, 1.0)))
+        turn = rng.uniform(-1.5, 1.5) * strength
+        image, boxes = tilted(image, boxes, turn, rng.uniform(-0.5, 0.5), zoom=zoom, around=desk)
     if strength > 0 and rng.random() < 0.25:
         image = image.filter(_blur(rng.uniform(0.05, 0.3) * strength))
     pixels = np.asarray(image, np.float32)
@@ -36,18 +42,28 @@ def degraded(
     return out, boxes
 
 
-def tilted(image: Image.Image, boxes: Boxes, degrees: float, shift: float) -> tuple[Image.Image, Boxes]:
-    """The page turned about its middle and moved by a part of a pixel; each box becomes the one around its corners."""
+def tilted(
+    image: Image.Image,
+    boxes: Boxes,
+    degrees: float,
+    shift: float,
+    *,
+    zoom: float = 1.0,
+    around: tuple[int, int, int] | None = None,
+) -> tuple[Image.Image, Boxes]:
+    """The page turned about its middle, `zoom` times as large, and moved by a part of a pixel; each box becomes the one
+    around its corners. around: the colour beyond the paper, None for the paper's own."""
     w, h = image.size
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     cx, cy = w / 2, h / 2
     # Pillow asks where each pixel of the result comes from: the inverse turn
-    inverse = (cos, sin, cx - cos * cx - sin * cy + shift, -sin, cos, cy + sin * cx - cos * cy + shift)
-    corner = image.getpixel((1, 1))
+    c, s = cos / zoom, sin / zoom
+    to_x, to_y = cx + shift, cy + shift
+    inverse = (c, s, cx - c * to_x - s * to_y, -s, c, cy + s * to_x - c * to_y)
+    corner = image.getpixel((1, 1)) if around is None else around
     turned = image.transform((w, h), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=corner)
-    x = boxes[:, [0, 2, 2, 0]] - cx - shift
-    y = boxes[:, [1, 1, 3, 3]] - cy - shift
-    xs, ys = cos * x - sin * y + cx, sin * x + cos * y + cy
+    x, y = (boxes[:, [0, 2, 2, 0]] - cx) * zoom, (boxes[:, [1, 1, 3, 3]] - cy) * zoom
+    xs, ys = cos * x - sin * y + to_x, sin * x + cos * y + to_y
     return turned, np.stack([xs.min(1), ys.min(1), xs.max(1), ys.max(1)], axis=1).astype(np.float32)
 
 

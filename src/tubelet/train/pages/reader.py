@@ -57,7 +57,7 @@ class ReaderConfig:
     text_layers: int = 4
     text_mlp: int = 480  # gated
     theta: float = 100.0  # of the encoder's angles: grids have fewer than 64 rows and columns
-    max_pixels: int = 320 * 320  # larger pages are made smaller
+    max_pixels: int = 320 * 480  # larger pages are made smaller
 
 
 def build_reader(config: ReaderConfig = ReaderConfig(), *, seed: int = 0) -> VLM:
@@ -138,7 +138,8 @@ def _language_model(config: ReaderConfig) -> Any:
         pad_token_id=PAD,
     )
     lm = Qwen2ForCausalLM(text)
-    nn.init.normal_(lm.get_input_embeddings().weight, std=EMBEDDED)
+    table: Any = lm.get_input_embeddings()
+    nn.init.normal_(table.weight, std=EMBEDDED)
     return lm
 
 

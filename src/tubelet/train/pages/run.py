@@ -65,7 +65,7 @@ def train_reader(stage: StageConfig, fonts: Fonts | None = None) -> Outcome:
     with joined(config.strategy, device=config.device, timeout_s=config.timeout_s) as group:
         pages = np.ones(config.budget * config.steps * group.world * config.accumulation, np.int64)
         batches = Batches(pages, config.budget, seed=config.seed, world=group.world, accumulation=config.accumulation)
-        task = ReaderTask(build_reader(stage.model, seed=config.seed), stage.weights)
+        task = ReaderTask(build_reader(stage.model, seed=config.seed), stage.weights, seed=config.seed)
 
         def made(numbers: tuple[int, ...], step: int) -> PageBatch:
             recipe = stage.pages[step % len(stage.pages)]

@@ -51,11 +51,11 @@ class Seen(NamedTuple):
 class ReaderTask(nn.Module):
     """A reader with the heads of its training losses; `forward(batch)` is the weighted sum.
 
-    Only `vlm` is what is shipped. pointing: number of the language model's layer whose first head points. Raises
-    ConfigError for a layer that is not there.
+    Only `vlm` is what is shipped. pointing: number of the language model's layer whose first head points; seed: of
+    the heads' fresh weights. Raises ConfigError for a layer that is not there.
     """
 
-    def __init__(self, vlm: VLM, weights: Weights = Weights(), *, pointing: int = 2) -> None:
+    def __init__(self, vlm: VLM, weights: Weights = Weights(), *, pointing: int = 2, seed: int = 0) -> None:
         super().__init__()
         self.vlm, self.weights, self.pointing = vlm, weights, pointing
         depth = vlm.speaker.lm.config.num_hidden_layers
@@ -64,11 +64,13 @@ class ReaderTask(nn.Module):
                 f"the language model has layers 0..{depth - 1}, got {pointing}", limit=depth, got=pointing
             )
         vlm.speaker.lm.set_attn_implementation("eager")  # whose attention can be read
-        self.columns = nn.Linear(vlm.encoder.config.hidden, 2 * CLASSES)
-        self.slots = nn.Linear(vlm.width, 2 * PLACES * CLASSES)
-        for head in (self.columns, self.slots):
-            nn.init.normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.columns = nn.Linear(vlm.encoder.config.hidden, 2 * CLASSES)
+            self.slots = nn.Linear(vlm.width, 2 * PLACES * CLASSES)
+            for head in (self.columns, self.slots):
+                nn.init.normal_(head.weight, std=0.02)
+                nn.init.zeros_(head.bias)
 
     def forward(self, batch: PageBatch) -> Loss:
         """The weighted sum of the losses' means, with every one of them and how well each thing was told."""

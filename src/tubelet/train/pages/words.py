@@ -147,7 +147,10 @@ class Words:
         """What is sold: one word or two."""
         r = self.rng
         first = self.invented().capitalize() if r.random() < INVENTED else self.pick(ITEMS)
-        return first if r.random() < 0.75 else f"{first} {self.word()[:5]}"
+        how = r.random()
+        if how > 0.88:
+            return f"{first} {r.choice((f'x{r.randint(2, 12)}', f'{r.randint(1, 9) * 100} g', f'{r.randint(1, 5)} l'))}"
+        return first if how < 0.7 else f"{first} {self.word()[:5]}"
 
     def label(self) -> tuple[str, str]:
         """A label without a meaning of its own, and the kind of value below it."""
@@ -193,11 +196,13 @@ class Words:
         sign, place, comma, thousands = self._money
         whole, rest = divmod(abs(cents), 100)
         number = f"{whole:,}".replace(",", thousands) + f"{comma}{rest:02d}"
-        return {"before": f"{sign}{number}", "after": f"{number} {sign}", "none": number}[place]
+        written = {"before": f"{sign}{number}", "apart": f"{sign} {number}", "after": f"{number} {sign}"}
+        return written.get(place, number)
 
     def _money_style(self, signs: tuple[str, ...]) -> tuple[str, str, str, str]:
         r = self.rng
         sign, place = r.choice((("", "none"), ("$", "before"), ("$", "before"), ("EUR", "after"), ("USD", "after")))
+        place = "apart" if place == "after" and r.random() < 0.5 else place
         if signs and r.random() < 0.4:
             sign = r.choice(signs)
             place = "after" if sign == "€" and r.random() < 0.5 else "before"

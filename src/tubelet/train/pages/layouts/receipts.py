@@ -1,7 +1,9 @@
 """Receipts: a seller, a few things bought, sums that add up."""
 
-from tubelet.train.pages.layouts.fields import Field, ask_field, draw_field, headline
+from tubelet.train.pages.layouts.fields import Field, ask_field, draw_field, headline, printable
 from tubelet.train.pages.sheet import Sheet
+
+PAID = ("Cash", "Paid in cash", "Change", "Card", "Rounding", "Tax included", "Tip", "Voucher", "Points", "Given")
 
 
 def receipt(sheet: Sheet) -> None:
@@ -33,11 +35,8 @@ def receipt(sheet: Sheet) -> None:
         field = draw_field(sheet, taken, meaning=known)
         money = sheet.words.money(sums[known])
         money = money if sheet.can_print(money, sheet.type) else money.strip("€£ ")
-        y = _sum(sheet, field._replace(value=money), y)
-    if y < sheet.height and r.random() < 0.5:
-        sheet.write(
-            r.choice(("Thank you", "Come again", "Goodbye", "* * *")), sheet.width / 2, y, sheet.label, align="middle"
-        )
+        y = _sum(sheet, field._replace(value=money), y, large=known == "total" and r.random() < 0.3)
+    _foot(sheet, y, taken)
 
 
 def _rule(sheet: Sheet, y: float) -> float:
@@ -87,8 +86,30 @@ def _item(sheet: Sheet, cents: int, y: float, taken: set[str]) -> bool:
     return False
 
 
-def _sum(sheet: Sheet, field: Field, y: float) -> float:
+def _foot(sheet: Sheet, y: float, taken: set[str]) -> None:
+    """What stands below the total: how it was paid, thanks, bars."""
+    r = sheet.rng
+    for label in r.sample(PAID, r.choice((0, 0, 1, 2))):
+        if label.lower() not in taken and y < sheet.height - 0.3 * sheet.type.em:
+            taken.add(label.lower())
+            y = _sum(sheet, Field(label, printable(sheet, "money"), "money", (label.lower(),)), y)
+    if y < sheet.height and r.random() < 0.5:
+        thanks = r.choice(("Thank you", "Come again", "Goodbye", "* * *"))
+        sheet.write(thanks, sheet.width / 2, y, sheet.label, align="middle")
+        y += 0.5 * sheet.pitch
+    if r.random() < 0.2:
+        x = 0.25 * sheet.width
+        while x < 0.75 * sheet.width and y < sheet.height:
+            wide = r.choice((1, 1, 2, 3))
+            sheet.block(x, y, x + wide - 1, y + sheet.pitch, sheet.type.colour)
+            x += wide + r.choice((1, 2, 3))
+
+
+def _sum(sheet: Sheet, field: Field, y: float, *, large: bool = False) -> float:
     bold = sheet.label if sheet.rng.random() < 0.5 else sheet.type
+    if large:
+        bold = sheet.larger(bold, sheet.rng.uniform(1.2, 1.7))
+        y += bold.em - sheet.type.em
     if y > sheet.height - 2:
         return y
     right = sheet.width - sheet.margin
