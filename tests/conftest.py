@@ -1,28 +1,53 @@
 """Options of the whole suite: how much torture, and whether the slow tests run. And what tests of all parts share."""
 
+import gc
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
 from hypothesis import settings
+from tests import typed
+
+typed.install()
 
 # The same examples every time: a change is judged by what it changes. `--hypothesis-profile explore` for others.
-settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("steady", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--torture", type=int, default=300, metavar="N", help="damaged inputs per run (release: 5000)")
+    parser.addoption("--torture", type=int, metavar="N", help="damaged inputs per run: 300, and 5000 with --run-slow")
     parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--run-deepspeed", action="store_true", help="also run the tests marked deepspeed")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Of `-n auto`, the default: the whole suite on as many processes as there are cores, at most 8 (1.5 GB each);
+    files and tests that are named run in this process, where a debugger can stop."""
+    if any(Path(arg.partition("::")[0]).resolve().is_file() for arg in config.args):
+        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the workers, which import torch: a core each
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--run-slow"):
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: larger sizes, run with --run-slow"))
+    for mark, reason in (
+        ("slow", "slow: larger sizes, run with --run-slow"),
+        ("deepspeed", "needs deepspeed, ninja and g++; run with --run-deepspeed"),
+    ):
+        if not config.getoption(f"--run-{mark}"):
+            for item in items:
+                if mark in item.keywords:
+                    item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported and collected stays to the end: no garbage collection looks through its millions again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -36,7 +61,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def torture(pytestconfig: pytest.Config) -> int:
     """How many damaged inputs this run makes, over all kinds together."""
-    return pytestconfig.getoption("--torture")
+    return pytestconfig.getoption("--torture") or (5_000 if pytestconfig.getoption("--run-slow") else 300)
 
 
 @pytest.fixture

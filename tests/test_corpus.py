@@ -87,7 +87,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "text.png").write_text("no picture at all\n", encoding="utf-8")
     assert judge(tmp_path / "cut.png", "cut.png").verdict == "refused by both"
     assert judge(tmp_path / "text.png", "text.png").input_class == judging.OTHER
-    long = saved(tmp_path, "long.png", np.zeros((1, 30_000), np.uint8))
+    long = saved(tmp_path, "long.png", np.zeros((1, 70_000), np.uint8))
     found = judge(long, "long.png")
     assert found.verdict == "refused by us only"
     assert found.reason.startswith("LimitError: ")

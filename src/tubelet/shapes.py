@@ -1,7 +1,7 @@
 """The array annotations of the library: jaxtyping's, checked in every test run and free in production.
 
-Tests import the package through jaxtyping's hook (pyproject.toml, `--jaxtyping-packages`), which checks each annotated
-call. jaxtyping is not a dependency: where it is not installed, `Float[Tensor, "T D"]` is just `Tensor`.
+Tests import the package through a hook (tests/typed.py), which checks each annotated call. jaxtyping is not a
+dependency: where it is not installed, `Float[Tensor, "T D"]` is just `Tensor`.
 
 Letters, once for the whole library: T tokens (rows), N items, D channels, H heads, K head dim, F frames, S text
 sequence.

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from tests.cli.cli_inputs import write_clip, write_picture
+from tests.forked import Forked
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -39,15 +40,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(untrained(config, seed=5), tmp_path_factory.mktemp("weights") / "tiny", "packing")
 
 
-@pytest.fixture
-def tubelet(tmp_path: Path) -> Run:
-    """Run the command in its own process, in an empty folder."""
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    server = Forked(OMP_NUM_THREADS="1", PYTHONUTF8="1")
+    yield server
+    server.close()
 
-    def run(*args: object, env: Mapping[str, str] | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tubelet", *map(os.fspath, map(as_argument, args))]
-        settings = {"capture_output": True, "text": True, "encoding": "utf-8", "cwd": tmp_path, "timeout": 300}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **(env or {})}
-        return subprocess.run(command, env=environment, check=False, **{**settings, **options})  # pyright: ignore
+
+@pytest.fixture
+def tubelet(tmp_path: Path, forked: Forked) -> Run:
+    """Run the command in its own process, in an empty folder; in a fresh interpreter when variables are given."""
+
+    def run(*args: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = ["-m", "tubelet", *map(as_argument, args)]
+        if env is None:
+            return forked(command, tmp_path)
+        environment = {**os.environ, **forked.variables, **env}
+        command.insert(0, sys.executable)
+        return subprocess.run(
+            command, env=environment, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=300, check=False
+        )
 
     return run
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tests.cli.cli_inputs import write_clip
 from tests.families.pooling_towers import pooled_by_peer, write_tower
 
-from tubelet import Packed, read
+from tubelet import Item, Packed, pack, read
 from tubelet.cli import main
 from tubelet.encoder.config import EncoderConfig
 from tubelet.pixels import stream as stream_module
@@ -263,7 +263,9 @@ def test_outputs_are_checked_before_anything_is_read(
     os.mkfifo(tmp_path / "pipe")
     before = files["wide"].read_bytes()
     (tmp_path / "link").symlink_to(files["wide"])
+    (tmp_path / "diary.txt").write_text("dear diary")
     for out, word in (
+        (tmp_path / "diary.txt", "of another kind"),
         (tmp_path, "not a regular file"),
         (tmp_path / "pipe", "not a regular file"),
         ("/dev/null", "not a regular file"),
@@ -280,10 +282,10 @@ def test_outputs_are_checked_before_anything_is_read(
 def test_a_folder_that_is_read_only(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    def forbidden(self: Path, **_: object) -> None:  # what touch does there; for root, no folder is read-only
+    def forbidden(self: Path, *_: object) -> None:  # what mkdir does there; for root, no folder is read-only
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "touch", forbidden)
+    monkeypatch.setattr(Path, "mkdir", forbidden)
     code, line = refused(capsys, files["wide"], "--out", tmp_path / "o.safetensors", "--model", "/nowhere/x")
     assert code == 1
     assert line.endswith("o.safetensors: the output cannot be written: Permission denied\n")
@@ -291,9 +293,10 @@ def test_a_folder_that_is_read_only(
 
 def test_an_old_output_survives_a_failure(files: dict[str, Path], model: Path, tmp_path: Path):
     out = tmp_path / "o.safetensors"
-    out.write_bytes(b"old")
+    pack([torch.zeros(6, 4)], [Item.of(1, 2, 3)]).save(out)
+    old = out.read_bytes()
     assert encode(files["wide"], files["broken"], "--model", model, "--out", out, "--quiet") == 1
-    assert out.read_bytes() == b"old"
+    assert out.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["o.safetensors"]
 
 

@@ -134,7 +134,7 @@ def test_vectors_from_a_file_serve_any_model(files: dict[str, Path], model: Path
     assert "(S, D)" in document(capsys)["message"]
     Path("words.safetensors").write_bytes(b"no")
     assert select(files["wide"], *args) == 1
-    assert document(capsys)["error"] == "InputError"
+    assert document(capsys)["error"] == "UnsafeFile"
 
 
 @pytest.mark.parametrize("text", ["", "  ", "What is it?"])

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
-import torch, torch._dynamo
+import sys, torch, torch._dynamo
 from tubelet.encoder.options import RunOptions
 from torch._dynamo.testing import CompileCounterWithBackend
 from tests.encoder.encoder_cases import make, make_merging, make_pack
@@ -16,8 +18,11 @@ from tests.encoder.test_options import build
 from tests.encoder.test_spans import build_spans
 
 mixes = [((1, 5, 7), (3, 2, 4)), ((1, 4, 4),), ((2, 3, 3), (1, 9, 2), (1, 1, 1), (4, 2, 2)), ((1, 6, 6), (1, 6, 6))]
-builds = [(make, 1), (make_merging, 2), (lambda: build('dinov3'), 1), (lambda: build('windows'), 2)]
-builds += [(lambda: build_spans('windows behind prefixes'), 2), (lambda: build_spans('windows in two frames'), 1)]
+builds = {
+    "plain": [(make, 1), (make_merging, 2)],
+    "options": [(lambda: build('dinov3'), 1), (lambda: build('windows'), 2)],
+    "spans": [(lambda: build_spans('windows behind prefixes'), 2), (lambda: build_spans('windows in two frames'), 1)],
+}[sys.argv[1]]
 for one, merge in builds:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
@@ -42,10 +47,11 @@ print("compiled", frames)
 """
 
 
-def test_layer_stack_compiles_once_for_every_mix() -> None:
+@pytest.mark.parametrize("builds", ["spans", *(pytest.param(b, marks=pytest.mark.slow) for b in ("plain", "options"))])
+def test_layer_stack_compiles_once_for_every_mix(builds: str) -> None:
     root = Path(__file__).parents[2]  # from which `tests` can be imported
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM], cwd=root, capture_output=True, text=True, timeout=600
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, builds], cwd=root, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("compiled")

@@ -1,6 +1,7 @@
 """The packed encoder against its slow twin, against itself one by one, and in every way it can run."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -373,3 +374,25 @@ def test_impossible_configurations_are_refused(changes: dict, message: str) -> N
 def test_grids_of_the_fixture_cover_odd_even_and_single() -> None:
     assert {g[0] for g in GRIDS} >= {1, 3, 4}
     assert (1, 1, 1) in GRIDS
+
+
+@pytest.mark.parametrize("part", ["patch", "norm_embed", "norm_pre", "norm_post", "layers.0", "layers.1.fc1"])
+@pytest.mark.parametrize("way", ["hook", "forward"])
+def test_what_hangs_on_any_part_is_called_in_place_too(part: str, way: str, packed: Packed) -> None:
+    """A hook, and a forward put in place of a part's own, as offloading does."""
+    encoder = make(embed_norm=True)
+    seen: list[str] = []
+    module = encoder.get_submodule(part)
+    own: Any = module.forward
+
+    def instead(*args: Any) -> Any:
+        seen.append(part)
+        return own(*args)
+
+    if way == "hook":
+        module.register_forward_hook(lambda *_: seen.append(part))
+    else:
+        module.forward = instead  # pyright: ignore[reportAttributeAccessIssue]
+    with torch.no_grad():
+        encoder(packed)
+    assert seen == [part]

@@ -1,17 +1,12 @@
 """The FLOPs of every option, by formula, against torch's counter."""
 
-from dataclasses import replace
-
 import pytest
 from tests.encoder.test_options import OPTIONS, build, pack_for
 from tests.encoder.test_spans import SPANS, build_spans, pack_spans, scenes_for
 from tests.inspect.budget.budget_cases import flop_counter
 
 from tubelet.encoder.layout import layout_of
-from tubelet.errors import ConfigError
 from tubelet.inspect.budget.flops import encoder_flop, training_flop, window_lengths
-from tubelet.inspect.budget.memory import memory
-from tubelet.packed.grid import Grid
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -33,15 +28,6 @@ def test_spans_equal_torchs_counter(name: str) -> None:
         encoder.trunk(p, scenes=scenes)
     planned = encoder_flop(encoder.config, [i.grid for i in p.items], scenes=scenes)
     assert sum(planned.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
-
-
-@pytest.mark.parametrize(("name", "lost"), [("vggt", "qk_norm"), ("prefix of items", "qk_norm"), ("no prefix", "qk")])
-def test_a_memory_plan_says_what_it_does_not_know(name: str, lost: str) -> None:
-    config = build_spans(name).config
-    with pytest.raises(ConfigError, match=lost):
-        memory(config, [Grid(1, 4, 4)])
-    with pytest.raises(ConfigError, match="spans"):
-        memory(replace(config, qk_norm=None), [Grid(1, 4, 4)])
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -1,4 +1,4 @@
-"""The memory of every option, by formula, against what torch's allocator gave out, as tests/test_budget_memory.py."""
+"""The memory of every option, by plan, against what torch's allocator gave out, as tests/test_budget_memory.py."""
 
 import random
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.encoder.test_options import BLOCK, OPTIONS
+from tests.encoder.test_spans import SPANS
 from tests.inspect.budget.test_budget_memory import WAYS, hold, ratios
 
 from tubelet.encoder.config import EncoderConfig, Rope, Table
@@ -39,10 +40,34 @@ def wide(name: str, **changes: Any) -> EncoderConfig:
     return EncoderConfig(**fields)
 
 
+def in_turn(name: str, way: str) -> tuple[torch.dtype, list[Grid]]:
+    """One of the eight pairs: every option meets both types, and over the options every type meets every pack."""
+    turn = list(OPTIONS).index(name) + WAYS.index(way)
+    return DTYPES[turn % len(DTYPES)], PACKS[turn // len(DTYPES) % len(PACKS)]
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_plan_is_never_too_small_and_hardly_too_large(name: str, way: str) -> None:
+    dtype, pack = in_turn(name, way)
+    hold([ratios(wide(name), list(pack), way, dtype)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_type_and_pack(name: str, way: str) -> None:
     hold([ratios(wide(name), list(pack), way, dtype) for dtype in DTYPES for pack in PACKS])
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_spans_of_their_own(name: str) -> None:
+    """Frames and scenes in turn, norms of q and k, prefix tokens outside of narrow spans: nothing is told twice."""
+    few = {"layers": len(SPANS[name]["spans"]) + 1, "eps": 1e-6}
+    block = SPANS[name].get("pixels") is not None
+    pixels = PixelRecipe(14, merge=2, order="block") if block else PixelRecipe(14)
+    config = EncoderConfig(**{"hidden": 192, "heads": 3, "mlp": 512, **SPANS[name], **few, "pixels": pixels})
+    hold([ratios(config, list(PACKS[0]), way, torch.float32) for way in WAYS])
 
 
 RESIZES = ("bicubic", "bicubic_antialias", "bilinear_antialias", "corners", "sincos")
@@ -84,7 +109,8 @@ def mixed(rng: random.Random) -> EncoderConfig:
     return config
 
 
+@pytest.mark.parametrize("count", [5, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", WAYS)
-def test_options_that_no_family_has_together(way: str) -> None:
+def test_options_that_no_family_has_together(way: str, count: int) -> None:
     rng = random.Random(3)
-    hold([ratios(mixed(rng), list(rng.choice(PACKS)), way, rng.choice(DTYPES)) for _ in range(20)])
+    hold([ratios(mixed(rng), list(rng.choice(PACKS)), way, rng.choice(DTYPES)) for _ in range(count)])

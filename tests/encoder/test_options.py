@@ -284,7 +284,6 @@ def test_sincos_is_its_formula() -> None:
         ({"span_side": 3, "pixels": BLOCK}, "do not hold whole"),
         ({"spans": ("window",)}, "need their side"),
         ({"spans": ()}, "a span is one of"),
-        ({"spans": ("clip",)}, "a span is one of"),
         ({"prefix_first": True}, "need prefix tokens"),
         ({"rope": Rope("rotation", places="centred", origin=1)}, "have no origin"),
         ({"deepstack": (1,)}, "both the layers and the form"),

@@ -1,13 +1,6 @@
 """One body over every family: a random tower written by transformers, loaded here, compared in the same process.
 
-A test file names its cases and calls the checks:
-
-    CASES = [Case("tiny", SiglipVisionModel, SiglipVisionConfig(...), run_images, GRIDS, "encoder.layers")]
-
-    @pytest.fixture(scope="module", params=CASES, ids=str)
-    def pair(request, tmp_path_factory): return written(request.param, FAMILY, tmp_path_factory.mktemp("tower"))
-
-    def test_outputs(pair): check_outputs(pair)
+cases.py names the towers, test_parity.py runs the checks over them, and a family's own file has what it alone can do.
 
 Both sides' results are brought into one form, `Outputs`, so what is compared is said once. The peer always gets one
 item at a time where its class takes pictures of one size; that is the slow twin of the pack as well.
@@ -69,6 +62,7 @@ class Case:
     layers. run: how it is called (`run_images`, `run_naflex`, `run_grid_thw`, or a family's own)."""
 
     name: str
+    family: Family
     model: type[PreTrainedModel]
     config: PreTrainedConfig
     run: Run
@@ -84,7 +78,6 @@ class Pair:
     """A written case: the peer and ours with the same weights, and the rows both read."""
 
     case: Case
-    family: Family
     folder: Path
     peer: PreTrainedModel
     ours: Encoder
@@ -95,13 +88,13 @@ class Pair:
         return self.ours.config
 
 
-def written(case: Case, family: Family, folder: Path, seed: int = 0) -> Pair:
+def written(case: Case, folder: Path, seed: int = 0) -> Pair:
     """The case's tower with random weights, saved by its own `save_pretrained` and loaded by both sides."""
     model = case.model(case.config).eval()
     randomise(model, seed)
     model.save_pretrained(folder)
     ours = load_encoder(folder)
-    return Pair(case, family, folder, model, ours, random_rows(case.grids, ours.config, seed))
+    return Pair(case, folder, model, ours, random_rows(case.grids, ours.config, seed))
 
 
 @torch.no_grad()
@@ -294,10 +287,10 @@ def check_gradients(pair: Pair, seed: int = 1) -> dict[str, float]:
     assert mine.x.grad is not None
     assert theirs.x.grad is not None
     found = {"rows": _relative(mine.x.grad, theirs.x.grad)}
-    wanted = {bare_name(name, pair.family): grad for name, grad in _gradients(pair.peer).items()}
+    wanted = {bare_name(name, pair.case.family): grad for name, grad in _gradients(pair.peer).items()}
     lines, used = in_memory(pair)
     for name in wanted.keys() - used:
-        assert name in pair.family.unused, name
+        assert name in pair.case.family.unused, name
         assert not wanted[name].any(), name
     grads = _gradients(pair.ours)
     shapes = {name: tuple(grad.shape) for name, grad in grads.items()}
@@ -313,8 +306,8 @@ def _gradients(module: nn.Module) -> dict[str, Tensor]:
 
 def in_memory(pair: Pair) -> tuple[Sequence[Line], set[str]]:
     """The key table of the names the peer's modules have, and those names."""
-    names = {bare_name(name, pair.family) for name, _ in pair.peer.named_parameters()}
-    return in_memory_of(names, pair.ours, pair.family)
+    names = {bare_name(name, pair.case.family) for name, _ in pair.peer.named_parameters()}
+    return in_memory_of(names, pair.ours, pair.case.family)
 
 
 def in_memory_of(names: Set[str], ours: Encoder, family: Family) -> tuple[Sequence[Line], set[str]]:
@@ -370,8 +363,8 @@ def check_save_back(pair: Pair, folder: Path) -> None:
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     state, (_, used) = model.state_dict(), in_memory(pair)
     for name, tensor in pair.peer.state_dict().items():
-        bare = bare_name(name, pair.family)
-        if bare in used or bare not in pair.family.unused:
+        bare = bare_name(name, pair.case.family)
+        if bare in used or bare not in pair.case.family.unused:
             assert torch.equal(state[name], tensor), name
     compare(run_peer(pair, pair.rows, model.eval()), run_peer(pair, pair.rows), atol=SAME_WEIGHTS_ATOL)
 

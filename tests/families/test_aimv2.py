@@ -9,9 +9,10 @@ import timm.layers
 import torch
 import transformers as hf
 from safetensors.torch import load_file
-from tests.families import parity
-from tests.families.parity import Case, Pair
+from tests.families import cases, parity
+from tests.families.parity import Pair
 from tests.families.pictures import check_pictures, pixel_values
+from tests.families.widths import TINY
 
 from tubelet import load_encoder
 from tubelet.encoder.table import PositionTable
@@ -20,51 +21,6 @@ from tubelet.families.aimv2 import AIMV2, FIELDS
 from tubelet.families.catalogue import read_config
 from tubelet.weights.load import report_of
 from tubelet.weights.save import save_encoder
-
-GRIDS = [(1, 5, 5), (1, 3, 7), (1, 8, 1), (1, 1, 1), (1, 6, 9)]
-CLIPS = [(1, 4, 4), (3, 2, 5), (1, 4, 2)]
-TINY: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4}
-MID: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8}
-
-CASES = {
-    "table": (hf.Aimv2VisionConfig(**TINY, image_size=74), [(1, 5, 5)] * 3),  # 74 is 5.29 patches
-    "native": (hf.Aimv2VisionConfig(**TINY, is_native=True, rms_norm_eps=1e-3), GRIDS),
-    "native clips with bias, no head": (
-        hf.Aimv2VisionConfig(**TINY, is_native=True, use_head=False, qkv_bias=True, mlp_bias=True, patch_size=16),
-        CLIPS,
-    ),
-    "table with bias": (hf.Aimv2VisionConfig(**TINY, image_size=56, qkv_bias=True, hidden_act="gelu"), [(1, 4, 4)] * 2),
-    "mid": (hf.Aimv2VisionConfig(**MID, is_native=True), [(1, 16, 16), (1, 12, 20), (1, 31, 8)]),
-}
-
-
-@pytest.fixture(scope="module", params=CASES)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    config, grids = CASES[request.param]
-    case = Case(request.param, hf.Aimv2VisionModel, config, parity.run_images, grids, "encoder.layers")
-    return parity.written(case, AIMV2, tmp_path_factory.mktemp("aimv2"))
-
-
-def test_outputs(pair: Pair) -> None:
-    found = parity.check_outputs(pair)
-    assert ("pooled" in found) == pair.config.pool
-
-
-def test_packing(pair: Pair) -> None:
-    parity.check_packing(pair)
-
-
-def test_gradients(pair: Pair) -> None:
-    parity.check_gradients(pair)
-
-
-def test_bf16(pair: Pair) -> None:
-    parity.check_bf16(pair)
-
-
-def test_save_back(pair: Pair, tmp_path: Path) -> None:
-    parity.check_save_back(pair, tmp_path / "out")
-
 
 # ---- names and files
 
@@ -104,6 +60,7 @@ def apples(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return out
 
 
+@pytest.mark.parametrize("pair", cases.AIMV2, ids=str, indirect=True, scope="module")
 @pytest.mark.parametrize("prefix", ["", "image_encoder."], ids=["alone", "beside a text encoder"])
 def test_apples_own_names(pair: Pair, prefix: str, tmp_path: Path) -> None:
     stored = apples(load_file(pair.folder / "model.safetensors"))

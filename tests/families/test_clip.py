@@ -1,6 +1,5 @@
 """CLIP's vision transformer against transformers: outputs, gradients, pixels, and whole models on disk."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,11 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file
-from tests.families import parity
-from tests.families.parity import Case, Pair
+from tests.families import cases, parity
+from tests.families.cases import ANY_SIZE
+from tests.families.parity import Pair
 from tests.families.pictures import check_pictures, pixel_values
-from tests.families.widths import CLIPS, IMAGE_TOKEN, LANGUAGE, MID, PICTURES, TEXT, TINY
+from tests.families.widths import IMAGE_TOKEN, LANGUAGE, TEXT, TINY
 
 from tubelet import load_encoder
 from tubelet.errors import ConfigError
@@ -19,38 +19,8 @@ from tubelet.families import clip
 from tubelet.families.clip import CLIP
 from tubelet.weights.save import save_encoder
 
-ANY_SIZE = partial(parity.run_images, interpolate_pos_encoding=True)
-CASES = [
-    Case(
-        "tiny",
-        hf.CLIPVisionModel,
-        hf.CLIPVisionConfig(**TINY, image_size=75, patch_size=14),  # 75 is 5.36 patches
-        ANY_SIZE,
-        PICTURES,
-        "encoder.layers",
-    ),
-    Case(
-        "mid, clips",
-        hf.CLIPVisionModel,
-        hf.CLIPVisionConfig(**MID, image_size=64, patch_size=16, hidden_act="gelu", layer_norm_eps=1e-6),
-        ANY_SIZE,
-        CLIPS,
-        "encoder.layers",
-    ),
-]
 
-
-@pytest.fixture(scope="module", params=CASES, ids=str)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return parity.written(request.param, CLIP, tmp_path_factory.mktemp("clip"))
-
-
-def test_outputs(pair: Pair) -> None:
-    """Prefix tokens of hidden states as well; tokens without the final norm, which the pooled one alone has."""
-    found = parity.check_outputs(pair)
-    assert {"tokens", "hidden.0", "hidden_prefix.0"} <= found.keys()
-
-
+@pytest.mark.parametrize("pair", cases.CLIP, ids=str, indirect=True, scope="module")
 def test_pooled_clips_are_the_mean_of_their_frames(pair: Pair) -> None:
     features = pair.ours.features(pair.rows)
     assert features.pooled is not None
@@ -62,22 +32,6 @@ def test_pooled_clips_are_the_mean_of_their_frames(pair: Pair) -> None:
     expected = torch.stack([part.mean(0) for part in theirs.split(frames)])
     torch.testing.assert_close(features.pooled, expected, atol=1e-4, rtol=0)
     assert features.prefix.shape == (sum(frames), 1, pair.config.hidden)
-
-
-def test_packing(pair: Pair) -> None:
-    parity.check_packing(pair)
-
-
-def test_gradients(pair: Pair) -> None:
-    parity.check_gradients(pair)
-
-
-def test_bf16(pair: Pair) -> None:
-    parity.check_bf16(pair)
-
-
-def test_save_back(pair: Pair, tmp_path: Path) -> None:
-    parity.check_save_back(pair, tmp_path)
 
 
 # ---- configurations

@@ -1,5 +1,6 @@
 """DINOv2, plain, gated and with registers, against transformers: outputs, gradients, pixels, both ways of naming."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 import torch.nn.functional as F
 import transformers as hf
 from safetensors.torch import load_file
-from tests.families import parity
-from tests.families.parity import Case, Pair
+from tests.families import cases, parity
+from tests.families.cases import DINO_TINY
+from tests.families.parity import Pair
 from tests.families.pictures import check_pictures, pixel_values
 
 from tubelet import load_encoder
@@ -18,58 +20,13 @@ from tubelet.errors import ConfigError
 from tubelet.families.catalogue import read_config
 from tubelet.families.dinov2 import DINOV2, DINOV2_REGISTERS, FIELDS, FIELDS_REGISTERS
 
-GRIDS = [(1, 5, 5), (1, 3, 7), (1, 8, 2), (1, 1, 1), (1, 6, 9)]
-CLIPS = [(1, 4, 4), (3, 2, 5), (1, 4, 2)]
-TINY: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
-MID: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8}
-PLAIN, REGISTERS = hf.Dinov2Config, hf.Dinov2WithRegistersConfig
-
-CASES = [
-    (DINOV2, PLAIN(**TINY, image_size=74, mlp_ratio=3), GRIDS),  # 74 is 5.29 patches
-    (DINOV2, PLAIN(**TINY, image_size=56, use_swiglu_ffn=True, qkv_bias=False, layer_norm_eps=1e-5), CLIPS),
-    (DINOV2, PLAIN(**MID, image_size=518, use_swiglu_ffn=True), [(1, 16, 16), (1, 12, 20), (1, 31, 8)]),
-    (DINOV2_REGISTERS, REGISTERS(**TINY, image_size=80, num_register_tokens=3), GRIDS),
-    (DINOV2_REGISTERS, REGISTERS(**TINY, image_size=64, num_register_tokens=0, hidden_act="quick_gelu"), CLIPS),
-    (DINOV2_REGISTERS, REGISTERS(**MID, image_size=256, use_swiglu_ffn=True), [(1, 16, 16), (1, 12, 20)]),
-]
-
-
-def of(family: Any, config: Any, grids: Any) -> Case:
-    model = hf.Dinov2Model if family is DINOV2 else hf.Dinov2WithRegistersModel
-    return Case(family.name, model, config, parity.run_images, grids, "encoder.layer")
-
-
-@pytest.fixture(scope="module", params=range(len(CASES)), ids=lambda i: f"{CASES[i][0].name}-{i}")
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    family, config, grids = CASES[request.param]
-    return parity.written(of(family, config, grids), family, tmp_path_factory.mktemp("dinov2"))
-
-
-def test_outputs(pair: Pair) -> None:
-    found = parity.check_outputs(pair)
-    assert "prefix" in found
-    assert ("pooled" in found) == all(t == 1 for t, _, _ in pair.case.grids)
-
-
-def test_packing(pair: Pair) -> None:
-    parity.check_packing(pair)
-
-
-def test_gradients(pair: Pair) -> None:
-    parity.check_gradients(pair)
-
-
-def test_bf16(pair: Pair) -> None:
-    parity.check_bf16(pair)
-
-
-def test_save_back(pair: Pair, tmp_path: Path) -> None:
-    parity.check_save_back(pair, tmp_path / "out")
-
-
 # ---- names and files
 
 
+DINOV2S = pytest.mark.parametrize("pair", cases.DINOV2, ids=str, indirect=True, scope="module")
+
+
+@DINOV2S
 def test_the_names_modules_have_load_as_well(pair: Pair, tmp_path: Path) -> None:
     """A state_dict of transformers 5 written as it is, and the stored names that the hub has."""
     said = pair.case.config.to_dict()
@@ -82,7 +39,7 @@ def test_the_names_modules_have_load_as_well(pair: Pair, tmp_path: Path) -> None
 
 
 def test_a_classifier_gives_its_tower(tmp_path: Path) -> None:
-    model = hf.Dinov2ForImageClassification(PLAIN(**TINY, image_size=56))
+    model = hf.Dinov2ForImageClassification(hf.Dinov2Config(**DINO_TINY, image_size=56))
     parity.randomise(model)
     model.save_pretrained(tmp_path)
     rows = parity.random_rows([(1, 4, 4)], load_encoder(tmp_path).config)
@@ -93,6 +50,7 @@ def test_a_classifier_gives_its_tower(tmp_path: Path) -> None:
         parity.compare(parity.run_ours(ours, rows), theirs)
 
 
+@DINOV2S
 def test_a_mask_token_may_be_absent(pair: Pair, tmp_path: Path) -> None:
     tensors = load_file(pair.folder / "model.safetensors")
     del tensors["embeddings.mask_token"]
@@ -114,12 +72,15 @@ def test_variants_say_themselves(family: Any) -> None:
 
 
 def test_variants_are_upstreams_sizes() -> None:
-    parity.check_variants(DINOV2, hf.Dinov2Model, PLAIN)
-    parity.check_variants(DINOV2_REGISTERS, hf.Dinov2WithRegistersModel, REGISTERS)
+    parity.check_variants(DINOV2, hf.Dinov2Model, hf.Dinov2Config)
+    parity.check_variants(DINOV2_REGISTERS, hf.Dinov2WithRegistersModel, hf.Dinov2WithRegistersConfig)
 
 
 def test_defaults_are_upstreams() -> None:
-    for family, fields, config in ((DINOV2, FIELDS, PLAIN()), (DINOV2_REGISTERS, FIELDS_REGISTERS, REGISTERS())):
+    for family, fields, config in (
+        (DINOV2, FIELDS, hf.Dinov2Config()),
+        (DINOV2_REGISTERS, FIELDS_REGISTERS, hf.Dinov2WithRegistersConfig()),
+    ):
         said = config.to_dict()
         assert {n: said[n] for n in fields} == {n: getattr(f, "default", f) for n, f in fields.items()}
         assert family.config_from({}) == read_config(said, family, family.name)
@@ -142,9 +103,9 @@ def test_what_it_cannot_be_is_refused(config: dict[str, Any], word: str) -> None
 
 
 def test_a_width_no_ratio_gives_cannot_be_written() -> None:
-    tiny = DINOV2.config_from({**TINY, "mlp_ratio": 2})
+    tiny = DINOV2.config_from({**DINO_TINY, "mlp_ratio": 2})
     with pytest.raises(ConfigError, match="mlp_ratio"):
-        DINOV2.config_to(type(tiny)(**{**vars(tiny), "mlp": 97}))
+        DINOV2.config_to(replace(tiny, mlp=97))
 
 
 # ---- positions and pixels
@@ -154,7 +115,7 @@ def test_a_width_no_ratio_gives_cannot_be_written() -> None:
 def test_a_table_of_one_column_is_resized_right(grid: tuple[int, int]) -> None:
     """torch's antialiased resampling of channels-last values to a width of 1 takes wrong rows (as in torch 2.15), and
     upstream's table is channels-last. Twin: contiguous channels in float64."""
-    config = DINOV2_REGISTERS.config_from({**TINY, "image_size": 64})
+    config = DINOV2_REGISTERS.config_from({**DINO_TINY, "image_size": 64})
     assert config.table is not None
     table = PositionTable(config.table, 48)
     weight = torch.randn(16, 48, generator=torch.Generator().manual_seed(0))

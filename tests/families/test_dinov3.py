@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file
-from tests.families import parity
-from tests.families.parity import Case, Pair
+from tests.families import cases, parity
+from tests.families.parity import Pair
 from tests.families.pictures import check_pictures, pixel_values
 
 from tubelet import load_encoder
@@ -16,54 +16,13 @@ from tubelet.errors import ConfigError, KeyMismatch
 from tubelet.families.catalogue import read_config
 from tubelet.families.dinov3 import DINOV3, FIELDS
 
-GRIDS = [(1, 5, 5), (1, 3, 7), (1, 8, 1), (1, 1, 1), (1, 6, 9)]
-CLIPS = [(1, 4, 4), (3, 2, 5), (1, 4, 2)]
-TINY: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4}
-MID: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8}
-GATED: dict[str, Any] = {"use_gated_mlp": True, "hidden_act": "silu"}
-UNBIASED: dict[str, Any] = {"query_bias": False, "value_bias": False, "proj_bias": False, "mlp_bias": False}
-
-CASES = {
-    "tiny": (hf.DINOv3ViTConfig(**TINY, num_register_tokens=4), GRIDS),
-    "clips, no registers, biased keys": (hf.DINOv3ViTConfig(**TINY, patch_size=14, key_bias=True, **GATED), CLIPS),
-    "no bias, another theta": (hf.DINOv3ViTConfig(**TINY, num_register_tokens=1, rope_theta=37.5, **UNBIASED), GRIDS),
-    "mid": (hf.DINOv3ViTConfig(**MID, num_register_tokens=4, **GATED), [(1, 16, 16), (1, 12, 20), (1, 31, 8)]),
-}
-
-
-@pytest.fixture(scope="module", params=CASES)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    config, grids = CASES[request.param]
-    case = Case(request.param, hf.DINOv3ViTModel, config, parity.run_images, grids, "model.layer")
-    return parity.written(case, DINOV3, tmp_path_factory.mktemp("dinov3"))
-
-
-def test_outputs(pair: Pair) -> None:
-    found = parity.check_outputs(pair)
-    assert "prefix" in found
-    assert ("pooled" in found) == all(t == 1 for t, _, _ in pair.case.grids)
-
-
-def test_packing(pair: Pair) -> None:
-    parity.check_packing(pair)
-
-
-def test_gradients(pair: Pair) -> None:
-    found = parity.check_gradients(pair)
-    assert ("layers.0.qkv.bias" in found) == pair.config.qkv_bias
-
-
-def test_bf16(pair: Pair) -> None:
-    parity.check_bf16(pair)
-
-
-def test_save_back(pair: Pair, tmp_path: Path) -> None:
-    parity.check_save_back(pair, tmp_path / "out")
-
-
 # ---- names and files
 
 
+DINOV3S = pytest.mark.parametrize("pair", cases.DINOV3, ids=str, indirect=True, scope="module")
+
+
+@DINOV3S
 def test_the_names_modules_have_load_as_well(pair: Pair, tmp_path: Path) -> None:
     """A state_dict of transformers 5 written as it is, beside the stored names that the hub has."""
     said = pair.case.config.to_dict()
@@ -75,6 +34,7 @@ def test_the_names_modules_have_load_as_well(pair: Pair, tmp_path: Path) -> None
         assert torch.equal(state[name], tensor), name
 
 
+@DINOV3S
 def test_keys_without_a_bias_stay_without(pair: Pair) -> None:
     """Loaded as zeros, never stored, and no gradient moves them."""
     layer: Any = pair.ours.layers[0]
@@ -89,6 +49,7 @@ def test_keys_without_a_bias_stay_without(pair: Pair) -> None:
     assert (k > 0, dk > 0) == (pair.config.key_bias, pair.config.key_bias)
 
 
+@DINOV3S
 def test_a_missing_register_is_missing(pair: Pair, tmp_path: Path) -> None:
     """Where there are none the empty tensor may be absent; where there are some it may not."""
     tensors = load_file(pair.folder / "model.safetensors")
@@ -154,6 +115,7 @@ def test_pixels_are_the_processors(size: int) -> None:
         check_pictures(pixel_values(processor), config.pixels, 12, levels=1.0)
 
 
+@DINOV3S
 def test_a_saved_folder_has_the_processor(pair: Pair, tmp_path: Path) -> None:
     parity.check_save_back(pair, tmp_path / "out")
     processor = hf.AutoImageProcessor.from_pretrained(tmp_path / "out")

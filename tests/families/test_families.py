@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.families.cases import CASES
 from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig
@@ -206,32 +207,34 @@ def called_in(node: ast.AST) -> set[str]:
     return {f.id if isinstance(f, ast.Name) else f.attr for f in calls if isinstance(f, ast.Name | ast.Attribute)}
 
 
+def checked_in(node: ast.AST) -> set[str]:
+    return {CHECKS[name] for name in called_in(node) if name in CHECKS}
+
+
 def proved(source: str, constant: str) -> set[str]:
     """What the test functions of a file check for the family of this name.
 
-    A function is about a family if it names it or its module, if it takes `pair` where the file's cases name it, or if
-    the file knows no other.
+    A function is about a family if it names it or its module, or if the file knows no other.
     """
     body = ast.parse(source).body
     known = {a.name for n in body if isinstance(n, ast.ImportFrom) for a in n.names} & CONSTANTS.keys()
     tests = [n for n in body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
-    imports = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
-    cases = set().union(*(names_in(n) for n in body if n not in tests and n not in imports))
     out: set[str] = set()
     for test in tests:
         named = names_in(test) & {constant, CONSTANTS[constant]}
-        paired = "pair" in {a.arg for a in test.args.args} and constant in cases
-        if constant in known and (named or paired or known == {constant}):
-            out |= {CHECKS[name] for name in called_in(test) if name in CHECKS}
+        if constant in known and (named or known == {constant}):
+            out |= checked_in(test)
     return out
 
 
 @pytest.mark.parametrize(("module", "constant"), [(m, c) for m, names in MODULES for c in names])
 def test_what_is_verified_is_what_the_tests_check(module: str, constant: str):
     family: Family = getattr(import_module(f"tubelet.families.{module}"), constant)
-    found: set[str] = set()
-    for file in Path(__file__).parent.glob("test_*.py"):
-        if file != Path(__file__):
+    folder = Path(__file__).parent
+    compared = any(case.family is family for case in CASES)
+    found = checked_in(ast.parse((folder / "test_parity.py").read_text(encoding="utf-8"))) if compared else set()
+    for file in folder.glob("test_*.py"):
+        if file.name not in ("test_families.py", "test_parity.py"):
             found |= proved(file.read_text(encoding="utf-8"), constant)
     assert set(family.verified) == found
 
@@ -240,11 +243,10 @@ def test_a_check_that_is_gone_is_missed():
     """The reader of test files is no rubber stamp: without a call, or about another family, nothing is proved."""
     two = (
         "from tubelet.families.siglip import SIGLIP\nfrom tubelet.families.siglip2 import SIGLIP2\n"
-        "CASES = [SIGLIP]\n"
-        "def test_outputs(pair):\n    parity.check_outputs(pair)\n"
+        "def test_outputs(tower):\n    parity.check_outputs(tower, SIGLIP)\n"
         "def test_pixels():\n    check_pictures(SIGLIP2.processor_to(config))\n"
-        "def test_bf16(pair):\n    pair.check_bf16\n"
-        "def helper(pair):\n    check_gradients(pair)\n"
+        "def test_bf16(tower):\n    tower.check_bf16\n"
+        "def helper(tower):\n    check_gradients(tower)\n"
     )
     assert proved(two, "SIGLIP") == {"outputs"}
     assert proved(two, "SIGLIP2") == {"pixels"}

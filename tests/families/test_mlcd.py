@@ -6,66 +6,19 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from tests.families import parity, widths
-from tests.families.parity import Case, Pair
+from tests.families import parity
+from tests.families.cases import MLCD_TINY
 from tests.families.pictures import check_pictures, pixel_values
-from tests.families.widths import IMAGE_TOKEN, LANGUAGE, MID, PICTURES
+from tests.families.widths import IMAGE_TOKEN, LANGUAGE
 
 from tubelet import load_encoder
 from tubelet.errors import ConfigError
 from tubelet.families import mlcd
 from tubelet.families.mlcd import MLCD
 
-TINY = {**widths.TINY, "hidden_size": 64}  # heads of a multiple of 4
-CASES = [
-    Case(
-        "tiny",
-        hf.MLCDVisionModel,
-        hf.MLCDVisionConfig(**TINY, image_size=42, patch_size=14),
-        parity.run_images,
-        PICTURES,
-        "encoder.layers",
-    ),
-    Case(
-        "mid, clips",
-        hf.MLCDVisionModel,
-        hf.MLCDVisionConfig(
-            **MID, image_size=64, patch_size=16, rope_parameters={"rope_type": "axial", "rope_theta": 500.0}
-        ),
-        parity.run_images,
-        [(1, 4, 4), (3, 2, 5), (1, 12, 17)],
-        "encoder.layers",
-    ),
-]
-
-
-@pytest.fixture(scope="module", params=CASES, ids=str)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return parity.written(request.param, MLCD, tmp_path_factory.mktemp("mlcd"))
-
-
-def test_outputs(pair: Pair) -> None:
-    assert {"tokens", "prefix", "hidden_prefix.1"} <= parity.check_outputs(pair).keys()
-
-
-def test_packing(pair: Pair) -> None:
-    parity.check_packing(pair)
-
-
-def test_gradients(pair: Pair) -> None:
-    assert "prefix_angles" in parity.check_gradients(pair)
-
-
-def test_bf16(pair: Pair) -> None:
-    parity.check_bf16(pair)
-
-
-def test_save_back(pair: Pair, tmp_path: Path) -> None:
-    parity.check_save_back(pair, tmp_path)
-
 
 def test_a_llava_around_it_gives_its_tower(tmp_path: Path) -> None:
-    tower = hf.MLCDVisionConfig(**TINY, image_size=42, patch_size=14)
+    tower = hf.MLCDVisionConfig(**MLCD_TINY, image_size=42, patch_size=14)
     config = hf.LlavaConfig(
         vision_config=tower.to_dict(),
         text_config={**LANGUAGE, "model_type": "llama"},

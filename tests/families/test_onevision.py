@@ -193,8 +193,9 @@ def test_absent_fields_have_upstreams_defaults():
 
 
 def test_frame_windows_of_zero_mean_the_whole_clip():
-    assert ov.config_from({**TINY, "frame_windows_size": 0}, "ov2").window is None
-    assert ov.config_from({**TINY, "frame_windows_size": 2}, "ov2").window == 2
+    assert ov.config_from({**TINY, "frame_windows_size": 0}, "ov2").spans == ("item",)
+    two = ov.config_from({**TINY, "frame_windows_size": 2}, "ov2")
+    assert (two.spans, two.span_frames) == (("frame",), 2)
 
 
 @pytest.mark.parametrize("name", sorted(CODE_FIELDS))
@@ -285,7 +286,7 @@ def test_any_flat_dict_is_read_or_refused(extra: dict[str, object], fmt: ov.Form
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"window": 4}, "window"),
+        ({"spans": ("frame",), "span_frames": 4}, "spans"),
         ({"pool": False}, "post_norm"),
         ({"patch_bias": True}, "patch_bias"),
         ({"pre_norm": False}, "pre_norm"),

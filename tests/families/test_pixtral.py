@@ -7,76 +7,21 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from tests.families import parity
-from tests.families.parity import Case, Outputs, Pair
+from tests.families import cases, parity
+from tests.families.cases import run_packed
+from tests.families.parity import Pair
 from tests.families.pictures import check_pictures, pixel_values
+from tests.families.widths import PICTURES, TINY
 
-from tubelet import Packed, load_encoder
-from tubelet.encoder.config import EncoderConfig
+from tubelet import load_encoder, save_encoder
 from tubelet.errors import ConfigError
 from tubelet.families.catalogue import read_config
 from tubelet.families.pixtral import FIELDS, PIXTRAL
-from tubelet.pixels.patchify import unpatchify
-
-GRIDS = [(1, 5, 5), (1, 3, 7), (1, 8, 1), (1, 1, 1), (1, 6, 9)]
-TINY: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4}
-MID: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8}
 
 
-def run_packed(model: hf.PreTrainedModel, p: Packed, config: EncoderConfig, layers: str) -> Outputs:
-    """All pictures in one call, padded to one size as its processor does; the class packs them itself."""
-    frames = [frame.permute(2, 0, 1) for clip in unpatchify(p, config.pixels) for frame in clip]
-    sizes = torch.tensor([frame.shape[1:] for frame in frames])
-    height, width = sizes.amax(dim=0).tolist()
-    padded = torch.stack(
-        [torch.nn.functional.pad(f, (0, width - f.shape[2], 0, height - f.shape[1]), value=7.0) for f in frames]
-    )
-    with parity.layer_states(model, layers) as states:
-        out = model(pixel_values=padded.to(model.dtype), image_sizes=sizes)
-    return Outputs(out.last_hidden_state[0], hidden=tuple(s[0] for s in states))
-
-
-CASES = {
-    "tiny": (hf.PixtralVisionConfig(**TINY, patch_size=14, image_size=140), parity.run_images, GRIDS),
-    "clips": (hf.PixtralVisionConfig(**TINY, hidden_act="silu"), parity.run_images, [(1, 4, 4), (3, 2, 5)]),
-    "packed, another theta": (
-        hf.PixtralVisionConfig(**TINY, rope_parameters={"rope_type": "axial", "rope_theta": 37.5}),
-        run_packed,
-        GRIDS,
-    ),
-    "mid": (hf.PixtralVisionConfig(**MID, hidden_act="silu"), run_packed, [(1, 16, 16), (1, 12, 20), (1, 31, 8)]),
-}
-
-
-@pytest.fixture(scope="module", params=CASES)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    config, run, grids = CASES[request.param]
-    case = Case(request.param, hf.PixtralVisionModel, config, run, grids, "transformer.layers")
-    return parity.written(case, PIXTRAL, tmp_path_factory.mktemp("pixtral"))
-
-
-def test_outputs(pair: Pair) -> None:
-    found = parity.check_outputs(pair)
-    assert "prefix" not in found
-    assert "pooled" not in found
-    assert len([name for name in found if name.startswith("hidden")]) == pair.config.layers + 1
-
-
-def test_packing(pair: Pair) -> None:
-    parity.check_packing(pair)
-
-
-def test_gradients(pair: Pair) -> None:
-    parity.check_gradients(pair)
-
-
-def test_bf16(pair: Pair) -> None:
-    parity.check_bf16(pair)
-
-
-def test_save_back(pair: Pair, tmp_path: Path) -> None:
-    parity.check_save_back(pair, tmp_path / "out")
-    processor = hf.AutoImageProcessor.from_pretrained(tmp_path / "out")
+@pytest.mark.parametrize("pair", cases.PIXTRAL, ids=str, indirect=True, scope="module")
+def test_a_saved_folder_has_the_processor(pair: Pair, tmp_path: Path) -> None:
+    processor = hf.AutoImageProcessor.from_pretrained(save_encoder(pair.ours, tmp_path / "out"))
     assert processor.size == {"longest_edge": pair.case.config.image_size}
 
 
@@ -102,7 +47,7 @@ def test_whole_models_give_their_tower(kind: str, stored: bool, tmp_path: Path) 
     else:
         parity.write_checkpoint(tmp_path / "whole", model.state_dict(), model.config.to_dict(), shards=3)
     ours = load_encoder(tmp_path / "whole")
-    rows = parity.random_rows(GRIDS, ours.config)
+    rows = parity.random_rows(PICTURES, ours.config)
     tower: Any = model.model.vision_tower
     with torch.no_grad():
         theirs = run_packed(tower, parity.normalise(rows, ours.pixels), ours.config, "transformer.layers")

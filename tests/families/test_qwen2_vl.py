@@ -6,65 +6,13 @@ from typing import Any
 
 import pytest
 import transformers as hf
-from tests.families import parity
-from tests.families.parity import Case, Pair
-from tests.families.qwen import LARGER, MID, MIXED, TEXT, TINY, check_images, check_videos, check_whole
+from tests.families.cases import QWEN2_WIDTHS
+from tests.families.qwen import TEXT, TINY, check_images, check_videos, check_whole
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from tubelet.errors import ConfigError
 from tubelet.families.catalogue import read_config
 from tubelet.families.qwen_vl import FIELDS_2, QWEN2_VL, processor_to, video_pixels
-
-WIDTHS: dict[str, Any] = {"embed_dim": 48, "hidden_size": 40, "mlp_ratio": 2}
-CASES = {
-    "tiny": (Qwen2VLVisionConfig(**TINY, **WIDTHS), MIXED),
-    "merge 3, one frame a row, another theta": (
-        Qwen2VLVisionConfig(
-            **TINY,
-            **WIDTHS,
-            spatial_merge_size=3,
-            temporal_patch_size=1,
-            hidden_act="silu",
-            rope_parameters={"rope_type": "axial", "rope_theta": 37.5},
-        ),
-        [(1, 3, 6), (3, 6, 3), (2, 9, 9)],
-    ),
-    "mid": (Qwen2VLVisionConfig(**MID, embed_dim=256, hidden_size=192), LARGER),
-}
-
-
-@pytest.fixture(scope="module", params=CASES)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    config, grids = CASES[request.param]
-    case = Case(request.param, Qwen2VisionTransformerPretrainedModel, config, parity.run_grid_thw, grids, "blocks")
-    return parity.written(case, QWEN2_VL, tmp_path_factory.mktemp("qwen2_vl"))
-
-
-def test_outputs(pair: Pair) -> None:
-    found = parity.check_outputs(pair)
-    assert "merged" in found
-    assert len([name for name in found if name.startswith("hidden")]) == pair.config.layers + 1
-
-
-def test_packing(pair: Pair) -> None:
-    parity.check_packing(pair)
-
-
-def test_gradients(pair: Pair) -> None:
-    parity.check_gradients(pair)
-
-
-def test_bf16(pair: Pair) -> None:
-    parity.check_bf16(pair)
-
-
-def test_save_back(pair: Pair, tmp_path: Path) -> None:
-    parity.check_save_back(pair, tmp_path / "out")
-    processor = hf.AutoImageProcessor.from_pretrained(tmp_path / "out")
-    assert processor.patch_size == pair.config.pixels.patch
-    assert list(processor.image_mean) == list(pair.config.pixels.mean)
-
 
 # ---- whole models
 
@@ -72,7 +20,9 @@ def test_save_back(pair: Pair, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shards", [1, 4])
 @pytest.mark.parametrize("prefix", [None, "visual.", "model.visual."])
 def test_whole_models_give_their_tower(prefix: str | None, shards: int, tmp_path: Path) -> None:
-    config = hf.Qwen2VLConfig(vision_config={**TINY, **WIDTHS, "hidden_size": TEXT["hidden_size"]}, text_config=TEXT)
+    config = hf.Qwen2VLConfig(
+        vision_config={**TINY, **QWEN2_WIDTHS, "hidden_size": TEXT["hidden_size"]}, text_config=TEXT
+    )
     check_whole(hf.Qwen2VLForConditionalGeneration(config), tmp_path / "whole", prefix, shards)
 
 

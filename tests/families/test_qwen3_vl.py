@@ -7,81 +7,14 @@ from typing import Any
 
 import pytest
 import transformers as hf
-from tests.families import parity
-from tests.families.parity import Case, Pair
-from tests.families.qwen import LARGER, MID, MIXED, TEXT, TINY, check_images, check_videos, check_whole
+from tests.families.cases import QWEN_WIDTHS
+from tests.families.qwen import TEXT, TINY, check_images, check_videos, check_whole
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from tubelet.errors import ConfigError
 from tubelet.families.catalogue import read_config
 from tubelet.families.qwen_vl import FIELDS_3, QWEN3_VL, processor_to, qwen3_video_pixels
 from tubelet.pixels.resize import grid_of
-
-WIDTHS: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 80, "out_hidden_size": 40}
-CASES = {
-    "tiny": (
-        Qwen3VLVisionConfig(**TINY, **WIDTHS, num_position_embeddings=36, deepstack_visual_indexes=[0, 2]),
-        [*MIXED, (1, 6, 6)],
-    ),
-    "no deepstack, merge 3": (
-        Qwen3VLVisionConfig(
-            **TINY,
-            **WIDTHS,
-            spatial_merge_size=3,
-            temporal_patch_size=1,
-            num_position_embeddings=25,
-            deepstack_visual_indexes=[],
-            rope_parameters={"rope_type": "axial", "rope_theta": 37.5},
-        ),
-        [(1, 3, 6), (3, 6, 3), (2, 9, 9)],
-    ),
-    "mid": (
-        Qwen3VLVisionConfig(
-            **MID,
-            hidden_size=256,
-            intermediate_size=688,
-            out_hidden_size=192,
-            num_position_embeddings=576,
-            deepstack_visual_indexes=[1, 3, 4],
-        ),
-        LARGER,
-    ),
-}
-
-
-@pytest.fixture(scope="module", params=CASES)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    config, grids = CASES[request.param]
-    case = Case(request.param, Qwen3VLVisionModel, config, parity.run_grid_thw, grids, "blocks")
-    return parity.written(case, QWEN3_VL, tmp_path_factory.mktemp("qwen3_vl"))
-
-
-def test_outputs(pair: Pair) -> None:
-    found = parity.check_outputs(pair)
-    assert "merged" in found
-    assert len([name for name in found if name.startswith("hidden")]) == pair.config.layers + 1
-    assert len([name for name in found if name.startswith("deepstack")]) == len(pair.config.deepstack)
-
-
-def test_packing(pair: Pair) -> None:
-    parity.check_packing(pair)
-
-
-def test_gradients(pair: Pair) -> None:
-    parity.check_gradients(pair)
-
-
-def test_bf16(pair: Pair) -> None:
-    parity.check_bf16(pair)
-
-
-def test_save_back(pair: Pair, tmp_path: Path) -> None:
-    parity.check_save_back(pair, tmp_path / "out")
-    processor = hf.AutoImageProcessor.from_pretrained(tmp_path / "out")
-    assert processor.patch_size == pair.config.pixels.patch
-    assert list(processor.image_mean) == list(pair.config.pixels.mean)
-
 
 # ---- whole models
 
@@ -90,7 +23,7 @@ def test_save_back(pair: Pair, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 @pytest.mark.parametrize("prefix", [None, "model.visual."])
 def test_whole_models_give_their_tower(prefix: str | None, kind: str, shards: int, tmp_path: Path) -> None:
-    vision = {**TINY, **WIDTHS, "out_hidden_size": TEXT["hidden_size"]}
+    vision = {**TINY, **QWEN_WIDTHS, "out_hidden_size": TEXT["hidden_size"]}
     vision |= {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 2]}
     if kind == "dense":
         model = hf.Qwen3VLForConditionalGeneration(hf.Qwen3VLConfig(vision_config=vision, text_config=TEXT))

@@ -1,7 +1,6 @@
 """SigLIP, fixed sizes and NaFlex, against transformers: outputs, gradients, pixels, and whole models on disk."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file
 from tests.families import parity
-from tests.families.parity import Case, Pair
+from tests.families.cases import ANY_SIZE
 from tests.families.pictures import check_pictures, pixel_values
-from tests.families.widths import CLIPS, IMAGE_TOKEN, LANGUAGE, MID, PICTURES, TEXT, TINY
+from tests.families.widths import IMAGE_TOKEN, LANGUAGE, TEXT, TINY
 
 from tubelet import Clip, load_encoder, patchify
 from tubelet.errors import ConfigError
@@ -21,83 +20,6 @@ from tubelet.families import siglip, siglip2
 from tubelet.families.siglip import SIGLIP
 from tubelet.families.siglip2 import SIGLIP2
 from tubelet.pixels.recipe import HALF, PixelRecipe
-
-FIXED = partial(parity.run_images, interpolate_pos_encoding=True)
-
-CASES = [
-    (
-        SIGLIP,
-        Case(
-            "tiny",
-            hf.SiglipVisionModel,
-            hf.SiglipVisionConfig(**TINY, image_size=72, patch_size=14, layer_norm_eps=1e-5),  # 72 is 5.14 patches
-            FIXED,
-            PICTURES,
-            "encoder.layers",
-        ),
-    ),
-    (
-        SIGLIP,
-        Case(
-            "mid without its head, clips",
-            hf.SiglipVisionModel,
-            hf.SiglipVisionConfig(**MID, image_size=64, patch_size=16, vision_use_head=False, hidden_act="gelu"),
-            FIXED,
-            CLIPS,
-            "encoder.layers",
-        ),
-    ),
-    (
-        SIGLIP2,
-        Case(
-            "naflex tiny",
-            hf.Siglip2VisionModel,
-            hf.Siglip2VisionConfig(**TINY, num_patches=25, patch_size=14),
-            parity.run_naflex,
-            PICTURES,
-            "encoder.layers",
-        ),
-    ),
-    (
-        SIGLIP2,
-        Case(
-            "naflex mid",
-            hf.Siglip2VisionModel,
-            hf.Siglip2VisionConfig(**MID, num_patches=256, patch_size=16),
-            parity.run_naflex,
-            [(1, 16, 16), (1, 12, 20), (1, 31, 8)],
-            "encoder.layers",
-        ),
-    ),
-]
-
-
-@pytest.fixture(scope="module", params=CASES, ids=lambda c: c[1].name)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    family, case = request.param
-    return parity.written(case, family, tmp_path_factory.mktemp("siglip"))
-
-
-def test_outputs(pair: Pair) -> None:
-    found = parity.check_outputs(pair)
-    assert ("pooled" in found) == pair.config.pool
-
-
-def test_packing(pair: Pair) -> None:
-    parity.check_packing(pair)
-
-
-def test_gradients(pair: Pair) -> None:
-    parity.check_gradients(pair)
-
-
-def test_bf16(pair: Pair) -> None:
-    parity.check_bf16(pair)
-
-
-def test_save_back(pair: Pair, tmp_path: Path) -> None:
-    parity.check_save_back(pair, tmp_path)
-
 
 # ---- configurations
 
@@ -252,7 +174,7 @@ def test_whole_models_give_their_tower(kind: str, released: bool, tmp_path: Path
     ours = load_encoder(folder)
     tower = model.vision_model if hasattr(model, "vision_model") else model.model.vision_tower  # type: ignore[union-attr]
     rows = parity.random_rows([(1, 3, 3), (1, 2, 4)], ours.config)
-    run = parity.run_naflex if kind == "siglip2" else FIXED
+    run = parity.run_naflex if kind == "siglip2" else ANY_SIZE
     theirs = run(tower, parity.normalise(rows, ours.pixels), ours.config, "encoder.layers")  # type: ignore[arg-type]
     with torch.no_grad():
         parity.compare(parity.run_ours(ours, rows), theirs)

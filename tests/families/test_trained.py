@@ -101,8 +101,8 @@ def pair(model: Any, tmp_path_factory: pytest.TempPathFactory) -> parity.Pair:
     parity.write_checkpoint(folder, tensors, PUBLISHED)
     peer, said = hf.Dinov2Model.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
     assert not any(said[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), said
-    case = parity.Case("dinov2-small", hf.Dinov2Model, peer.config, parity.run_images, [], "encoder.layer")
-    return parity.Pair(case, DINOV2, folder, peer.eval(), load_encoder(folder), real_rows(load_encoder(folder)))
+    case = parity.Case("dinov2-small", DINOV2, hf.Dinov2Model, peer.config, parity.run_images, [], "encoder.layer")
+    return parity.Pair(case, folder, peer.eval(), load_encoder(folder), real_rows(load_encoder(folder)))
 
 
 def real_clips() -> list[Clip]:

@@ -8,17 +8,18 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from .cases import find_cases, load_case, run_case
-from .runners import runner_for
+from .runners import SPATIAL, runner_for
 
 HERE = Path(__file__).parent / "spatial"
 ALL = Path(__file__).parents[3] / "shared" / "golden" / "spatial" / "open"
-PREFIXES = ("rope_index_", "mrope_apply_")
+PREFIXES = tuple(SPATIAL)
 COMMITTED = find_cases(HERE)
 FURTHER = [p for p in find_cases(ALL) if p.stem.startswith(PREFIXES)] if ALL.is_dir() else []
 
 
 def test_the_committed_choice_is_there():
-    assert {path.stem.partition("_")[0] for path in COMMITTED} == {"rope", "mrope"}
+    kinds = {path.stem.partition("_")[0] for path in COMMITTED}
+    assert kinds == {"rope", "mrope", "camera", "pose", "merge", "lie"}
     assert all(path.with_suffix(".safetensors").is_file() for path in COMMITTED)
 
 
@@ -45,6 +46,9 @@ def test_all_cases_beside_the_repository(record_property: Callable[[str, object]
         ("mrope_apply_3d", {"mrope_section": [6, 6, 4]}),
         ("mrope_apply_3d", {"rope_theta": 10000.0}),
         ("mrope_apply_4d", {"mrope_section": [6, 6, 2, 2]}),
+        ("camera_encs_to_Ks_viewmats", {"image_size_hw": [644, 476]}),
+        ("pose_enc_from_extri_intri", {"image_size_hw": [644, 476]}),
+        ("lie_scalar_index", {"variants": {"default": {}, "lam2_ref3": {"reference": 3}, "nonorm": {}}}),
     ],
     ids=str,
 )

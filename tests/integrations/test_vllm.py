@@ -21,7 +21,7 @@ from tubelet import Clip, Item, Packed
 from tubelet.errors import AlignmentError, ConfigError, InputError, RunError, ShapeError, UnsafeFile
 from tubelet.integrations.served import require_model
 from tubelet.integrations.vllm import MODELS, content_parts, load, multi_modal_data, npy, register, save
-from tubelet.language.vlm.chat import see, timestamps
+from tubelet.language.vlm.chat import patchify_clips, timestamps
 from tubelet.language.vlm.features import VisualRows
 from tubelet.language.vlm.model import VLM
 
@@ -195,7 +195,7 @@ def test_rows_are_what_the_tower_of_the_model_gives(kind: Any, tmp_path: Path):
     peer = whole_model(kind, seed=3)
     peer.save_pretrained(tmp_path)
     vlm = VLM.from_pretrained(tmp_path)
-    patches = see(clips(), vlm.scheme)
+    patches = patchify_clips(clips(), vlm.scheme)
     with torch.no_grad():
         rows = vlm.encode(patches)
         told = [timestamps(c.times_s, 2) if c.is_video else None for c in clips()]
@@ -256,6 +256,9 @@ def test_files_that_are_not_such_files(tmp_path: Path):
     save_file({"image_embeds": torch.zeros(1, 2)}, path)
     with pytest.raises(UnsafeFile, match="not embeddings"):
         load(path)
+    with pytest.raises(InputError, match="another kind"):
+        save(path, {"image": {"image_embeds": torch.zeros(4, 2)}})
+    path.unlink()
     data = multi_modal_data(mixed(), "qwen3_vl", timestamps=TIMES)
     data["video"]["timestamps"] = [[0.0]]
     save(path, data)

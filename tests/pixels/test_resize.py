@@ -1,13 +1,21 @@
 """Resampling: bit for bit torchvision's and Pillow's own, from any layout; and the crops and canvases around it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tubelet.errors import ShapeError
+from tubelet.errors import LimitError, ShapeError
+from tubelet.pixels.load import load_patches
+from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Pad, ResizeBuffers, anyres, fit, pad_frames, resize_frames
+from tubelet.pixels.stream import plan_inputs
+from tubelet.pixels.views import Pyramid, view_items
+from tubelet.reading.clip import Clip
+from tubelet.reading.limits import Limits
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -121,3 +129,40 @@ def test_an_unknown_resampler_or_filter_is_refused() -> None:
         resize_frames(noise(1, 4, 4, 3), Pad(14, 14, 0, 0, 14, 14), resampler="opencv")
     with pytest.raises(ShapeError, match="bicubic or bilinear"):
         resize_frames(noise(1, 4, 4, 3), Pad(14, 14, 0, 0, 14, 14), interpolation="lanczos")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rule": "square", "size": 10**9},
+        {"rule": "shortest_crop", "size": 10**9},
+        {"rule": "shortest_crop", "size": 28, "shortest": 10**9},
+        {"rule": "smart", "min_pixels": 2**32},
+        {"rule": "smart_compat", "min_pixels": 2**32, "max_pixels": 2**33},
+    ],
+)
+def test_sizes_after_resizing_are_under_the_limits(options: dict[str, Any]):
+    """Nothing is allocated: a plan says it, and loading, patchifying and sparse reading ask the same."""
+    recipe = PixelRecipe(patch=14, **options)
+    with pytest.raises(LimitError, match="after resizing"):
+        fit(90, 60, recipe)
+    [plan] = plan_inputs([Image.new("RGB", (60, 90))], recipe, on_error="skip")
+    assert isinstance(plan.error, LimitError)
+    with pytest.raises(LimitError, match="after resizing"):
+        load_patches([Image.new("RGB", (60, 90))], recipe)
+    with pytest.raises(LimitError, match="after resizing"):
+        patchify([Clip(np.zeros((1, 90, 60, 3), np.uint8), (0.0,))], recipe)
+
+
+def test_the_callers_limits_count_after_resizing_too():
+    recipe = PixelRecipe(patch=14, rule="square", size=140)
+    with pytest.raises(LimitError, match=r"after resizing.*max_pixels"):
+        load_patches([Image.new("RGB", (60, 90))], recipe, limits=Limits(max_pixels=10_000))
+    with pytest.raises(LimitError, match=r"after resizing.*max_clip_pixels"):
+        fit(20, 20, recipe, 9, Limits(max_clip_pixels=100_000))
+    assert load_patches([Image.new("RGB", (60, 90))], recipe, limits=Limits(max_pixels=140 * 140)).packed.lengths
+
+
+def test_views_are_under_the_limits():
+    with pytest.raises(LimitError, match="after resizing"):
+        view_items(600, 900, (0.0,), 0, PixelRecipe(patch=14), Pyramid(((100_000, 100_000),)))

@@ -1,5 +1,7 @@
 """SigLIP's text tower: from a folder on disk, with a tokenizer of a few words, against transformers itself."""
 
+import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 from tests.reduce.tiny_siglip import saved
 
-from tubelet.errors import ConfigError, InputError, KeyMismatch
+from tubelet.errors import ConfigError, InputError, KeyMismatch, WeightsError
 from tubelet.packed import Item, pack
 from tubelet.reduce.relevance import relevance
 from tubelet.reduce.siglip_text import SiglipText
@@ -54,6 +56,9 @@ def test_what_is_no_text_or_no_model_is_refused(folder: Path, tmp_path: Path):
             text.embed(bad)
     with pytest.raises(InputError, match="no word"):
         text.words("What is it?")
+    with pytest.raises(WeightsError, match="neither"):
+        SiglipText.load(tmp_path)
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match="no SigLIP text model"):
         SiglipText.load(tmp_path)
 
@@ -86,6 +91,23 @@ def test_a_model_of_another_kind_is_refused(folder: Path, tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "clip"}', encoding="utf-8")
     with pytest.raises(ConfigError, match="not a SigLIP text model"):
         SiglipText.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"num_hidden_layers": 10**9}, {"vocab_size": 10**9}, {"hidden_size": -4}, {"num_attention_heads": 0}],
+    ids=str,
+)
+def test_numbers_of_a_stranger_take_neither_time_nor_memory(fields: dict[str, Any], folder: Path, tmp_path: Path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    said.get("text_config", said).update(fields)
+    (tmp_path / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises((ConfigError, KeyMismatch)):
+        SiglipText.load(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # kB
 
 
 @pytest.mark.usefixtures("as_in_production")

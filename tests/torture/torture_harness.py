@@ -18,10 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tubelet.errors import TubeletError, WorkerDied
+from tubelet.errors import DecodeError, TubeletError, WorkerDied
 from tubelet.reading.clip import Clip
+from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import MIB, Limits
-from tubelet.reading.read import read
+from tubelet.reading.outline import Outline, outline_source
+from tubelet.reading.read import probe, read
+from tubelet.reading.sampling import Sampling
+from tubelet.reading.source import open_source
 
 DEADLINE_S = 5.0
 LIMITS = Limits(deadline_s=DEADLINE_S, max_memory_bytes=1024 * MIB, max_pixels=4_000_000)
@@ -88,6 +92,37 @@ def _judge_clip(made: Made, clip: Clip) -> str | None:
     return f"pixels are off by {off} of 255, allowed are {made.within}" if off > made.within else None
 
 
+def disagreement(data: bytes, found: Any) -> str | None:
+    """What `probe` or a plan says otherwise than reading every frame, which gave `found`; None where they agree.
+
+    Nothing of a picture's pixels or a clip's packets is decoded for them: damage in there, and a size that changes on
+    the way, are a DecodeError of reading alone.
+    """
+    job = ReadJob(LIMITS, Sampling(num_frames=8_000))
+
+    def outlined(data: bytes) -> Outline:
+        with open_source(data, LIMITS) as source:
+            return outline_source(source, job)
+
+    info, plan = attempt(lambda data: probe(data, limits=LIMITS), data), attempt(outlined, data)
+    if not isinstance(found, Clip):
+        others = [type(x) for x in (info, plan) if isinstance(x, BaseException)] or [DecodeError]
+        return None if {*others} == {type(found)} else f"probe {info!r}, plan {plan!r}, reading {found!r}"
+    if isinstance(info, BaseException) or isinstance(plan, BaseException):
+        return f"read, though probe gives {info!r} and a plan {plan!r}"
+    sizes = {(x.width, x.height) for x in (info, plan, found)}
+    if len(sizes) > 1:
+        return f"other sizes: {sizes}"
+    if not found.is_video:
+        return None
+    if {info.duration_s, plan.duration_s} != {found.duration_s}:
+        return f"other lengths: probe {info.duration_s}, plan {plan.duration_s}, reading {found.duration_s}"
+    times = plan.times_s == found.times_s if found.complete else {*found.times_s} <= {*plan.times_s}
+    if not times or info.frames < len(found) or (found.complete and info.frames != len({*found.times_s})):
+        return f"other frames: probe {info.frames}, plan {len(plan.times_s)}, reading {len(found)}"
+    return None
+
+
 def tubelet_target(data: bytes) -> Any:
     """The library's own answer, from its decoding process."""
     return read(data, limits=LIMITS, isolate="always", on_error="skip", workers=1)[0]
@@ -115,13 +150,18 @@ def attempt_outside(script: str, data: bytes, deadline_s: float = DEADLINE_S) ->
 
 
 def failures(
-    make: Callable[[str, int], Made], cases: list[tuple[str, int]], target: Callable[[bytes], Any] = tubelet_target
+    make: Callable[[str, int], Made],
+    cases: list[tuple[str, int]],
+    target: Callable[[bytes], Any] = tubelet_target,
+    *,
+    agree: bool = False,
 ) -> list[str]:
-    """One line for each case that is not allowed: its kind, its seed, and why."""
+    """One line for each case that is not allowed: its kind, its seed, and why. agree: `disagreement` counts too."""
     lines = []
     for kind, seed in cases:
         made = make(kind, seed)
-        wrong = judge(made, attempt(target, made.data))
+        outcome = attempt(target, made.data)
+        wrong = judge(made, outcome) or (disagreement(made.data, outcome) if agree else None)
         if wrong is not None:
             lines.append(f"{kind}, {seed}: {wrong}")
     return lines

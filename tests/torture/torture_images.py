@@ -75,7 +75,7 @@ def shown(image: Image.Image) -> np.ndarray:
 
 def _cut(rng: random.Random, file_format: str, options: dict[str, Any]) -> Made:
     data = encode(picture(rng), file_format, **options)
-    return Made(data[: rng.randint(1, len(data) - 1)], "error")
+    return Made(data[: rng.randint(1, len(data) - 25)], "error")  # what ends behind the picture's data is read
 
 
 def _flip(rng: random.Random, file_format: str, options: dict[str, Any]) -> Made:
@@ -193,8 +193,8 @@ def _lie_tiff(rng: random.Random) -> Made:
     return Made(b"II*\0\x08\0\0\0" + table + bytes(64), "error", errors=(LimitError, DecodeError))
 
 
-SIDES = ((1, 1), (1, 2), (2, 1), (27, 27), (1, 200), (200, 1), (28, 5600))
-TOO_LONG = ((1, 201), (201, 1), (28, 5601), (100_000, 1), (1, 100_000))
+SIDES = ((1, 1), (1, 2), (2, 1), (27, 27), (1, 200), (256, 1), (28, 5601), (1, 16_383))
+TOO_LONG = ((65_536, 1), (1, 65_536), (100_000, 1), (1, 100_000))
 
 
 def _side(rng: random.Random) -> Made:
@@ -240,7 +240,7 @@ def _bomb_tiff(rng: random.Random) -> Made:
 
 
 def _bomb_scans(rng: random.Random) -> Made:
-    data = encode(picture(rng, width=64, height=64), "JPEG", progressive=True)
+    data = encode(picture(rng, width=1_024, height=1_024), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return Made(data[:-2] + data[last:-2] * rng.randint(600, 3_000) + data[-2:], "error", errors=(LimitError,))
 
@@ -371,6 +371,7 @@ def _deep_lab(rng: random.Random) -> Made:
         image, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
     assert lab is not None
+    lab.info.pop("icc_profile", None)  # it holds the second it was made in
     return Made(encode(lab, "TIFF"), "clip", pixels=shown(lab.convert("RGB")), within=3)
 
 
@@ -383,7 +384,8 @@ def _ink(rng: random.Random) -> Made:
 
 def _ink_broken(rng: random.Random) -> Made:
     image = picture(rng)
-    profile = rng.choice((rng.randbytes(300), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()[:200]))
+    stale = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # bytes 24 to 36: when it was made
+    profile = rng.choice((rng.randbytes(300), stale[:24] + bytes(12) + stale[36:200]))
     return Made(encode(image, "PNG", icc_profile=profile), "clip", pixels=shown(image), note="ignored")
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import finish, run_to_the_end, said, start
-from train_toy import Behaviour, digest, run, toy_config
+from tests.train.runs import finish, run_to_the_end, said, start
+from tests.train.train_toy import Behaviour, digest, run, toy_config
 
 from tubelet.errors import CheckpointError, RunError
-from tubelet.train.checkpoint import MANIFEST, Checkpoints, newest_whole, read_part, read_state, verify
+from tubelet.train.checkpoint import Checkpoints, read_part, read_state
 from tubelet.train.config import SaveConfig
+from tubelet.train.manifest import MANIFEST, newest_whole, verify
 from tubelet.train.report import LOG, read_log
 from tubelet.train.strategy import Group
 
@@ -198,7 +199,7 @@ def test_a_named_checkpoint_is_taken_and_its_differences_told(tmp_path: Path, ca
 
 
 def test_frozen_weights_must_be_the_same(tmp_path: Path):
-    from train_toy import Toy
+    from tests.train.train_toy import Toy
 
     config = toy_config(tmp_path / "run", steps=2)
     run(config)

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +13,19 @@ from typing import Any
 
 import pytest
 import torch
-from runs import finish, run_to_the_end, said, start
+from tests.train.runs import finish, run_to_the_end, said, start
+from tests.train.train_toy import Behaviour, Toy, digest, make_batch, run, tensors, token_counts, toy_config
 from torch import Tensor, nn
-from train_toy import Behaviour, Toy, digest, make_batch, run, tensors, token_counts, toy_config
 
 import tubelet
 from tubelet.errors import RunError
-from tubelet.train.checkpoint import newest_whole, read_state
+from tubelet.train.checkpoint import read_state
 from tubelet.train.config import OptimizerConfig, SaveConfig, ScheduleConfig
 from tubelet.train.loop import Loss, recompute, train
+from tubelet.train.manifest import newest_whole
 from tubelet.train.order import Batches
 from tubelet.train.report import LOG, read_log
+from tubelet.train.signals import StopSignals
 from tubelet.train.strategy import joined
 
 
@@ -84,14 +88,40 @@ def test_a_signal_saves_at_the_border_of_a_step_and_the_rest_is_bit_equal(tmp_pa
 
 
 def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path):
+    sent = list[int]()
+
     def sends(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)  # for each of the step's two batches
+        if step == 3 and not sent:
+            sent.append(step)
+            noted = signal.getsignal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            while signal.getsignal(signal.SIGINT) == noted:  # two that come at once are one
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(500):  # until it comes
+                time.sleep(0.01)
         return make_batch(ids, step)
 
     with pytest.raises(KeyboardInterrupt):
         run(toy_config(tmp_path, steps=8, save=SaveConfig()), sends)
     assert newest_whole(tmp_path).path is None
+
+
+def test_a_second_interrupt_that_a_finalizer_swallows_ends_the_run_all_the_same():
+    class Swallows:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    before, lost = signal.getsignal(signal.SIGINT), list[Any]()
+    with pytest.MonkeyPatch.context() as patch, StopSignals() as signals:
+        patch.setattr(sys, "unraisablehook", lambda told: lost.append(told.exc_type))
+        signal.raise_signal(signal.SIGINT)
+        assert sum(signals.seen()) == 1
+        Swallows()
+        assert lost == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            signals.seen()
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_signal_to_one_rank_stops_all(tmp_path: Path):
@@ -141,7 +171,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_samples(tmp_pat
     run(config, make, model)
     two, three = (config.folder / f"step-0000000{n}" for n in (2, 3))
     for part in ("model", "optimizer", "ema"):
-        assert (two / part / "whole.safetensors").read_bytes() == (three / part / "whole.safetensors").read_bytes()
+        before, after = tensors(two, part), tensors(three, part)
+        assert before and all(torch.equal(before[n], after[n]) for n in before)
     assert read_state(three)["skipped"] == read_state(three)["skipped_in_a_row"] == 1
     line = next(line for line in read_log(config.folder / LOG) if line["kind"] == "skipped")
     micros = Batches(token_counts(), 80, seed=11, accumulation=2).at(2)[0]
@@ -160,13 +191,27 @@ def test_three_in_a_row_stop_also_over_a_restart(tmp_path: Path):
     assert newest_whole(config.folder).path == config.folder / "step-00000014"
 
 
-def test_one_rank_that_is_not_finite_stops_the_step_of_all(tmp_path: Path):
-    """Also where nothing is counted at all."""
-    config = toy_config(tmp_path, steps=3)
-    outcome = None
+def test_a_step_that_counts_nothing_is_skipped_and_told(tmp_path: Path):
     with pytest.raises(RunError, match="nothing was counted"):
-        outcome = run(config, lambda ids, step: {"tokens": torch.tensor([1]), "pixels": torch.zeros(0, 8)})
-    assert outcome is None
+        run(toy_config(tmp_path), lambda ids, step: {"tokens": torch.tensor([1]), "pixels": torch.zeros(0, 8)})
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_one_rank_that_is_not_finite_stops_the_step_of_all(tmp_path: Path, strategy: str):
+    config = toy_config(tmp_path / "run", steps=3, strategy=strategy, accumulation=1, save=SaveConfig(1, None))
+    run_to_the_end(config, 2, Behaviour(nan_step=2))
+    two, three = (config.folder / f"step-0000000{n}" for n in (2, 3))
+    for part in ("model", "optimizer", "ema"):
+        before, after = tensors(two, part), tensors(three, part)
+        assert before and all(torch.equal(before[n], after[n]) for n in before)
+    line = next(line for line in read_log(config.folder / LOG) if line["kind"] == "skipped")
+    (guilty,) = Batches(token_counts(), 80, seed=11, world=2).at(2)[1]
+    assert line["samples"] == sorted(guilty.ids)
+
+
+def test_saves_by_the_clock(tmp_path: Path):
+    run(toy_config(tmp_path, steps=4, save=SaveConfig(None, 1e-9, keep=9)))
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == [f"step-0000000{n}" for n in (1, 2, 3, 4)]
 
 
 def test_an_error_saves_what_was_reached(tmp_path: Path):
@@ -237,7 +282,7 @@ def test_the_mean_of_the_weights(tmp_path: Path):
 def test_gradient_checkpointing_is_had_or_refused(tmp_path: Path):
     encoder = tubelet.untrained("llava_vit_packing_small")
     recompute(nn.Sequential(encoder))
-    assert encoder.gradient_checkpointing
+    assert encoder.options.gradient_checkpointing
     with pytest.raises(RunError, match="no part of the model has it"):
         run(toy_config(tmp_path, gradient_checkpointing=True))
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from tests.train.train_toy import Toy
 from torch import nn
-from train_toy import Toy
 
 from tubelet.errors import ConfigError
 from tubelet.train.config import OptimizerConfig, ScheduleConfig
@@ -47,11 +47,12 @@ def test_stacked_matrices_are_made_orthogonal_apart():
 
 def test_orthogonal_is_near_u_v():
     torch.manual_seed(0)
-    m = torch.randn(2, 12, 20)
-    values = torch.linalg.svdvals(orthogonal(m).float())
-    assert values.min() > 0.5 and values.max() < 1.3
-    u, _, v = torch.linalg.svd(m, full_matrices=False)
-    assert (orthogonal(m).float() * (u @ v)).sum() / 24 > 0.8
+    for shape in ((12, 20), (20, 12)):
+        m = torch.randn(shape)
+        values = torch.linalg.svdvals(orthogonal(m).float())
+        assert values.min() > 0.5 and values.max() < 1.3
+        u, _, v = torch.linalg.svd(m, full_matrices=False)
+        assert (orthogonal(m).float() * (u @ v)).sum() / 12 > 0.8
 
 
 def test_groups_have_names():

@@ -1,6 +1,7 @@
 """JSON lists and JSON lines: found by offset, read by number, every fault told by file, line and value."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +315,10 @@ def test_the_fingerprint_follows_the_file(tmp_path: Path):
     assert before == open_dataset(path).fingerprint
     lines(path, [{"conversations": SAID}] * 2)
     assert open_dataset(path).fingerprint != before
+
+
+@pytest.mark.parametrize("name", ["pipe.json", "pipe.jsonl", "pipe.tar"])
+def test_a_pipe_is_refused_and_not_waited_for(name: str, tmp_path: Path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="not a regular file"):
+        open_dataset(tmp_path / name)

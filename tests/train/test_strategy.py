@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.train_toy import Toy, digest, run, tensors, toy_config
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-from train_toy import Toy, digest, run, tensors, toy_config
 
 from tubelet.errors import RunError
 from tubelet.train.config import SaveConfig

@@ -4,6 +4,7 @@ Run in children of a fork server that has imported everything already, so that a
 """
 
 import hashlib
+import importlib
 import json
 import os
 import resource
@@ -22,9 +23,10 @@ import torch.distributed.checkpoint
 from torch import Tensor, nn
 
 from tubelet.errors import TubeletError
-from tubelet.train.checkpoint import newest_whole, read_part, shapes_of
+from tubelet.train.checkpoint import read_part, shapes_of
 from tubelet.train.config import OptimizerConfig, ReportConfig, SaveConfig, ScheduleConfig, TrainConfig
 from tubelet.train.loop import Loss, train
+from tubelet.train.manifest import newest_whole
 from tubelet.train.order import Batches
 from tubelet.train.strategy import joined
 
@@ -118,23 +120,27 @@ def run(config: TrainConfig, make: Any = make_batch, model: nn.Module | None = N
         return train(config, group, model or Toy(), batches, make)
 
 
-def tensors(folder: Path, part: str = "model") -> dict[str, Tensor]:
-    """A part of the newest whole checkpoint, put together."""
-    path = newest_whole(folder).path
-    assert path is not None
+def tensors(path: Path, part: str = "model") -> dict[str, Tensor]:
+    """A part of a checkpoint, or of the newest whole one of a run, put together."""
+    path = path if path.name.startswith("step-") else newest(path)
     read = {name: torch.zeros(shape) for name, shape in shapes_of(path / part).items()}
     read_part(path / part, read)
     return read
 
 
-def digest(folder: Path) -> str:
-    """Of the weights, the optimizers' state and the mean in the newest whole checkpoint, and its counters."""
+def newest(folder: Path) -> Path:
     path = newest_whole(folder).path
     assert path is not None
+    return path
+
+
+def digest(folder: Path) -> str:
+    """Of the weights, the optimizers' state and the mean in the newest whole checkpoint, and its counters."""
     whole = hashlib.sha256()
-    for file in sorted(path.rglob("*.safetensors")):
-        whole.update(str(file.relative_to(path)).encode() + file.read_bytes())
-    state = json.loads((path / "state.json").read_text())
+    for part in ("model", "optimizer", "ema"):
+        for name, tensor in sorted(tensors(folder, part).items()):
+            whole.update(f"{part} {name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    state = json.loads((newest(folder) / "state.json").read_text())
     return whole.hexdigest() + str([state[k] for k in ("step", "skipped", "epoch", "order")])
 
 
@@ -149,6 +155,8 @@ class Behaviour(NamedTuple):
     mix: bool = False  # whole batches without a picture
     touches: bool = True  # the model runs what a batch without pictures leaves out
     file_bytes: int | None = None  # no file may become larger
+    nan_step: int | None = None  # rank 1's pixels are not finite in this step
+    driver: str = "loop"  # what trains: the loop, or a name of tests.integrations.trainer_drivers
 
 
 def child(config: TrainConfig, rank: int, world: int, port: int, behaviour: Behaviour) -> None:
@@ -167,10 +175,15 @@ def child(config: TrainConfig, rank: int, world: int, port: int, behaviour: Beha
 
     def make(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
         time.sleep(behaviour.slow_s)
-        return made(ids, step)
+        batch = made(ids, step)
+        bad = rank == 1 and step == behaviour.nan_step
+        return batch | {"pixels": torch.full((1, 8), float("nan"))} if bad else batch
 
     try:
-        code = run(config, make, Toy(touches=behaviour.touches)).exit_code
+        drive = run
+        if behaviour.driver != "loop":
+            drive = importlib.import_module("tests.integrations.trainer_drivers").DRIVERS[behaviour.driver]
+        code = drive(config, make, Toy(touches=behaviour.touches)).exit_code
     except TubeletError as e:
         sys.exit(f"{type(e).__name__}: {e}")
     sys.exit(code)
@@ -185,8 +198,21 @@ class DiesAt:
     def __call__(self, event: str, args: Sequence[Any]) -> None:
         if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"):
             path = str(args[0])
-            self.saving = self.saving or ".new" in path
+            inside = path.rpartition(f"/{self.name}/")[2]
+            self.saving = self.saving or ".new" in inside or inside.startswith("checkpoint")
             if self.saving and (self.name in path or path.startswith("step-") or "safetensors" in path):
                 self.left -= 1
                 if self.left < 0:
                     os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":  # under torchrun: folder, strategy, steps
+    where, kind, many = sys.argv[1:]
+    torch.set_num_threads(1)
+    toy = toy_config(Path(where), strategy=kind, steps=int(many), accumulation=1)
+
+    def patient(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
+        time.sleep(0.02)
+        return make_batch(ids, step)
+
+    sys.exit(run(toy, patient).exit_code)

@@ -10,7 +10,7 @@ import torch
 from tests.weights.tiny_models import random_encoder, tiny_config
 
 from tubelet.encoder.model import Encoder
-from tubelet.errors import ConfigError, WeightsError
+from tubelet.errors import ConfigError, RunError, WeightsError
 from tubelet.families import onevision as ov
 from tubelet.language.project.files import fold_of, load_projector
 from tubelet.language.project.projector import Projector, build_projector
@@ -204,11 +204,13 @@ def test_a_folder_in_use_is_left_alone(encoder: Encoder, fmt: ov.Format, tmp_pat
     save_encoder(encoder, target, fmt)  # an empty folder is free
     marker = target / "mine.txt"
     marker.write_text("x", encoding="utf-8")
-    with pytest.raises(WeightsError, match="overwrite"):
-        save_encoder(encoder, target, fmt)
-    assert marker.exists()
+    before = {p.name: p.read_bytes() for p in target.iterdir()}
+    for overwrite in (False, True):  # only a checkpoint and nothing else is replaced
+        with pytest.raises(WeightsError, match="mine.txt" if overwrite else "overwrite"):
+            save_encoder(encoder, target, fmt, overwrite=overwrite)
+    assert {p.name: p.read_bytes() for p in target.iterdir()} == before
+    marker.unlink()
     save_encoder(encoder, target, fmt, overwrite=True)
-    assert not marker.exists()
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
@@ -226,7 +228,7 @@ def test_an_error_while_writing_leaves_the_old_folder(packing: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tubelet.packed.file.save_file", disk_full)
-    with pytest.raises(OSError, match="space"):
+    with pytest.raises(RunError, match="No space left"):
         save_encoder(random_encoder(tiny_config("packing"), seed=5), packing, "packing", overwrite=True)
     assert {p.name: p.read_bytes() for p in packing.iterdir()} == before
     assert [p.name for p in packing.parent.iterdir()] == [packing.name]

@@ -8,13 +8,14 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors import safe_open
+from tests.weights.hub import COMMIT, FakeHub
 from tests.weights.whole_models import LANGUAGE, config_of, small, tensors_of, whole
 
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, KeyMismatch, WeightsError
 from tubelet.families.catalogue import families
 from tubelet.families.family import Family
-from tubelet.weights import load, locate
+from tubelet.weights import locate, tensors
 from tubelet.weights.convert import convert
 from tubelet.weights.load import load_encoder, report_of
 from tubelet.weights.locate import CONFIG, INDEX, PROCESSOR, PROCESSORS, SINGLE
@@ -55,7 +56,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         seen["headers"].append(path.name)
         return true_header(path)
 
-    monkeypatch.setattr(load, "safe_open", Spy)
+    monkeypatch.setattr(tensors, "safe_open", Spy)
     monkeypatch.setattr(locate, "read_header", read_header)
     return seen
 
@@ -98,24 +99,15 @@ def test_shards_of_the_language_model_need_not_be_there(tmp_path: Path):
 
 
 def test_of_a_hub_only_the_shards_needed_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    origin, commit = tmp_path / "origin", "0123456789abcdef0123456789abcdef01234567"
-    snapshot = tmp_path / "models--owner--vlm" / "snapshots" / commit
+    origin = tmp_path / "origin"
     first, _ = whole(origin, CLIP, "vision_tower.", shards=3)
-    asked: list[tuple[str | None, list[str]]] = []
-
-    def snapshot_download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((revision, allow_patterns))
-        snapshot.mkdir(parents=True, exist_ok=True)
-        for name in allow_patterns:
-            if (origin / name).exists():
-                (snapshot / name).write_bytes((origin / name).read_bytes())
-        return str(snapshot)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    hub = FakeHub(origin, tmp_path / "models--owner--vlm")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
     assert same(first, load_encoder("owner/vlm", revision="main"))
-    assert asked[0] == ("main", [CONFIG, PROCESSOR, PROCESSORS, INDEX])
-    assert asked[1][0] == commit  # the same one, wherever the branch is by now
-    assert sorted(p.name for p in snapshot.glob("*.safetensors")) == [
+    assert hub.revisions == ["main", COMMIT]  # the same one, wherever the branch is by now
+    assert {CONFIG, PROCESSOR, PROCESSORS, INDEX} < hub.asked.keys()
+    assert set(hub.asked.values()) == {1}
+    assert sorted(p.name for p in hub.snapshot.glob("*.safetensors")) == [
         "model-00001-of-00003.safetensors",
         "model-00002-of-00003.safetensors",
     ]

@@ -66,6 +66,8 @@ def judge(path: Path, name: str) -> Verdict:
         if isinstance(theirs, peers.PeerClip):
             found.reason += f"; PyAV: {len(theirs.times_s)} frames, {'' if theirs.damaged else 'no '}damage"
     elif isinstance(theirs, peers.PeerClip):
+        if any(note.startswith("high dynamic range") for note in clip.notes):  # PyAV shows code values as they are
+            clip = tubelet.read(path, isolate="never", hdr="clip")[0]
         found.reason = _clips_differ(clip, theirs, found)
     else:
         found.reason = _pictures_differ(clip, theirs, path)

@@ -10,12 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
+import av.codec
 import av.container
 import av.error
 import av.video
 import numpy as np
+from av.codec.context import CodecContext
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation
 from PIL import Image, ImageCms, ImageOps
 
@@ -103,10 +107,15 @@ def clip(path: Path, wanted_s: Sequence[float]) -> PeerClip:
 def _frames(
     container: av.container.InputContainer, stream: av.video.VideoStream, found: PeerClip
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames as they come, with their times from the first; what is said of damage goes into `found`."""
+    """Frames as they come, with their times from the first; what is said of damage goes into `found`.
+
+    VP8 is decoded by libvpx, as browsers do: FFmpeg's own decoder reads past the end of damaged data.
+    """
     first: Fraction | None = None
+    own = "libvpx" if stream.codec_context.codec.name == "vp8" and "libvpx" in av.codec.codecs_available else None
+    decoder = cast(VideoCodecContext, CodecContext.create(own, "r")) if own else stream.codec_context
     try:
-        for frame in container.decode(stream):
+        for frame in (f for packet in container.demux(stream) for f in decoder.decode(packet)):
             if frame.pts is None or frame.time_base is None:
                 found.damaged = True
                 continue

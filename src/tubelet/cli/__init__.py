@@ -5,8 +5,10 @@
     tubelet select    fewer tokens of pictures and clips, chosen, and a picture of which they are
     tubelet compare   several ways to choose tokens beside each other: pictures and numbers
     tubelet ask       a question about pictures and videos, answered by a vision-language model
+    tubelet eval      a model's answers to a public benchmark, with all tokens and with fewer
     tubelet plan      what an input costs before it is read: tokens, FLOPs, memory; and what fits
     tubelet data      what training data hold, and what is wrong with them
+    tubelet train     a projector, adapters or a model, as a file says, on one process or many
     tubelet convert   checkpoints between the formats of a family
     tubelet models    what can be loaded
     tubelet bench     the encoders against where they came from, timed on this machine
@@ -27,6 +29,8 @@ from tubelet.cli.terminal import Boundary, Terminal
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (by default this process's) and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if args and args[0].startswith("--local_rank="):  # DeepSpeed's launcher puts it first; LOCAL_RANK says the same
+        del args[0]
     before = args[: args.index("--")] if "--" in args else args
     terminal = Terminal(json="--json" in before, debug="--debug" in before, quiet="--quiet" in before)
     with Boundary(terminal) as outcome:

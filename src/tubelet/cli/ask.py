@@ -1,28 +1,17 @@
 """`tubelet ask`: a question about pictures and videos, answered by a vision-language model."""
 
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import (
-    Animation,
-    Debug,
-    Fps,
-    Isolate,
-    Json,
-    MaxPixels,
-    NumFrames,
-    Quiet,
-    Times,
-    option,
-    sampling_of,
-    with_budget,
-)
-from tubelet.cli.output import on_one_page, output_file, save_png
+from tubelet.cli.options import Device, FrameOptions, OutputOptions, ReadingOptions, StoredDtype, option
+from tubelet.cli.output import on_one_page, output_file
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,19 +45,11 @@ class Ask:
         float | None, option("draw tokens, the more freely the higher (default: the likeliest token)", "T")
     ] = None
     seed: Annotated[int, option("of what is drawn (default: 0)", "N")] = 0
-    fps: Fps = None
-    num_frames: NumFrames = None
-    times: Times = None
-    max_pixels: MaxPixels = None
-    dtype: Annotated[
-        Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")
-    ] = "stored"
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
-    animation: Animation = False
-    isolate: Isolate = "auto"
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    frames: FrameOptions = FrameOptions()
+    dtype: StoredDtype = "stored"
+    device: Device = "auto"
+    reading: ReadingOptions = ReadingOptions()
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
@@ -100,35 +81,25 @@ class Ask:
 
     def _checked(self) -> "tuple[tuple[str, ...], str, Sampling]":
         """Files, question and how clips are sampled. Raises UsageError."""
-        from pathlib import Path
-
         if len(self.words) < 2:
             raise UsageError("name at least one file, and the question after the files")
         *files, question = self.words
         if not question.strip():
             raise UsageError("the question is empty")
-        if len(question) < 1024 and "\0" not in question and Path(question).is_file():
+        if os.path.isfile(question):  # noqa: PTH113  that of Path raises where a name is too long
             raise UsageError(f"the last argument is the question, and {visible(question)} is a file")
         if self.max_new_tokens < 1:
             raise UsageError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")
         if self.temperature is not None and not 0 < self.temperature < 100:
             raise UsageError(f"--temperature must be above 0 and below 100, got {self.temperature}")
-        return tuple(files), question, sampling_of(self.fps, self.num_frames, self.times)
+        return tuple(files), question, self.frames.sampling
 
     def _load(self) -> "VLM":
         """The model, with --max-pixels in its recipes. Raises what `VLM.from_pretrained` raises, and UsageError."""
-        import torch
+        from tubelet.cli.model import load_vlm
 
-        from tubelet.cli.model import device_of
-        from tubelet.language.vlm.model import VLM
-
-        kind = None if self.dtype == "stored" else getattr(torch, self.dtype)
-        where = device_of(self.device)
-        vlm = VLM.from_pretrained(self.model, dtype=kind, device=where, vision_tower=self.vision_tower)
-        scheme = vlm.scheme
-        clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, self.max_pixels)
-        vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, self.max_pixels), video_pixels=clips)
-        return vlm
+        pixels = self.reading.max_pixels
+        return load_vlm(self.model, self.dtype, self.device, max_pixels=pixels, vision_tower=self.vision_tower)
 
     def _read(self, files: Sequence[str], sampling: "Sampling") -> "list[Clip]":
         from tubelet.reading.read import read
@@ -138,8 +109,8 @@ class Ask:
             fps=sampling.fps,
             num_frames=sampling.num_frames,
             times_s=sampling.times_s,
-            animation=self.animation,
-            isolate=self.isolate,
+            animation=self.reading.animation,
+            isolate=self.reading.isolate,
         )
 
     def _answer(

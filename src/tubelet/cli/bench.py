@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.options import Debug, Json, Quiet, option
+from tubelet.cli.options import OutputOptions, option
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import OK, Terminal, UsageError
 
@@ -52,9 +52,7 @@ class Bench:
     hidden: Annotated[int, option("width; heads of 64, MLP of 4 times (default: 768)", "N")] = 768
     rounds: Annotated[int, option("turns each takes (default: 3)", "N")] = 3
     device: Annotated[Literal["cpu", "cuda"], option("where (default: cpu)")] = "cpu"
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""

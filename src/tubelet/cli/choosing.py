@@ -1,12 +1,11 @@
 """What `select` and `compare` share: their options, the text and the boxes."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.options import DEFAULT_MODEL, option
+from tubelet.cli.options import DEFAULT_MODEL, Config, option
 from tubelet.cli.terminal import UsageError, file_name
 from tubelet.errors import InputError, TubeletError
 
@@ -25,22 +24,6 @@ if TYPE_CHECKING:
 
 SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
 
-TextOf = Annotated[str | None, option("what is asked: its words are looked for by SigLIP's own text tower", "TEXT")]
-TextFile = Annotated[
-    str | None, option("or: vectors of words, (S, D) in a safetensors file, for any model", "FILE.safetensors")
-]
-SpaceOf = Annotated[
-    Literal["auto", "head", "rows"],
-    option("where text is looked for: in the space of the pooling head, or in that of the tokens (default: auto)"),
-]
-ModelOf = Annotated[
-    str,
-    option(
-        "a variant (see tubelet models; random weights), a folder or safetensors file, or a hub id "
-        f"(default: {DEFAULT_MODEL}, untrained)",
-        "MODEL",
-    ),
-]
 Budget = Annotated[int, option("tokens that are kept of each picture or clip", "N")]
 Coverage = Annotated[int | None, option("the best of each N x N region comes first, for a quarter of them", "N")]
 WordsOf = Annotated[Literal["max", "logsumexp", "mean"], option("how several words count (default: max)")]
@@ -51,16 +34,76 @@ BoxesOf = Annotated[
         "what matters, in pixels: left,top,right,bottom;... of one file, or a JSON file of such lists by file name", "B"
     ),
 ]
-ViewsOf = Annotated[
-    str | None, option("cut pictures into views: lavida, 384:768x384,384x768 or others (see tubelet plan)", "RULE")
-]
-ScaffoldOf = Annotated[
-    int | None,
-    option("with --views: the whole view, pooled to N tokens, is always kept (default: 64 for shirg, else 0)", "N"),
-]
-LayerOf = Annotated[int, option("the layer whose attention is read (default: -2)", "N")]
-Seed = Annotated[int, option("of a random choice (default: 0)", "N")]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")]
+
+
+@dataclass(frozen=True)
+class ChoosingOptions:
+    """What tokens are chosen by, and by whose."""
+
+    text: Annotated[
+        str | None, option("what is asked: its words are looked for by SigLIP's own text tower", "TEXT")
+    ] = None
+    text_embeddings: Annotated[
+        str | None, option("or: vectors of words, (S, D) in a safetensors file, for any model", "FILE.safetensors")
+    ] = None
+    text_space: Annotated[
+        Literal["auto", "head", "rows"],
+        option("where text is looked for: in the space of the pooling head, or in that of the tokens (default: auto)"),
+    ] = "auto"
+    model: Annotated[
+        str,
+        option(
+            "a variant (see tubelet models; random weights), a folder or safetensors file, or a hub id "
+            f"(default: {DEFAULT_MODEL}, untrained)",
+            "MODEL",
+        ),
+    ] = DEFAULT_MODEL
+    config: Config = None
+    coverage: Annotated[int | None, option("the best of each N x N region comes first, for a quarter of them", "N")] = (
+        None
+    )
+    words: Annotated[Literal["max", "logsumexp", "mean"], option("how several words count (default: max)")] = "max"
+    dilate: Annotated[int | None, option("how many tokens around a word count with it (default: 3 for shirg)", "N")] = (
+        None
+    )
+    boxes: Annotated[
+        str | None,
+        option(
+            "what matters, in pixels: left,top,right,bottom;... of one file, or a JSON file of such lists by file name",
+            "B",
+        ),
+    ] = None
+    views: Annotated[
+        str | None,
+        option("cut pictures into views: lavida, 384:768x384,384x768 or others (see tubelet plan)", "RULE"),
+    ] = None
+    scaffold: Annotated[
+        int | None,
+        option("with --views: the whole view, pooled to N tokens, is always kept (default: 64 for shirg, else 0)", "N"),
+    ] = None
+    layer: Annotated[int, option("the layer whose attention is read (default: -2)", "N")] = -2
+    seed: Annotated[int, option("of a random choice (default: 0)", "N")] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
+
+    def request(self, methods: Iterable[str], budget: int) -> "SelectionRequest":
+        """What these options ask of those methods. Raises UsageError where they mean nothing together."""
+        from tubelet.cli.values import view_rule
+        from tubelet.reduce.settings import Settings
+
+        settings = Settings(coverage=self.coverage, words=self.words, radius=self.dilate, seed=self.seed)
+        views = view_rule(self.views, None, None)
+        asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
+        return SelectionRequest(tuple(methods), budget, settings, *asked)
+
+    @property
+    def has_text(self) -> bool:
+        return self.text is not None or self.text_embeddings is not None
+
+    def load(self) -> "Model":
+        """The encoder whose tokens are chosen. Raises: as `load_model`."""
+        from tubelet.cli.model import load_model
+
+        return load_model(self.model, "float32", self.device, pool=False, config=self.config)
 
 
 @dataclass(frozen=True)
@@ -151,8 +194,12 @@ def words_of(wish: SelectionRequest, model: "Model") -> "Tensor | None":
 def _stored_words(file: str) -> "Tensor":
     from safetensors import SafetensorError, safe_open
 
+    from tubelet.packed.header import read_header
+
     name = file_name(file)
     try:
+        if Path(file).exists():
+            read_header(Path(file))
         with safe_open(file, framework="pt") as f:
             keys = list(f.keys())
             key = "text" if "text" in keys else keys[0] if len(keys) == 1 else None
@@ -172,10 +219,9 @@ def boxes_of(wish: SelectionRequest, files: Sequence[str]) -> "dict[int, list[Bo
         return {}
     if not wish.boxes.endswith(".json"):
         return {0: [_box(part.split(",")) for part in wish.boxes.split(";")]}
-    try:
-        stored = json.loads(Path(wish.boxes).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise InputError("the file of boxes cannot be read as JSON", source=file_name(wish.boxes)) from e
+    from tubelet.packed.header import read_small, strict_json
+
+    stored = strict_json(read_small(Path(wish.boxes), InputError), InputError, file_name(wish.boxes))
     if not isinstance(stored, dict) or not all(isinstance(v, list) for v in stored.values()):
         raise InputError("boxes are lists of four numbers by file name", source=file_name(wish.boxes))
     wanted = {i: stored.get(f, stored.get(Path(f).name)) for i, f in enumerate(files)}

@@ -4,21 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.choosing import (
-    BoxesOf,
     Budget,
-    Coverage,
-    Device,
-    Dilate,
-    LayerOf,
-    ModelOf,
-    ScaffoldOf,
-    Seed,
+    ChoosingOptions,
     SelectionRequest,
-    SpaceOf,
-    TextFile,
-    TextOf,
-    ViewsOf,
-    WordsOf,
     boxes_of,
     checked,
     encoded,
@@ -26,28 +14,12 @@ from tubelet.cli.choosing import (
     words_of,
 )
 from tubelet.cli.compared import Compared
-from tubelet.cli.options import (
-    DEFAULT_MODEL,
-    Animation,
-    Config,
-    Debug,
-    Files,
-    Fps,
-    Isolate,
-    Json,
-    MaxPixels,
-    NumFrames,
-    Quiet,
-    Times,
-    option,
-    require_files,
-    sampling_of,
-    with_budget,
-)
-from tubelet.cli.output import Drawings, save_png
+from tubelet.cli.options import Files, FrameOptions, OutputOptions, ReadingOptions, option, require_files, with_budget
+from tubelet.cli.output import Drawings
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
 from tubelet.errors import TubeletError
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,53 +49,33 @@ class Compare:
     methods: Annotated[
         str | None, option("such as shirg,divprune (default: shirg,text,divprune; divprune,attention,edges)", "A,B,...")
     ] = None
-    text: TextOf = None
-    text_embeddings: TextFile = None
-    text_space: SpaceOf = "auto"
-    model: ModelOf = DEFAULT_MODEL
-    config: Config = None
     show: Annotated[str | None, option("the PNG to write, or a folder for those of several files", "FILE")] = None
-    boxes: BoxesOf = None
-    coverage: Coverage = None
-    words: WordsOf = "max"
-    dilate: Dilate = None
-    views: ViewsOf = None
-    scaffold: ScaffoldOf = None
-    layer: LayerOf = -2
-    seed: Seed = 0
     runs: Annotated[int, option("how often the encoder and each method are timed, 0: never (default: 6)", "N")] = 6
-    fps: Fps = None
-    num_frames: NumFrames = None
-    times: Times = None
-    max_pixels: MaxPixels = None
+    choosing: ChoosingOptions = ChoosingOptions()
+    frames: FrameOptions = FrameOptions()
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
-    device: Device = "auto"
-    animation: Animation = False
-    isolate: Isolate = "auto"
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    reading: ReadingOptions = ReadingOptions()
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         from tubelet.cli.compare_report import compare_document, compare_table
-        from tubelet.cli.model import load_model
 
         require_files(self.files)
-        sampling = sampling_of(self.fps, self.num_frames, self.times)
+        sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE or self.runs < 0:
             raise UsageError(f"--max-side is {SMALLEST_SIDE} or more and --runs 0 or more")
         wish = checked(self._wish(), self.files)
         boxes = boxes_of(wish, self.files)
         drawings = Drawings(self.show, self.files, option="--show")
-        model = load_model(self.model, "float32", self.device, pool=False, config=self.config)
-        recipe = with_budget(model.encoder.pixels, self.max_pixels)
+        model = self.choosing.load()
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
         text = words_of(wish, model)
         result = Compared(wish, model, self.runs)
         with progress(terminal, len(self.files)) as tick:
             for i, file in enumerate(self.files):
                 tick("comparing", i)
-                options = {"animation": self.animation, "isolate": self.isolate}
+                options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
                 seen = encoded(file, i, wish, model, recipe, text, boxes, sampling, **options)
                 choices = self._choices(i, seen, wish)
                 result.add(seen, choices)
@@ -135,16 +87,9 @@ class Compare:
         return OK
 
     def _wish(self) -> SelectionRequest:
-        from tubelet.cli.values import view_rule
-        from tubelet.reduce.settings import Settings
-
-        given = self.text is not None or self.text_embeddings is not None
-        named = (WITH_TEXT if given else WITHOUT_TEXT) if self.methods is None else tuple(self.methods.split(","))
-        names = tuple(dict.fromkeys((*(n.strip() for n in named), *REFERENCES)))
-        settings = Settings(coverage=self.coverage, words=self.words, radius=self.dilate, seed=self.seed)
-        views = view_rule(self.views, None, None)
-        asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
-        return SelectionRequest(names, self.budget, settings, *asked)
+        usual = WITH_TEXT if self.choosing.has_text else WITHOUT_TEXT
+        named = usual if self.methods is None else tuple(n.strip() for n in self.methods.split(","))
+        return self.choosing.request(dict.fromkeys((*named, *REFERENCES)), self.budget)
 
     def _choices(self, index: int, seen: "EncodedFile", wish: SelectionRequest) -> "dict[str, Choice]":
         from tubelet.reduce.methods import choose

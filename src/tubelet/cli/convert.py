@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import Debug, Json, Quiet, option
+from tubelet.cli.options import OutputOptions, option
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, megabytes, visible
 from tubelet.errors import ConfigError
 
@@ -47,9 +47,7 @@ class Convert:
     ] = "source"
     unsafe_pickle: Annotated[bool, option("read a .pt, .pth, .bin or .ckpt file, in a confined process")] = False
     overwrite: Annotated[bool, option("replace OUT if it is there")] = False
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""

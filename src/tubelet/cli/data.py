@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import DEFAULT_MODEL, Debug, Fps, Json, NumFrames, Quiet, option, sampling_of
-from tubelet.cli.output import output_file, save_png
+from tubelet.cli.options import DEFAULT_MODEL, FrameOptions, OutputOptions, option
+from tubelet.cli.output import output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
-from tubelet.errors import ConfigError
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,11 +49,8 @@ class Data:
     ] = None
     plot: Annotated[str | None, option("draw the lengths", "PNG")] = None
     seed: Annotated[int, option("of what is chosen (default: 0)", "N")] = 0
-    fps: Fps = None
-    num_frames: NumFrames = None
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    frames: FrameOptions = FrameOptions()
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
@@ -61,7 +58,7 @@ class Data:
             raise UsageError("name at least one data set")
         if self.merge < 1:
             raise UsageError(f"--merge must be at least 1, got {self.merge}")
-        sampling = sampling_of(self.fps, self.num_frames, None)
+        sampling = self.frames.sampling
         out = None if self.plot is None else output_file(self.plot, [])
         from tubelet.train.data.check import FILES, RECORDS, check
         from tubelet.train.data.open import open_dataset
@@ -83,7 +80,7 @@ class Data:
         if out is not None and len(found.tokens):
             save_png(drawn(found, what), out)
         terminal.show(table(found, what))
-        if self.plot is not None and not self.json and not self.quiet:
+        if self.plot is not None and not self.output.json and not self.output.quiet:
             terminal.line(f"plot    {visible(self.plot) if len(found.tokens) else 'nothing to draw'}")
         plot = None if self.plot is None or not len(found.tokens) else file_name(self.plot)
         terminal.document({"command": "data check", "counted": what, **found.as_dict(), "plot": plot})
@@ -110,14 +107,10 @@ class Data:
         if self.tokenizer is None:
             return None
         from tubelet.language.vlm.load_lm import require_transformers
+        from tubelet.weights.tokenizer import load_tokenizer
 
         require_transformers("--tokenizer")
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise ConfigError("the tokenizer cannot be read", source=file_name(self.tokenizer)) from e
+        tokenizer = load_tokenizer(self.tokenizer)
         return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 

@@ -7,21 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tubelet.cli.encode_report import Result
 from tubelet.cli.options import (
     DEFAULT_MODEL,
-    Animation,
     Config,
-    Debug,
     Files,
-    Fps,
-    Isolate,
-    Json,
-    MaxPixels,
-    NumFrames,
+    FrameOptions,
     OnError,
-    Quiet,
-    Times,
+    OutputOptions,
+    ReadingOptions,
     option,
     require_files,
-    sampling_of,
     with_budget,
 )
 from tubelet.cli.output import output_file
@@ -60,33 +53,28 @@ class Encode:
     ] = DEFAULT_MODEL
     config: Config = None
     pool: Annotated[bool, option("also one vector per file, from the pooling head or the class token")] = False
-    fps: Fps = None
-    num_frames: NumFrames = None
-    times: Times = None
-    max_pixels: MaxPixels = None
+    frames: FrameOptions = FrameOptions()
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], option("of weights and tokens (default: float32)")] = (
         "float32"
     )
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
     on_error: OnError = "raise"
-    isolate: Isolate = "auto"
+    reading: ReadingOptions = ReadingOptions()
     workers: Annotated[int | None, option("threads that decode (default: one for each core)", "N")] = None
-    animation: Animation = False
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         from tubelet.cli.encode_report import encode_document, encode_table
+        from tubelet.packed.file import is_pack
 
         sampling = self._checked()
-        out = output_file(self.out, self.files)
+        out = output_file(self.out, self.files, is_pack)
         start = time.perf_counter()
         from tubelet.cli.model import load_model
 
         model = load_model(self.model, self.dtype, self.device, pool=self.pool, config=self.config)
-        recipe = with_budget(model.encoder.pixels, self.max_pixels)
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
         result = Result(model_s=time.perf_counter() - start)
         with progress(terminal, len(self.files)) as tick:
             self._encode(recipe, sampling, model, result, terminal, tick)
@@ -104,7 +92,7 @@ class Encode:
         require_files(self.files)
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers must be at least 1, got {self.workers}")
-        return sampling_of(self.fps, self.num_frames, self.times)
+        return self.frames.sampling
 
     def _encode(
         self,
@@ -123,8 +111,8 @@ class Encode:
         for loaded in stream(
             self.files,
             recipe,
-            ReadJob(sampling=sampling, animation=self.animation),
-            isolate=self.isolate,
+            ReadJob(sampling=sampling, animation=self.reading.animation),
+            isolate=self.reading.isolate,
             on_error=self.on_error,
             workers=self.workers,
             progress=lambda files, name: tick("decoding", files),

@@ -1,17 +1,20 @@
-"""The encoder a command works with, and what must be said about it."""
+"""The encoder or the whole model a command works with, and what must be said about it."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tubelet.cli.options import SEED
+from tubelet.cli.options import SEED, with_budget
 from tubelet.cli.terminal import UsageError, file_name
 from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError
 from tubelet.families.catalogue import variants
 from tubelet.weights.load import load_encoder, report_of, untrained
+
+if TYPE_CHECKING:
+    from tubelet.language.vlm.model import VLM
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,27 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
             raise UsageError(f"--config says what stored weights are; {name} is a variant itself")
         encoder = untrained(name, seed=SEED).to(where, kind)
     else:
-        if "/" not in name and "\\" not in name and not Path(name).exists():
+        if "/" not in name and "\\" not in name and not os.path.exists(name):  # noqa: PTH110  that of Path raises where a name is too long
             raise UsageError(f"--model {name}: no such variant, folder or file; tubelet models lists the variants")
         encoder = load_encoder(name, config=config, dtype=kind, device=where)
     if pool and not encoder.can_pool:
         raise UsageError(f"{name} has neither a pooling head nor a class token for --pool")
     stored = str(encoder.patch.weight.dtype).removeprefix("torch.")
     return Model(file_name(name), encoder, encoder.untrained, stored, where)
+
+
+def load_vlm(
+    name: str, dtype: str, device: str, *, max_pixels: int | None = None, vision_tower: str | None = None
+) -> "VLM":
+    """A whole model, with --max-pixels in its recipes. Raises what `VLM.from_pretrained` raises, and UsageError."""
+    from tubelet.language.vlm.model import VLM
+
+    kind = None if dtype == "stored" else getattr(torch, dtype)
+    vlm = VLM.from_pretrained(name, dtype=kind, device=device_of(device), vision_tower=vision_tower)
+    scheme = vlm.scheme
+    clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, max_pixels)
+    vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, max_pixels), video_pixels=clips)
+    return vlm
 
 
 def device_of(wanted: str) -> str:

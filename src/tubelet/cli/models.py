@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tubelet.cli.options import DEFAULT_MODEL, Debug, Json
+from tubelet.cli.options import DEFAULT_MODEL, OutputOptions
 from tubelet.cli.terminal import OK, Terminal
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ class Models:
     Example: tubelet models --json
     """
 
-    json: Json = False
-    debug: Debug = False
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""

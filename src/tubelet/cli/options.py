@@ -1,6 +1,7 @@
 """Options that several commands share, and what is made of them. Imports nothing heavy: help must come at once."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -35,26 +36,54 @@ TimesSpec = tyro.constructors.PrimitiveConstructorSpec(
 )
 
 Files = Positional[Annotated[tuple[str, ...], option("pictures and videos", "FILE...")]]
-Fps = Annotated[float | None, option("frames a second to take out of a clip (default: 2, at most 64 frames)", "F")]
-NumFrames = Annotated[int | None, option("or: so many frames, evenly over the clip", "N")]
-Times = Annotated[
-    Annotated[tuple[float, ...], TimesSpec] | None,
-    option("or: the frames at these seconds, such as 0,1.5,3", "S,S,..."),
-]
 Config = Annotated[
     str | None, option("the variant that the weights are, instead of what their config.json says", "VARIANT")
 ]
-MaxPixels = Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")]
-Animation = Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")]
+StoredDtype = Annotated[Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")]
 OnError = Annotated[
     Literal["raise", "skip"], option("a file that cannot be read ends the run, or is left out (default: raise)")
 ]
-Isolate = Annotated[
-    Literal["auto", "always", "never"], option("decode in a child process that may die (default: auto, not for paths)")
-]
-Json = Annotated[bool, option("one JSON document on stdout instead of the table")]
-Quiet = Annotated[bool, option("no progress bar and no table")]
-Debug = Annotated[bool, option("show the traceback of an error")]
+
+
+@dataclass(frozen=True)
+class FrameOptions:
+    """Which frames of a clip are taken."""
+
+    fps: Annotated[
+        float | None, option("frames a second to take out of a clip (default: 2, at most 64 frames)", "F")
+    ] = None
+    num_frames: Annotated[int | None, option("or: so many frames, evenly over the clip", "N")] = None
+    times: Annotated[
+        Annotated[tuple[float, ...], TimesSpec] | None,
+        option("or: the frames at these seconds, such as 0,1.5,3", "S,S,..."),
+    ] = None
+
+    @property
+    def sampling(self) -> "Sampling":
+        """The rule that at most one of the three options names. Raises UsageError."""
+        return sampling_of(self.fps, self.num_frames, self.times)
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How files become pictures and clips."""
+
+    max_pixels: Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")] = None
+    animation: Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")] = False
+    isolate: Annotated[
+        Literal["auto", "always", "never"],
+        option("decode in a child process that may die (default: auto, not for paths)"),
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is said, and to whom. `Terminal` reads these from the command line itself, before it is understood."""
+
+    json: Annotated[bool, option("one JSON document on stdout instead of the table")] = False
+    quiet: Annotated[bool, option("no progress bar and no table")] = False
+    debug: Annotated[bool, option("show the traceback of an error")] = False
 
 
 def sampling_of(fps: float | None, num_frames: int | None, times: tuple[float, ...] | None) -> "Sampling":

@@ -1,12 +1,13 @@
 """Where results are written: checked before the long work, never onto an input or a device, and whole or not at all."""
 
-import secrets
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tubelet.cli.terminal import UsageError, file_name
 from tubelet.errors import InputError, RunError
+from tubelet.writing import file_place, is_png, require_writable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -14,39 +15,38 @@ if TYPE_CHECKING:
 GAP = 16  # pixels between drawings on one page
 
 
-def output_file(out: str, inputs: Sequence[str]) -> Path:
+def output_file(out: str, inputs: Sequence[str], may_replace: Callable[[Path], bool] = is_png) -> Path:
     """The path to write, links followed, after trying that a file can be made beside it.
 
-    Raises InputError for a folder, a device or pipe, one of the inputs, or a place that cannot be written to.
+    may_replace: whether a file that stands there is one of those that are written. Raises InputError for a folder, a
+    device or pipe, one of the inputs, a file of another kind, or a place that cannot be written to.
     """
     name = file_name(out)
+    if out == "-":  # stdout, to other programs
+        raise InputError("the output is a file; one that is called - is ./-", source=name)
     try:
-        path = Path(out).resolve()
-        there = path.exists()
-        if there and not path.is_file():
-            raise InputError("the output is not a regular file", source=name)
         for i, one in enumerate(inputs):
-            if there and Path(one).exists() and path.samefile(one):
+            if _same_file(out, one):
                 raise InputError("the output is one of the inputs", source=name, item=i)
-        _try(path.parent)
-    except (OSError, ValueError) as e:
+        path = file_place(out, may_replace)
+        require_writable(path.parent)
+    except (OSError, ValueError, RunError) as e:
         raise _unwritable(e, name) from e
     return path
 
 
-def _try(folder: Path) -> None:
-    """Make and remove a file in the folder. Raises OSError."""
-    probe = folder / f".tubelet.{secrets.token_hex(6)}"
+def _same_file(one: str, other: str) -> bool:
     try:
-        probe.touch(exist_ok=False)
-    finally:
-        probe.unlink(missing_ok=True)
+        return os.path.samefile(one, other)  # noqa: PTH121  takes any text
+    except (OSError, ValueError):  # one of them is not there, or no file can be called so
+        return False
 
 
-def _unwritable(error: OSError | ValueError, name: str) -> InputError:
+def _unwritable(error: OSError | ValueError | RunError, name: str) -> InputError:
     if isinstance(error, InputError):
         return error
-    why = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
+    cause = error.__cause__ if isinstance(error, RunError) else error
+    why = cause.strerror if isinstance(cause, OSError) and cause.strerror else "not a path"
     return InputError(f"the output cannot be written: {why}", source=name)
 
 
@@ -61,16 +61,16 @@ class Drawings:
         self.inputs = inputs
         self.taken: set[Path] = set()
         self.file: Path | None = None
-        self.folder = Path(out or ".")
-        if out is not None and not self.folder.is_dir() and not out.endswith("/"):
+        self.folder = Path("." if out is None else out)
+        if out is not None and not (out.endswith("/") or (out and os.path.isdir(out))):  # noqa: PTH112  a name too long
             if len(inputs) > 1:
                 raise UsageError(f"{option} must be a folder when several files are drawn")
             self.file = output_file(out, inputs)
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _try(self.folder)
-        except (OSError, ValueError) as e:
+            require_writable(self.folder)
+        except (OSError, ValueError, RunError) as e:
             raise _unwritable(e, file_name(str(self.folder))) from e
 
     def path(self, index: int, kind: str) -> Path:
@@ -100,15 +100,3 @@ def on_one_page(pictures: "Sequence[Image]", columns: int = 1) -> "Image":
         for j, picture in enumerate(row):
             page.paste(picture, (sum(widths[:j]) + GAP * j, sum(heights[:i]) + GAP * i))
     return page
-
-
-def save_png(picture: "Image", path: Path) -> None:
-    """Write beside the target and rename, so that no half picture is ever there. Raises RunError."""
-    beside = path.with_name(f".tubelet.{secrets.token_hex(6)}")
-    try:
-        picture.save(beside, format="PNG")
-        beside.replace(path)
-    except OSError as e:
-        raise RunError(f"the PNG could not be written: {e.strerror or 'no reason given'}", source=path.name) from e
-    finally:
-        beside.unlink(missing_ok=True)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tubelet.cli.options import Debug, Json, Quiet, option
-from tubelet.cli.output import output_file, save_png
+from tubelet.cli.options import OutputOptions, option
+from tubelet.cli.output import output_file
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from tubelet.train.pages.page import Page, PageRecipe
@@ -39,9 +40,7 @@ class Pages:
     em: Annotated[str | None, option("pixels to the em of values, such as 20 or 20-24", "PX")] = None
     held_out: Annotated[bool, option("in the fonts and words that are kept for tests")] = False
     clean: Annotated[bool, option("without tilt, blur, grain")] = False
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""

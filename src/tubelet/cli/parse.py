@@ -1,6 +1,7 @@
 """A command line, understood: tyro turns the commands' dataclasses into arguments and help."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import tyro
@@ -11,21 +12,25 @@ from tubelet.cli.compare import Compare
 from tubelet.cli.convert import Convert
 from tubelet.cli.data import Data
 from tubelet.cli.encode import Encode
+from tubelet.cli.eval import Eval
 from tubelet.cli.models import Models
 from tubelet.cli.pages import Pages
 from tubelet.cli.plan import Plan
 from tubelet.cli.select import Select
 from tubelet.cli.show import Show
+from tubelet.cli.train import Train
 
-Command = Encode | Show | Select | Compare | Ask | Plan | Data | Convert | Models | Bench | Pages
+Command = Encode | Show | Select | Compare | Ask | Eval | Plan | Data | Train | Convert | Models | Bench | Pages
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
     "select": Select,
     "compare": Compare,
     "ask": Ask,
+    "eval": Eval,
     "plan": Plan,
     "data": Data,
+    "train": Train,
     "convert": Convert,
     "models": Models,
     "bench": Bench,
@@ -38,7 +43,7 @@ tubelet COMMAND --help explains a command and has an example. tubelet --version 
 Exit codes: 0 done, 1 something failed, 2 wrong command line, 130 interrupted."""
 
 
-_CONFIG = (tyro.conf.FlagCreatePairsOff,)
+_CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)  # groups of options have no names of their own
 
 
 def _named(name: str, about: str) -> Any:
@@ -51,8 +56,10 @@ _UNION = (
     | Annotated[Select, _named("select", "fewer tokens of pictures and clips, chosen, and a picture of which they are")]
     | Annotated[Compare, _named("compare", "several ways to choose tokens beside each other: pictures and numbers")]
     | Annotated[Ask, _named("ask", "a question about pictures and videos, answered by a vision-language model")]
+    | Annotated[Eval, _named("eval", "a model's answers to a public benchmark, with all tokens and with fewer")]
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
     | Annotated[Data, _named("data", "what training data hold, and what is wrong with them")]
+    | Annotated[Train, _named("train", "a projector, adapters or a model, as a file says, on one process or many")]
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]
     | Annotated[Models, _named("models", "what can be loaded")]
     | Annotated[Bench, _named("bench", "the encoders against where they came from, timed on this machine")]
@@ -62,6 +69,10 @@ _UNION = (
 
 def parse(args: Sequence[str]) -> Command:
     """The command that `args` ask for. Prints help or what is wrong and raises SystemExit, as argparse does."""
+    if args[:1] == ["train"] and len(args) > 2 and not args[1].startswith("-") and {"--help", "-h"} & set(args):
+        return Train(args[1], changes=("--help",))  # with a file, help is about its entries
+    if args[:1] == ["train"] or (args[:1] == ["plan"] and "--train" in args):
+        return _changing(args[0], args[1:])
     if args and args[0] in COMMANDS:
         return tyro.cli(COMMANDS[args[0]], prog=f"tubelet {args[0]}", args=list(args[1:]), config=_CONFIG)
     return tyro.cli(
@@ -71,3 +82,10 @@ def parse(args: Sequence[str]) -> Command:
         args=list(args),
         config=_CONFIG,
     )
+
+
+def _changing(name: str, args: Sequence[str]) -> Command:
+    """A command whose file has entries: words that it does not know itself change those."""
+    kind: Any = COMMANDS[name]
+    made, rest = tyro.cli(kind, prog=f"tubelet {name}", args=list(args), config=_CONFIG, return_unknown_args=True)
+    return replace(made, changes=tuple(rest))

@@ -3,24 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.options import (
-    DEFAULT_MODEL,
-    Animation,
-    Debug,
-    Files,
-    Fps,
-    Json,
-    MaxPixels,
-    NumFrames,
-    Quiet,
-    Times,
-    option,
-    sampling_of,
-    with_budget,
-)
-from tubelet.cli.output import output_file, save_png
+import tyro
+
+from tubelet.cli.options import DEFAULT_MODEL, Files, FrameOptions, OutputOptions, option, with_budget
+from tubelet.cli.output import output_file
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from tubelet.encoder.config import EncoderConfig
@@ -34,6 +23,9 @@ class Plan:
 
     Sizes are given as WIDTHxHEIGHT, of clips WIDTHxHEIGHTxFRAMES; of files only headers are read. With --fit-tokens or
     --fit-memory it also answers the largest size, the most frames and the highest rate inside that budget.
+
+    --train CONFIG.yaml plans a training run instead: steps, what learns, FLOPs, memory, time; further options change
+    entries of that file.
 
     Example: tubelet plan --size 644x476x16 --patch 14 --temporal 2 --merge 2 --geometry vggt
     """
@@ -73,18 +65,24 @@ class Plan:
     )
     measure: Annotated[bool, option("measure this machine's matrix products for an estimate of time")] = False
     plot: Annotated[str | None, option("draw tokens and memory against side length and frames", "PNG")] = None
-    fps: Fps = None
-    num_frames: NumFrames = None
-    times: Times = None
-    max_pixels: MaxPixels = None
-    animation: Animation = False
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    train: Annotated[str | None, option("a run of tubelet train, instead of files and sizes", "CONFIG.yaml")] = None
+    samples: Annotated[int | None, option("with --train: as if its data were so many", "N")] = None
+    processes: Annotated[int, option("with --train: that run it (default: 1)", "N")] = 1
+    changes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()  # with --train: words that change its file
+    frames: FrameOptions = FrameOptions()
+    max_pixels: Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")] = None
+    animation: Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")] = False
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        sampling = sampling_of(self.fps, self.num_frames, self.times)
+        if self.train is not None:
+            if self.files or self.size:
+                raise UsageError("--train plans a run: no files and no --size beside it")
+            from tubelet.cli.plan_run import plan_training
+
+            return plan_training(terminal, self.train, self.changes, self.samples, self.processes, self.measure)
+        sampling = self.frames.sampling
         if bool(self.files) == bool(self.size):
             raise UsageError("name files, or sizes with --size")
         sizes = parse_sizes(self.size) if self.size else []
@@ -125,7 +123,7 @@ class Plan:
             save_png(plan_chart(found, how, self.fit_tokens, most_bytes), out)
             more["plot"] = file_name(str(self.plot))
         terminal.show(plan_table(found, more))
-        if self.plot is not None and not self.json and not self.quiet:
+        if self.plot is not None and not self.output.json and not self.output.quiet:
             terminal.line(f"plot    {visible(self.plot)}")
         terminal.document({"command": "plan", **found.as_dict(), **more})
         return OK

@@ -5,21 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from tubelet.cli.choosing import (
-    BoxesOf,
     Budget,
-    Coverage,
-    Device,
-    Dilate,
-    LayerOf,
-    ModelOf,
-    ScaffoldOf,
-    Seed,
+    ChoosingOptions,
     SelectionRequest,
-    SpaceOf,
-    TextFile,
-    TextOf,
-    ViewsOf,
-    WordsOf,
     boxes_of,
     checked,
     encoded,
@@ -27,29 +15,21 @@ from tubelet.cli.choosing import (
     words_of,
 )
 from tubelet.cli.options import (
-    DEFAULT_MODEL,
-    Animation,
-    Config,
-    Debug,
     Files,
-    Fps,
-    Isolate,
-    Json,
-    MaxPixels,
-    NumFrames,
+    FrameOptions,
     OnError,
-    Quiet,
-    Times,
+    OutputOptions,
+    ReadingOptions,
     option,
     require_files,
-    sampling_of,
     with_budget,
 )
-from tubelet.cli.output import Drawings, output_file, save_png
+from tubelet.cli.output import Drawings, output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.select_report import Selected
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name
 from tubelet.errors import InputError
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,58 +58,41 @@ class Select:
     files: Files
     budget: Budget
     method: Annotated[str | None, option("(default: shirg with a text, divprune without)", "NAME")] = None
-    text: TextOf = None
-    text_embeddings: TextFile = None
-    text_space: SpaceOf = "auto"
-    model: ModelOf = DEFAULT_MODEL
-    config: Config = None
     out: Annotated[str | None, option("the safetensors file of kept tokens to write", "FILE")] = None
     show: Annotated[str | None, option("the PNG to write, or a folder for those of several files", "FILE")] = None
     heat: Annotated[bool, option("draw the scores as heat, too")] = False
-    coverage: Coverage = None
-    words: WordsOf = "max"
-    dilate: Dilate = None
-    boxes: BoxesOf = None
-    views: ViewsOf = None
-    scaffold: ScaffoldOf = None
-    layer: LayerOf = -2
-    seed: Seed = 0
-    fps: Fps = None
-    num_frames: NumFrames = None
-    times: Times = None
-    max_pixels: MaxPixels = None
+    choosing: ChoosingOptions = ChoosingOptions()
+    frames: FrameOptions = FrameOptions()
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
-    device: Device = "auto"
     on_error: OnError = "raise"
-    animation: Animation = False
-    isolate: Isolate = "auto"
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    reading: ReadingOptions = ReadingOptions()
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        from tubelet.cli.model import load_model
         from tubelet.cli.select_report import select_document, select_table
 
         require_files(self.files)
-        sampling = sampling_of(self.fps, self.num_frames, self.times)
+        sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
-        wish = checked(self._wish(), self.files)
+        method = self.method or ("shirg" if self.choosing.has_text else "divprune")
+        wish = checked(self.choosing.request((method,), self.budget), self.files)
         boxes = boxes_of(wish, self.files)
-        out = None if self.out is None else output_file(self.out, self.files)
+        from tubelet.packed.file import is_pack
+
+        out = None if self.out is None else output_file(self.out, self.files, is_pack)
         drawings = Drawings(self.show, self.files, option="--show")
         start = time.perf_counter()
-        model = load_model(self.model, "float32", self.device, pool=False, config=self.config)
-        recipe = with_budget(model.encoder.pixels, self.max_pixels)
+        model = self.choosing.load()
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
         text = words_of(wish, model)
         result = Selected(wish.methods[0], self.budget, model, time.perf_counter() - start)
         with progress(terminal, len(self.files)) as tick:
             for i, file in enumerate(self.files):
                 tick("choosing", i)
                 try:
-                    options = {"animation": self.animation, "isolate": self.isolate}
+                    options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
                     seen = encoded(file, i, wish, model, recipe, text, boxes, sampling, **options)
                     self._one(i, seen, wish, result, drawings)
                 except InputError as e:
@@ -142,17 +105,6 @@ class Select:
         terminal.show(select_table(result, self.out))
         terminal.document(select_document(result, self.out, wish))
         return FAILED if result.errors else OK
-
-    def _wish(self) -> SelectionRequest:
-        from tubelet.cli.values import view_rule
-        from tubelet.reduce.settings import Settings
-
-        given = self.text is not None or self.text_embeddings is not None
-        name = self.method or ("shirg" if given else "divprune")
-        settings = Settings(coverage=self.coverage, words=self.words, radius=self.dilate, seed=self.seed)
-        views = view_rule(self.views, None, None)
-        asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
-        return SelectionRequest((name,), self.budget, settings, *asked)
 
     def _one(
         self, index: int, seen: "EncodedFile", wish: SelectionRequest, result: "Selected", drawings: Drawings

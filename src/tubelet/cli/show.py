@@ -6,27 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.options import (
     DEFAULT_MODEL,
-    Animation,
     Config,
-    Debug,
     Files,
-    Fps,
-    Isolate,
-    Json,
-    MaxPixels,
-    NumFrames,
+    FrameOptions,
     OnError,
-    Quiet,
-    Times,
+    OutputOptions,
+    ReadingOptions,
     option,
     require_files,
-    sampling_of,
     with_budget,
 )
-from tubelet.cli.output import Drawings, on_one_page, save_png
+from tubelet.cli.output import Drawings, on_one_page
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import view_rule
 from tubelet.errors import InputError, TubeletError
+from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,22 +54,16 @@ class Show:
         str | None, option("cut pictures into views, as tubelet plan does, and draw each: lavida, page:384 ...", "RULE")
     ] = None
     no_grid: Annotated[bool, option("frames of a clip without the patch grid")] = False
-    fps: Fps = None
-    num_frames: NumFrames = None
-    times: Times = None
-    max_pixels: MaxPixels = None
+    frames: FrameOptions = FrameOptions()
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
     on_error: OnError = "raise"
-    animation: Animation = False
-    isolate: Isolate = "auto"
-    json: Json = False
-    quiet: Quiet = False
-    debug: Debug = False
+    reading: ReadingOptions = ReadingOptions()
+    output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         require_files(self.files)
-        sampling = sampling_of(self.fps, self.num_frames, self.times)
+        sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
         rule = view_rule(self.views, None, None)
@@ -110,8 +98,8 @@ class Show:
                 fps=sampling.fps,
                 num_frames=sampling.num_frames,
                 times_s=sampling.times_s,
-                animation=self.animation,
-                isolate=self.isolate,
+                animation=self.reading.animation,
+                isolate=self.reading.isolate,
             )[0]
         except TubeletError as e:
             e.item = index
@@ -131,7 +119,7 @@ class Show:
             from tubelet.cli.model import load_model
 
             recipe = load_model(self.model, None, "cpu", pool=False, config=self.config).encoder.pixels
-        return with_budget(recipe, self.max_pixels)
+        return with_budget(recipe, self.reading.max_pixels)
 
     def _draw(
         self, clip: "Clip", recipe: "PixelRecipe", index: int, rule: "Views | None"

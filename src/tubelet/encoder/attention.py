@@ -175,7 +175,10 @@ def resolve(backend: Backend, device: torch.device, dtype: torch.dtype) -> Backe
 
 
 def backends(device: torch.device, dtype: torch.dtype) -> Sequence[Backend]:
-    """The backends that can run rows of this device and type, the preferred one first."""
+    """The backends that can run rows of this device and type, the preferred one first; on meta nothing runs, and all
+    give shapes."""
+    if device.type == "meta":
+        return ("sdpa", "varlen")
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return ("sdpa",)
     flash: tuple[Backend, ...] = ("flash",) if importlib.util.find_spec("flash_attn") else ()

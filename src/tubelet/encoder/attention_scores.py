@@ -56,13 +56,13 @@ def attention_scores(encoder: Encoder, p: Packed, *, layer: int = -2, queries: Q
         )
     ran = encoder.run(p, only=[number])
     q, k, _ = block.heads_of(ran.state(number))
-    keys = ran.layout.outside(k.flatten(1))
+    keys = ran.layout.from_layout(k.flatten(1))
     turn, flip = encoder.rotary_tables(p, ran.layout)
     if turn is not None:
         q, k = (apply_rope(each, turn, flip, block.halves) for each in (q, k))
     got = received(q, k, ran.layout.spans[block.span], first=queries == "first")
-    tokens = p.with_x(ran.layout.outside(encoder.final_norm(ran.x)))
-    return Attended(tokens, ran.layout.outside(got[:, None]).squeeze(1), keys)
+    tokens = p.with_x(ran.layout.from_layout(encoder.final_norm(ran.x)))
+    return Attended(tokens, ran.layout.from_layout(got[:, None]).squeeze(1), keys)
 
 
 def received(

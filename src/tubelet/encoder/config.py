@@ -1,8 +1,10 @@
 """The shape of one packed vision transformer, as data. Every family is a value of these classes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
+from tubelet.doors import door
 from tubelet.errors import ConfigError
 from tubelet.pixels.recipe import PixelRecipe
 
@@ -78,10 +80,11 @@ class EncoderConfig:
     mlp: int  # channels inside each layer's MLP
     pixels: PixelRecipe  # what becomes a row
     norm: Norm = "layer"  # of every norm but those of head, mergers and qk_norm
-    eps: float = 1e-6  # of every norm but those of mergers
+    eps: float = 1e-6  # of every norm but those of mergers, and of those that `head_eps` and `qk_eps` say
     head_eps: float | None = None  # of the pooling head's norm; None = eps
     act: Act = "gelu"  # of the MLPs: the exact one; "quick_gelu" is x sigmoid(1.702 x)
     rope: Rope | None = Rope()  # rotary positions; None turns nothing
+    embed: bool = True  # rows are pixels; False: they are `hidden` features that another encoder gave
     patch_bias: bool = False  # of the patch embedding
     pre_norm: bool = True  # a norm before the first layer, after positions are added
     post_norm: bool | Literal["pooled"] = True  # the final norm: of all tokens, of none, or only of what is pooled
@@ -103,10 +106,12 @@ class EncoderConfig:
     span_frames: int = 1  # rows of time in a "frame" (OneVision attends over 4); an item's last may have fewer
     span_side: int | None = None  # patches along each side of a "window", which lies inside one row of time
     qk_norm: Norm | None = None  # a norm over the channels of each head of q and of k, before positions turn them
+    qk_eps: float | None = None  # of that norm; None = eps
     head: Head = Head()  # how one vector per item is made
     deepstack: tuple[int, ...] = ()  # layers, from 0, whose output goes through a merger of its own
     deepstack_merger: Merger | None = None  # the form of those mergers
 
+    @door
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "heads", "mlp"):
             if getattr(self, name) < 1:
@@ -127,6 +132,8 @@ class EncoderConfig:
         if self.eps < 0 or (self.rope is not None and self.rope.theta <= 0):
             raise ConfigError(f"eps {self.eps} and the rope's theta must not be negative")
         self._check_spans()
+        if self.patch_bias and not self.embed:
+            raise ConfigError("without a patch embedding there is no bias of it", expected="embed", got="patch_bias")
         if self.pool and not self.post_norm:
             raise ConfigError("the pooling head reads post-normed tokens: pool needs post_norm")
         if self.pool and self.head.kind == "first" and not self.prefix:
@@ -168,7 +175,7 @@ class EncoderConfig:
         turn = next(n for n in range(1, len(every) + 1) if all(s == every[i % n] for i, s in enumerate(every)))
         object.__setattr__(self, "spans", every[:turn])
 
-    @property
+    @cached_property
     def layer_spans(self) -> tuple[Span, ...]:
         """What each layer attends to."""
         return tuple(self.spans[i % len(self.spans)] for i in range(self.layers))
@@ -177,6 +184,11 @@ class EncoderConfig:
     def head_dim(self) -> int:
         """Channels of one head."""
         return self.hidden // self.heads
+
+    @property
+    def row_width(self) -> int:
+        """Values of a row the encoder reads."""
+        return self.pixels.width if self.embed else self.hidden
 
     @property
     def out(self) -> int:

@@ -9,7 +9,7 @@ Where the CPU has no bfloat16 or float16 arithmetic, a half-precision product wo
 than float32; then weights are widened layer by layer and the arithmetic is float32, which is also closer to exact.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,24 +47,27 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if has_arithmetic(dtype) else torch.float32
 
 
+_PARTS = (Layer, MergerMLP, PatchEmbed, nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Identity)
+
+
 def is_unmodified(module: nn.Module) -> bool:
-    """True when nothing has been attached to or put in place of the module's parts (adapters, hooks)."""
+    """True when nothing has been attached to or put in place of the module's parts (adapters, hooks, a forward)."""
     parts = [module, *module.children()]
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in parts)
-    return not hooked and all(type(m) in (Layer, MergerMLP, nn.Linear, nn.LayerNorm, nn.RMSNorm) for m in parts)
+    changed = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or "forward" in vars(m) for m in parts)
+    return not changed and all(type(m) in _PARTS for m in parts)
 
 
-def can_run(rows: Tensor, layers: nn.ModuleList, options: RunOptions) -> bool:
-    """Whether these rows go through these layers in place: on a CPU, without gradients, compilation or adapters."""
+def can_run(rows: Tensor, parts: Iterable[nn.Module], options: RunOptions) -> bool:
+    """Whether these rows go through these parts in place: on a CPU, without gradients, compilation or adapters."""
     return (
-        rows.device.type == "cpu"
+        rows.device.type in ("cpu", "meta")  # rows without values stand for a CPU's: plans count their memory
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")  # it casts products, but not those that write in place
         and options.compile is None
         and options.backend in ("auto", "sdpa")
         and rows.shape[0] > 0
-        and all(is_unmodified(layer) for layer in layers)
+        and all(is_unmodified(part) for part in parts)
     )
 
 
@@ -73,28 +76,36 @@ def block_rows(weights: torch.dtype) -> int:
     return BLOCK if work_dtype(weights) == weights else WIDENED
 
 
-def blocks(rows: int, most: int) -> Iterator[slice]:
-    """0 .. rows in the fewest equal parts of at most `most` rows."""
+def blocks(x: Tensor, most: int) -> Iterator[slice]:
+    """0 .. rows of x in the fewest equal parts of at most `most` rows.
+
+    On meta, where nothing is computed, the first two stand for all.
+    """
+    rows = x.shape[0]
     count = -(-rows // most)
     size = -(-rows // count)
-    yield from (slice(a, min(a + size, rows)) for a in range(0, rows, size))
+    starts = range(0, rows, size)
+    yield from (slice(a, min(a + size, rows)) for a in (starts[:2] if x.is_meta else starts))
 
 
 class Workspace:
     """Buffers for T rows that all layers of one call share: what every layer writes anew is never allocated again."""
 
-    def __init__(self, rows: int, config: EncoderConfig, weights: torch.dtype) -> None:
+    def __init__(self, rows: int, config: EncoderConfig, weights: torch.dtype, device: torch.device) -> None:
         dtype = work_dtype(weights)
         self.heads = config.heads
         self.block = block_rows(weights)
-        self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype)
-        self.out = torch.empty(rows, config.hidden, dtype=dtype)
-        self.up = torch.empty(min(rows, self.block), config.mlp * (2 if config.gated else 1), dtype=dtype)
+        up = config.mlp * (2 if config.gated else 1)
+        self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype, device=device)
+        self.out = torch.empty(rows, config.hidden, dtype=dtype, device=device)
+        self.up = torch.empty(min(rows, self.block), up, dtype=dtype, device=device)
 
 
-def stem(p: Packed, patch: PatchEmbed, norm_embed: nn.Module, table: PositionTable | None) -> Float[Tensor, "T D"]:
-    """Rows of the pack as features in the type of the work: patch embedding, its norm, positions of a table."""
-    x = norm(norm_embed, embed(patch, p.x))
+def stem(
+    p: Packed, patch: PatchEmbed | None, norm_embed: nn.Module, table: PositionTable | None, weights: torch.dtype
+) -> Float[Tensor, "T D"]:
+    """Rows of the pack as features in the type of the work: patch embedding, its norm, positions of a table. A copy."""
+    x = norm(norm_embed, p.x.to(work_dtype(weights), copy=True) if patch is None else embed(patch, p.x))
     if table is not None:
         add_table(x, *table(p))
     return x
@@ -109,7 +120,7 @@ def run_layers(
     dtype: torch.dtype,
 ) -> Float[Tensor, "T D"]:
     """x through all layers, in place; the result in the weights' type. states: filled in for the numbers it has."""
-    space = Workspace(x.shape[0], config, dtype)
+    space = Workspace(x.shape[0], config, dtype, x.device)
     if 0 in states:
         states[0] = x.to(dtype, copy=True)
     for i, layer in enumerate(layers, 1):
@@ -128,8 +139,8 @@ def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
     else:
         weight = patch.weight.to(dtype)
         bias = weight.new_zeros(len(weight)) if patch.bias is None else patch.bias.to(dtype)
-    out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype)
-    for part in blocks(rows.shape[0], block_rows(patch.weight.dtype)):
+    out = torch.empty(rows.shape[0], weight.shape[0], dtype=dtype, device=rows.device)
+    for part in blocks(rows, block_rows(patch.weight.dtype)):
         block = rows[part].to(dtype)
         if rows.dtype == torch.uint8:
             block -= CENTRE
@@ -159,9 +170,9 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
     if b_qkv is not None and not layer.key_bias:
         b_qkv = without_key(b_qkv)
     qkv = space.qkv.view(rows, 3, space.heads, -1)
-    for part in blocks(rows, space.block):
+    for part in blocks(x, space.block):
         torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
-    for part in blocks(rows, CACHED):
+    for part in blocks(x, CACHED):
         if b_qkv is not None:
             space.qkv[part].add_(b_qkv)
         if layer.norm_q is not None and layer.norm_k is not None:
@@ -171,12 +182,12 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
             _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves)
     q, k, v = qkv.unbind(1)
     sdpa_into(space.out.view(rows, space.heads, -1), q, k, v, segments)
-    for part in blocks(rows, space.block):
+    for part in blocks(x, space.block):
         block = x[part]
         up = space.up[: len(block)]
         _add_product(block, space.out[part], w_proj, b_proj)
         torch.mm(norm(layer.norm2, block), w_up.t(), out=up)
-        for small in blocks(len(block), CACHED):
+        for small in blocks(block, CACHED):
             if b_up is not None:
                 up[small].add_(b_up)
             if layer.gated:
@@ -209,9 +220,9 @@ def merged(merger: MergerMLP, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:
         wide = norm(merger.norm, x.reshape(-1, width).to(dtype))
     else:
         wide = norm(merger.norm, x.to(dtype)).reshape(-1, width)
-    out = torch.empty(len(wide), merger.fc2.out_features, dtype=dtype)
+    out = torch.empty(len(wide), merger.fc2.out_features, dtype=dtype, device=x.device)
     (w_up, b_up), (w_down, b_down) = ((m.weight.to(dtype), m.bias.to(dtype)) for m in (merger.fc1, merger.fc2))
-    for part in blocks(len(wide), block_rows(merger.fc1.weight.dtype)):
+    for part in blocks(wide, block_rows(merger.fc1.weight.dtype)):
         up = torch.mm(wide[part], w_up.t()).add_(b_up)
         activate_(up, "gelu")
         torch.addmm(b_down, up, w_down.t(), out=out[part])
@@ -221,7 +232,7 @@ def merged(merger: MergerMLP, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:
 def add_table(x: Float[Tensor, "T D"], values: Float[Tensor, "P D"], index: Int64[Tensor, " T"]) -> None:
     """x += values[index], a block of rows at a time."""
     values = values.to(x.dtype)
-    for part in blocks(len(x), CACHED):
+    for part in blocks(x, CACHED):
         x[part].add_(values[index[part]])
 
 

@@ -44,7 +44,7 @@ class Layout:
         """Rows inside."""
         return sum(self.units) + self.prefix * len(self.units)
 
-    def inside(
+    def to_layout(
         self, x: Shaped[Tensor, "T ..."], prefix: Tensor | None = None, first: Tensor | None = None
     ) -> Shaped[Tensor, "R ..."]:
         """Rows of the pack in their places inside, with copies of the (P, D) `prefix` rows in theirs. One copy.
@@ -62,7 +62,7 @@ class Layout:
             own = torch.where(others[:, None], first.to(x.dtype).repeat(len(self.starts), 1), own)
         return out.index_copy(0, self._prefix_places(), own)
 
-    def outside(self, x: Shaped[Tensor, "R D"]) -> Shaped[Tensor, "T D"]:
+    def from_layout(self, x: Shaped[Tensor, "R D"]) -> Shaped[Tensor, "T D"]:
         """The pack's rows, in its order. One copy."""
         return x if self.where is None else x.index_select(0, self.where)
 
@@ -91,15 +91,14 @@ def layout_of(
     scenes that the configuration has no use for.
     """
     _check_given(p, config, segments, scenes)
+    spans: dict[Span, Lengths]
     if segments is not None:
-        units, spans = segments.lengths, {config.spans[0]: segments.lengths}
-        if config.prefix:
-            spans = {config.spans[0]: tuple(n + config.prefix for n in units)}
-        moved = None
+        units, moved = segments.lengths, None
+        spans = {config.spans[0]: tuple(n + config.prefix for n in units)}
     else:
         cuts, moved = _cut(p, config)
         units, spans = unit_lengths(config, cuts), span_lengths(config, cuts, scenes)
-    found = {span: Segments(lengths) for span, lengths in spans.items()}
+    found: dict[Span, Segments] = {span: Segments(lengths) for span, lengths in spans.items()}
     if not config.prefix:
         return Layout(found, units, where=moved)
     where, starts = _beside_prefixes(units, config.prefix, p.device)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tubelet.doors import door
 from tubelet.encoder import cpu
-from tubelet.encoder.attention import Backend, Segments, resolve
-from tubelet.encoder.config import EncoderConfig
-from tubelet.encoder.layers import Layer, LayerInputs, MergerMLP, PatchEmbed, SegmentSpan, norm_layer
+from tubelet.encoder.attention import Segments, resolve
+from tubelet.encoder.config import EncoderConfig, Span
+from tubelet.encoder.layers import Layer, LayerInputs, MergerMLP, PatchEmbed, SegmentSpan, norm_layer, span_of
 from tubelet.encoder.layout import Layout, layout_of
 from tubelet.encoder.merging import tokens_merged
 from tubelet.encoder.options import RunOptions
@@ -42,7 +43,8 @@ class Encoder(nn.Module):
         self.untrained = False  # whether the weights are random, as `tubelet.untrained` makes them
         self.report: LoadReport | None = None  # where the weights came from; None for an encoder built by hand
         d = config.hidden
-        self.patch = PatchEmbed(d, config.pixels, config.patch_bias)
+        if config.embed:
+            self.patch = PatchEmbed(d, config.pixels, config.patch_bias)
         self.norm_embed = norm_layer(config.norm, d, config.eps) if config.embed_norm else nn.Identity()
         self.table = PositionTable(config.table, d) if config.table else None
         self.prefix = nn.Parameter(torch.empty(config.prefix, d)) if config.prefix else None
@@ -77,12 +79,18 @@ class Encoder(nn.Module):
         return self.config.pixels
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next((self.patch if self.config.embed else self.layers).parameters()).dtype
+
+    @property
     def can_pool(self) -> bool:
         """Whether `features` gives one vector per item."""
         return self.pool is not None or (self.config.pool and self.config.head.kind == "first")
 
     # ---- the calls
 
+    @door
     def forward(
         self,
         p: Packed,
@@ -100,6 +108,7 @@ class Encoder(nn.Module):
         tokens = self.trunk(p, positions=positions, segments=segments, scenes=scenes)
         return tokens if self.merger is None else tokens_merged(tokens, self.merger, in_place=self._in_place(p))
 
+    @door
     def trunk(
         self,
         p: Packed,
@@ -110,8 +119,9 @@ class Encoder(nn.Module):
     ) -> Packed:
         """`forward` without the merger: one feature row per patch row."""
         ran = self.run(p, positions=positions, segments=segments, scenes=scenes)
-        return p.with_x(ran.layout.outside(self.final_norm(ran.x)))
+        return p.with_x(ran.layout.from_layout(self.final_norm(ran.x)))
 
+    @door
     def features(
         self,
         p: Packed,
@@ -130,7 +140,7 @@ class Encoder(nn.Module):
         wanted = (*only, *(i + 1 for i in self.config.deepstack))
         ran = self.run(p, only=wanted, positions=positions, segments=segments, scenes=scenes)
         normed, in_place = self.final_norm(ran.x), self._in_place(p)
-        trunk = p.with_x(ran.layout.outside(normed))
+        trunk = p.with_x(ran.layout.from_layout(normed))
         pooled = None
         if pool and self.can_pool:
             pooled = self._first(p, ran) if self.pool is None else self.pool(trunk)
@@ -146,6 +156,7 @@ class Encoder(nn.Module):
             tuple(tokens_merged(x, merger, in_place=in_place) for x, merger in zip(deep, mergers, strict=True)),
         )
 
+    @door
     def hidden_states(
         self,
         p: Packed,
@@ -166,11 +177,16 @@ class Encoder(nn.Module):
         ran = self.run(p, only=wanted, until=deepest, positions=positions, segments=segments, scenes=scenes)
         return [ran.rows(p, which) for which in wanted]
 
+    @door
     def pooled(self, tokens: Packed) -> Float[Tensor, "N D"]:
         """One vector per item from `forward`'s tokens, by the pooling head. Raises ConfigError where there is none;
         an encoder that pools its first prefix token gives that in `features` only."""
         if self.pool is None:
             raise ConfigError("this encoder has no pooling head that reads tokens", expected="pool=True", got=False)
+        if tokens.x.shape[1] != self.config.hidden:
+            raise ShapeError(
+                f"tokens are {self.config.hidden} wide here, got {tokens.x.shape[1]}", got=tokens.x.shape[1]
+            )
         return self.pool(tokens)
 
     def run(
@@ -196,20 +212,21 @@ class Encoder(nn.Module):
         where = self._checked(p, positions)
         states: States = dict.fromkeys(numbers_of(only, len(self.layers)), p.x)  # p.x holds the place of what comes
         layout = layout_of(p, self.config, segments=segments, scenes=scenes)
-        backend = resolve(self.options.backend, p.device, self.patch.weight.dtype)
-        spans = {name: _span(each, backend, p.device) for name, each in layout.spans.items()}
+        backend = resolve(self.options.backend, p.device, self.dtype)
+        spans: dict[Span, SegmentSpan] = {name: span_of(each, backend, p.device) for name, each in layout.spans.items()}
         inputs = LayerInputs(*self.rotary_tables(p, layout, where), backend, spans)
-        layers = self.layers[:until]
         if self._in_place(p):
-            x = layout.inside(cpu.stem(p, self.patch, self.norm_embed, self.table), *self._prefixes())
+            patch = self.patch if self.config.embed else None
+            x = layout.to_layout(cpu.stem(p, patch, self.norm_embed, self.table, self.dtype), *self._prefixes())
             x = cpu.norm(self.norm_pre, x)
-            x = cpu.run_layers(x, layers, inputs, states, self.config, self.patch.weight.dtype)
+            layers = self.layers if until is None else self.layers[:until]
+            x = cpu.run_layers(x, layers, inputs, states, self.config, self.dtype)
             return LayerOutputs(x, layout, states)
-        x = self.norm_embed(self.patch(p.x))
+        x = self.norm_embed(self.patch(p.x) if self.config.embed else p.x.to(self.dtype))
         if self.table is not None:
             values, index = self.table(p)
             x = x + values.to(x.dtype)[index]
-        x = self.norm_pre(layout.inside(x, *self._prefixes()))
+        x = self.norm_pre(layout.to_layout(x, *self._prefixes()))
         if self._compiled is not None and not states:
             return LayerOutputs(self._compiled(x, _as_data(inputs)), layout, states)
         return LayerOutputs(self._stack(x, inputs, states, until), layout, states)
@@ -239,16 +256,16 @@ class Encoder(nn.Module):
         else:
             angles = self.prefix_angles.float()
             own = torch.stack([angles.cos(), angles.sin()], dim=-1)
-        return layout.inside(turn, own), None if flip is None else layout.inside(flip, still)
+        return layout.to_layout(turn, own), None if flip is None else layout.to_layout(flip, still)
 
     # ---- how they run
 
     def _checked(self, p: Packed, positions: Tensor | None) -> Tensor:
         """The positions rotary tables are made for, after all shapes have been compared."""
-        if p.x.shape[1] != self.pixels.width:
+        if p.x.shape[1] != self.config.row_width:
             raise ShapeError(
-                f"rows hold {p.x.shape[1]} values, this encoder reads {self.pixels.width}",
-                expected=self.pixels.width,
+                f"rows hold {p.x.shape[1]} values, this encoder reads {self.config.row_width}",
+                expected=self.config.row_width,
                 got=p.x.shape[1],
             )
         where = p.pos if positions is None else positions
@@ -286,11 +303,8 @@ class Encoder(nn.Module):
         return x
 
     def _in_place(self, p: Packed) -> bool:
-        return cpu.can_run(p.x, self.layers, self.options)
-
-
-def _span(segments: Segments, backend: Backend, device: torch.device) -> SegmentSpan:
-    return SegmentSpan(segments.host if backend == "sdpa" else segments.on(device), segments.longest, segments)
+        stem = (self.patch,) if self.config.embed else ()
+        return cpu.can_run(p.x, (*stem, self.norm_embed, self.norm_pre, *self.layers), self.options)
 
 
 def _as_data(inputs: LayerInputs) -> LayerInputs:

@@ -43,7 +43,7 @@ class LayerOutputs(NamedTuple):
 
     def rows(self, p: Packed, which: Which) -> Packed:
         """`state` as rows of the pack `p` that was encoded, in its order, without prefix tokens."""
-        return p.with_x(self.layout.outside(self.state(which)))
+        return p.with_x(self.layout.from_layout(self.state(which)))
 
     def prefixes(self, which: Which) -> Tensor | None:
         """`state` of the prefix tokens alone, (S, P, n D); None where the encoder has none."""

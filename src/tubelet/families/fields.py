@@ -50,6 +50,9 @@ _LARGEST_OF = {"num_hidden_layers": 1024, "num_attention_heads": 1024, "depth": 
 _LARGEST_OF |= {"patch_size": 1024, "temporal_patch_size": 1024, "spatial_merge_size": 64}
 _LARGEST_FLOAT = 1e12
 _MOST_NUMBERS = 1024  # in a list
+MOST_LAYERS, MOST_COUNT = 1024, 2**53  # of what other libraries make: layers and experts, and any whole number
+# What other libraries raise of numbers and names that make no model
+UNFIT = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def read_fields(
     unknown = sorted(str(key) for key in config if key not in known)
     if unknown:
         names = ", ".join(f"{where}{name:.60}" for name in unknown[:8])
-        raise ConfigError(f"unknown field {names}", got=tuple(unknown))
+        raise ConfigError(f"unknown field {names}", got=tuple(unknown[:64]))
     out: dict[str, Any] = {}
     for name, said in fields.items():
         field = said if isinstance(said, Field) else Field(said)
@@ -119,6 +122,18 @@ def refuse_code(value: Any, where: str = "") -> None:
                 todo.append((inner, f"{path}{key}."))
         elif isinstance(node, (list, tuple)):
             todo += [(inner, path) for inner in node]
+
+
+def check_counts(said: Mapping[str, Any]) -> None:
+    """Look through the numbers of a configuration that another library makes a model of: it would begin to make 10**9
+    layers. Raises ConfigError naming the field.
+
+        >>> check_counts({"hidden_size": 4096, "num_hidden_layers": 28})
+    """
+    for name, value in said.items():
+        most = MOST_LAYERS if str(name).endswith(("_layers", "_layer", "_experts")) else MOST_COUNT
+        if isinstance(value, int) and abs(value) > most:
+            raise ConfigError(f"{name:.60} is {value:.9g}", limit=most, got=value)
 
 
 def _object(name: str, value: Any, field: Field) -> dict[str, Any] | None:

@@ -97,7 +97,8 @@ class ImageEmbedder:
         items = listed(images)
         job = ReadJob(limits or Limits(), Sampling(fps, num_frames))
         vectors: list[Tensor] = []
-        with Progress(console=Console(stderr=True), disable=not show_progress_bar) as bar, torch.inference_mode():
+        console = Console(stderr=True, quiet=not show_progress_bar)  # rich 14 ends a hidden bar with a line
+        with Progress(console=console, disable=not show_progress_bar) as bar, torch.inference_mode():
             task = bar.add_task("encode", total=len(items))
             for loaded in stream(items, self.pixels, job, max_inputs=batch_size or MAX_INPUTS):
                 vectors.append(self._vectors(loaded.packed))

@@ -1,5 +1,7 @@
 """Embeddings with their positions as SGLang's Engine takes them: one dict a modality, in its processors' format.
 
+Experimental: it has never run in SGLang's engine, only against the interfaces of one release.
+
     Engine.generate(**request(...))
         input_ids      the prompt, a placeholder for every row
         image_data     [{"format": "processor_output", "precomputed_embeddings": (T, D), "image_grid_thw": (N, 3),

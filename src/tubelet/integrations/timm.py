@@ -21,7 +21,7 @@ from tubelet.families import onevision as ov
 from tubelet.families.match import matches
 from tubelet.integrations.timm_model import POOLS, TimmEncoder, refuse_other_eps
 from tubelet.weights.load import load_encoder, untrained
-from tubelet.weights.locate import find_checkpoint
+from tubelet.weights.locate import find_folder
 
 SIZES = ("small", "base", "large", "huge", "giant")
 # Upstream's factory -> the same network here. Its image_size is 448 in all of them.
@@ -193,12 +193,12 @@ def _source(name: str, pretrained: Any, ckpt_path: Any, cfg: PretrainedCfg) -> s
 
 def _loaded(source: str | os.PathLike[str], config: EncoderConfig, a: Arguments) -> Encoder:
     """The checkpoint, under its own config.json where it has one (so with its own eps), else under `config`."""
-    checkpoint = find_checkpoint(source)
-    own = checkpoint.config() is not None
+    folder = find_folder(source)
+    own = folder.config() is not None
     if not own:
-        found = matches((ov.FAMILY,), checkpoint.entries)
+        found = matches((ov.FAMILY,), folder.home)
         refuse_other_eps(found[0].format if found else "packing", config)
-    encoder = load_encoder(source, config=None if own else config, device=a.device, dtype=a.dtype)
+    encoder = load_encoder(folder, config=None if own else config, device=a.device, dtype=a.dtype)
     shape = [f.name for f in fields(EncoderConfig) if f.name not in ("pixels", "eps", "head_eps", "merger")]
     other = [n for n in shape if getattr(encoder.config, n) != getattr(config, n)]
     other += [] if encoder.pixels.unit == config.pixels.unit else ["patch_size"]

@@ -1,5 +1,7 @@
 """Embeddings as vLLM takes them: `multi_modal_data` of `LLM.generate`, content parts of its chat API, one file between.
 
+Experimental: it has never run in vLLM's engine, only against the interfaces of one release.
+
     qwen2_vl     image_embeds (T, D)  image_grid_thw (N, 3)      video_embeds, video_grid_thw
     qwen2_5_vl   the same                                        and second_per_grid_ts (M,)
     qwen3_vl     image_embeds (T, D (1 + L)): deepstack behind   and timestamps, a list of seconds for each video
@@ -34,6 +36,7 @@ from tubelet.integrations.served import Kind, Payload
 from tubelet.language.vlm.features import VisualRows
 from tubelet.packed import Packed
 from tubelet.packed.file import replace_tensors
+from tubelet.packed.header import open_regular, read_header
 
 Model = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -126,7 +129,8 @@ def save(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
 
     A server without tubelet reads it with safetensors alone: image_embeds, image_grid_thw, video_embeds,
     video_grid_thw, second_per_grid_ts; timestamps of all videos stand end to end, video_grid_thw[:, 0] of each. llava's
-    image_embeds has three axes. Written beside the target and renamed. Raises RunError when it cannot be written.
+    image_embeds has three axes. Whole or not at all. Raises RunError when it cannot be
+    written, InputError where another kind of file stands.
 
         >>> p = tubelet.pack([torch.ones(6, 8)], [tubelet.Item.of(1, 2, 3)])
         >>> save("rows.safetensors", multi_modal_data(p, "qwen2_vl"))
@@ -140,7 +144,7 @@ def save(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
                 value if isinstance(value, Tensor) else torch.cat([torch.tensor(v, dtype=torch.float64) for v in value])
             )
             tensors[name] = served.on_host(flat).clone()
-    replace_tensors(path, tensors, {"format": FORMAT})
+    replace_tensors(path, tensors, {"format": FORMAT}, lambda old: old.metadata.get("format") == FORMAT)
 
 
 def load(path: str | os.PathLike[str]) -> Payload:
@@ -151,7 +155,9 @@ def load(path: str | os.PathLike[str]) -> Payload:
     """
     source = Path(path).name
     try:
+        open_regular(Path(path)).close()  # a pipe would be waited for
         with safe_open(str(path), framework="pt") as f:
+            read_header(Path(path))  # refuses a name that stands twice
             form = (f.metadata() or {}).get("format")
             if form != FORMAT:
                 raise UnsafeFile("not embeddings for vLLM", source=source, expected=FORMAT, got=form)

@@ -2,8 +2,8 @@
 
 import json
 import os
-import secrets
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +11,77 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tubelet.errors import InputError, RunError, ShapeError, TubeletError, UnsafeFile
+from tubelet.errors import InputError, RunError, ShapeError, TubeletError, UnsafeFile, WeightsError
 from tubelet.packed.grid import Grid, Item
+from tubelet.packed.header import Header, read_header, strict_json
+from tubelet.writing import new_file
 
 FORMAT = "tubelet-packed-1"
+MAX_ITEM_VALUES = 1_000_000  # of the items of a pack, about 12 each
+_ERRNO = re.compile(r"\(os error (\d+)\)")  # in what safetensors says of a file it could not write
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """One safetensors file, in place. Its mode is what any other new file would have; the writer of safetensors alone
-    would make it private. Raises OSError or SafetensorError."""
+    would make it private. Raises OSError, RunError, and InputError for a tensor without values."""
+    held = on_host(tensors)
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), str(path), metadata=dict(metadata))
+    try:
+        save_file(held, str(path), metadata=dict(metadata))
+    except SafetensorError as e:
+        if found := _ERRNO.search(str(e)):
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from e
+        raise RunError("safetensors could not write the tensors", source=path.name) from e
     path.chmod(mode)
 
 
-def replace_tensors(target: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """One safetensors file, written beside the target and renamed: an error or a kill leaves the old file as it was.
+def replace_tensors(
+    target: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    may_replace: Callable[[Header], bool],
+) -> None:
+    """One safetensors file, whole or not at all, with its header read back before it takes its place.
 
-    Raises RunError when the file cannot be written.
+    may_replace: of what is in the header of a safetensors file that stands there, whether it is one of this kind.
+    Raises what `writing.new_file` raises, and InputError for a tensor without values.
 
-        >>> replace_tensors("row.safetensors", {"x": torch.ones(2)}, {"made_by": "hand"})
+        >>> replace_tensors("row.safetensors", {"x": torch.ones(2)}, {}, lambda old: "x" in old.tensors)
         >>> Path("row.safetensors").exists()
         True
     """
-    path = Path(target)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
+
+    with new_file(target, lambda path: _holds(path, may_replace)) as beside:
         write_tensors(beside, tensors, metadata)
-        beside.replace(path)
-    except (OSError, SafetensorError) as e:
-        raise RunError("the file could not be written", source=path.name) from e
-    finally:
-        beside.unlink(missing_ok=True)
+        written = read_header(beside).tensors
+        if {name: entry.shape for name, entry in written.items()} != {n: tuple(t.shape) for n, t in tensors.items()}:
+            raise RunError("what was written is not what was to be written", source=beside.name)
+
+
+def _holds(path: Path, wanted: Callable[[Header], bool]) -> bool:
+    """Whether it is a safetensors file with such a header."""
+    try:
+        return wanted(read_header(path))
+    except WeightsError:  # no safetensors file
+        return False
+
+
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the host, contiguous, no two in the same memory, as a file needs them; copied only for that.
+
+    Raises InputError for one without values.
+    """
+    out: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise InputError("a tensor without values cannot be written", got=name)
+        held = tensor.detach().cpu().contiguous()
+        memory = held.untyped_storage().data_ptr()
+        out[name] = held.clone() if memory in seen else held
+        seen.add(memory)
+    return out
 
 
 # ---- packs
@@ -63,20 +101,34 @@ def write_pack(
         raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
     said = json.dumps([_item_to(i) for i in items])
     meta = {**metadata, "format": FORMAT, "items": said, "lengths": json.dumps(list(lengths))}
-    replace_tensors(path, _storages({"x": x, "pos": pos, **tensors}), meta)
+    replace_tensors(path, {"x": x, "pos": pos, **tensors}, meta, _of_a_pack)
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a file is a pack's by its header, for `writing.file_place`: a pack replaces no other."""
+    return _holds(path, _of_a_pack)
+
+
+def _of_a_pack(header: Header) -> bool:
+    return header.metadata.get("format") == FORMAT
 
 
 def read_pack(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, tuple[Item, ...], tuple[int, ...]]:
     """x, pos, items and lengths of a pack's file, as they stand there. Raises what `Packed.load` says."""
     source = Path(path).name
     try:
+        if not Path(path).is_file():
+            raise InputError("there is no such regular file", source=source)
+        meta = read_header(Path(path)).metadata  # one name twice, which safetensors takes, is refused here
+        if meta.get("format") != FORMAT:
+            raise UnsafeFile("not a tubelet pack", source=source, expected=FORMAT, got=meta.get("format"))
         with safe_open(str(path), framework="pt") as f:
-            meta = f.metadata() or {}
-            if meta.get("format") != FORMAT:
-                raise UnsafeFile("not a tubelet pack", source=source, expected=FORMAT, got=meta.get("format"))
             x, pos = f.get_tensor("x"), f.get_tensor("pos")
-        items = tuple(_item_from(said) for said in json.loads(meta["items"]))
-        return x, pos, items, tuple(json.loads(meta["lengths"]))
+        said, lengths = (
+            strict_json(meta[name].encode(), UnsafeFile, source, any_number=True, most_values=MAX_ITEM_VALUES)
+            for name in ("items", "lengths")
+        )
+        return x, pos, tuple(_item_from(one) for one in said), tuple(lengths)
     except TubeletError as e:
         e.placed(source=source)
         raise
@@ -95,15 +147,3 @@ def _item_to(item: Item) -> dict[str, Any]:
 def _item_from(said: dict[str, Any]) -> Item:
     where = Grid(*said["grid"]), tuple(said["times_s"]), said["picture"], tuple(said["box"])
     return Item(*where, tuple(said["content"]) if "content" in said else None)
-
-
-def _storages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the host, contiguous, no two in the same memory, as a file needs them."""
-    out: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        on_host = tensor.detach().cpu().contiguous()
-        memory = on_host.untyped_storage().data_ptr()
-        out[name] = on_host.clone() if memory in seen else on_host
-        seen.add(memory)
-    return out

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import ShapeError
 from tubelet.shapes import Int32
 
@@ -54,6 +55,7 @@ class Item:
     box: tuple[float, float, float, float]
     content: tuple[float, float, float, float] | None = None
 
+    @door
     def __post_init__(self) -> None:
         try:
             grid = Grid(*(index(n) for n in self.grid))
@@ -122,8 +124,11 @@ class Item:
         return part if part[0] < part[2] and part[1] < part[3] else self.box
 
     @classmethod
+    @door
     def of(cls, t: int, h: int, w: int, picture: int = 0) -> "Item":
         """An item known by its grid alone: a t-row clip gets times 0, 1, 2 ... and a box of h x w units."""
+        if t > MAX_ROWS:
+            raise ShapeError(f"{t} rows in time do not fit int32", limit=MAX_ROWS, got=t)
         return cls(Grid(t, h, w), tuple(float(i) for i in range(t)), picture, (0.0, 0.0, float(w), float(h)))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tubelet.doors import door, doors
 from tubelet.errors import NotFinite, ShapeError
 from tubelet.packed.file import read_pack, write_pack
 from tubelet.packed.grid import MAX_ROWS as MAX_ROWS
@@ -32,6 +33,7 @@ from tubelet.shapes import Int, Int32, Int64, Shaped
 _PLACES = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
+@doors
 @dataclass(frozen=True, eq=False)
 class Packed:
     """Rows `x` (T, D) of N items with their places `pos` (T, 3); see the module's head.
@@ -263,19 +265,15 @@ class Packed:
     ) -> None:
         """One safetensors file: `x`, `pos` and any further `tensors`, with the items as JSON metadata beside yours.
 
-        Written beside the target and renamed, so an error or a kill leaves the old file as it was. Syncs.
-        Raises: ShapeError when a name of `tensors` or `metadata` is the pack's own; RunError when the file cannot be
-        written.
+        Whole or not at all, over a pack and no other file. Syncs. Raises: ShapeError when a name of `tensors` or
+        `metadata` is the pack's own; InputError where no pack may stand; RunError when it cannot be written.
         """
         write_pack(path, self.x, self.pos, self.items, self.lengths, tensors or {}, metadata or {})
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Packed":
-        """What `save` wrote, checked, on the host.
-
-        Raises: InputError when there is no such file; UnsafeFile when it is damaged or not a pack; ShapeError when its
-        parts contradict each other.
-        """
+        """What `save` wrote, checked, on the host. Raises: InputError when there is no such file; UnsafeFile when it is
+        damaged or not a pack; ShapeError when its parts contradict each other."""
         try:
             return Packed(*read_pack(path)).check()
         except ShapeError as e:
@@ -291,6 +289,7 @@ def _integers(values: Iterable[int], what: str) -> tuple[int, ...]:
         raise ShapeError(f"{what} must be integers, got {values!r}", got=values) from e
 
 
+@door
 def pack(rows: Iterable[Tensor], items: Sequence[Item], *, merge: int = 1) -> Packed:
     """Whole items from one (grid.rows, D) tensor each, in raster order (or in block order of `merge`).
 
@@ -316,6 +315,7 @@ def pack(rows: Iterable[Tensor], items: Sequence[Item], *, merge: int = 1) -> Pa
     return Packed(x, all_positions(items, merge=merge).to(x.device), items, tuple(i.grid.rows for i in items))
 
 
+@door
 def concat(packs: Sequence[Packed], *, renumber: bool = True) -> Packed:
     """All items of all packs, in order. Cost: one copy.
 

@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from tubelet.errors import DecodeError, InputError, ShapeError
+from tubelet.errors import InputError, LimitError, ShapeError
 from tubelet.reading.clip import Clip
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import Outline
-from tubelet.reading.picture.colour import to_rgb
+from tubelet.reading.picture.opened import decode_opened, size_opened
 from tubelet.reading.read import read
-
-WHITE = (255, 255, 255)
 
 
 def is_one(images: Any) -> bool:
@@ -38,18 +36,19 @@ def clip_of(
 ) -> Clip:
     """One input as a clip: upright, opaque RGB.
 
-    Pillow pictures are turned and composited as files are. Arrays are uint8 with channels last, (H, W), (H, W, 3) or
-    (F, H, W, 3); tensors are uint8 with channels first, (3, H, W) or (F, 3, H, W), or last. Frames of arrays and
-    tensors are one second apart: they say nothing of time. Raises InputError and its kinds.
+    Pillow pictures are turned, composited and refused as their files are (`reading.picture.opened`). Arrays are uint8
+    with channels last, (H, W), (H, W, 3) or (F, H, W, 3); tensors are uint8 with channels first, (3, H, W) or
+    (F, 3, H, W), or last. Frames of arrays and tensors are one second apart: they say nothing of time. All of them are
+    under the same limits. Raises InputError and its kinds.
     """
     if isinstance(image, Clip):
         return image
     if is_source(image):
         return read([image], fps=fps, num_frames=num_frames, limits=limits or Limits())[0]
     if isinstance(image, Image.Image):
-        return _from_pillow(image)
+        return decode_opened(image, limits or Limits())
     if isinstance(image, (np.ndarray, Tensor)):
-        return _from_array(image)
+        return _from_array(image, limits or Limits())
     raise _unknown(image)
 
 
@@ -69,21 +68,18 @@ def memory_name(image: Any) -> str:
     return "<picture>" if isinstance(image, Image.Image) else f"<{type(image).__name__}>"
 
 
-def outline_of(image: Any) -> Outline:
+def outline_of(image: Any, limits: Limits) -> Outline:
     """The size and the times of the clip that `clip_of` makes of an input in memory; no pixel is copied.
 
-    A Pillow picture that was opened and not yet loaded is loaded. Raises: as `clip_of`.
+    Raises: as `clip_of`.
     """
     if isinstance(image, Clip):
         return Outline(image.width, image.height, image.times_s, moves=image.is_video)
     if isinstance(image, Image.Image):
-        width, height = _loaded(image).size
-        if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
-            width, height = height, width
-        return Outline(width, height, (0.0,))
+        return Outline(*size_opened(image, limits), (0.0,))
     if not isinstance(image, (np.ndarray, Tensor)):
         raise _unknown(image)
-    frames, height, width, _ = _sides(image)
+    frames, height, width, _ = _sides(image, limits)
     return Outline(width, height, _seconds(frames), moves=image.ndim == 4)
 
 
@@ -92,24 +88,8 @@ def _unknown(image: Any) -> InputError:
     return InputError(f"a {kind} is not a path, bytes, file, Pillow picture, array, tensor or Clip", got=kind)
 
 
-def _loaded(picture: Image.Image) -> Image.Image:
-    try:
-        picture.load()
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for content that is damaged
-        raise DecodeError("the picture cannot be loaded", source=memory_name(picture)) from error
-    return picture
-
-
-def _from_pillow(picture: Image.Image) -> Clip:
-    notes: list[str] = []
-    profile = _loaded(picture).info.get("icc_profile")
-    turned = ImageOps.exif_transpose(picture)
-    rgb = to_rgb(turned, WHITE, profile if isinstance(profile, bytes) else None, notes=notes)
-    return Clip(np.array(rgb, dtype=np.uint8)[None], (0.0,), source=memory_name(picture), notes=tuple(notes))
-
-
-def _from_array(values: np.ndarray | Tensor) -> Clip:
-    frames, _, _, last = _sides(values)
+def _from_array(values: np.ndarray | Tensor, limits: Limits) -> Clip:
+    frames, _, _, last = _sides(values, limits)
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=-1)
@@ -119,31 +99,29 @@ def _from_array(values: np.ndarray | Tensor) -> Clip:
     return Clip(whole, _seconds(frames), source=memory_name(values), is_video=array.ndim == 4)
 
 
-def _sides(values: np.ndarray | Tensor) -> tuple[int, int, int, bool]:
-    """(frames, height, width, whether the channels come last). Raises: ShapeError."""
-    shape = tuple(values.shape)
+def _sides(values: np.ndarray | Tensor, limits: Limits) -> tuple[int, int, int, bool]:
+    """(frames, height, width, whether the channels come last). Raises: ShapeError, LimitError."""
+    shape, source = tuple(values.shape), memory_name(values)
     if values.dtype not in (torch.uint8, np.uint8):
-        raise ShapeError(
-            f"pixels in memory are uint8 (0 to 255), got {values.dtype} {shape}",
-            source=memory_name(values),
-            expected="uint8",
-            got=shape,
-        )
-    if len(shape) == 2:
-        return 1, shape[0], shape[1], False
+        message = f"pixels in memory are uint8 (0 to 255), got {values.dtype} {shape}"
+        raise ShapeError(message, source=source, expected="uint8", got=shape)
     first = len(shape) > 2 and shape[-3] == 3  # channels before height and width
     last = len(shape) > 2 and shape[-1] == 3
-    if len(shape) not in (3, 4) or not (first or last):
+    if len(shape) not in (2, 3, 4) or (len(shape) > 2 and not (first or last)):
         raise ShapeError(
-            f"expected an RGB picture or clip, got {shape}",
-            source=memory_name(values),
-            expected="3 channels",
-            got=shape,
+            f"expected an RGB picture or clip, got {shape}", source=source, expected="3 channels", got=shape
         )
     if first and isinstance(values, Tensor):  # where both would do, each library's own order
         last = False
     frames = shape[0] if len(shape) == 4 else 1
-    return (frames, shape[-3], shape[-2], True) if last else (frames, shape[-2], shape[-1], False)
+    height, width = shape[-3 if last else -2], shape[-2 if last else -1]
+    try:
+        limits.check_picture(width, height)
+        limits.check_clip(frames, width, height)
+    except LimitError as error:
+        error.placed(source=source)
+        raise
+    return frames, height, width, last
 
 
 def _seconds(frames: int) -> tuple[float, ...]:

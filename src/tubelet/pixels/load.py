@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tubelet.doors import door
 from tubelet.errors import CountedInput, CountedRows, InputError, LimitError, TubeletError
 from tubelet.packed import Packed
 from tubelet.packed.grid import MAX_ROWS, Item
@@ -48,6 +49,7 @@ class Loaded:
         return [s.error for s in self.sources if s.error is not None]
 
 
+@door
 def load_patches(
     sources: Any,
     recipe: PixelRecipe,
@@ -109,7 +111,7 @@ def load_patches(
 
 def options_of(config: LoadConfig, on_error: str, workers: int | None) -> Options:
     """What holds for all inputs of one call. Raises InputError for words and numbers that mean nothing."""
-    if workers is not None and workers < 1:
+    if workers is not None and (workers != workers or workers < 1):  # NaN would start no thread
         raise InputError(f"workers must be at least 1, got {workers}", limit=1, got=workers)
     if on_error not in ("raise", "skip"):
         raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)

@@ -136,7 +136,7 @@ def decode_whole(task: Task, options: Options) -> None:
             timer("open")
             clip = isolated_read(src, job) if plan.isolated else decode_source(src, job)
     else:
-        clip = clip_of(plan.source)
+        clip = clip_of(plan.source, limits=plan.config.job.limits)
     timer("decode")
     _cut_whole(task, clip, options, timer)
 
@@ -148,7 +148,8 @@ def _cut_whole(task: Task, clip: Clip, options: Options, timer: StageTimer) -> N
     """
     r, recipe = task.report, options.config.recipe
     if task.rows is None:
-        task.size, task.item = measured(clip.height, clip.width, clip.times_s, task.index, recipe)
+        limits = options.config.job.limits
+        task.size, task.item = measured(clip.height, clip.width, clip.times_s, task.index, recipe, limits)
         task.rows = empty_rows(task.item.grid.rows, recipe)
         r.width, r.height, r.frames = clip.width, clip.height, len(clip)
         r.notes = size_notes(clip.width, clip.height, recipe)
@@ -187,11 +188,11 @@ def decode_into(task: Task, options: Options, workers: int) -> None:
         if plan.video is not None:
             _clip(task, src, plan.video, options, workers)
             return
-        pixels, notes = decode_pixels(src, job.limits, job.background, options.buffers().canvas, job.hdr)
+        pixels, notes, complete = decode_pixels(src, job.limits, job.background, options.buffers().canvas, job.hdr)
         timer("decode")
     _write(task, 0, pixels, options, timer)
     _fill_up(task, 1, options)
-    _finish(task, True, notes)
+    _finish(task, complete, notes)
 
 
 def _write(task: Task, index: int, pixels: np.ndarray, options: Options, timer: StageTimer) -> None:

@@ -21,17 +21,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, all_positions
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import Fit, box_of, fit, resize_frames
 from tubelet.pixels.views import View, Views, cut_views, view_items
 from tubelet.reading.clip import Clip
+from tubelet.reading.limits import Limits
 from tubelet.shapes import UInt8
 
 AXES = (0, 2, 5, 3, 6, 8, 1, 4, 7)  # t pt bh m p bw m p c  ->  t bh bw m m c pt p p
 
 
+@door
 def patchify(clips: Sequence[Clip], recipe: PixelRecipe, *, views: Views | None = None) -> Packed:
     """uint8 rows of every clip, resized as `recipe` says: one item a clip, `picture` its index in `clips`.
 
@@ -81,10 +84,17 @@ def _resized(frames: Tensor, how: Sequence[View | Fit], recipe: PixelRecipe) -> 
     ]
 
 
-def item_of(height: int, width: int, times_s: Sequence[float], picture: int, recipe: PixelRecipe) -> Item:
+def item_of(
+    height: int,
+    width: int,
+    times_s: Sequence[float],
+    picture: int,
+    recipe: PixelRecipe,
+    limits: Limits = Limits(),  # noqa: B008
+) -> Item:
     """The item that a clip with this upright size and these frame times becomes; a row of time starts with its first
     frame."""
-    size = fit(height, width, recipe, len(times_s))
+    size = fit(height, width, recipe, len(times_s), limits)
     grid = Grid(-(-len(times_s) // recipe.temporal), size.height // recipe.patch, size.width // recipe.patch)
     return Item(grid, tuple(times_s[:: recipe.temporal]), picture, box_of(height, width, size))
 

@@ -23,6 +23,7 @@ from tubelet.pixels.resize import Fit, fit
 from tubelet.reading.clip import Clip
 from tubelet.reading.isolated.pool import SUPPORTED, isolated_outline
 from tubelet.reading.job import ReadJob
+from tubelet.reading.limits import Limits
 from tubelet.reading.outline import Outline, outline_source
 from tubelet.reading.read import Isolate
 from tubelet.reading.source import VIDEOS, BinaryFile, Source, open_source
@@ -86,7 +87,7 @@ def plan_input(source: Any, name: str, config: LoadConfig, lock: AbstractContext
                     plan = _from_header(plan, src)
             else:
                 plan = replace(plan, name=memory_name(source))
-                plan = _measured(plan, outline_of(source), whole=True)
+                plan = _measured(plan, outline_of(source, config.job.limits), whole=True)
     except TubeletError as error:
         plan = replace(plan, error=error.placed(source=plan.name))
     return replace(plan, spent_s=time.perf_counter() - start)
@@ -98,9 +99,12 @@ def alone(source: Any, lock: AbstractContextManager[Any]) -> AbstractContextMana
     return nullcontext() if isinstance(source, several_at_once) else lock
 
 
-def measured(height: int, width: int, times_s: tuple[float, ...], index: int, recipe: PixelRecipe) -> tuple[Fit, Item]:
+def measured(
+    height: int, width: int, times_s: tuple[float, ...], index: int, recipe: PixelRecipe, limits: Limits
+) -> tuple[Fit, Item]:
     """The size and the item of an upright picture or clip that is input number `index`."""
-    return fit(height, width, recipe, len(times_s)), item_of(height, width, times_s, index, recipe)
+    size = fit(height, width, recipe, len(times_s), limits)
+    return size, item_of(height, width, times_s, index, recipe, limits)
 
 
 def size_notes(width: int, height: int, recipe: PixelRecipe) -> tuple[str, ...]:
@@ -123,14 +127,15 @@ def _from_header(plan: PlannedInput, src: Source) -> PlannedInput:
     if isolate == "always" or (isolate == "auto" and src.foreign and SUPPORTED):
         return replace(_measured(plan, isolated_outline(src, job), whole=True), isolated=True)
     if src.format in VIDEOS:
-        video = plan_video(src, job.limits, job.sampling, job.hdr)
+        video = plan_video(src, job.limits, job.sampling, job.hdr, job.background)
         return replace(_measured(plan, Outline(video.width, video.height, video.times_s)), video=video)
     seen = outline_source(src, job)
     return _measured(plan, seen, whole=seen.moves)
 
 
 def _measured(plan: PlannedInput, seen: Outline, *, whole: bool = False) -> PlannedInput:
-    size, item = measured(seen.height, seen.width, seen.times_s, 0, plan.config.recipe)
+    recipe, limits = plan.config.recipe, plan.config.job.limits
+    size, item = measured(seen.height, seen.width, seen.times_s, 0, recipe, limits)
     return replace(
         plan,
         width=seen.width,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tubelet.doors import door
 from tubelet.errors import ConfigError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -59,6 +60,7 @@ class PixelRecipe:
     mean: tuple[float, float, float] = CLIP_MEAN  # of red, green and blue, for pixels in 0..1
     std: tuple[float, float, float] = CLIP_STD
 
+    @door
     def __post_init__(self) -> None:
         if min(self.patch, self.temporal, self.merge) < 1:
             raise ConfigError(f"patch, temporal and merge start at 1: {self.patch}, {self.temporal}, {self.merge}")

@@ -43,6 +43,7 @@ from tubelet.pixels.sizes import (
     smart_resize,
     smart_resize_compat,
 )
+from tubelet.reading.limits import Limits
 
 __all__ = [
     "Fit",
@@ -93,14 +94,15 @@ class ResizeBuffers:
         return torch.from_numpy(self._bytes[name][:need].reshape(frames, height, width, channels))
 
 
-def fit(height: int, width: int, recipe: PixelRecipe, frames: int = 1) -> Fit:
+def fit(height: int, width: int, recipe: PixelRecipe, frames: int = 1, limits: Limits = Limits()) -> Fit:  # noqa: B008
     """The size that `recipe` gives an upright picture or clip of `frames` frames. No pixel is touched.
 
     max_video_pixels, where the recipe has one, is shared out over the clip's temporal rows: under `smart` and
     `native_floor` the clip as a whole never passes it, under `smart_compat` as transformers shares it; other rules do
     not read it. A picture smaller than a unit is enlarged to one, except under `native_crop`. Raises ShapeError for an
     empty picture, one that native_crop leaves nothing of, or a size of zero (smart_compat without min_pixels can ask
-    for that), LimitError where a budget is below one unit or a ratio above 200.
+    for that), LimitError where a budget is below one unit, a ratio above 200, or the
+    resized frames above `limits`: what a file says of sizes lifts no ceiling.
 
         >>> fit(480, 640, PixelRecipe(patch=14, rule="smart", merge=2))
         Fit(resize_h=476, resize_w=644, crop=None, height=476, width=644)
@@ -108,6 +110,21 @@ def fit(height: int, width: int, recipe: PixelRecipe, frames: int = 1) -> Fit:
     check_sides(height, width)
     if frames < 1:
         raise ShapeError("a clip needs at least one frame", limit=1, got=frames)
+    size = _fit(height, width, recipe, frames)
+    check_resized(size.resize_h, size.resize_w, frames, limits)
+    return size
+
+
+def check_resized(height: int, width: int, frames: int, limits: Limits) -> None:
+    """Raise LimitError where frames of this size, after resizing, are above what frames may have."""
+    try:
+        limits.check_picture(width, height)
+        limits.check_clip(frames, width, height)
+    except LimitError as e:
+        raise LimitError(f"after resizing: {e.message}", limit=e.limit, got=e.got) from None
+
+
+def _fit(height: int, width: int, recipe: PixelRecipe, frames: int) -> Fit:
     if recipe.rule == "shortest_crop":
         return _crop(*shortest_side(height, width, recipe.shortest or recipe.size or 0), recipe, centre=True)
     if recipe.rule == "native_crop":

@@ -9,7 +9,7 @@ up to four times, and one frame, whatever the length of the clip; an input that 
 exception: all frames taken are in memory for a moment.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import index as integer
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import InputError, TubeletError
 from tubelet.packed import Packed
 from tubelet.packed.grid import Grid, Item, positions
@@ -66,6 +67,7 @@ class Sparse:
         return self.signals.notes
 
 
+@door
 def read_sparse(
     source: Any,
     recipe: PixelRecipe,
@@ -77,6 +79,7 @@ def read_sparse(
     signal: Asked = "auto",
     dense: float = 0.5,
     limits: Limits = Limits(),  # noqa: B008
+    background: Sequence[int] = (255, 255, 255),
     hdr: HdrMode = "tonemap",
     isolate: Literal["auto", "always", "never"] = "auto",
 ) -> Sparse:
@@ -84,7 +87,8 @@ def read_sparse(
 
     source: one video: a path, bytes or a binary file object. budget: rows over the whole clip; whole blocks of
     merge x merge patches are kept, so it is the largest multiple of merge^2 not above it, or all rows where there are
-    fewer. fps, num_frames, times_s, limits, hdr, isolate: as in `read`; recipe.temporal frames make one row of time.
+    fewer. fps, num_frames, times_s, limits, background, hdr, isolate: as in `read`; recipe.temporal frames make one
+    row of time.
 
     dense: the share of the budget for whole rows of time: the first and those in which a scene begins (found from the
     pixels, on key frames or not) get equally many blocks up to all; what is left of the share goes to those with key
@@ -110,7 +114,8 @@ def read_sparse(
         raise InputError(f"a budget is 0 rows or more, got {budget}", limit=0, got=budget)
     if not 0 <= dense <= 1:
         raise InputError(f"dense is a share of 0..1, got {dense}", got=dense)
-    job = ReadJob(limits, sampling, hdr=hdr)
+    red, green, blue = (int(level) for level in background)
+    job = ReadJob(limits, sampling, (red, green, blue), hdr=hdr)
     with open_source(source, limits) as src:
         try:
             if isolate == "always" or (isolate == "auto" and src.foreign and SUPPORTED):
@@ -123,7 +128,7 @@ def read_sparse(
 
 def _streamed(src: Source, recipe: PixelRecipe, budget: int, job: ReadJob, signal: Asked, dense: float) -> Sparse:
     """Decoded here, each frame forgotten once its best blocks are held."""
-    plan = plan_video(src, job.limits, job.sampling, job.hdr)
+    plan = plan_video(src, job.limits, job.sampling, job.hdr, job.background)
     edges = edges_px(plan.way, signal_for(plan.codec, signal))
     cuts = Cutter(plan.height, plan.width, len(plan.times_s), recipe, budget, dense, edges, job.limits)
     seen: list[FrameSignal] = []
@@ -168,7 +173,7 @@ class Cutter:
         edges: tuple[tuple[float, ...], tuple[float, ...]],
         limits: Limits,
     ) -> None:
-        size = fit(height, width, recipe, frames)
+        size = fit(height, width, recipe, frames, limits)
         self.recipe, self.size = recipe, size
         self.box = box_of(height, width, size)
         self.frame_grid = Grid(1, size.height // recipe.patch, size.width // recipe.patch)

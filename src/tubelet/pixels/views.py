@@ -20,12 +20,13 @@ from torch import Tensor
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import resize_frames
+from tubelet.pixels.resize import check_resized, resize_frames
 from tubelet.pixels.sizes import Pad, check_sides
 from tubelet.pixels.views_plan import LAVIDA as LAVIDA
 from tubelet.pixels.views_plan import View as View
 from tubelet.pixels.views_plan import ViewRule as ViewRule
 from tubelet.pixels.views_plan import whole_view
+from tubelet.reading.limits import Limits
 from tubelet.shapes import UInt8
 
 Shape = Literal["keep", "squash"]
@@ -70,6 +71,7 @@ class Pyramid:
 
     def _whole(self, height: int, width: int, canvas: int) -> View:
         check_sides(height, width)
+        check_resized(canvas, canvas, 1, Limits())
         return fitted(str(canvas), height, width, canvas) if self.shape == "keep" else whole_view(str(canvas), canvas)
 
 
@@ -158,6 +160,8 @@ def cut_to_units(views: Sequence[View], recipe: PixelRecipe) -> list[View]:
     """The views without what fills no unit at their right and bottom. Raises ShapeError for one smaller than a unit."""
     found: list[View] = []
     for view in views:
+        check_resized(view.pad.height, view.pad.width, 1, Limits())
+        check_resized(view.pad.resize_h, view.pad.resize_w, 1, Limits())
         h, w = view.height // recipe.unit * recipe.unit, view.width // recipe.unit * recipe.unit
         if min(h, w) < 1:
             raise ShapeError(

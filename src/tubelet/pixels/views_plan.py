@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from tubelet.errors import ConfigError
+from tubelet.pixels.resize import check_resized
 from tubelet.pixels.sizes import Pad, anyres, check_sides
+from tubelet.reading.limits import Limits
 
 Pool = Literal["bilinear", "average", "max"]
 Joining = Literal["flat", "spatial", "unpad"]
@@ -113,6 +115,7 @@ class ViewRule:
         (3, 1)
         """
         pad = anyres(height, width, self.pinpoints)
+        check_resized(pad.height, pad.width, 1, Limits())
         return Tiling(pad, pad.height // self.tile, pad.width // self.tile)
 
     def views(self, height: int, width: int) -> tuple[View, ...]:

@@ -63,9 +63,12 @@ def serve(link: socket.socket) -> None:
 def _answer(message: dict[str, Any], fd: int, frames: SharedFrames, maps: SharedFrames) -> dict[str, Any]:
     """The reply to one message. The only place of the library that catches everything: it is the end of a process."""
     job = ReadJob()
+    what = "decoding" if message.get("kind") != "words" else "the chat template"
     try:
         job = ReadJob.from_dict(message["job"])
         with _Bounded(job.limits):
+            if message["kind"] == "words":
+                return _words(message, fd)
             file = cast(BinaryFile, io.BufferedReader(FileAt(fd, message["size"])))
             src = Source(message["name"], file, message["size"], message["format"], foreign=True)
             if message["kind"] == "outline":
@@ -76,11 +79,11 @@ def _answer(message: dict[str, Any], fd: int, frames: SharedFrames, maps: Shared
     except TubeletError as error:
         return {"error": error_fields(error)}
     except MemoryError as error:
-        failure = LimitError("decoding needs more than max_memory_bytes", limit=job.limits.max_memory_bytes)
+        failure = LimitError(f"{what} needs more than max_memory_bytes", limit=job.limits.max_memory_bytes)
         failure.__cause__ = error
         return {"error": error_fields(failure)}
     except Exception as error:  # noqa: BLE001
-        failure = DecodeError(f"the decoder failed in a way that is not known ({type(error).__name__})")
+        failure = DecodeError(f"{what} failed in a way that is not known ({type(error).__name__})")
         failure.__cause__ = error
         return {"error": error_fields(failure)}
 
@@ -96,10 +99,19 @@ def _signals(src: Source, job: ReadJob, signal: Any, frames: SharedFrames, maps:
     """What is said of a clip and of its signals, whose fields are in `maps`."""
     from tubelet.reading.codec.decode import read_both  # loads FFmpeg, which pictures can do without
 
-    clip, seen = read_both(src, job.limits, job.sampling, signal, hdr=job.hdr, allocate=frames.allocate)
+    clip, seen = read_both(src, job, signal, allocate=frames.allocate)
     packed = pack_maps(seen)
     maps.allocate(cast(Any, packed.shape))[...] = packed
     return _clip(clip, frames) | {"signals": signal_fields(seen), "maps": packed.shape}
+
+
+def _words(message: dict[str, Any], fd: int) -> dict[str, Any]:
+    """What a chat template writes, and where it says that generations stand."""
+    from tubelet.reading.isolated.words import write_words  # loads jinja2, which decoding can do without
+
+    template = os.pread(fd, message["size"], 0).decode("utf-8", "surrogatepass")
+    spans: list[list[int]] | None = [] if message["marks"] else None
+    return {"words": write_words(template, message["said"], spans), "spans": spans}
 
 
 class _Bounded:

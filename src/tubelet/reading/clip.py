@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tubelet.doors import door
 from tubelet.errors import ShapeError
 from tubelet.shapes import UInt8
 
@@ -35,6 +36,7 @@ class Clip:
     frames_expected: int | None = None  # where it is not complete, how many frames were asked for
     notes: tuple[str, ...] = ()  # what a person might want to know (composited, tone range), a line each
 
+    @door
     def __post_init__(self) -> None:
         shape = self.frames.shape
         if len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or self.frames.dtype != np.uint8:

@@ -48,7 +48,15 @@ def decode_source(src: Source, job: ReadJob, allocate: Allocate = new_frames) ->
     if src.format in VIDEOS:
         from tubelet.reading.video.video import read_video  # loads FFmpeg, which reading pictures can do without
 
-        return read_video(src, job.limits, job.sampling, hdr=job.hdr, workers=job.workers, allocate=allocate)
+        return read_video(
+            src,
+            job.limits,
+            job.sampling,
+            hdr=job.hdr,
+            background=job.background,
+            workers=job.workers,
+            allocate=allocate,
+        )
     if job.animation:
         return decode_animation(src, job.limits, job.sampling, job.background, hdr=job.hdr, allocate=allocate)
     return decode_image(src, job.limits, job.background, hdr=job.hdr, allocate=allocate)

@@ -1,11 +1,17 @@
 """Ceilings on what one input may ask for. Checked from the header before anything is decoded, and again while decoding,
 because headers lie. A caller may lower or raise them; nothing read from a file can."""
 
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
+from tubelet.doors import door
 from tubelet.errors import LimitError
 
 MIB = 1 << 20
+_CLOCK_EVERY = 512  # things that a file counts between two looks at the clock
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Limits:
     max_bytes: int = 512 * MIB  # of one input file
     max_pixels: int = 64_000_000  # of one picture or frame, as stored
     max_side: int = 65_535  # of one picture or frame
-    max_ratio: float = 200.0  # long side / short side, the rule of Qwen2-VL's resize
+    max_ratio: float = 65_535.0  # long side / short side; decoding and resizing cost by pixels, whatever the ratio
     max_frames: int = 8_192  # frames taken out of one clip
     max_clip_pixels: int = 2_000_000_000  # frames taken x pixels of one, about 6 GB of RGB
     max_packets: int = 4_000_000  # packets of a video stream that an index may list
@@ -32,6 +38,7 @@ class Limits:
     deadline_s: float = 60.0  # one input's decoding, by the wall clock
     max_memory_bytes: int = 4096 * MIB  # address space the decoding child may add to what it starts with
 
+    @door
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
@@ -43,6 +50,23 @@ class Limits:
         ceiling = getattr(self, name)
         if not got <= ceiling:
             raise LimitError(f"{what} {got:,} is above {name} = {ceiling:,}", limit=ceiling, got=got)
+
+    def within_deadline(self, things: Iterable[_T]) -> Iterator[_T]:
+        """The same things, until `deadline_s` from the first of them. Raises: LimitError."""
+        until = time.monotonic() + self.deadline_s
+        for number, thing in enumerate(things):
+            if number % _CLOCK_EVERY == 0:
+                self.check_clock(until)
+            yield thing
+
+    def check_clock(self, until: float) -> None:
+        """Raise LimitError when the monotonic clock has passed `until`."""
+        late = time.monotonic() - until
+        if late > 0:
+            took = round(self.deadline_s + late, 3)
+            raise LimitError(
+                f"reading took longer than deadline_s = {self.deadline_s:g}", limit=self.deadline_s, got=took
+            )
 
     def check_picture(self, width: int, height: int) -> None:
         """Side, ratio and pixel ceilings of one picture or frame of the given stored size."""

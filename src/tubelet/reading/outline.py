@@ -68,7 +68,7 @@ def outline_source(src: Source, job: ReadJob) -> Outline:
     if src.format in VIDEOS:
         from tubelet.reading.video.video import plan_video  # loads FFmpeg, which pictures can do without
 
-        plan = plan_video(src, job.limits, job.sampling)
+        plan = plan_video(src, job.limits, job.sampling, job.hdr, job.background)
         src.file.seek(0)
         return Outline(plan.width, plan.height, tuple(plan.times_s), moves=True, duration_s=plan.duration_s)
     with decoding(src):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from tubelet.doors import door
 from tubelet.errors import InputError, TubeletError
 from tubelet.reading.clip import Clip as Clip
 from tubelet.reading.limits import Limits
@@ -52,6 +53,7 @@ def read(
 ) -> list[Clip | TubeletError]: ...
 
 
+@door
 def read(
     sources: Any,
     *,
@@ -80,6 +82,8 @@ def read(
     Windows cannot isolate: "always" is an error there, "auto" decodes here.
     on_error: "raise" the first error, told which item it is, or "skip": the error stands in its item's place.
     workers: threads that decode, by default one for each CPU core.
+    Pixels that are not square: those of clips are made square, as players do; pictures stay as stored, as in browsers
+    and Pillow. Either is noted. A clip whose size changes on the way is an error where frames of both are taken.
     Cost: decoding; one copy of the pixels. Nothing is kept between calls but idle decoding processes.
     Raises: InputError and its kinds for what cannot be read; WorkerDied for a decoding process that died.
 
@@ -96,7 +100,7 @@ def read(
         raise InputError(f"isolate is auto, always or never, not {isolate!r}", got=isolate)
     if on_error not in ("raise", "skip"):
         raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)
-    if workers is not None and workers < 1:
+    if workers is not None and index(workers) < 1:
         raise InputError(f"workers must be at least 1, got {workers}", got=workers)
     several = not is_one(sources)
     items = list(sources) if several else [sources]
@@ -116,10 +120,13 @@ def read(
     return cast(Any, _in_order(one, len(items), threads, skip=on_error == "skip"))
 
 
+@door
 def probe(source: Any, *, limits: Limits = Limits()) -> Any:  # noqa: B008
-    """Upright width and height, frame count and more of one input, from its header: PictureInfo or VideoInfo.
+    """Upright width and height, frame count and more of one input, undecoded: PictureInfo or VideoInfo.
 
-    Nothing is decoded; what is too large by its header is a LimitError here as in `read`. Raises: as `read`.
+    Of a picture by its header; of a clip by its headers and the list of its packets, for which the file is read once.
+    What is refused for these is refused here as in `read`; damage that only decoding shows is met there. Raises: as
+    `read`.
 
         >>> seen = tubelet.probe("receipt.png")
         >>> seen.width, seen.height

@@ -8,7 +8,8 @@ from typing import Literal
 
 from tubelet.errors import UnsupportedFormat
 
-Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MP4", "MKV", "WEBM", "AVI"]
+# TEXT is no file's: a chat template on its way to the decoding process
+Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MP4", "MKV", "WEBM", "AVI", "TEXT"]
 
 PICTURES: frozenset[Format] = frozenset(("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"))
 VIDEOS: frozenset[Format] = frozenset(("MP4", "MKV", "WEBM", "AVI"))

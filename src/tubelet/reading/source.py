@@ -24,7 +24,7 @@ from tubelet.reading.sniff import HEAD_BYTES, PICTURES, VIDEOS, Format, sniff
 __all__ = ["PICTURES", "VIDEOS", "BinaryFile", "Format", "Source", "file_errors", "open_source", "sniff"]
 
 _CHUNK = 1 << 20
-_FOREIGN = (OSError, ValueError, EOFError, RuntimeError, TypeError, AttributeError)  # what a file object may raise
+_OWN = (io.BytesIO, io.FileIO)  # whose methods are Python's own
 
 
 @runtime_checkable
@@ -46,6 +46,12 @@ class Source:
     format: Format
     foreign: bool  # bytes or a file object, whose content may come from a stranger; not a path that the caller named
     _on_close: Callable[[], Any] | None = field(default=None, repr=False)
+
+    def check_file(self) -> None:
+        """Raise what the caller's object failed with, also where a decoder took the failure for the end of the data."""
+        failure = getattr(self.file, "failure", None)
+        if isinstance(failure, BaseException):
+            raise failure
 
     def close(self) -> None:
         on_close, self._on_close = self._on_close, None
@@ -74,14 +80,16 @@ def open_source(source: object, limits: Limits, name: str | None = None) -> Sour
     ('GIF', 70, True)
     """
     if isinstance(source, (str, os.PathLike)):
-        path = os.fsdecode(source)
+        with file_errors("named"):
+            path = os.fsdecode(source)
         return _recognised(name or path, lambda: _open_path(path), limits, foreign=False)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = source if isinstance(source, bytes) else bytes(source)
         return _recognised(name or "<bytes>", lambda: (io.BytesIO(data), len(data), None), limits)
-    if callable(getattr(source, "read", None)):
+    with file_errors("read"):
+        readable, called = callable(getattr(source, "read", None)), getattr(source, "name", None)
+    if readable:
         file = cast(BinaryFile, source)
-        called = getattr(file, "name", None)
         title = name or (called if isinstance(called, str) else "<file>")
         return _recognised(title, lambda: _open_object(file, limits), limits)
     raise InputError(
@@ -107,8 +115,6 @@ def _recognised(
             file.seek(0)
             head = file.read(HEAD_BYTES)
             file.seek(0)
-        if not isinstance(head, bytes):
-            raise InputError("the file object gives text; open it in binary mode", got=type(head).__name__)
         return Source(name, file, size, sniff(head), foreign, on_close)
     except TubeletError as error:
         if on_close is not None:
@@ -170,12 +176,57 @@ def _open_object(file: BinaryFile, limits: Limits) -> tuple[BinaryFile, int, Cal
         size = file.seek(0, os.SEEK_END)
         if size is None:  # objects that only promise `seek`
             size = file.tell()
-        return file, int(size), lambda: _put_back(file, place)
+        given = file if is_own(file) else CallersFile(file)
+        return given, int(size), lambda: _put_back(file, place)
+
+
+def is_own(file: object) -> bool:
+    """Whether reading it runs no code but Python's own."""
+    return type(file) in _OWN or (type(file) is io.BufferedReader and type(file.raw) is io.FileIO)
+
+
+class CallersFile:
+    """A caller's file object, of which nothing is expected: what it raises is an error of ours, once and for all, and
+    it gives bytes, never more than it was asked for."""
+
+    def __init__(self, file: BinaryFile) -> None:
+        self._file = file
+        self.failure: TubeletError | None = None
+
+    def read(self, size: int = -1, /) -> bytes:
+        with self._kept("read"):
+            data = as_bytes(self._file.read(size))
+        return data if size < 0 else data[:size]
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        with self._kept("sought"):
+            place = self._file.seek(offset, whence)
+            return int(self._file.tell() if place is None else place)
+
+    def tell(self) -> int:
+        with self._kept("sought"):
+            return int(self._file.tell())
+
+    @contextmanager
+    def _kept(self, what: str) -> Iterator[None]:
+        try:
+            with file_errors(what):
+                yield
+        except TubeletError as error:
+            self.failure = self.failure or error
+            raise
+
+
+def as_bytes(data: object) -> bytes:
+    """What a file object gave. Raises: InputError for what are no bytes."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InputError("the file object gives text or nothing; open it in binary mode", got=type(data).__name__)
+    return bytes(data)
 
 
 def _put_back(file: BinaryFile, place: int) -> None:
-    if not getattr(file, "closed", False):
-        with file_errors("sought"):
+    with file_errors("sought"):
+        if not getattr(file, "closed", False):
             file.seek(place)
 
 
@@ -193,15 +244,13 @@ def read_all(file: BinaryFile, limits: Limits) -> bytes:
         nonlocal total
         try:
             while not stop.is_set():
-                chunk = file.read(_CHUNK)
+                chunk = as_bytes(file.read(_CHUNK))
                 if not chunk:
                     return
-                if not isinstance(chunk, bytes):
-                    raise InputError("the file object gives text; open it in binary mode", got=type(chunk).__name__)
                 total += len(chunk)
                 limits.check("max_bytes", total, "stream length so far")
                 chunks.append(chunk)
-        except (TubeletError, *_FOREIGN) as error:
+        except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
             failures.append(error)
 
     reader = threading.Thread(target=pull, name="tubelet-read-stream", daemon=True)
@@ -224,10 +273,13 @@ def read_all(file: BinaryFile, limits: Limits) -> bytes:
 
 @contextmanager
 def file_errors(what: str) -> Iterator[None]:
-    """Turns what a file object raises into a DecodeError of ours; its own text stays in `__cause__`."""
+    """Turns whatever a caller's object raises into a DecodeError of ours; its own text stays in `__cause__`.
+
+    What asks a program to end (KeyboardInterrupt, SystemExit and their kind) passes.
+    """
     try:
         yield
     except TubeletError:
         raise
-    except _FOREIGN as error:
+    except Exception as error:
         raise DecodeError(f"the file object could not be {what}: {type(error).__name__}") from error

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, all_positions
 from tubelet.packed.order import rows_by_place
@@ -39,6 +40,7 @@ class Block(NamedTuple):
         return self.t * self.h * self.w
 
 
+@door
 def merge(p: Packed, *, space: int = 1, time: int = 1, odd: Odd = "error") -> Packed:
     """Every block of time x space x space neighbours as one row, (T, D) -> (T / (time space^2), time space^2 D).
 
@@ -62,6 +64,7 @@ def merge(p: Packed, *, space: int = 1, time: int = 1, odd: Odd = "error") -> Pa
     return _merged(rows.reshape(len(rows) // block.rows, block.rows * p.x.shape[1]), items)
 
 
+@door
 def pool(p: Packed, *, size: int = 2, mode: Mode = "average") -> Packed:
     """Every frame reduced size times a side, channels kept: one row in place of size x size.
 

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import InputError
 from tubelet.packed import Packed
 from tubelet.packed.order import rows_in
@@ -125,6 +126,7 @@ def method_of(name: str) -> Method:
     return METHODS[name]
 
 
+@door
 def choose(name: str, inputs: Inputs, *, budget: Budget, settings: Settings | None = None) -> Choice:
     """What the method of that name keeps of each picture. Nothing depends on other pictures; equal scores: first rows.
 

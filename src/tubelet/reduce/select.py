@@ -16,6 +16,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import InputError, LimitError, ShapeError
 from tubelet.packed import Packed
 from tubelet.reduce.blank import blank_rows
@@ -53,6 +54,7 @@ def select(
 ) -> tuple[Packed, Tensor]: ...
 
 
+@door
 def select(
     p: Packed,
     scores: Tensor,

@@ -5,35 +5,37 @@ to the same space by `in_joint_space`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, SiglipTextModel
+from transformers import AutoConfig, PreTrainedTokenizerBase, SiglipTextModel
 from transformers.models.siglip import SiglipTextConfig
 
 from tubelet.errors import ConfigError, InputError, KeyMismatch
+from tubelet.families.fields import UNFIT, check_counts
 from tubelet.reduce.relevance import content_words
 from tubelet.shapes import Float
-from tubelet.weights.locate import Checkpoint, find_checkpoint
+from tubelet.weights.locate import Checkpoint, CheckpointFolder, Source, find_checkpoint
 from tubelet.weights.tensors import TensorReader
+from tubelet.weights.tokenizer import check_tokenizer_files, load_tokenizer
 
 
-def _stored(checkpoint: Checkpoint, model: SiglipTextModel) -> dict[str, Tensor]:
-    """The model's tensors out of a checkpoint, which names them text_model.*. Raises KeyMismatch."""
-    wanted = {name: f"text_model.{name.removeprefix('text_model.')}" for name in model.state_dict()}
+def _stored(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The model's tensors, of these shapes, out of a checkpoint, which names them text_model.*. Raises KeyMismatch."""
+    wanted = {name: f"text_model.{name.removeprefix('text_model.')}" for name in shapes}
     missing = [key for key in wanted.values() if key not in checkpoint.home]
     if missing:
         raise KeyMismatch(
             f"{len(missing)} tensors of a text tower are missing", missing=missing, source=checkpoint.name
         )
-    with TensorReader(checkpoint) as reader:
-        found = {name: reader(key) for name, key in wanted.items()}
-    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    other = [(wanted[n], shapes[n], tuple(t.shape)) for n, t in found.items() if tuple(t.shape) != shapes[n]]
+    there = {name: tuple(checkpoint.entries[key].shape) for name, key in wanted.items()}
+    other = [(wanted[n], shapes[n], shape) for n, shape in there.items() if shape != shapes[n]]
     if other:
         raise KeyMismatch(f"{len(other)} tensors of another shape", misshaped=other, source=checkpoint.name)
-    return found
+    with TensorReader(checkpoint) as reader:
+        return {name: reader(key) for name, key in wanted.items()}
 
 
 class SiglipText:
@@ -51,7 +53,7 @@ class SiglipText:
     @classmethod
     def load(
         cls,
-        source: str | os.PathLike[str],
+        source: Source,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -62,18 +64,31 @@ class SiglipText:
         Raises ConfigError where there is no such configuration or tokenizer, KeyMismatch naming tensors that are
         missing or of another shape, and what reading weights raises.
         """
-        name = os.fspath(source)
+        known = isinstance(source, CheckpointFolder)
+        name, at = source.for_transformers if known else (os.fspath(source), revision)
+        if os.path.isdir(name):  # noqa: PTH112  that of Path raises where a name is too long
+            check_tokenizer_files(Path(name))
+        checkpoint = find_checkpoint(source, revision)
+        said = checkpoint.config() or {}
+        for part in (said, said.get("text_config")):
+            check_counts(part if isinstance(part, Mapping) else {})
         try:
-            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-        except (OSError, ValueError) as e:
-            raise ConfigError("no SigLIP text model with safetensors and a tokenizer there", source=name) from e
+            config = AutoConfig.from_pretrained(name, revision=at, trust_remote_code=False)
+        except (OSError, *UNFIT) as e:
+            raise ConfigError("no SigLIP text model with safetensors there", source=name) from e
+        tokenizer = load_tokenizer(name, revision=at)
         config = getattr(config, "text_config", config)
         if not isinstance(config, SiglipTextConfig):
             raise ConfigError("not a SigLIP text model", expected="siglip", got=getattr(config, "model_type", None))
-        model = SiglipTextModel(config)
+        try:
+            with torch.device("meta"):
+                shapes = {name: tuple(t.shape) for name, t in SiglipTextModel(config).state_dict().items()}
+        except UNFIT as e:
+            raise ConfigError("no SigLIP text model can be made of this configuration", source=checkpoint.name) from e
+        stored = _stored(checkpoint, shapes)
+        model = SiglipTextModel(config)  # not before the file has shown that it has as much
         torch.nn.Module.to(model, dtype=dtype or torch.float32)
-        model.load_state_dict(_stored(find_checkpoint(source, revision), model))
+        model.load_state_dict(stored)
         torch.nn.Module.to(model, torch.device(device))
         return cls(model, tokenizer)
 

@@ -15,10 +15,9 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Mapping
-from hashlib import file_digest
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,19 +27,26 @@ from torch.distributed.tensor import DTensor
 
 from tubelet.errors import CheckpointError
 from tubelet.packed.file import write_tensors
+from tubelet.train.manifest import (
+    MANIFEST,
+    STEPS,
+    Found,
+    Naming,
+    facts_of,
+    folders,
+    newest_whole,
+    step_of,
+    verify,
+    write_manifest,
+)
 from tubelet.train.strategy import Group
+from tubelet.writing import sync, write_json
 
-FORMAT = "tubelet-checkpoint-1"
 VERSION = 1  # of what state.json and the parts hold
-MANIFEST, STATE = "MANIFEST.json", "state.json"
+STATE = "state.json"
+NO_FACTS: Mapping[str, Any] = {}
+Attempt = Callable[[Callable[[], None], Path], None]  # do it on this rank, raise on all
 _SPARE_BYTES = 1 << 20  # for headers, manifest and the file system's own accounts
-
-
-class Found(NamedTuple):
-    """What a folder of checkpoints holds."""
-
-    path: Path | None  # the newest whole one
-    broken: tuple[tuple[str, str], ...]  # names of newer ones that are not whole, each with the reason
 
 
 class Checkpoints:
@@ -50,8 +56,11 @@ class Checkpoints:
     Raises CheckpointError when another process holds the folder.
     """
 
-    def __init__(self, folder: Path, group: Group, *, keep: int = 2, keep_every: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, group: Group, *, keep: int = 2, keep_every: int | None = None, naming: Naming = STEPS
+    ) -> None:
         self.folder, self.group, self.keep, self.keep_every = folder, group, max(2, keep), keep_every
+        self.naming = naming
         self._lock: int | None = None
         self._aside = secrets.token_hex(4)  # of rank 0: a dead run's surviving rank writes under another name
 
@@ -61,14 +70,19 @@ class Checkpoints:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = _locked(self.folder / "lock")
-                for leftover in self.folder.glob(".step-*"):
-                    shutil.rmtree(leftover)
+                for leftover in self.folder.glob(f".{self.naming.prefix}*"):
+                    # A dead run's surviving rank may still write into one: it goes at the next start, then.
+                    shutil.rmtree(leftover, ignore_errors=True)
             except OSError as e:
                 error = CheckpointError(f"the folder cannot be written: {e.strerror}", source=str(self.folder))
                 error.__cause__ = e
             except CheckpointError as e:
                 error = e
-        self._agree(error, "opened")
+        try:
+            self._agree(error, "opened")
+        except CheckpointError:
+            self.__exit__()
+            raise
         self._aside = f"{self.group.from_first(int(self._aside, 16)):08x}"
         return self
 
@@ -85,7 +99,7 @@ class Checkpoints:
         """
         found, error = Found(None, ()), None
         if self.group.rank == 0:
-            found = newest_whole(self.folder)
+            found = newest_whole(self.folder, self.naming)
             for name, _ in found.broken if found.path else ():
                 (self.folder / name).rename(self.folder / f".{name}.{self._aside}.broken")
             if found.broken and found.path is None:
@@ -93,7 +107,7 @@ class Checkpoints:
                 error = CheckpointError(f"none of the checkpoints is whole. {reasons}", source=str(self.folder))
         self._agree(error, "found")
         step = self.group.from_first(-1 if found.path is None else step_of(found.path))
-        return Found(None if step < 0 else self.folder / folder_name(step), found.broken)
+        return Found(None if step < 0 else self.folder / self.naming.name(step), found.broken)
 
     def whole(self, path: Path) -> Path:
         """A checkpoint, or the newest of a run's folder, verified by rank 0. A collective. Raises CheckpointError."""
@@ -101,7 +115,7 @@ class Checkpoints:
         if self.group.rank == 0:
             try:
                 if not (path / MANIFEST).exists():
-                    found = newest_whole(path).path
+                    found = newest_whole(path, self.naming).path
                     if found is None:
                         raise CheckpointError("there is no whole checkpoint", source=str(path))
                     step = step_of(found)
@@ -111,7 +125,7 @@ class Checkpoints:
                 error = e
         self._agree(error, "found")
         step = self.group.from_first(step)
-        return path if step < 0 else path / folder_name(step)
+        return path if step < 0 else path / self.naming.name(step)
 
     def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
         """Write the checkpoint of `step`: tensors by part and name, and the plain values of `state`.
@@ -119,14 +133,25 @@ class Checkpoints:
         Sharded tensors are written by the ranks that hold them, all others by rank 0. On return the checkpoint is on
         the disk. Raises CheckpointError on every rank when one could not write; what was there before stays.
         """
-        final = self.folder / folder_name(step)
+
+        def write(aside: Path) -> None:
+            self.attempt(lambda: self._prepare(aside, parts), aside)
+            for part, tensors in parts.items():
+                _write_part(aside / part, tensors, self.group, self.attempt)
+            self.attempt(lambda: self._write_state(aside, state), aside)
+
+        return self.publish(step, write)
+
+    def publish(self, step: int, write: Callable[[Path], None], facts: Mapping[str, Any] = NO_FACTS) -> Path:
+        """Make what `write(folder)` puts into a folder the checkpoint of `step`; `facts` go into its manifest.
+
+        A collective, as is `write`. Raises CheckpointError on every rank when one could not; what was there stays.
+        """
+        final = self.folder / self.naming.name(step)
         aside = self.folder / f".{final.name}.{self._aside}.new"
-        self._try(lambda: self._prepare(aside, parts), aside)
-        for part, tensors in parts.items():
-            _write_part(aside / part, tensors, self.group, self._try)
-        self._try(lambda: self._write_state(aside, state), aside)
-        self._seal(aside, step)
-        self._try(lambda: self._publish(aside, final), aside)
+        write(aside)
+        self._seal(aside, {**facts, "step": step})
+        self.attempt(lambda: self._publish(aside, final), aside)
         return final
 
     # ---- the stations of a save
@@ -144,22 +169,24 @@ class Checkpoints:
 
     def _write_state(self, aside: Path, state: Mapping[str, Any]) -> None:
         if self.group.rank == 0:
-            _write_synced(aside / STATE, {"version": VERSION, **state})
+            write_json(aside / STATE, {"version": VERSION, **state})
 
-    def _seal(self, aside: Path, step: int) -> None:
-        """Every rank digests its share of the files; rank 0 writes the manifest."""
+    def _seal(self, aside: Path, facts: Mapping[str, Any]) -> None:
+        """Every rank syncs and digests its share of the files; rank 0 writes the manifest."""
         digests: dict[str, Any] = {}
 
         def digest() -> None:
             files = sorted(f for f in aside.rglob("*") if f.is_file())
-            digests.update({str(f.relative_to(aside)): facts_of(f) for f in files[self.group.rank :: self.group.world]})
+            for file in files[self.group.rank :: self.group.world]:
+                sync(file)
+                digests[str(file.relative_to(aside))] = facts_of(file)
 
-        self._try(digest, aside)
+        self.attempt(digest, aside)
         if self.group.world > 1:
             shares: list[dict[str, Any]] = [{} for _ in range(self.group.world)]
-            dist.all_gather_object(shares, digests)
+            dist.all_gather_object(shares, digests, group=self.group.over)
             digests = {name: facts for share in shares for name, facts in share.items()}
-        self._try(lambda: write_manifest(aside, {"step": step}, digests) if self.group.rank == 0 else None, aside)
+        self.attempt(lambda: write_manifest(aside, facts, digests) if self.group.rank == 0 else None, aside)
 
     def _publish(self, aside: Path, final: Path) -> None:
         if self.group.rank == 0:
@@ -169,13 +196,13 @@ class Checkpoints:
 
     def _delete_old(self) -> None:
         """All but the newest `keep`. Renamed first: a kill amid the deletion leaves no half checkpoint behind."""
-        for old in sorted(folders(self.folder), key=step_of)[: -self.keep]:
+        for old in sorted(folders(self.folder, self.naming), key=step_of)[: -self.keep]:
             if not self.keep_every or step_of(old) % self.keep_every:
                 gone = old.with_name(f".{old.name}.{self._aside}.old")
                 old.rename(gone)
                 shutil.rmtree(gone)
 
-    def _try(self, do: Any, where: Path) -> None:
+    def attempt(self, do: Callable[[], None], where: Path) -> None:
         """Do it on this rank, and raise on all when one could not; what was begun is removed."""
         error: CheckpointError | None = None
         try:
@@ -203,7 +230,7 @@ class Checkpoints:
 # ---- one checkpoint
 
 
-def _write_part(folder: Path, tensors: Mapping[str, Tensor], group: Group, attempt: Any) -> None:
+def _write_part(folder: Path, tensors: Mapping[str, Tensor], group: Group, attempt: Attempt) -> None:
     """Safetensors of one part: by all ranks with DCP where a tensor is sharded, else one file by rank 0."""
     from torch.distributed.checkpoint import HuggingFaceStorageWriter
     from torch.distributed.checkpoint import save as save_sharded
@@ -223,8 +250,7 @@ def _write_part(folder: Path, tensors: Mapping[str, Tensor], group: Group, attem
         def whole() -> None:
             if group.rank == 0:
                 file = folder / "whole.safetensors"
-                write_tensors(file, {n: t.detach().contiguous() for n, t in tensors.items()}, {"format": "pt"})
-                sync(file)
+                write_tensors(file, tensors, {"format": "pt"})
 
         attempt(whole, folder.parent)
 
@@ -283,93 +309,6 @@ def read_state(path: Path) -> dict[str, Any]:
             got=state.get("version"),
         )
     return state
-
-
-def newest_whole(folder: Path) -> Found:
-    """The checkpoint of the highest step in `folder` whose manifest holds, and the newer ones that are broken."""
-    broken = []
-    for path in sorted(folders(folder), key=step_of, reverse=True):
-        try:
-            verify(path)
-        except CheckpointError as e:
-            broken.append((path.name, e.message))
-        else:
-            return Found(path, tuple(broken))
-    return Found(None, tuple(broken))
-
-
-def folder_name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
-def folders(folder: Path) -> list[Path]:
-    """The checkpoints in a folder by their names, whole or not."""
-    return [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal() and p.is_dir()]
-
-
-# ---- manifests, for checkpoints of any layout
-
-
-def facts_of(file: Path) -> dict[str, Any]:
-    """Length and digest of a file, as a manifest has them. Reads it."""
-    with file.open("rb") as opened:
-        return {"bytes": file.stat().st_size, "sha256": file_digest(opened, "sha256").hexdigest()}
-
-
-def write_manifest(folder: Path, facts: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
-    """MANIFEST.json over every other file of `folder`, and all of it synced. Raises OSError."""
-    if files is None:
-        files = {str(f.relative_to(folder)): facts_of(f) for f in folder.rglob("*") if f.is_file()}
-    _write_synced(folder / MANIFEST, {"format": FORMAT, **facts, "files": dict(sorted(files.items()))})
-    for inside in [*(f for f in folder.rglob("*") if f.is_dir()), folder]:
-        sync(inside)
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a whole checkpoint. Raises CheckpointError that says what is wrong. Reads every byte."""
-    name = folder.name
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise CheckpointError("there is no manifest: it was never finished", source=name) from e
-    except (OSError, ValueError) as e:
-        raise CheckpointError("the manifest cannot be read", source=name) from e
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"the manifest is not of the format {FORMAT}", source=name, expected=FORMAT)
-    if "step" in manifest and not (isinstance(manifest["step"], int) and folder_name(manifest["step"]) == name):
-        raise CheckpointError("the manifest is of another step", source=name, got=manifest["step"])
-    there = {str(f.relative_to(folder)) for f in folder.rglob("*") if not f.is_dir()} - {MANIFEST}
-    if there != files.keys():
-        raise CheckpointError(f"files differ from the manifest: {sorted(there ^ files.keys())[:3]}", source=name)
-    for file, expected in files.items():
-        try:
-            got = facts_of(folder / file)
-        except OSError as e:
-            raise CheckpointError(f"{file} cannot be read", source=name) from e
-        if got != expected:
-            raise CheckpointError(f"{file} is not what was written", source=name, expected=expected, got=got)
-    return manifest
-
-
-def _write_synced(file: Path, tree: Mapping[str, Any]) -> None:
-    with file.open("w", encoding="utf-8") as opened:
-        json.dump(tree, opened, indent=1)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's or a folder's content is on the disk. Raises OSError."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _locked(path: Path) -> int:

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tubelet.errors import AlignmentError, DataError, DecodeError, InputError, LimitError, TubeletError
+from tubelet.errors import AlignmentError, DecodeError, InputError, LimitError, TubeletError
+from tubelet.geometry.branch import picture_scenes
 from tubelet.language.placing.place import place
-from tubelet.language.vlm.chat import squared
+from tubelet.language.vlm.chat import pad_to_square
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.packed import Packed, concat
 from tubelet.pixels.load import load_patches
@@ -34,7 +35,7 @@ from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import open_source
 from tubelet.shapes import Float, Int32, Int64
 from tubelet.train.data.sample import Dataset, Media, Sample
-from tubelet.train.data.spare import ATTEMPTS, BadSample, Spares
+from tubelet.train.data.spare import BadSample, Spares, first_usable
 from tubelet.train.tokenize import Header, Tokenizing, Tokens, tokenize
 
 
@@ -51,6 +52,7 @@ class PackedBatch:
     lengths: tuple[int, ...]  # tokens of each sample
     rows: tuple[int, ...]  # placeholders of each sample
     media: tuple[int, ...]  # pictures and clips of each sample
+    scenes: tuple[int, ...]  # how many consecutive items of `pixels` are views of one place; never of two samples
     bad: tuple[BadSample, ...] = ()  # what was replaced, for a `Tally`
 
     def to(self, device: torch.device | str) -> "PackedBatch":
@@ -92,7 +94,9 @@ class Collator:
     def one(self, index: int) -> "Loaded":
         """One sample, tokenized, with its patches. Raises what `planned` raises, and what decoding does."""
         sample, headers, tokens = self.planned(index)
-        return Loaded(index, tokens, self._patches(sample, headers, tokens), ())
+        patches = self._patches(sample, headers, tokens)
+        scenes = picture_scenes(patches, [sample.media[item.picture].kind == "image" for item in patches.items])
+        return Loaded(index, tokens, patches, scenes, ())
 
     def planned(self, index: int, *, count_only: bool = False) -> tuple[Sample, list[Header], Tokens]:
         """One sample, its headers and its tokens; nothing is decoded. Raises what reading and `tokenize` raise."""
@@ -109,26 +113,17 @@ class Collator:
 
     def _usable(self, index: int) -> "Loaded":
         """The sample, or the first of its spares that can be used, with what could not."""
-        bad: list[BadSample] = []
         limit = self.spares.limit(index)
-        others = self.spares.of(index)
-        other: int | None = index
-        last: TubeletError | None = None
-        while other is not None and len(bad) <= ATTEMPTS:
-            try:
-                found = self.one(other)
-                if limit is not None and len(found.tokens) > limit:
-                    text = f"{len(found.tokens):,} tokens where {limit:,} were counted: its files have changed"
-                    raise LimitError(text, limit=limit, got=len(found.tokens))
-                return replace(found, bad=tuple(bad))
-            except DataError:
-                raise
-            except TubeletError as error:
-                last = error
-                bad.append(BadSample.of(other, error, self.dataset.name))
-                other = next(others, None)
-        text = f"sample {index} and {len(bad) - 1} spares cannot be used; the last: {bad[-1].error}: {bad[-1].reason}"
-        raise DataError(text, source=bad[-1].where, got=index) from last
+
+        def load(other: int) -> Loaded:
+            found = self.one(other)
+            if limit is not None and len(found.tokens) > limit:
+                text = f"{len(found.tokens):,} tokens where {limit:,} were counted: its files have changed"
+                raise LimitError(text, limit=limit, got=len(found.tokens))
+            return found
+
+        found, bad = first_usable(index, self.spares, load, self.dataset.name)
+        return replace(found, bad=bad)
 
     def _patches(self, sample: Sample, headers: Sequence[Header], tokens: Tokens) -> Packed:
         """The rows of the sample's pictures and clips, checked against what their headers promised."""
@@ -180,7 +175,7 @@ class Collator:
         if not clip.complete:
             raise DecodeError("the clip is damaged or breaks off", source=one.name)
         if scheme.square and not header.clip:
-            clip = squared(clip, scheme.pixels)
+            clip = pad_to_square(clip, scheme.pixels)
         return patchify([clip], self.how.recipe(header), views=scheme.views)
 
     @property
@@ -195,6 +190,7 @@ class Loaded:
     index: int
     tokens: Tokens
     patches: Packed
+    scenes: tuple[int, ...]  # how many consecutive items of `patches` are views of one place
     bad: tuple[BadSample, ...]
 
 
@@ -240,6 +236,7 @@ def packed_batch(samples: Sequence[Loaded], how: Tokenizing) -> PackedBatch:
         lengths,
         tuple(t.rows for t in tokens),
         tuple(len(t.planned) for t in tokens),
+        tuple(scene for one in samples for scene in one.scenes),
         tuple(bad for one in samples for bad in one.bad),
     )
 

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from tubelet.errors import ConfigError
+from tubelet.packed.header import read_small
 from tubelet.train.order import Cost
 
 C = TypeVar("C")
+_MOST_BYTES = 128 << 10  # of a YAML file, which takes a second to parse
 Strategy = Literal["one", "ddp", "fsdp2"]
 
 
@@ -85,7 +87,8 @@ class SaveConfig:
 class ReportConfig:
     """What is told. log.jsonl is always written."""
 
-    bar: bool = True  # progress on standard error when it is a terminal
+    bar: bool = True  # progress on standard error: a bar on a terminal, else plain lines
+    line_s: float = 30.0  # seconds from one plain line to the next; the first and the last step have one
     every_steps: int = 1  # one line of log.jsonl for so many steps
     curve: bool = True  # curve.png of loss, rate and tokens a second, drawn when a run stops
     tensorboard: bool = False  # needs the package tensorboard
@@ -102,7 +105,8 @@ class TrainConfig:
     """One run of the loop. Model and data are the caller's."""
 
     budget: int  # tokens of one micro-batch on one rank
-    steps: int  # optimizer steps; every schedule counts them
+    steps: int = 0  # optimizer steps; every schedule counts them. 0: as many as `epochs` takes
+    epochs: int | None = None  # how often every sample is seen, where `steps` is 0
     folder: Path = Path("run")  # checkpoints, log and curve
     seed: int = 0  # of order, dropout, masks
     strategy: Strategy = "one"
@@ -125,8 +129,10 @@ class TrainConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
-        _above("", self, "budget", "steps", "accumulation", "nonfinite_in_a_row", "timeout_s")
-        _from_zero("", self, "prefetch", "seed")
+        _above("", self, "budget", "accumulation", "nonfinite_in_a_row", "timeout_s")
+        _from_zero("", self, "steps", "prefetch", "seed")
+        if not self.steps and (self.epochs or 0) < 1:
+            raise ConfigError("a run has steps, or epochs from 1", limit=1, got=(self.steps, self.epochs))
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"ema lies between 0 and 1, got {self.ema}", limit=1, got=self.ema)
 
@@ -148,7 +154,7 @@ def _refuse(where: str, name: str, expected: str, got: Any) -> None:
     raise ConfigError(f"{label} must be {expected}, got {got}", expected=expected, got=got)
 
 
-def read_config(kind: type[C], path: str | os.PathLike[str], args: Sequence[str] = ()) -> C:
+def read_config(kind: type[C], path: str | os.PathLike[str], args: Sequence[str] = (), prog: str | None = None) -> C:
     """A dataclass of `kind` from a YAML file, with what `args` (a command line's words) change in it.
 
     Raises ConfigError that names the entry. Wrong words in `args` print what is wrong and raise SystemExit, as every
@@ -163,15 +169,24 @@ def read_config(kind: type[C], path: str | os.PathLike[str], args: Sequence[str]
     import yaml
 
     file = Path(path)
+    if not os.path.isfile(file):  # noqa: PTH113  that of Path raises where a name is too long
+        raise ConfigError("there is no such regular file", source=file.name or str(file))
+    content = read_small(file, ConfigError, _MOST_BYTES)
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ConfigError("the file could not be read as YAML", source=file.name) from e
+        tree = yaml.safe_load(content.decode("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # pyyaml lets through what its values raise
+        mark = getattr(e, "problem_mark", None)
+        where = "" if mark is None else f", from line {mark.line + 1} on"
+        raise ConfigError(f"the file could not be read as YAML{where}", source=file.name) from e
     try:
         config = from_tree(kind, {} if tree is None else tree)
     except ConfigError as e:
         raise e.placed(source=file.name) from e.__cause__
-    return tyro.cli(kind, default=config, args=list(args)) if args else config
+    if not args:
+        return config
+    # what a file leaves out (None) is no option: it has no values that one could be changed of
+    how = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    return tyro.cli(kind, default=config, args=list(args), prog=prog or f"{file.name} and", config=how)
 
 
 def to_tree(config: Any) -> dict[str, Any]:

@@ -12,10 +12,10 @@ much was counted, what was not finite and who asked to stop; then all take the o
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from tubelet.encoder.cpu import has_arithmetic
 from tubelet.encoder.model import Encoder
 from tubelet.errors import CheckpointError, RunError
 from tubelet.train.checkpoint import Checkpoints
@@ -32,9 +33,11 @@ from tubelet.train.order import Batches, MicroBatch, seed_of
 from tubelet.train.report import Figures, Report
 from tubelet.train.resume import Progress, Trained, begin, frozen_digest, state_of
 from tubelet.train.signals import EXIT_CODES, SIGNALS, StopSignals, asked
+from tubelet.train.skips import judge_step
 from tubelet.train.strategy import Group, accumulating, host, unwrapped, wrapped
 
 MakeBatch = Callable[[tuple[int, ...], int], Any]
+Learns = Callable[[Sequence[torch.optim.Optimizer], bool], Sequence[object]]
 
 
 class Loss(NamedTuple):
@@ -63,6 +66,7 @@ def train(
     make_batch: MakeBatch,  # (sample numbers, step) -> batch; a pure function of them
     *,
     flop_of: Callable[[Any], float] | None = None,  # training FLOPs of a batch, for MFU
+    learns: Learns | None = None,  # (optimizers, whether they have stepped) -> lines to tell, or an error
 ) -> Outcome:
     """Train until config.steps, a signal, or an error; resume from the folder's newest whole checkpoint.
 
@@ -78,6 +82,8 @@ def train(
             f"the order is for {batches.world} ranks x {batches.accumulation} micro-batches, "
             f"the run has {group.world} x {config.accumulation}"
         )
+    if not config.steps:
+        config = replace(config, steps=batches.steps(config.epochs or 1))
     if config.gradient_checkpointing:
         recompute(model)
     with ExitStack() as stack:
@@ -93,12 +99,15 @@ def train(
         report = Report(config.folder, config.report, speaks=group.rank == 0, start=progress.step, steps=config.steps)
         stack.callback(report.close)
         report.event("start", message, {"step": progress.step, "world": group.world, "strategy": group.strategy})
+        for line in learns(optimizers, False) if learns is not None else ():
+            report.event("learns", f"learns {line}", {})
+        if config.precision == "bf16" and group.device.type == "cpu" and not has_arithmetic(torch.bfloat16):
+            report.event("slow", "this CPU has no bfloat16 products: fp32 is much faster here", {})
         made = _Made(batches, group.rank, make_batch, config.prefetch)
         stack.callback(made.close)
         signals = stack.enter_context(StopSignals())
-        run = _Run(
-            config, group, covered, trained, batches, made, flop_of, frozen, checkpoints, report, progress, signals
-        )
+        told = (checkpoints, report, progress, signals)
+        run = _Run(config, group, covered, trained, batches, made, flop_of, learns, frozen, *told)
         return run.all()
 
 
@@ -111,11 +120,13 @@ class _Run:
     batches: Batches
     made: "_Made"
     flop_of: Callable[[Any], float] | None
+    learns: Learns | None
     frozen: str
     checkpoints: Checkpoints
     report: Report
     progress: Progress
     signals: StopSignals
+    checked: bool = False  # whether what learns was found to move
     saved: int = 0  # the step of the newest checkpoint
     between: bool = True  # no step is half done: weights and optimizers belong together
     loss: float | None = None
@@ -129,6 +140,7 @@ class _Run:
             while self.progress.step < self.config.steps and stop is None:
                 late = save.every_s is not None and time.monotonic() - last >= save.every_s
                 stop, late = self._step(late)
+                self._check_first()
                 due = save.every_steps is not None and self.progress.step % save.every_steps == 0
                 end = stop is not None or self.progress.step == self.config.steps
                 if end or due or late:
@@ -144,15 +156,24 @@ class _Run:
         if stop is not None:
             message = f"{stop.name}: stopped after step {self.progress.step:,}"
             self.report.event("stop", message, {"step": self.progress.step, "signal": stop.name})
+        if self.checked and self.learns is not None:
+            for line in self.learns(self.trained.optimizers, True):
+                self.report.event("learned", f"learned {line}", {})
         code = 0 if stop is None else EXIT_CODES[stop]
         return Outcome(self.progress.step, code, None if stop is None else stop.name, self.loss)
+
+    def _check_first(self) -> None:
+        """After the first step that counted: what was to learn has moved, which is no later than an error is cheap."""
+        if self.learns is not None and not self.checked and not self.progress.skipped_in_a_row:
+            self.learns(self.trained.optimizers, True)
+            self.checked = True
 
     def _step(self, late: bool) -> tuple[signal.Signals | None, bool]:
         """One step. late: rank 0's clock asks for a save. Gives the signal that asks to stop, and rank 0's `late`."""
         begun, step = time.monotonic(), self.progress.step
         values, flags, shown, flop = self._gradients(step)
         first = self.group.rank == 0
-        summed = self.group.sum([*values, flop, float(late and first), *self.signals.seen, *flags])
+        summed = self.group.sum([*values, flop, float(late and first), *self.signals.seen(), *flags])
         (loss_sum, count, flop, late_sum), rest = summed[:4], summed[4:]
         stop, flags = asked(rest[: len(SIGNALS)]), rest[len(SIGNALS) :]
         self.loss = loss_sum / count if count else math.nan
@@ -173,7 +194,7 @@ class _Run:
         figures = Figures(step, self.loss, count, tokens, length, rate, time.monotonic() - begun, known, shown)
         groups = [g for optimizer in self.trained.optimizers for g in optimizer.param_groups]
         self.report.step(figures, {g["name"]: g["lr"] for g in groups})
-        self._judge(good, step, figures, flags)
+        judge_step(self.progress, good, figures, flags, self.batches, self.report, self.config.nonfinite_in_a_row)
         return stop, late_sum > 0
 
     def _gradients(self, step: int) -> tuple[list[float], list[float], dict[str, float], float]:
@@ -220,26 +241,6 @@ class _Run:
         if self.trained.ema is not None:
             self.trained.ema.update(self.progress.step)
         self.between = True
-
-    def _judge(self, good: bool, step: int, figures: Figures, flags: list[float]) -> None:
-        """Count skipped steps, name their samples, and stop after too many. All ranks come to the same."""
-        if good:
-            self.progress.skipped_in_a_row = 0
-            return
-        self.progress.skipped += 1
-        self.progress.skipped_in_a_row += 1
-        micros = [micro for rank in self.batches.at(step) for micro in rank]
-        guilty = [m for m in micros if flags[m.number]] or micros
-        ids = sorted(i for m in guilty for i in m.ids)
-        reason = "nothing was counted" if not figures.counted else f"loss {figures.loss}, gradient {figures.grad_norm}"
-        message = f"step {step:,} was skipped ({reason}): samples {ids}"
-        self.report.event("skipped", message, {"step": step, "samples": ids})
-        if self.progress.skipped_in_a_row >= self.config.nonfinite_in_a_row:
-            raise RunError(
-                f"{self.progress.skipped_in_a_row} steps in a row were not finite; the last: {message}",
-                limit=self.config.nonfinite_in_a_row,
-                got=ids,
-            )
 
     def _save(self, end: bool) -> None:
         step = self.progress.step
@@ -306,12 +307,14 @@ def recompute(model: nn.Module) -> None:
     """Switch gradient checkpointing on in every part that has it. Raises RunError where none has."""
     found = False
     for module in model.modules():
-        enable: Any = getattr(module, "gradient_checkpointing_enable", None)  # as transformers calls it
-        if callable(enable):
-            enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        enable: Any = next((getattr(module, name) for name in names if hasattr(module, name)), None)
+        if callable(enable) and getattr(module, "supports_gradient_checkpointing", True):
+            enable({"use_reentrant": False})
             found = True
         elif isinstance(module, Encoder):
-            module.gradient_checkpointing = found = True
+            module.set_run_options(replace(module.options, gradient_checkpointing=True))
+            found = True
     if not found:
         raise RunError("asked for gradient checkpointing, and no part of the model has it")
 

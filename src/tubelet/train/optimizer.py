@@ -1,7 +1,6 @@
 """Optimizers over named groups of parameters, the schedule of their rates, and a running mean of the weights."""
 
 import math
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,9 +21,9 @@ class Muon(torch.optim.Optimizer):
 
     groups: dicts of `params` (matrices) and `parts`, for each how many matrices are stacked in it by rows (3 for a
     fused q, k, v), which are made orthogonal apart. lr is multiplied by sqrt(max(1, rows / columns)) of each.
-    Matrices of one shape are computed together. Under FSDP2 each rank puts the whole update together.
-    Source: https://kellerjordan.github.io/posts/muon, as torch.optim.Muon has it; differs by `parts`, by computing
-    equal shapes together and by sharded parameters. Cost: 2 steps x (2 m^2 n + m^3) FLOPs, m the shorter side of m x n.
+    Under FSDP2 each rank puts the whole update together.
+    Source: https://kellerjordan.github.io/posts/muon, as torch.optim.Muon has it; differs by `parts` and
+    by sharded parameters. Cost: 2 steps x (2 m^2 n + m^3) FLOPs for an m x n matrix, m its shorter side.
     """
 
     def __init__(
@@ -46,13 +45,12 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            some = [(p, n) for p, n in zip(group["params"], group["parts"], strict=True) if p.grad is not None]
-            pieces = [self._direction(p, group["momentum"]).chunk(n) for p, n in some]
-            flat = [piece for of_one in pieces for piece in of_one]
-            done = iter(_orthogonal_by_shape(flat, group["steps"]))
-            for p, n in some:
-                rows, columns = p.shape[0] // n, p.shape[1]
-                update = torch.cat([next(done) for _ in range(n)])
+            for p, parts in zip(group["params"], group["parts"], strict=True):
+                if p.grad is None:
+                    continue
+                rows, columns = p.shape[0] // parts, p.shape[1]
+                pieces = self._direction(p, group["momentum"]).chunk(parts)
+                update = torch.cat([orthogonal(piece, group["steps"]) for piece in pieces])
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 scale = -group["lr"] * math.sqrt(max(1.0, rows / columns))
                 _local(p).add_(_local(_like(update, p)), alpha=scale)
@@ -67,36 +65,24 @@ class Muon(torch.optim.Optimizer):
         return direction.full_tensor() if isinstance(direction, DTensor) else direction
 
 
-def _orthogonal_by_shape(matrices: Sequence[Tensor], steps: int) -> list[Tensor]:
-    """Each matrix made nearly orthogonal, in order; those of one shape are one batch."""
-    places: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for i, m in enumerate(matrices):
-        places[tuple(m.shape)].append(i)
-    out = list(matrices)
-    for where in places.values():
-        for i, result in zip(where, orthogonal(torch.stack([matrices[i] for i in where]), steps), strict=True):
-            out[i] = result
-    return out
+def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+    """U V^T of a matrix U S V^T, about: singular values near 1, by Newton and Schulz.
 
+    In bfloat16 where the device multiplies it, else in float32, which an older CPU does thirty times as fast.
 
-def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """U V^T of each U S V^T, about: (..., m, n), singular values near 1, by Newton and Schulz.
-
-    In bfloat16 where the device multiplies it: a CPU without that arithmetic would emulate it 40 times slower.
-
-    >>> m = orthogonal(torch.diag(torch.tensor([1.0, 5.0])))
-    >>> bool((m.float().diag() > 0.6).all() and (m.float().diag() < 1.3).all())
-    True
+        >>> m = orthogonal(torch.diag(torch.tensor([1.0, 5.0])))
+        >>> bool((m.diag() > 0.6).all() and (m.diag() < 1.3).all())
+        True
     """
     a, b, c = COEFFICIENTS
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else work_dtype(torch.bfloat16))
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    x = matrix.to(work_dtype(torch.bfloat16) if matrix.device.type == "cpu" else torch.bfloat16)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=1e-7)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
 
 
 def _local(tensor: Tensor) -> Tensor:

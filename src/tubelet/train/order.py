@@ -10,8 +10,8 @@ falling cost, largest first to the least loaded. Nothing is stored: a restart co
 """
 
 import heapq
+import io
 import os
-import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -22,6 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from tubelet.errors import ConfigError, DataError, LimitError
+from tubelet.writing import new_file
 
 MAX_SEED = 2**63  # seeds are one word of Philox's key
 _KEPT_EPOCHS = 3  # in memory: a step at a border reads two
@@ -240,26 +241,24 @@ def cached_tokens(
 ) -> np.ndarray:
     """(N,) int64 token counts of the file at `path` if it has the same `fingerprint`, else `count()`, written there.
 
-    fingerprint: whatever changes when the counts would: the data set's digest, recipe and tokenizer. The file is
-    written beside and renamed. A damaged file is counted again.
+    fingerprint: whatever changes when the counts would: the data set's digest, recipe and tokenizer. A damaged file is
+    counted again. Raises RunError where the file cannot be written.
 
         >>> [cached_tokens("order.npz", "first", count).tolist() for count in (lambda: [3, 5], list)]
         [[3, 5], [3, 5]]
     """
     target = Path(path)
     try:
-        # Opened here: numpy leaves a file open when its archive is damaged.
-        with target.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            if str(held["fingerprint"]) == fingerprint:
-                return np.asarray(held["tokens"], dtype=np.int64)
+        # Opened here: numpy leaves a file open when its archive is damaged. A pipe would be waited for.
+        if target.is_file():
+            with target.open("rb") as file, np.load(file, allow_pickle=False) as held:
+                if str(held["fingerprint"]) == fingerprint:
+                    return np.asarray(held["tokens"], dtype=np.int64)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         pass  # not there, another program's, or cut short: counting is always right
     tokens = np.ascontiguousarray(count(), dtype=np.int64)
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-    try:
-        with beside.open("wb") as file:
-            np.savez(file, tokens=tokens, fingerprint=np.array(fingerprint))
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    archive = io.BytesIO()  # numpy leaves its archive open where a disk is full
+    np.savez(archive, tokens=tokens, fingerprint=np.array(fingerprint))
+    with new_file(target, lambda _: True) as beside:
+        beside.write_bytes(archive.getvalue())  # a view would outlive the archive in an error's traceback
     return tokens

@@ -7,6 +7,7 @@ to; where a resumed run computed a step again, the later line counts. A number t
 import json
 import math
 import resource
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from tubelet.errors import RunError
 from tubelet.inspect.draw.chart import Panel, chart
 from tubelet.inspect.draw.lettering import TextLine
 from tubelet.train.config import ReportConfig
+from tubelet.writing import file_place, save_png, write_errors
 
 LOG, CURVE = "log.jsonl", "curve.png"
 _POINTS = 400  # of a curve; more steps are averaged
@@ -47,6 +49,8 @@ class Report:
     def __init__(self, folder: Path, config: ReportConfig, *, speaks: bool, start: int, steps: int) -> None:
         self.folder, self.config, self.steps = folder, config, steps
         self._log, self._board, self._bar = None, None, None
+        self._start, self._begun, self._spoke = start, time.monotonic(), -math.inf
+        self._lap = time.monotonic()
         if not speaks:
             return
         self._board = _board(folder) if config.tensorboard else None
@@ -57,6 +61,11 @@ class Report:
             self._bar = Progress(*columns, TimeRemainingColumn(), console=console)
             self._task = self._bar.add_task("train", total=steps, completed=start, told="")
             self._bar.start()
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or since the beginning."""
+        before, self._lap = self._lap, time.monotonic()
+        return self._lap - before
 
     def step(self, figures: Figures, lr: Mapping[str, float]) -> None:
         """One step. lr: the rate of each group."""
@@ -71,10 +80,21 @@ class Report:
                     if value is not None:
                         self._board.add_scalar(name, value, figures.step)
         if self._bar is not None:
-            line = f"loss {figures.loss:.4g}  lr {max(lr.values()):.2e}  {told['tokens_per_s']:,.0f} tokens/s"
-            line += f"  {told['memory_bytes'] / 2**30:.1f} GiB"
-            line += f"  MFU {told['mfu']:.1%}" if told["mfu"] is not None else ""
-            self._bar.update(self._task, completed=figures.step + 1, told=line)
+            self._bar.update(self._task, completed=figures.step + 1, told=self._line(figures, told, lr))
+        elif self.config.bar and (self._due() or figures.step == self.steps - 1):
+            self._spoke = time.monotonic()
+            done = figures.step + 1 - self._start
+            left = (time.monotonic() - self._begun) / done * (self.steps - figures.step - 1)
+            print(f"step {figures.step + 1:,}/{self.steps:,}  {self._line(figures, told, lr)}  {left:,.0f} s left",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._spoke >= self.config.line_s
+
+    def _line(self, figures: Figures, told: Mapping[str, Any], lr: Mapping[str, float]) -> str:
+        line = f"loss {figures.loss:.4g}  lr {max(lr.values()):.2e}  {told['tokens_per_s']:,.0f} tokens/s"
+        line += f"  {told['memory_bytes'] / 2**30:.1f} GiB"
+        return line + (f"  MFU {told['mfu']:.1%}" if told["mfu"] is not None else "")
 
     def _told(self, figures: Figures) -> dict[str, Any]:
         peak = self.config.peak_flop_per_s
@@ -106,14 +126,16 @@ class Report:
         if self._board is not None:
             self._board.close()
         if self._log is not None:
-            self._log.close()
+            with write_errors(f"{LOG}: the log"):
+                self._log.close()
             if self.config.curve:
                 save_curve(self.folder)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._log is not None
-        self._log.write(json.dumps({"time": round(time.time(), 3), **_finite(line)}, allow_nan=False) + "\n")
-        self._log.flush()
+        with write_errors(f"{LOG}: the log"):
+            self._log.write(json.dumps({"time": round(time.time(), 3), **_finite(line)}, allow_nan=False) + "\n")
+            self._log.flush()
 
 
 def _finite(value: Any) -> Any:
@@ -124,10 +146,12 @@ def _finite(value: Any) -> Any:
 
 def _opened(path: Path) -> Any:
     """The log, to append to; a line that a kill cut short is ended first."""
-    torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    file = path.open("a", encoding="utf-8")
-    if torn:
-        file.write("\n")
+    place = file_place(path, lambda _: True)
+    with write_errors(f"{LOG}: the log"):
+        torn = place.exists() and place.stat().st_size and not place.read_bytes().endswith(b"\n")
+        file = place.open("a", encoding="utf-8")
+        if torn:
+            file.write("\n")
     return file
 
 
@@ -158,13 +182,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def save_curve(folder: Path) -> None:
-    """curve.png from log.jsonl, written beside and renamed. Nothing is drawn of fewer than two steps."""
+    """curve.png from log.jsonl. Nothing is drawn of fewer than two steps."""
     steps = {line["step"]: line for line in read_log(folder / LOG) if line["kind"] == "step"}
     drawn = curve([steps[s] for s in sorted(steps)], folder.name)
     if drawn is not None:
-        beside = folder / f".{CURVE}"
-        drawn.save(beside, format="png")
-        beside.replace(folder / CURVE)
+        save_png(drawn, folder / CURVE)
 
 
 def curve(steps: list[dict[str, Any]], name: str) -> Image.Image | None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from tubelet import __version__
 from tubelet.errors import CheckpointError, RunError
-from tubelet.train.checkpoint import Checkpoints, folders, read_part, read_state, shapes_of
+from tubelet.train.checkpoint import Checkpoints, read_part, read_state, shapes_of
 from tubelet.train.config import TrainConfig, to_tree
+from tubelet.train.manifest import folders
 from tubelet.train.optimizer import Ema, make_room, state_tensors
 from tubelet.train.order import Batches
 from tubelet.train.strategy import Group

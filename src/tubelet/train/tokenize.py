@@ -24,8 +24,9 @@ from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.values import Downstream, PlannedItem
 from tubelet.language.placing.place import place
 from tubelet.language.placing.prompt import IGNORED, Count, Prompt, expand_placeholders, truncate
-from tubelet.language.vlm.chat import timestamps, worded
+from tubelet.language.vlm.chat import apply_chat_template, timestamps
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
+from tubelet.language.vlm.template import render_template
 from tubelet.packed import Packed
 from tubelet.packed.grid import Item, all_positions
 from tubelet.pixels.recipe import PixelRecipe
@@ -168,15 +169,15 @@ def _chat(sample: Sample, headers: Sequence[Header], how: Tokenizing) -> tuple[s
     """The whole conversation in the template's words. A template that marks generations itself is believed; of any
     other, an answer is what the text has more than the prompt before it, up to the end of its turn."""
     messages = [_message(sample, n, headers, how) for n in range(len(sample.turns))]
-    text = worded(messages, how.tokenizer, how.scheme, add_generation_prompt=False)
+    text = apply_chat_template(messages, how.tokenizer, how.scheme, add_generation_prompt=False)
     if _GENERATION.search(how.tokenizer.get_chat_template()):
         return text, _marked(messages, how.tokenizer)
     spans: list[Span] = []
     for n, turn in enumerate(sample.turns):
         if turn.role != "assistant":
             continue
-        before = worded(messages[:n], how.tokenizer, how.scheme)
-        behind = worded(messages[: n + 1], how.tokenizer, how.scheme, add_generation_prompt=False)
+        before = apply_chat_template(messages[:n], how.tokenizer, how.scheme)
+        behind = apply_chat_template(messages[: n + 1], how.tokenizer, how.scheme, add_generation_prompt=False)
         if not (text.startswith(before) and text.startswith(behind) and len(before) < len(behind)):
             raise ConfigError(
                 "the chat template writes a turn otherwise when others follow, so answers cannot be told from it; "
@@ -202,21 +203,14 @@ def _message(sample: Sample, n: int, headers: Sequence[Header], how: Tokenizing)
 
 
 def _marked(messages: list[dict[str, Any]], tokenizer: Any) -> list[Span]:
-    """Where a template with {% generation %} says that the assistant speaks."""
-    made = tokenizer.apply_chat_template(
-        messages,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"return_offsets_mapping": True},
-    )
+    """Where a template with {% generation %} says that the assistant speaks; what follows without a gap is one."""
+    _, marks = render_template(tokenizer, messages, add_generation_prompt=False, marks=True)
     spans: list[Span] = []
-    before = 0
-    for mask, (start, end) in zip(made["assistant_masks"], made["offset_mapping"], strict=True):
-        if mask and before:
+    for start, end in marks:
+        if spans and spans[-1][1] == start:
             spans[-1] = (spans[-1][0], end)
-        elif mask:
+        elif start < end:
             spans.append((start, end))
-        before = mask
     return spans
 
 

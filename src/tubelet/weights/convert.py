@@ -1,10 +1,6 @@
 """One checkpoint format into another, proven: what was written is loaded again and compared with what was read."""
 
-import hashlib
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -14,21 +10,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.encoder.model import Encoder
-from tubelet.errors import ConfigError, WeightsError
+from tubelet.encoder.report import LoadReport
+from tubelet.errors import ConfigError, InputError
 from tubelet.families.catalogue import families, require_variant, variant_of
 from tubelet.families.family import Family
 from tubelet.packed import Item, Packed, all_positions
+from tubelet.weights.conversion import readable, sha256_of, write_report
 from tubelet.weights.load import load_encoder, open_weights, report_of
-from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, inside, root_of
-from tubelet.weights.save import known_format, save_encoder
+from tubelet.weights.locate import find_folder
+from tubelet.weights.save import encoder_files, known_format, staged
+from tubelet.weights.tensors import same_bits
+from tubelet.writing import resolved
 
 PARTS = ("pool", "merger", "spans")
 EPS = ("source", "upstream")
 CUSTOM = "custom"
 UPSTREAM_EPS = 1e-6  # what upstream's converters write whatever the source was trained with
-REPORT = "conversion.json"
 
 
 class Fold(NamedTuple):
@@ -70,6 +70,7 @@ class ConvertReport:
         return asdict(self)
 
 
+@door
 def convert(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -94,30 +95,23 @@ def convert(
     "source" keeps what the weights were trained with; "upstream" repeats upstream's converters, which write 1e-6 and so
     change the outputs. unsafe_pickle: read a pickle file, in a confined process. Cost: three copies of the weights and
     a small forward.
-    Raises what load_encoder and save_encoder raise, and ConfigError for a refused network.
+    The folder appears checked and with its report, or not at all. Raises what load_encoder and save_encoder raise,
+    ConfigError for a refused network, InputError where `out` is the folder of the source.
     Source of folding: EvolvingLMMs-Lab/LLaVA-OneVision-2:transformers_impl/merge_ov2/remap.py@2c3c25e, which always
     takes the last layer.
     """
     for what, given, known in (("drop", drop, PARTS), ("eps", (eps,), EPS)):
         if not set(given) <= set(known):
             raise ConfigError(f"{what} is one of {', '.join(known)}", expected=known, got=tuple(given))
-    with tempfile.TemporaryDirectory(prefix="tubelet-") as scratch:
-        weights, skipped = Path(source), ()
-        if unsafe_pickle and weights.suffix.lower() in PICKLES and weights.is_file():
-            from tubelet.weights.unpickle import unpickle  # needs POSIX, and only this door needs it
-
-            made = unpickle(weights, Path(scratch) / SINGLE)
-            beside = weights.parent / CONFIG
-            if beside.exists() and config is None:
-                shutil.copyfile(inside(beside, root_of(weights.parent)), Path(scratch) / CONFIG)
-            digest = _digest([weights])
-            weights, skipped = made.path, tuple(made.skipped)
-        else:
-            opened = open_weights(weights, config=config, revision=revision)
-            digest = _digest([header.path for header in opened.checkpoint.files])
-        first = load_encoder(weights, config=config, revision=revision)
-        report = report_of(first)
-        assert report is not None
+    place = resolved(out)
+    with readable(Path(source), unsafe_pickle=unsafe_pickle, config=config is None) as given:
+        folder = find_folder(given.weights, revision)
+        files = [header.path for header in open_weights(folder, config=config).checkpoint.files]
+        if any(file.resolve().parent == place for file in files):
+            raise InputError("the output is the folder of the source", source=place.name)
+        digest = sha256_of(files if given.pickle is None else [given.pickle])
+        first = load_encoder(folder, config=config)
+        report = _reported(first)
         assert report.format is not None
         family = next(f for f in families() if f.name == report.family)
         target = known_format(family, to)
@@ -126,35 +120,40 @@ def convert(
             drop = tuple(dict.fromkeys((*drop, *(("pool",) if first.config.post_norm else ()))))
         second = _changed(first, drop, eps, fold)
         notes = {"converted_from": report.format, "source_sha256": digest}
-        save_encoder(second, out, target, overwrite=overwrite, notes=notes)
-    written = load_encoder(out)
-    after = report_of(written)
-    assert after is not None
-    kept = written.state_dict()
-    difference, pooled = _compare_outputs(first, written, state=None if fold is None else fold.select_layer)
-    result = ConvertReport(
-        source=Path(source).name,
-        out=str(out),
-        family=family.name,
-        from_format=report.format,
-        to_format=target,
-        variant=after.variant,
-        tensors=after.tensors,
-        bytes=after.bytes,
-        bit_equal=all(_same_bits(t, kept.get(name)) for name, t in second.state_dict().items()),
-        max_abs_diff=difference,
-        max_abs_diff_pooled=pooled,
-        eps=written.config.eps,
-        head_eps=written.config.eps if written.config.head_eps is None else written.config.head_eps,
-        dropped=tuple(drop),
-        skipped=skipped,
-        table=family.table_id,
-        source_sha256=digest,
-    )
-    (Path(out) / REPORT).write_text(json.dumps(result.as_dict(), indent=2) + "\n", encoding="utf-8")
-    if not result.bit_equal:
-        raise WeightsError("the written tensors differ from those that were read", source=str(out))
+        made = encoder_files(second, target, notes)
+        with staged(out, overwrite) as beside:
+            made.write(beside)
+            written = load_encoder(beside)
+            after = _reported(written)
+            equal = same_bits(second.state_dict(), written.state_dict())
+            difference, pooled = _compare_outputs(first, written, state=None if fold is None else fold.select_layer)
+            result = ConvertReport(
+                source=Path(source).name,
+                out=str(out),
+                family=family.name,
+                from_format=report.format,
+                to_format=target,
+                variant=after.variant,
+                tensors=after.tensors,
+                bytes=after.bytes,
+                bit_equal=equal,
+                max_abs_diff=difference,
+                max_abs_diff_pooled=pooled,
+                eps=written.config.eps,
+                head_eps=written.config.eps if written.config.head_eps is None else written.config.head_eps,
+                dropped=tuple(drop),
+                skipped=given.skipped,
+                table=family.table_id,
+                source_sha256=digest,
+            )
+            write_report(result.as_dict(), beside)
     return result
+
+
+def _reported(encoder: Encoder) -> LoadReport:
+    report = report_of(encoder)
+    assert report is not None  # `load_encoder` leaves one
+    return report
 
 
 def check_network(config: EncoderConfig, family: Family, fmt: str, to: str, variant: str | None) -> None:
@@ -223,19 +222,6 @@ def _folded(config: EncoderConfig, fold: Fold) -> EncoderConfig:
         )
     pixels = replace(config.pixels, merge=fold.config.merge, order="block")
     return replace(config, layers=layers, merger=fold.config, pixels=pixels)
-
-
-def _digest(files: Sequence[Path]) -> str:
-    """sha256 over the sha256 of each weight file, in the order of their names."""
-    total = hashlib.sha256()
-    for path in sorted(files, key=lambda p: p.name):
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor | None) -> bool:
-    return b is not None and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
 
 
 @torch.inference_mode()

@@ -9,7 +9,6 @@ shards they stand in are opened (of a hub's: fetched).
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.report import LoadReport
@@ -34,8 +34,8 @@ from tubelet.families.catalogue import (
 from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.families.match import Match, matches
 from tubelet.families.processors import recipe_from
-from tubelet.weights.header import Entry
-from tubelet.weights.locate import Checkpoint, CheckpointFolder, find_place
+from tubelet.packed.header import Entry
+from tubelet.weights.locate import Checkpoint, CheckpointFolder, Source, find_folder
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 INIT_STD = 0.02
@@ -57,8 +57,9 @@ class Opened(NamedTuple):
         return {name: self.checkpoint.entries[key] for name, key in self.match.named.items()}
 
 
+@door
 def load_encoder(
-    source: str | os.PathLike[str],
+    source: Source,
     *,
     config: EncoderConfig | str | None = None,
     revision: str | None = None,
@@ -68,6 +69,8 @@ def load_encoder(
     allow_nonfinite: bool = False,
 ) -> Encoder:
     """An encoder with the weights of a folder, a .safetensors file or a hub id, in any format of any family.
+
+    A `CheckpointFolder` is what one of these was found to be, so that nothing is looked for again.
 
     The file may hold a vision encoder alone or a whole vision-language model, whose other tensors are not read; of its
     config.json the part under vision_config counts. config: a configuration or the name of a variant instead of the
@@ -121,28 +124,27 @@ def load_encoder(
     return _mark(encoder, report)
 
 
-def open_weights(
-    source: str | os.PathLike[str], *, config: EncoderConfig | str | None = None, revision: str | None = None
-) -> Opened:
+def open_weights(source: Source, *, config: EncoderConfig | str | None = None, revision: str | None = None) -> Opened:
     """`load_encoder` up to where the family, the format and the configuration are known and no tensor is read."""
-    place = find_place(source, revision)
+    folder = find_folder(source, revision)
     if isinstance(config, str):
         raw, (family, settled) = None, require_variant(config)
-        found = matches((family,), place.home)
+        found = matches((family,), folder.home)
         if not found:
-            raise ConfigError(f"no tensor has a name of {family.name}'s, which {config} is", source=place.name)
+            raise ConfigError(f"no tensor has a name of {family.name}'s, which {config} is", source=folder.name)
     else:
-        raw, settled = (place.config(), None) if config is None else (None, config)
-        found = find(raw, place.home)
-    checkpoint = place.checkpoint({key for match in found for key in match.named.values()})
+        raw, settled = (folder.config(), None) if config is None else (None, config)
+        found = find(raw, folder.home)
+    checkpoint = folder.checkpoint({key for match in found for key in match.named.values()})
     if raw is not None:
-        return _sized(Opened(checkpoint, found[0], read_config(raw, found[0].family, found[0].format)), place)
+        return _sized(Opened(checkpoint, found[0], read_config(raw, found[0].family, found[0].format)), folder)
     tried = [Opened(checkpoint, match, settled) for match in found] if settled is not None else []
     if tried:
         return next((one for one in tried if _fits(one)), tried[0])
-    return _sized(_by_shapes(checkpoint, found), place)
+    return _sized(_by_shapes(checkpoint, found), folder)
 
 
+@door
 def untrained(variant: str | EncoderConfig, seed: int = 0) -> Encoder:
     """A variant with seeded random weights, for trying things out: its tokens mean nothing, and it says so itself.
 
@@ -179,9 +181,9 @@ def _mark(encoder: Encoder, report: LoadReport) -> Encoder:
 # ---- the steps
 
 
-def _sized(opened: Opened, place: CheckpointFolder) -> Opened:
+def _sized(opened: Opened, folder: CheckpointFolder) -> Opened:
     """With the pixel recipe that the files beside the weights say. Raises ConfigError."""
-    said = None if opened.match.family.processor_to is None else place.processor()
+    said = None if opened.match.family.processor_to is None else folder.processor()
     if said is None:
         return opened
     return opened._replace(config=replace(opened.config, pixels=recipe_from(said, opened.config.pixels)))

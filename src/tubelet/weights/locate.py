@@ -7,20 +7,28 @@ the folder. Pickle files are refused by their names and never opened; `tubelet c
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
 from tubelet.families.fields import refuse_code
-from tubelet.weights.header import Entry, Header, read_header, strict_json
+from tubelet.packed.header import (
+    MAX_HEADER_VALUES,
+    MAX_INDEX_BYTES,
+    Entry,
+    Header,
+    read_header,
+    read_small,
+    strict_json,
+)
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _SAID = (CONFIG, PROCESSOR, PROCESSORS)  # small files that are fetched with either kind of weights
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MAX_SHARDS = 4096
-MAX_JSON_BYTES = 64 << 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -49,20 +57,28 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Where a checkpoint is and which tensors it has, before any shard is opened. home: key -> the plain name of its
-    file; index: the index they were read from, None for a single file; fetch: brings files by name into the folder."""
+    """Where a checkpoint is and which tensors it has. Found once; whatever loads a part of it takes this value.
 
-    name: str
-    folder: Path
-    root: Path
-    home: Mapping[str, str]
-    index: str | None = None
-    fetch: Callable[[Sequence[str]], None] | None = None
-    header: Header | None = None
+    Each header is read once, and of a hub each file is asked for once, however many parts are read.
+    """
+
+    name: str  # what the caller named: a path, or a hub id
+    folder: Path  # with config.json and the weights
+    root: Path  # nothing may lead out of it
+    home: Mapping[str, str]  # key -> the plain name of its file
+    index: str | None = None  # the index they were read from, None for a single file
+    fetch: Callable[[Sequence[str]], None] | None = None  # brings files by name into the folder, where a hub has them
+    described: Mapping[str, Any] | None = None  # what config.json says, where it is known in another form already
+    headers: dict[str, Header] = field(default_factory=dict, repr=False, compare=False)  # those read so far, by name
+
+    @property
+    def for_transformers(self) -> tuple[str, str | None]:
+        """Name and revision under which transformers finds the same files: a hub id and its commit, or the folder."""
+        return (str(self.folder), None) if self.fetch is None else (self.name, self.folder.name)
 
     def config(self) -> dict[str, Any] | None:
         """config.json beside the weights, parsed strictly. Raises ConfigError when it is not a JSON object."""
-        return _config(self.folder, self.root)
+        return _config(self.folder, self.root) if self.described is None else dict(self.described)
 
     def processor(self) -> dict[str, Any] | None:
         """What the files beside the weights say of the image processor, None where they say nothing: the part
@@ -70,9 +86,9 @@ class CheckpointFolder:
 
         The order is transformers'. Raises ConfigError when either is not a JSON object.
         """
-        whole = _json(self.folder, self.root, PROCESSORS)
+        whole = json_file(self.folder, self.root, PROCESSORS)
         if whole is None or "image_processor" not in whole:
-            return _json(self.folder, self.root, PROCESSOR)
+            return json_file(self.folder, self.root, PROCESSOR)
         refuse_code(whole)
         part = whole["image_processor"]
         if not isinstance(part, dict):
@@ -81,13 +97,16 @@ class CheckpointFolder:
 
     def checkpoint(self, keys: Collection[str] | None = None) -> Checkpoint:
         """The files that hold these tensors (None: all), headers checked; the others are neither fetched nor opened."""
-        if self.header is not None:
-            home = dict.fromkeys(self.header.tensors, self.header.path)
-            return Checkpoint(self.name, (self.header,), self.header.tensors, home, self.folder, self.root)
-        shards = sorted({self.home[key] for key in (self.home if keys is None else keys)})
-        if self.fetch is not None:
-            self.fetch(shards)
-        headers = {shard: read_header(inside(self.folder / shard, self.root)) for shard in shards}
+        if self.index is None:
+            wanted = list(self.headers)
+        else:
+            wanted = sorted({self.home[key] for key in (self.home if keys is None else keys)})
+        new = [shard for shard in wanted if shard not in self.headers]
+        if new and self.fetch is not None:
+            self.fetch(new)
+        for shard in new:
+            self.headers[shard] = read_header(inside(self.folder / shard, self.root))
+        headers = {shard: self.headers[shard] for shard in wanted}
         entries: dict[str, Entry] = {}
         home = {}
         for shard, header in headers.items():
@@ -96,25 +115,33 @@ class CheckpointFolder:
                     message = f"the index and the shard disagree about {key!r:.80}"
                     raise UnsafeFile(message, source=shard, got=key[:200])
                 entries[key], home[key] = entry, header.path
-        absent = [key for key, shard in self.home.items() if shard in headers and key not in entries]
-        if absent:
-            message = f"{absent[0]!r:.80} is not in the shard the index names"
-            raise UnsafeFile(message, source=self.index, got=absent[:8])
+        lost = [key for key, shard in self.home.items() if shard in headers and key not in entries]
+        if lost:
+            message = f"{lost[0]!r:.80} is not in the shard the index names"
+            raise UnsafeFile(message, source=self.index, got=lost[:8])
         return Checkpoint(self.name, tuple(headers.values()), entries, home, self.folder, self.root)
 
 
-def find_checkpoint(source: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
+Source = str | os.PathLike[str] | CheckpointFolder  # what a part of a checkpoint is loaded from
+
+
+def find_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
     """The whole checkpoint at a folder, a .safetensors or index file, or a hub id; headers checked, no tensor yet.
 
     Raises WeightsError when nothing is there, UnsafeFile and UnsafePath for what must not be read.
     """
-    return find_place(source, revision).checkpoint()
+    return find_folder(source, revision).checkpoint()
 
 
-def find_place(source: str | os.PathLike[str], revision: str | None = None) -> CheckpointFolder:
-    """The same before shards are opened: from a hub only its configuration and index, or its one file, are fetched."""
+def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder:
+    """The same before shards are opened: from a hub only its configuration and index, or its one file, are fetched.
+
+    What was found already is given back as it is, at its own revision.
+    """
+    if isinstance(source, CheckpointFolder):
+        return source
     path = Path(source)
-    if not path.exists():
+    if not str(source) or not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
             return _from_hub(str(source), revision)
         raise WeightsError("no such file or folder, and not a hub id of the form owner/name", source=str(source)[:200])
@@ -141,6 +168,7 @@ def _pickle(name: str) -> UnsafeFile:
 
 def _from_folder(folder: Path, name: str) -> CheckpointFolder:
     root = root_of(folder)
+    _check_kinds(folder)
     if (folder / SINGLE).is_symlink() or (folder / SINGLE).exists():
         return _single(folder / SINGLE, root, name)
     if (folder / INDEX).is_symlink() or (folder / INDEX).exists():
@@ -153,24 +181,41 @@ def _from_folder(folder: Path, name: str) -> CheckpointFolder:
 
 def _from_hub(repo: str, revision: str | None) -> CheckpointFolder:
     folder = _download(repo, revision, (*_SAID, INDEX))
-    commit = folder.name if _COMMIT.fullmatch(folder.name) else revision  # the second call must not see a newer one
+    commit = folder.name if _COMMIT.fullmatch(folder.name) else revision  # later calls must not see a newer one
+    asked = {*_SAID, INDEX}  # whether the hub had them or not
+
+    def fetch(names: Sequence[str]) -> None:
+        new = [name for name in dict.fromkeys(names) if name not in asked]
+        if new:
+            _download(repo, commit, new)
+            asked.update(new)
+
     if not (folder / INDEX).exists():
-        return _from_folder(_download(repo, commit, (*_SAID, SINGLE)), repo)
-    place = _sharded(folder / INDEX, root_of(folder), repo)
+        fetch((SINGLE,))
+        return replace(_from_folder(folder, repo), fetch=fetch)
+    return replace(_sharded(folder / INDEX, root_of(folder), repo), fetch=fetch)
 
-    def fetch(shards: Sequence[str]) -> None:
-        _download(repo, commit, (*_SAID, INDEX, *shards))
 
-    return replace(place, fetch=fetch)
+def _check_kinds(folder: Path) -> None:
+    """Raise UnsafeFile for a pipe, socket or device in the folder: other libraries read of it what they like.
+
+    Pickles are never opened, whatever they are.
+    """
+    for path in folder.iterdir():
+        if path.suffix.lower() not in PICKLES and path.exists() and not (path.is_file() or path.is_dir()):
+            raise UnsafeFile("not a regular file", source=path.name)
 
 
 def _single(path: Path, root: Path, name: str) -> CheckpointFolder:
     header = read_header(inside(path, root))
-    return CheckpointFolder(name, path.parent, root, dict.fromkeys(header.tensors, path.name), header=header)
+    return CheckpointFolder(
+        name, path.parent, root, dict.fromkeys(header.tensors, path.name), headers={path.name: header}
+    )
 
 
 def _sharded(index: Path, root: Path, name: str) -> CheckpointFolder:
-    data = strict_json(_read(inside(index, root), UnsafeFile), UnsafeFile, index.name)
+    text = read_small(inside(index, root), UnsafeFile, MAX_INDEX_BYTES)
+    data = strict_json(text, UnsafeFile, index.name, most_values=MAX_HEADER_VALUES)
     weight_map = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise UnsafeFile("the index has no weight_map of names", source=index.name)
@@ -197,7 +242,10 @@ def root_of(folder: Path) -> Path:
 
 def inside(path: Path, root: Path) -> Path:
     """`path` resolved. Raises UnsafePath when it leads out of `root`, WeightsError when nothing is there."""
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError) as e:  # Python before 3.13 tells of a loop so
+        raise UnsafePath("the link leads to itself", source=path.name) from e
     if not resolved.is_relative_to(root):
         raise UnsafePath("the file leads out of its folder", source=path.name)
     if not resolved.exists():
@@ -206,27 +254,23 @@ def inside(path: Path, root: Path) -> Path:
 
 
 def _config(folder: Path, root: Path) -> dict[str, Any] | None:
-    return _json(folder, root, CONFIG)
+    said = json_file(folder, root, CONFIG)
+    for part in () if said is None else (said, *said.values()):
+        kind = part.get("model_type") if isinstance(part, Mapping) else None
+        if not isinstance(kind, (str, NoneType)):  # it is looked up in many tables
+            raise ConfigError("model_type is a name", source=CONFIG, got=type(kind).__name__)
+    return said
 
 
-def _json(folder: Path, root: Path, name: str) -> dict[str, Any] | None:
+def json_file(folder: Path, root: Path, name: str) -> dict[str, Any] | None:
     """The JSON object in a file of this folder, None where there is none."""
     path = folder / name
     if not path.is_symlink() and not path.exists():
         return None
-    data = strict_json(_read(inside(path, root), ConfigError), ConfigError, name)
+    data = strict_json(read_small(inside(path, root), ConfigError), ConfigError, name)
     if not isinstance(data, dict):
         raise ConfigError("a configuration is a JSON object", source=name, got=type(data).__name__)
     return data
-
-
-def _read(path: Path, error: type[WeightsError]) -> bytes:
-    if not path.is_file():
-        raise error("not a regular file", source=path.name)
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise error(f"{size:,} bytes of JSON", source=path.name, limit=MAX_JSON_BYTES, got=size)
-    return path.read_bytes()
 
 
 def _download(repo: str, revision: str | None, files: Sequence[str]) -> Path:

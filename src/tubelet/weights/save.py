@@ -1,24 +1,35 @@
 """An encoder into a folder that the upstream classes of a format can read: config.json and model.safetensors."""
 
-import json
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.encoder.model import Encoder
-from tubelet.errors import ConfigError, WeightsError
+from tubelet.errors import ConfigError, RunError, WeightsError
 from tubelet.families.catalogue import families, home_of, write_config
 from tubelet.families.family import Family, to_theirs
 from tubelet.packed.file import write_tensors
-from tubelet.weights.load import report_of
+from tubelet.weights.load import open_weights, report_of
 from tubelet.weights.locate import CONFIG, PROCESSOR, SINGLE
+from tubelet.weights.tensors import TensorReader, same_bits
+from tubelet.writing import new_folder, write_json
+
+_PART = re.compile(  # what a folder of a checkpoint holds that one of our writers, or a tokenizer's, may have made
+    r"(config|conversion|adapter_config|generation_config|(video_)?preprocessor_config|processor_config)\.json"
+    r"|[\w.-]+\.safetensors(\.index\.json)?"
+    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json"
+    r"|vocab\.txt|merges\.txt|(tokenizer|spiece|sentencepiece\.bpe)\.model|chat_template\.jinja|additional_chat_templates"
+)
 
 
+@door
 def save_encoder(
     encoder: Encoder,
     folder: str | os.PathLike[str],
@@ -29,35 +40,56 @@ def save_encoder(
 ) -> Path:
     """Write the encoder in a format of its family (None: the one it came in) and return the folder.
 
-    The folder appears whole or not at all: it is written beside its place, flushed and renamed. The configuration
-    carries the encoder's own eps; tensors upstream keeps and never reads are zeros; a preprocessor configuration is
-    written where the family has one. `notes` go into the safetensors metadata. Cost: one copy of the weights.
-    Raises ConfigError when the format cannot say what the encoder is, WeightsError when the folder is in use.
+    The folder appears whole or not at all: it is written beside its place, flushed, read back and renamed. The
+    configuration carries the encoder's own eps; tensors upstream keeps and never reads are zeros; a preprocessor
+    configuration is written where the family has one. `notes` go into the safetensors metadata. Cost: the weights are
+    written and read once.
+    Raises ConfigError when the format cannot say what the encoder is, WeightsError where something stands that is not
+    a checkpoint or may not be overwritten, InputError for no place or weights without values, RunError for a full disk.
 
         >>> folder = tubelet.save_encoder(tubelet.untrained("llava_vit_packing_small"), "small")
         >>> tubelet.load_encoder(folder).untrained
         True
     """
+    files = encoder_files(encoder, fmt, notes or {})
+    with staged(folder, overwrite) as beside:
+        files.write(beside)
+    return Path(folder)
+
+
+class EncoderFiles(NamedTuple):
+    """What the folder of an encoder holds."""
+
+    tensors: Mapping[str, Tensor]  # by their names in the file
+    metadata: Mapping[str, str]  # of the safetensors file
+    configs: Mapping[str, Mapping[str, Any]]  # JSON files by name
+
+    def write(self, folder: Path) -> None:
+        """Write it into a new folder and read it back. Raises OSError, RunError where it comes back as something else,
+        and what `load_encoder` raises."""
+        write_tensors(folder / SINGLE, self.tensors, self.metadata)
+        for name, said in self.configs.items():
+            write_json(folder / name, said)
+        with TensorReader(open_weights(folder).checkpoint) as read:
+            for name, tensor in self.tensors.items():
+                if not same_bits({name: tensor}, {name: read(name)}):
+                    raise RunError("it was not written as it is", source=folder.name, got=name)
+
+
+def encoder_files(encoder: Encoder, fmt: str | None, notes: Mapping[str, str]) -> EncoderFiles:
+    """What `save_encoder` writes. Raises ConfigError when the format cannot say what the encoder is."""
     family, layout = _layout(encoder, fmt)
     config = write_config(encoder.config, family, layout)
-    dtype = encoder.patch.weight.dtype
-    metadata = {"format": "pt", "layout": layout, "table": family.table_id, **(notes or {})}
+    dtype = encoder.dtype
+    metadata = {"format": "pt", "layout": layout, "table": family.table_id, **notes}
     if encoder.untrained:
         metadata["untrained"] = "true"
     theirs = to_theirs(encoder.state_dict(), family.formats[layout], encoder.config)
     unused = {name: torch.zeros(shape(encoder.config), dtype=dtype) for name, shape in family.unused.items()}
-    tensors = {
-        family.prefixes[0] + name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in {**unused, **theirs}.items()
-    }
-    files = {CONFIG: {**config, "dtype": str(dtype).removeprefix("torch.")}}
+    configs = {CONFIG: {**config, "dtype": str(dtype).removeprefix("torch.")}}
     if family.processor_to is not None:
-        files[PROCESSOR] = family.processor_to(encoder.config)
-    with staged(Path(folder), overwrite) as beside:
-        write_tensors(beside / SINGLE, tensors, metadata)
-        for name, said in files.items():
-            (beside / name).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    return Path(folder)
+        configs[PROCESSOR] = family.processor_to(encoder.config)
+    return EncoderFiles({family.prefixes[0] + n: t for n, t in {**unused, **theirs}.items()}, metadata, configs)
 
 
 def _layout(encoder: Encoder, fmt: str | None) -> tuple[Family, str]:
@@ -86,38 +118,9 @@ def known_format(family: Family, fmt: str) -> str:
     return fmt
 
 
-@contextmanager
-def staged(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place when the block ends well and disappears when it does not.
+def staged(target: str | os.PathLike[str], overwrite: bool) -> AbstractContextManager[Path]:
+    """A new folder of a checkpoint, as `writing.new_folder` makes it; `overwrite` replaces a checkpoint and no other.
 
-    Raises WeightsError when something is there already, unless it is an empty folder or `overwrite` replaces it.
+    Raises WeightsError where something else stands there.
     """
-    used = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    if used and not (overwrite and target.is_dir()):
-        raise WeightsError("the output exists already; overwrite=True replaces it", source=str(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    tag = secrets.token_hex(6)
-    beside = target.with_name(f".{target.name}.{tag}")
-    beside.mkdir()
-    try:
-        yield beside
-        for path in (*sorted(beside.iterdir()), beside):
-            _flush(path)
-        if used:
-            old = target.with_name(f".{target.name}.{tag}.old")
-            target.rename(old)
-            beside.rename(target)
-            shutil.rmtree(old)
-        else:
-            beside.rename(target)
-        _flush(target.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return new_folder(target, lambda name: _PART.fullmatch(name) is not None, overwrite=overwrite, error=WeightsError)

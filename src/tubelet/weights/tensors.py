@@ -1,6 +1,5 @@
 """Tensors of a checkpoint, read one by one, and their names compared with those a model has."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,13 +10,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tubelet.errors import KeyMismatch, UnsafeFile
-from tubelet.weights.header import Entry
-from tubelet.weights.locate import Checkpoint, find_checkpoint
+from tubelet.packed.header import Entry
+from tubelet.weights.locate import Checkpoint, Source, find_checkpoint
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def read_state(source: str | os.PathLike[str], *, revision: str | None = None) -> dict[str, Tensor]:
+def read_state(source: Source, *, revision: str | None = None) -> dict[str, Tensor]:
     """All tensors of a checkpoint under the names they have there, headers checked first. Cost: a copy of the file."""
     checkpoint = find_checkpoint(source, revision)
     with TensorReader(checkpoint) as reader:
@@ -61,6 +60,26 @@ def compare_names(
             source=source,
         )
     return tuple(name for name in expected if name not in entries)
+
+
+def same_bits(wanted: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> bool:
+    """Whether every wanted tensor was written with its type, shape and bits, those of NaN included."""
+
+    def bits(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+    return all(
+        name in written
+        and (t.dtype, t.shape) == (written[name].dtype, written[name].shape)
+        and torch.equal(bits(t), bits(written[name]))
+        for name, t in wanted.items()
+    )
+
+
+def entries_of(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
+    """Tensors in memory as a file would describe them, for `compare_names`."""
+    names = {dtype: name for name, dtype in _FLOATS.items()}
+    return {key: Entry(names.get(x.dtype, str(x.dtype)), tuple(x.shape), 0, 0) for key, x in tensors.items()}
 
 
 def stored_type(entries: Sequence[Entry]) -> torch.dtype:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tubelet.errors import UnsafeFile, WeightsError, WorkerDied
+from tubelet.packed.header import open_regular
 from tubelet.weights import unpickle_child
 
 CHILD = Path(__file__).with_name("unpickle_child.py")
@@ -38,10 +39,10 @@ def unpickle(source: str | os.PathLike[str], out: Path, *, deadline_s: float = D
     WeightsError when there is no such file. POSIX only.
     """
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  that of Path raises where a name is too long
         raise WeightsError("no such file", source=str(source)[:200])
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         command = [sys.executable, "-E", "-P", str(CHILD), str(file.fileno()), str(out), str(4 * size + SPARE_BYTES)]
         try:
             child = subprocess.run(  # the arguments are ours; the file travels as an open descriptor

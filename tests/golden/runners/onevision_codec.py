@@ -12,9 +12,10 @@ from tubelet.reading.codec.vectors import exported
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source, open_source
-from tubelet.reading.video.decode import DecodeJob, decode_plain
+from tubelet.reading.video.decode import decode_plain
 from tubelet.reading.video.packets import Segment
 from tubelet.reading.video.video import plan_video
+from tubelet.reading.video.wanted import DecodeJob
 from tubelet.reduce.history import onevision_codec as oc
 
 from ..cases import Case, Mismatch

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tubelet.errors import ShapeError
-from tubelet.inspect.metrics.answers import anls, edits, paired, relaxed_accuracy, vqa_accuracy
+from tubelet.inspect.metrics.answers import (
+    anls,
+    edits,
+    exact_match,
+    option_accuracy,
+    paired,
+    refined_match,
+    relative_accuracy,
+    relaxed_accuracy,
+    vqa_accuracy,
+)
 
 letters = st.text("abc ", max_size=7)
 
@@ -86,3 +96,39 @@ def test_answers_and_questions_go_together():
             score(["a", "b"], [["a"]])
     with pytest.raises(ShapeError):
         paired([1.0], [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted", "exact", "refined"),
+    [
+        ("Chair", ["chair"], 1, 1), ("the chair.", ["a chair"], 1, 1), ("brown chair", ["chair", "sofa"], 0, 1),
+        ("chair", ["arm chair"], 0, 1), ("arm  chair", ["armchair"], 0, 1), ("table", ["chair"], 0, 0),
+        ("", ["chair"], 0, 0), (".", ["chair"], 0, 0), ("yes", [], 0, 0),
+    ],
+)  # fmt: skip
+def test_exact_and_refined_match(answer: str, accepted: list[str], exact: int, refined: int):
+    assert (exact_match([answer], [accepted]), refined_match([answer], [accepted])) == ([exact], [refined])
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"), [("B", 1), ("b.", 1), ("B. sofa", 1), ("sofa", 0), ("", 0), ("(B)", 0), (" B", 1)]
+)
+def test_option_accuracy(answer: str, score: int):
+    assert option_accuracy([answer], [["B"]]) == [score]
+
+
+@given(st.floats(-20, 20), st.floats(0.25, 20))
+def test_relative_accuracy_counts_tolerances(said: float, true: float):
+    """Slow twin: tolerances 50 % to 5 % in steps of 5, each met or not; borders, where rounding decides, left out."""
+    error = abs(said - true) / true
+    met = [error <= percent / 100 for percent in range(50, 0, -5)]
+    if min(abs(error - percent / 100) for percent in range(50, 0, -5)) > 1e-9:
+        assert relative_accuracy([repr(said)], [[repr(true)]]) == [sum(met) / 10]
+
+
+@pytest.mark.parametrize(
+    ("answer", "true", "score"),
+    [("3", "3", 1.0), ("2.", "3", 0.4), ("three", "3", 0.0), ("4 meters", "4", 1.0), ("0", "0", 1.0), ("1", "0", 0.0)],
+)
+def test_relative_accuracy_of_known_answers(answer: str, true: str, score: float):
+    assert relative_accuracy([answer], [[true]]) == [score]

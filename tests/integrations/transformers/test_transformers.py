@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.integrations.border_models import CONFIGS, PLAIN, random_encoder
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
 import tubelet
 import tubelet.encoder.model as encoder_model
@@ -439,6 +439,21 @@ def test_fields_of_one_call_and_of_loading(folder: Path):
     assert processor(noise(64, 64))["image_grid_thw"].tolist() == [[1, 4, 4]]
     assert processor(noise(64, 64), max_pixels=1024)["image_grid_thw"].tolist() == [[1, 8, 8]]
     assert processor.max_pixels == 256
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"dtype": torch.float32}, {"torch_dtype": torch.float32}, {"code_revision": None}, {"device": "cpu"}],
+    ids=str,
+)
+def test_keywords_of_transformers_loaders_are_theirs(said: dict[str, Any], folder: Path):
+    assert AutoImageProcessor.from_pretrained(folder, **said).recipe == PLAIN.pixels
+
+
+def test_a_pipeline_of_transformers_finds_both(folder: Path):
+    found = pipeline("image-feature-extraction", model=str(folder))(Image.fromarray(noise(30, 41)))
+    want = AutoModel.from_pretrained(folder)(**AutoImageProcessor.from_pretrained(folder)([noise(30, 41)]))
+    torch.testing.assert_close(torch.tensor(found).squeeze(0), want[0].detach().squeeze(0), atol=1e-5, rtol=1e-5)
 
 
 def test_what_the_processor_refuses(folder: Path):

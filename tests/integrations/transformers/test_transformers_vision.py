@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     CLIPVisionConfig,
@@ -294,6 +295,35 @@ def test_a_copy_stays_accelerated_by_itself() -> None:
             p.mul_(0)
         assert float(twin(**pictures()).last_hidden_state.abs().max()) == 0
         assert float(model(**pictures()).last_hidden_state.abs().max()) > 0
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks by the old name
+@pytest.mark.parametrize("what", ["adapters", "hook", "forward"])
+@pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
+def test_what_is_attached_afterwards_is_heeded(what: str, grad: bool) -> None:
+    """As if the model had never been accelerated; and it is again, once that is gone."""
+    model, plain = made("siglip"), made("siglip")
+    accelerate_vision(model)
+    undo: list[Callable[[], Any]] = []
+    for one in (model, plain):
+        part: Any = one.encoder.layers[1].mlp.fc1  # pyright: ignore
+        if what == "adapters":
+            torch.manual_seed(5)
+            lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+            undo.append(get_peft_model(one, lora).unload)  # pyright: ignore
+        elif what == "hook":
+            undo.append(part.register_forward_hook(lambda module, given, out: out + 1).remove)
+        else:
+            part.forward = lambda x: torch.ones(*x.shape[:-1], 96)
+            undo.append(lambda part=part: vars(part).pop("forward"))
+    with torch.set_grad_enabled(grad):
+        got, want = (one(**pictures()).last_hidden_state for one in (model, plain))
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+        for each in undo:
+            each()
+        without = model(**pictures()).last_hidden_state
+        torch.testing.assert_close(without, plain(**pictures()).last_hidden_state, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(without, want, atol=1e-3)
 
 
 def test_what_cannot_be_done_is_said() -> None:

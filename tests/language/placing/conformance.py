@@ -1,7 +1,7 @@
 """What each implementation of M-RoPE gives for the same prompts: recorded, and tabled in docs/guides/positions.md.
 
-    python tests/language/conformance.py record     the transformers of this interpreter -> conformance.json
-    python tests/language/conformance.py table      the table of docs/guides/positions.md
+    python tests/language/placing/conformance.py record     the transformers of this interpreter -> conformance.json
+    python tests/language/placing/conformance.py table      the table of docs/guides/positions.md
 
 Recording needs transformers and torch only, so that it runs with any version of transformers ahead on PYTHONPATH.
 """
@@ -17,7 +17,7 @@ import torch
 HERE = Path(__file__).parent
 RECORDED = HERE / "conformance.json"
 DOC = HERE.parents[2] / "docs" / "guides" / "positions.md"
-BEGIN, END = "<!-- made by tests/language/conformance.py -->", "<!-- end of table -->"
+BEGIN, END = "<!-- made by tests/language/placing/conformance.py -->", "<!-- end of table -->"
 IMAGE, VIDEO, START, STOP = 151655, 151656, 151652, 151653
 
 # model, prompt ("t3": 3 words, "i": an image, "v": a video, "p2": 2 of padding), grids of patches, seconds of a row

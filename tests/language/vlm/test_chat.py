@@ -12,10 +12,10 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from tubelet import Clip, untrained
 from tubelet.encoder.config import EncoderConfig
-from tubelet.errors import AlignmentError, ConfigError
+from tubelet.errors import AlignmentError, ConfigError, LimitError
 from tubelet.language import build_projector
 from tubelet.language.placing.align import LLAVA
-from tubelet.language.vlm.chat import ask, squared, timestamps, worded
+from tubelet.language.vlm.chat import apply_chat_template, ask, pad_to_square, timestamps
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.language.vlm.stream import TokenStreamer
@@ -52,12 +52,12 @@ def letters(text: str) -> list[int]:
 
 def test_items_stand_where_the_template_puts_them(folders: dict[str, Path]):
     vlm = loaded(folders["qwen2_5_vl"])
-    asked = ask(vlm, [clip(1), clip(4), clip(1, 84, 56)], "Why?")
-    a, b, c = asked.rows.tokens.lengths
+    question = ask(vlm, [clip(1), clip(4), clip(1, 84, 56)], "Why?")
+    a, b, c = question.rows.tokens.lengths
     want = [*letters("<user>"), START, *[IMAGE] * a, END, START, *[VIDEO] * b, END, START, *[IMAGE] * c, END]
-    assert asked.ready.input_ids[0].tolist() == want + letters("Why?\n<assistant>")
-    assert asked.rows.tokens.items[1].grid.t == 2
-    assert asked.sides == (28, 28, 28)
+    assert question.ready.input_ids[0].tolist() == want + letters("Why?\n<assistant>")
+    assert question.rows.tokens.items[1].grid.t == 2
+    assert question.sides == (28, 28, 28)
     assert (a, b, c) == (4, 8, 6)
 
 
@@ -78,22 +78,22 @@ def test_a_later_turn_has_the_words_before_it_and_encodes_nothing_again(folders:
 def test_frames_of_a_clip_are_timed_where_the_model_wants_that(folders: dict[str, Path]):
     """5 frames: the last row of time holds one frame twice, and its time is that frame's."""
     vlm = loaded(folders["qwen3_vl"])
-    asked = ask(vlm, [clip(1), clip(5)], "Why?")
-    first, second = asked.rows.tokens.lengths
-    assert asked.rows.tokens.items[1].grid.t == 3
+    question = ask(vlm, [clip(1), clip(5)], "Why?")
+    first, second = question.rows.tokens.lengths
+    assert question.rows.tokens.items[1].grid.t == 3
     frame = [START, *[VIDEO] * (second // 3), END]
     times = [token for when in ("0.2", "1.2", "2.0") for token in [*letters(f"<{when} seconds>"), *frame]]
     want = [*letters("<user>"), START, *[IMAGE] * first, END, *times, *letters("Why?\n<assistant>")]
-    assert asked.ready.input_ids[0].tolist() == want
+    assert question.ready.input_ids[0].tolist() == want
 
 
 def test_frames_without_rows_have_no_time(folders: dict[str, Path]):
     vlm = loaded(folders["qwen3_vl"])
     vlm.reduce = lambda p: p.keep((p.pos[:, 0] != 1).nonzero()[:, 0])
-    asked = ask(vlm, [clip(6)], "Why?")
-    said = vlm.tokenizer.decode([t for t in asked.ready.input_ids[0].tolist() if t not in (START, VIDEO, END)])
+    question = ask(vlm, [clip(6)], "Why?")
+    said = vlm.tokenizer.decode([t for t in question.ready.input_ids[0].tolist() if t not in (START, VIDEO, END)])
     assert said == "<user><0.2 seconds><2.2 seconds>Why?\n<assistant>"
-    assert vlm.generate(asked.ready, max_new_tokens=2).shape == (1, 2)
+    assert vlm.generate(question.ready, max_new_tokens=2).shape == (1, 2)
 
 
 @pytest.mark.parametrize(("frames", "temporal"), [(1, 2), (4, 2), (5, 2), (7, 3), (6, 1)])
@@ -117,7 +117,7 @@ def test_a_template_that_fails_is_told(template: str):
     scheme = Scheme(LLAVA, PixelRecipe(14))
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}
     with pytest.raises(ConfigError, match="chat template cannot") as e:
-        worded([message], tokenizer(template), scheme)
+        apply_chat_template([message], tokenizer(template), scheme)
     assert e.value.__cause__ is not None
 
 
@@ -144,16 +144,16 @@ def llava(template: str | None = TAG_TEMPLATE) -> VLM:
 
 
 def test_llava_is_told_of_pictures_by_a_tag():
-    asked = ask(llava(), [clip(1, 20, 40), clip(1)], "Why?")
+    question = ask(llava(), [clip(1, 20, 40), clip(1)], "Why?")
     newline = letters("\n")
     image = [-200] * 4 + newline
-    ready = asked.ready
+    ready = question.ready
     want = letters("user: ") + image * 2 + letters("Why?\nassistant:")
-    assert asked.text == "user: <image>\n<image>\nWhy?\nassistant:"
+    assert question.text == "user: <image>\n<image>\nWhy?\nassistant:"
     assert ready.input_ids[0].tolist() == [max(t, 0) for t in want]
     assert ready.visual[0].tolist() == [t == -200 for t in want]
     assert ready.places.shape == (1, len(want))
-    assert asked.clips[0].frames.shape == (1, 40, 40, 3)
+    assert question.clips[0].frames.shape == (1, 40, 40, 3)
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 41), (41, 20), (30, 30)])
@@ -165,10 +165,17 @@ def test_squared_is_llava_s_expand2square(height: int, width: int):
     side = max(height, width)
     page = Image.new("RGB", (side, side), tuple(int(m * 255) for m in recipe.mean))
     page.paste(Image.fromarray(one.frames[0]), ((side - width) // 2, (side - height) // 2))
-    assert np.array_equal(squared(one, recipe).frames[0], np.asarray(page))
+    assert np.array_equal(pad_to_square(one, recipe).frames[0], np.asarray(page))
 
 
 # ---- what is refused
+
+
+@pytest.mark.parametrize("size", [(1, 65_535), (65_535, 1), (100, 16_001)])
+def test_a_line_is_not_made_a_square(size: tuple[int, int]):
+    """Of a file of 300 bytes it would have 13 GB."""
+    with pytest.raises(LimitError, match="4 x max_pixels"):
+        pad_to_square(clip(1, *size), PixelRecipe(14))
 
 
 def test_without_a_tokenizer_or_a_template_it_says_so(folders: dict[str, Path]):
@@ -208,7 +215,7 @@ def test_messages_may_be_plain_text():
         (PARTS_TEMPLATE, "parts", "<user>Hi\n<assistant>"),
         (TAG_TEMPLATE, "image_tag", "user: Hi\nassistant:"),
     ):
-        assert worded(messages, tokenizer(template), replace(scheme, wording=wording)) == want
+        assert apply_chat_template(messages, tokenizer(template), replace(scheme, wording=wording)) == want
 
 
 # ---- the streamer
@@ -216,11 +223,11 @@ def test_messages_may_be_plain_text():
 
 def test_the_streamer_tells_text_tokens_and_when_the_first_came(folders: dict[str, Path]):
     vlm = loaded(folders["qwen2_5_vl"])
-    asked = ask(vlm, [clip(1)], "Why?")
+    question = ask(vlm, [clip(1)], "Why?")
     said: list[str] = []
     ticks = iter(range(100))
     streamer = TokenStreamer(vlm.tokenizer, said.append, clock=lambda: float(next(ticks)))
-    ids = vlm.generate(asked.ready, max_new_tokens=7, streamer=streamer)
+    ids = vlm.generate(question.ready, max_new_tokens=7, streamer=streamer)
     assert "".join(said) == vlm.tokenizer.decode(ids[0], skip_special_tokens=True)
     assert (streamer.tokens, streamer.first) == (7, 0.0)
     assert next(ticks) == 1

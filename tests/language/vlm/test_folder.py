@@ -1,6 +1,9 @@
 """Whole models in folders: three layouts in, one out, and nothing else."""
 
+import contextlib
 import json
+import random
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -8,10 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tests.language.vlm.tiny_speakers import PARTS_TEMPLATE, TAG_TEMPLATE, WHOLE, llama, tokenizer, whole_model
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tubelet import load_encoder, load_projector, patchify, save_projector, untrained
 from tubelet.encoder.config import EncoderConfig
@@ -23,7 +36,8 @@ from tubelet.language.vlm import write_folder as save_module
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme, scheme_from, scheme_to
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, PixelRecipe
+from tubelet.pixels.views_plan import ViewRule
 from tubelet.reading.clip import Clip
 
 
@@ -121,10 +135,13 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path):
     vlm = hand_made()
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine.txt").write_text("keep")
-    with pytest.raises(WeightsError, match="exists"):
-        vlm.save_pretrained(tmp_path / "m")
-    assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine.txt"]
-    vlm.save_pretrained(tmp_path / "m", overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(WeightsError, match="exists"):
+            vlm.save_pretrained(tmp_path / "m", overwrite=overwrite)
+        assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine.txt"]
+    (tmp_path / "m" / "mine.txt").unlink()
+    for overwrite in (False, True):
+        vlm.save_pretrained(tmp_path / "m", overwrite=overwrite)
     assert same(vlm, VLM.from_pretrained(tmp_path / "m"))
 
 
@@ -149,6 +166,40 @@ def test_schemes_come_back_from_json(scheme: Scheme):
     assert again == replace(scheme, rule=again.rule)
     assert float(again.rule.tokens_per_second) == float(scheme.rule.tokens_per_second)
     assert again.rule.compat == scheme.rule.compat
+
+
+BEFORE = """{"token_ids": {"image": 1, "video": 2, "start": 3, "end": 4}, "pixels": {"patch": 16, "rule": "smart",
+"temporal": 2, "merge": 2, "order": "block", "size": null, "shortest": null, "min_pixels": 10, "max_pixels": 16777216,
+"max_video_pixels": null, "resampler": "torch", "interpolation": "bicubic",
+"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}, "rule": {"time": "seconds",
+"tokens_per_second": "25/3", "arithmetic": "exact", "extent": "grid", "compat": "transformers-5"}, "video_pixels":
+{"patch": 16, "rule": "smart_compat", "temporal": 2, "merge": 2, "order": "block", "size": null, "shortest": null,
+"min_pixels": null, "max_pixels": null, "max_video_pixels": 1073741824, "resampler": "torch", "interpolation":
+"bicubic", "mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}, "states": [],
+"wording": "image_tag", "square": false, "views": null}"""
+BEFORE_VIEWS = """{"token_ids": {"image": -200, "video": null, "start": null, "end": null}, "pixels": {"patch": 14,
+"rule": "square", "temporal": 1, "merge": 1, "order": "raster", "size": 28, "shortest": null, "min_pixels": null,
+"max_pixels": null, "max_video_pixels": null, "resampler": "torch", "interpolation": "bicubic",
+"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}, "rule": {"time": "none",
+"tokens_per_second": "2", "arithmetic": "exact", "extent": "grid", "compat": null}, "video_pixels": null,
+"states": [3, 1], "wording": "parts", "square": false, "views": {"tile": 28, "pinpoints": [28, 56, 56, 28],
+"pool": "bilinear", "join": "unpad", "stride": 2, "compat": null}}"""
+
+
+def test_sections_of_files_written_before():
+    """Word for word as earlier versions wrote them; pinpoints were one list then."""
+    first = scheme_from(json.loads(BEFORE), CLIP_MEAN, CLIP_STD)
+    assert first == Scheme(
+        TokenIds(1, 2, 3, 4),
+        PixelRecipe(16, "smart", 2, 2, "block", min_pixels=10, max_pixels=1 << 24),
+        replace(QWEN2_5_VL, tokens_per_second=Fraction(25, 3), compat="transformers-5"),
+        PixelRecipe(16, "smart_compat", 2, 2, "block", max_video_pixels=1 << 30),
+        wording="image_tag",
+    )
+    views = ViewRule(28, ((28, 56), (56, 28)), pool="bilinear", join="unpad")
+    pixels = PixelRecipe(14, "square", size=28)
+    second = scheme_from(json.loads(BEFORE_VIEWS), CLIP_MEAN, CLIP_STD)
+    assert second == Scheme(TokenIds(-200), pixels, states=(3, 1), views=views)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +415,31 @@ def test_what_would_read_pictures_another_way_is_refused(fields: dict[str, Any],
 # ---- what is refused
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks by the old name
+@pytest.mark.parametrize("part", ["language model", "encoder"])
+def test_a_model_with_adapters_is_not_written_until_they_are_merged(part: str, tmp_path: Path):
+    """What is written can be read: by its own reader's rules, before a byte is on the disk."""
+    vlm = hand_made()
+    adapted: Any = vlm.speaker.lm if part == "language model" else vlm.encoder
+    names = ["q_proj", "v_proj"] if part == "language model" else ["qkv"]
+    peft = get_peft_model(adapted, LoraConfig(r=2, target_modules=names, init_lora_weights=False))
+    with pytest.raises(ConfigError):
+        vlm.save_pretrained(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+    peft.merge_and_unload()
+    vlm.save_pretrained(tmp_path / "m")
+    assert same(vlm, VLM.from_pretrained(tmp_path / "m"))
+
+
+def test_llava_1_5_of_transformers_is_called_by_its_name(tmp_path: Path):
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    vision = CLIPVisionConfig(**sizes, num_attention_heads=2, image_size=56, patch_size=14)
+    text = llama().config
+    LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"LLaVA-1\.5 in transformers' layout"):
+        VLM.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     "config", [None, {"model_type": "gpt2"}, {}, {"model_type": "qwen2_vl", "auto_map": {}}], ids=str
 )
@@ -373,6 +449,39 @@ def test_a_folder_that_is_no_whole_model_is_refused(config: dict[str, Any] | Non
         (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ConfigError):
         VLM.from_pretrained(tmp_path)
+
+
+WRONG = (None, True, -1, 10**6, 10**20, 0.5, "x", "", [], [1], ["a", None], {}, {"a": 1}, [[[]]], "\ud800")
+
+
+def named(config: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every field of an object of JSON and of the objects in it."""
+    for name, value in config.items():
+        yield (*path, name)
+        if isinstance(value, dict):
+            yield from named(value, (*path, name))
+
+
+@pytest.mark.filterwarnings("ignore")  # what transformers says of such fields is its own
+@pytest.mark.parametrize("every", [200, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_field_of_a_wrong_form_is_read_or_refused(every: int, tmp_path: Path):
+    """One of `every` of all fields and values, chosen by seed, in CI."""
+    hand_made().save_pretrained(tmp_path)
+    rng = random.Random(0)
+    for file in (tmp_path / "config.json", tmp_path / "generation_config.json"):
+        before = json.loads(file.read_text(encoding="utf-8"))
+        for path in named(before):
+            for wrong in WRONG:
+                if rng.randrange(every) and (path[-1], wrong) != ("model_type", [1]):
+                    continue
+                said = inner = json.loads(json.dumps(before))
+                for name in path[:-1]:
+                    inner = inner[name]
+                inner[path[-1]] = wrong
+                file.write_text(json.dumps(said), encoding="utf-8")
+                with contextlib.suppress(TubeletError):
+                    VLM.from_pretrained(tmp_path)
+        file.write_text(json.dumps(before), encoding="utf-8")
 
 
 def test_a_tokenizer_that_names_code_is_not_run(tmp_path: Path):

@@ -173,7 +173,7 @@ def test_the_projector_reads_a_state_without_a_norm_and_scores_come_from_the_who
     front = front_of(encoder)
     clip = picture(75, 125)
     with torch.no_grad():
-        seen = front.look(front.cut([clip]))
+        seen = front.features(front.patchify([clip]))
         out = model(normalised(clip.frames[0])[0], output_hidden_states=True)
     torch.testing.assert_close(seen.rows.x, out.hidden_states[DEPTH].flatten(0, 1), atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(seen.scoring.x, out.last_hidden_state.flatten(0, 1), atol=2e-5, rtol=1e-4)
@@ -189,7 +189,7 @@ def test_chosen_rows_are_projected_joined_and_placed(tower: tuple[hf.SiglipVisio
     clips = [picture(75, 125), picture(30, 200, seed=1)]
     with torch.no_grad():
         got = front(clips, choose)
-        kept = choose(front.look(front.cut(clips)))
+        kept = choose(front.features(front.patchify(clips)))
         expected = front.projector(kept)
     newline = (got.x == NEWLINE).all(dim=1)
     assert sum(kept.lengths) == int((~newline).sum()) == 40  # the budget, and nothing cut from it
@@ -257,7 +257,7 @@ def test_parts_that_do_not_fit_are_refused(tower: tuple[hf.SiglipVisionModel, En
 
 def test_pooling_rows_that_were_chosen_is_no_silent_step(tower: tuple[hf.SiglipVisionModel, Encoder]):
     front = front_of(tower[1])
-    seen = front.look(front.cut([picture(75, 125)]))
+    seen = front.features(front.patchify([picture(75, 125)]))
     few = select(seen.rows, seen.rows.x[:, 0], budget=7)
 
     with pytest.raises(ShapeError):
@@ -270,5 +270,5 @@ def test_the_real_sizes_are_five_views_of_729(tmp_path: Path):
     encoder = tubelet.untrained(small)
     front = FrontEnd(encoder, tubelet.language.build_projector("mlp2x_gelu", 16, 8), depth=1, newline=torch.zeros(8))
     clips = [picture(768, 768)]
-    assert sum(front.look(front.cut(clips)).rows.lengths) == 3645 and front.rule == LAVIDA
+    assert sum(front.features(front.patchify(clips)).rows.lengths) == 3645 and front.rule == LAVIDA
     assert sum(front(clips).lengths) == 1008

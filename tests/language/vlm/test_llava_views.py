@@ -19,7 +19,7 @@ from tubelet import VLM, Clip
 from tubelet.errors import ConfigError, KeyMismatch
 from tubelet.language import build_projector
 from tubelet.language.placing.align import LLAVA
-from tubelet.language.vlm.chat import ask, see
+from tubelet.language.vlm.chat import ask, patchify_clips
 from tubelet.language.vlm.llava import llava_views, next_pixels, next_scheme
 from tubelet.language.vlm.scheme import Scheme, scheme_from, scheme_to
 from tubelet.packed import Packed
@@ -91,7 +91,7 @@ def test_views_have_the_pixels_of_its_processor(pair: tuple[Any, VLM, Path]):
     scheme = pair[1].scheme
     for n, size in enumerate(SIZES):
         clip = picture(*size, seed=n)
-        p = see([clip], scheme)
+        p = patchify_clips([clip], scheme)
         views = unpatchify(normalise(p, scheme.pixels), scheme.pixels)
         expected = theirs([clip])["pixel_values"][0]
         got = torch.stack([view[0].permute(2, 0, 1) for view in views])
@@ -102,7 +102,7 @@ def test_features_are_its_packed_features(pair: tuple[Any, VLM, Path]):
     model, vlm, _ = pair
     clips = [picture(*size, seed=n) for n, size in enumerate(SIZES)]
     with torch.no_grad():
-        rows = vlm.encode(see(clips, vlm.scheme)).tokens.check(finite=True)
+        rows = vlm.encode(patchify_clips(clips, vlm.scheme)).tokens.check(finite=True)
         expected = model.get_image_features(**theirs(clips)).pooler_output
     assert rows_of(rows, len(clips)) == [len(x) for x in expected]
     torch.testing.assert_close(rows.x, torch.cat(list(expected)), atol=1e-4, rtol=1e-4)
@@ -113,7 +113,7 @@ def test_generated_ids_are_its_own(pair: tuple[Any, VLM, Path], sizes: list[tupl
     model, vlm, _ = pair
     clips = [picture(*size, seed=n) for n, size in enumerate(sizes)]
     with torch.no_grad():
-        rows = vlm.encode(see(clips, vlm.scheme))
+        rows = vlm.encode(patchify_clips(clips, vlm.scheme))
         counts = rows_of(rows.tokens, len(clips))
         ids = torch.tensor([[1, *[i for n, k in enumerate(counts) for i in (5 + n, *[IMAGE] * k)], 7, 8]])
         ready = vlm.ready(rows, ids)
@@ -232,7 +232,7 @@ def test_it_comes_back_from_a_folder(pair: tuple[Any, VLM, Path], tmp_path: Path
     assert torch.equal(again.newline, vlm.newline)
     clips = [picture(60, 90)]
     with torch.no_grad():
-        one, two = (v.encode(see(clips, v.scheme)).tokens for v in (vlm, again))
+        one, two = (v.encode(patchify_clips(clips, v.scheme)).tokens for v in (vlm, again))
     assert one.equal(two)
 
 
@@ -307,7 +307,7 @@ def test_llava_s_rows_equal_those_of_its_parts(merge: str, tmp_path: Path):
     mlp = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.GELU(), torch.nn.Linear(48, 48))
     mlp.load_state_dict(vlm.projector.state_dict())
     for n, (height, width) in enumerate(SIZES):
-        p = see([picture(height, width, seed=n)], vlm.scheme)
+        p = patchify_clips([picture(height, width, seed=n)], vlm.scheme)
         views = unpatchify(normalise(p, vlm.scheme.pixels), vlm.scheme.pixels)
         with torch.no_grad():
             pixels = torch.stack([view[0].permute(2, 0, 1) for view in views])
@@ -321,16 +321,16 @@ def test_a_question_about_views_is_answered(merge: str, tmp_path: Path):
     vlm = opened(llava_folder(tmp_path / "m", mm_patch_merge_type=merge))
     vlm.tokenizer = tokenizer(TAG_TEMPLATE)
     clips = [picture(60, 90), picture(33, 20, seed=1)]
-    asked = ask(vlm, clips, "Why?")
+    question = ask(vlm, clips, "Why?")
     rule = vlm.scheme.views
     assert rule is not None
     expected = sum(sum(rule.tokens(c.height, c.width, (4, 4))) for c in clips)
-    assert int(asked.ready.visual.sum()) == len(asked.rows.tokens.x) == expected
-    assert asked.sides == (PATCH,) * len(asked.rows.tokens)
-    answer = vlm.generate(asked.ready, max_new_tokens=4)
-    rows, ids = asked.rows.tokens.x, asked.ready.input_ids
+    assert int(question.ready.visual.sum()) == len(question.rows.tokens.x) == expected
+    assert question.sides == (PATCH,) * len(question.rows.tokens)
+    answer = vlm.generate(question.ready, max_new_tokens=4)
+    rows, ids = question.rows.tokens.x, question.ready.input_ids
     embeds = vlm.speaker.embed(ids)
-    embeds[asked.ready.visual] = rows
+    embeds[question.ready.visual] = rows
     greedy = vlm.speaker.lm.generate(inputs_embeds=embeds.detach(), max_new_tokens=4, do_sample=False)
     assert torch.equal(answer, greedy)
 
@@ -343,18 +343,18 @@ def test_rows_chosen_before_the_projector_are_joined_and_asked_about(tmp_path: P
 
     vlm = VLM.from_pretrained(folder, vision_tower=folder / "tower", reduce=reduce)
     vlm.tokenizer = tokenizer(TAG_TEMPLATE)
-    asked = ask(vlm, [picture(20, 70)], "Why?")
-    rows = asked.rows.tokens
+    question = ask(vlm, [picture(20, 70)], "Why?")
+    rows = question.rows.tokens
     newline = (rows.x == torch.linspace(-1, 1, 48)).all(dim=1)
     assert int((~newline).sum()) == 20 and bool(blank_rows(rows)[newline].all())
-    vlm.generate(asked.ready, max_new_tokens=2)
+    vlm.generate(question.ready, max_new_tokens=2)
 
 
 def test_a_clip_has_one_view_a_frame(tmp_path: Path):
     vlm = opened(llava_folder(tmp_path / "m"))
     frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
     with torch.no_grad():
-        rows = vlm.encode(see([Clip(frames, (0.0, 1.0, 2.0), is_video=True)], vlm.scheme)).tokens
+        rows = vlm.encode(patchify_clips([Clip(frames, (0.0, 1.0, 2.0), is_video=True)], vlm.scheme)).tokens
     assert rows.lengths == (3 * 16 + 1,)
     torch.testing.assert_close(rows.x[-1], torch.linspace(-1, 1, 48))
 
@@ -365,7 +365,7 @@ def test_it_is_written_and_read_again(tmp_path: Path):
     again = VLM.from_pretrained(tmp_path / "ours")
     assert again.scheme == vlm.scheme
     with torch.no_grad():
-        one, two = (v.encode(see([picture(60, 90)], v.scheme)).tokens for v in (vlm, again))
+        one, two = (v.encode(patchify_clips([picture(60, 90)], v.scheme)).tokens for v in (vlm, again))
     assert one.equal(two)
 
 

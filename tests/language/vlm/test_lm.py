@@ -14,11 +14,11 @@ from torch import Tensor
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, RunError
 from tubelet.language.vlm import load_lm as lm_module
 from tubelet.language.vlm.load_lm import generation_settings, load_speaker, text_part
-from tubelet.weights.locate import find_place
+from tubelet.weights.locate import find_folder
 
 
 def speaker_of(folder: Path, **options: Any) -> Any:
-    place = find_place(folder)
+    place = find_folder(folder)
     config = place.config()
     assert config is not None
     return load_speaker(place, config, **options)
@@ -222,6 +222,35 @@ def test_nan_is_refused(tmp_path: Path):
 def test_an_unusable_configuration_is_refused(config: dict[str, Any]):
     with pytest.raises(ConfigError):
         text_part(config)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_hidden_layers": 10**9},
+        {"num_hidden_layers": 10**5},
+        {"hidden_size": -4},
+        {"vocab_size": 10**20},
+        {"num_attention_heads": 0},
+        {"num_key_value_heads": 0},
+        {"rope_parameters": {"rope_type": "no such", "rope_theta": 1.0}},
+        {"hidden_act": "no such"},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore")  # what transformers says of such fields is its own
+def test_numbers_of_a_stranger_that_make_no_model_are_refused_at_once(fields: dict[str, Any], tmp_path: Path):
+    """Of which transformers would begin to make 10**9 layers, or fail in a way of its own."""
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 9,
+    }
+    save_file({"model.embed_tokens.weight": torch.zeros(9, 8)}, str(tmp_path / "model.safetensors"))
+    with pytest.raises(ConfigError):
+        load_speaker(find_folder(tmp_path), {"model_type": "llava_llama"} | sizes | fields)
 
 
 def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

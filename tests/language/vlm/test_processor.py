@@ -94,15 +94,15 @@ def messages(*kinds: str) -> list[dict[str, Any]]:
 def test_pictures_and_words_are_the_processor_s(both: tuple[str, Any, Any, VLM], sizes: list[tuple[int, int]]):
     _, processor, model, vlm = both
     clips = [picture(h, w, i) for i, (h, w) in enumerate(sizes)]
-    asked = ask(vlm, clips, QUESTION)
+    question = ask(vlm, clips, QUESTION)
     text = processor.apply_chat_template(messages(*["image"] * len(clips)), tokenize=False, add_generation_prompt=True)
     given = processor(text=[text], images=[Image.fromarray(c.frames[0]) for c in clips] or None, return_tensors="pt")
-    assert asked.text == text
-    assert torch.equal(asked.ready.input_ids, given["input_ids"])
+    assert question.text == text
+    assert torch.equal(question.ready.input_ids, given["input_ids"])
     if clips:
-        assert torch.equal(asked.patches.grid_thw, given["image_grid_thw"])
+        assert torch.equal(question.patches.grid_thw, given["image_grid_thw"])
     want = model.generate(**given, max_new_tokens=12, do_sample=False)[:, given["input_ids"].shape[1] :]
-    assert torch.equal(vlm.generate(asked.ready, max_new_tokens=12), want)
+    assert torch.equal(vlm.generate(question.ready, max_new_tokens=12), want)
 
 
 def test_a_clip_is_sized_and_worded_as_the_processor_does(both: tuple[str, Any, Any, VLM]):
@@ -111,7 +111,7 @@ def test_a_clip_is_sized_and_worded_as_the_processor_does(both: tuple[str, Any, 
     frames = np.random.default_rng(1).integers(0, 256, (5, 120, 160, 3), dtype=np.uint8)
     number = [0, 3, 4, 11, 20]
     clip = Clip(frames, tuple(n / 10 for n in number), "clip", is_video=True)
-    asked = ask(vlm, [clip], QUESTION)
+    question = ask(vlm, [clip], QUESTION)
     text = processor.apply_chat_template(messages("video"), tokenize=False, add_generation_prompt=True)
     told = VideoMetadata(total_num_frames=21, fps=10.0, frames_indices=list(number), duration=2.1)
     given = processor(text=[text], videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)], return_tensors="pt",
@@ -121,8 +121,8 @@ def test_a_clip_is_sized_and_worded_as_the_processor_does(both: tuple[str, Any, 
         start, end = vlm.scheme.token_ids.start, vlm.scheme.token_ids.end
         theirs.pop(theirs.index(start))
         theirs.pop(len(theirs) - 1 - theirs[::-1].index(end))
-    assert torch.equal(asked.patches.grid_thw, given["video_grid_thw"])
-    assert asked.ready.input_ids[0].tolist() == theirs
+    assert torch.equal(question.patches.grid_thw, given["video_grid_thw"])
+    assert question.ready.input_ids[0].tolist() == theirs
 
 
 def test_an_answer_told_in_pieces_is_the_whole_one(both: tuple[str, Any, Any, VLM]):

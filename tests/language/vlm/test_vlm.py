@@ -19,7 +19,7 @@ from tubelet.language import build_projector
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.touch import blank, touch
 from tubelet.language.vlm.cache import FeatureCache
-from tubelet.language.vlm.chat import see
+from tubelet.language.vlm.chat import patchify_clips
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.patchify import normalise, patchify
@@ -170,7 +170,7 @@ def test_video_gives_the_ids_of_the_reference_s_positions(pair: tuple[str, Any, 
         return
     small(vlm)
     clip = film(10, 60, 60, fps)
-    p = see([clip], vlm.scheme)
+    p = patchify_clips([clip], vlm.scheme)
     with torch.no_grad():
         rows = vlm.encode(p)
     sample = [5, 6, *run(VIDEO, rows.tokens.lengths[0]), 9, 8]
@@ -195,7 +195,7 @@ def test_timed_frames_and_pictures_of_qwen3_give_transformers_own_ids(pair: tupl
     if not kind.startswith("qwen3_vl"):
         return
     small(vlm)
-    p = see([film(6, 60, 60), picture(60, 90)], vlm.scheme)
+    p = patchify_clips([film(6, 60, 60), picture(60, 90)], vlm.scheme)
     with torch.no_grad():
         rows = vlm.encode(p)
     t, h, w = rows.tokens.items[0].grid
@@ -264,13 +264,13 @@ class Counting:
 
     def __init__(self, vlm: VLM) -> None:
         self.items: list[int] = []
-        run_encoder = vlm._features
+        run_encoder = vlm.features
 
         def counted(p: Packed) -> tuple[Packed, ...]:
             self.items.append(len(p))
             return run_encoder(p)
 
-        vlm._features = counted  # pyright: ignore[reportAttributeAccessIssue]
+        vlm.features = counted  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_an_item_seen_again_is_not_encoded_again(pair: tuple[str, Any, VLM]):
@@ -279,12 +279,12 @@ def test_an_item_seen_again_is_not_encoded_again(pair: tuple[str, Any, VLM]):
     vlm.cache = FeatureCache()
     a, b, c = picture(60, 90), picture(90, 60, 1), picture(60, 60, 2)
     with torch.no_grad():
-        fresh = vlm._features(patchify([b, a, b, c], vlm.scheme.pixels))
+        fresh = vlm.features(patchify([b, a, b, c], vlm.scheme.pixels))
         count = Counting(vlm)
         vlm.encode(patchify([a, b], vlm.scheme.pixels))
         again = vlm.encode(patchify([b, a, b, c], vlm.scheme.pixels))
         nothing = vlm.encode(patchify([c], vlm.scheme.pixels))
-    del vlm._features
+    del vlm.features
     assert count.items == [2, 1]
     assert nothing.tokens.lengths == again.tokens.lengths[3:]
     assert again.tokens.items == fresh[0].items
@@ -473,7 +473,7 @@ def test_a_reduction_that_joins_rows_cannot_be_followed_by_deepstack(pair: tuple
                 with pytest.raises(ConfigError, match="deepstack"):
                     vlm.encode(p)
             else:
-                assert vlm.encode(p).tokens.lengths[0] < vlm._features(p)[0].lengths[0]
+                assert vlm.encode(p).tokens.lengths[0] < vlm.features(p)[0].lengths[0]
     finally:
         vlm.reduce = None
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +120,7 @@ def test_answers_and_questions_keep_to_their_limits(fonts: Fonts):
 
 
 def test_recipes_that_cannot_be_are_refused(fonts: Fonts):
+    wrong: dict[str, Any]
     for wrong in ({"sizes": ((200, 256),)}, {"sizes": ()}, {"em": (4, 8)}, {"em": (20, 10)}, {"mix": (("poem", 1.0),)}):
         with pytest.raises(InputError):
             PageRecipe(**wrong)

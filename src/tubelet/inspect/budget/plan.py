@@ -16,10 +16,12 @@ All counts are those of the code that runs, from the same functions or checked a
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
+from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig
-from tubelet.errors import ConfigError, ShapeError, TubeletError
+from tubelet.errors import ConfigError, InputError, ShapeError, TubeletError
 from tubelet.inspect.budget.flops import encoder_flop, projector_flop
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.networks import Aggregator
@@ -31,6 +33,7 @@ from tubelet.pixels.views import Views, cut_to_units, views_of
 from tubelet.pixels.views_plan import ViewRule
 
 
+@door
 def plan(
     sources: Any,
     what: EncoderConfig | PixelRecipe,
@@ -72,8 +75,12 @@ def _listed(sources: Any) -> Sequence[Any]:
 def _input(source: Any) -> Input:
     if isinstance(source, Input):
         return source
-    width, height, *frames = source
-    return Input(width, height, *frames)
+    try:
+        width, height, *more = (index(n) for n in source)
+        (frames,) = more or [1]
+    except (TypeError, ValueError) as e:
+        raise InputError("an input is (width, height) or (width, height, frames)", got=type(source).__name__) from e
+    return Input(width, height, frames)
 
 
 def _joins(views: Views | None) -> bool:

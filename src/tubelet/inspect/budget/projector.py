@@ -67,7 +67,7 @@ def with_projector(found: Memory, after: Projection, dtype: Dtype, mode: Mode, *
         out = after.steps[-1] * item if after.layers else 0  # the caller has it, in place of the tokens
         behind = {name: n + weights + out for name, n in found.moments_bytes.items()}
         loss = 4 * after.tokens * after.width * item  # of the tokens, which is the projector's now
-        end = found.moments_bytes.get("backward of what follows the layers", 0) - loss
+        end = found.moments_bytes.get("loss", 0) - loss
         moments = behind | {"backward of the projector": end + _backward(after, item)}
         optimizer = found.optimizer_bytes + 2 * weights
     where = max(moments, key=lambda name: moments[name])

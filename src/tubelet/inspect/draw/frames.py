@@ -20,6 +20,7 @@ from pathlib import PurePath
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tubelet.doors import door
 from tubelet.errors import ShapeError
 from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, Colour, TextLine, caption, length, time_text, words
 from tubelet.packed.grid import Grid, Item
@@ -32,6 +33,7 @@ LINE_ON_LIGHT: Colour = (0, 82, 190)
 LINE_ON_DARK: Colour = (255, 255, 255)
 
 MARGIN, GAP, LABEL = 22, 14, 24  # around a page, between its parts, under a thumbnail
+MOST_SIDE = 1 << 15  # pixels of a drawing
 NARROW = 400  # no caption is narrower
 CELL = 64  # no cell of a contact sheet is narrower: a time must fit
 MIN_PITCH = 8  # pixels between two lines of a drawn grid; denser grids get a line every k patches
@@ -157,6 +159,8 @@ def _below(clip: Clip, item: Item, patch: int, frame: int, step: int) -> list[Te
 
 def check_drawn(clip: Clip, item: Item | None, patch: int | None, max_side: int) -> None:
     """Raises ShapeError where the item cannot come from the clip or the page has no room for words."""
+    if max_side > MOST_SIDE:
+        raise ShapeError(f"a drawing has at most {MOST_SIDE} pixels a side", limit=MOST_SIDE, got=max_side)
     if max_side < NARROW + 2 * MARGIN:
         raise ShapeError(f"a drawing needs at least {NARROW + 2 * MARGIN} pixels a side", got=max_side)
     if (item is None) != (patch is None) or (patch is not None and patch < 1):
@@ -173,6 +177,7 @@ def check_drawn(clip: Clip, item: Item | None, patch: int | None, max_side: int)
 # ---- the two pictures
 
 
+@door
 def draw_grid(clip: Clip, item: Item, patch: int, *, row: int = 0, max_side: int = 1600) -> Image.Image:
     """One frame as the encoder is given it, with its patch grid and a caption, as an RGB picture.
 
@@ -288,6 +293,7 @@ def _missing(page: Image.Image, x: int, y: int, sheet: Sheet) -> None:
     page.paste(words("missing", 13, ALARM), (x, y + sheet.height + 5))
 
 
+@door
 def contact_sheet(
     clip: Clip,
     item: Item | None = None,
@@ -309,6 +315,8 @@ def contact_sheet(
         'RGB'
     """
     check_drawn(clip, item, patch, max_side)
+    if max_frames < 1:
+        raise ShapeError(f"a sheet has at least one frame, got {max_frames}", limit=1, got=max_frames)
     aspect = clip.width / clip.height if item is None else item.grid.w / item.grid.h
     room = max_side - 2 * MARGIN
     below = room - caption(NARROW, _title(clip, item, patch, 0, 2)).height - GAP

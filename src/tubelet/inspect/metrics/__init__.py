@@ -7,7 +7,9 @@
     recall, relevance_over_random                    rows in annotated boxes             tubelet.inspect.metrics.boxes
     alignment                                        pictures and texts                  inspect.metrics.alignment
     timed, latency_ratio                             time, stage by stage                tubelet.inspect.metrics.latency
-    anls, relaxed_accuracy, vqa_accuracy, paired     answers, and two methods on them    tubelet.inspect.metrics.answers
+    anls, relaxed_accuracy, vqa_accuracy,            answers of a model                  tubelet.inspect.metrics.answers
+    exact_match, option_accuracy, relative_accuracy
+    paired                                           two methods on the same questions   tubelet.inspect.metrics.answers
     summary                                          what choices are compared by        tubelet.inspect.metrics.summary
 
 Each gives `Estimate`s, which cannot be printed without their interval. SHIRG's own formulas are in
@@ -18,7 +20,11 @@ from tubelet.inspect.metrics.alignment import Alignment as Alignment
 from tubelet.inspect.metrics.alignment import alignment as alignment
 from tubelet.inspect.metrics.answers import Paired as Paired
 from tubelet.inspect.metrics.answers import anls as anls
+from tubelet.inspect.metrics.answers import exact_match as exact_match
+from tubelet.inspect.metrics.answers import option_accuracy as option_accuracy
 from tubelet.inspect.metrics.answers import paired as paired
+from tubelet.inspect.metrics.answers import refined_match as refined_match
+from tubelet.inspect.metrics.answers import relative_accuracy as relative_accuracy
 from tubelet.inspect.metrics.answers import relaxed_accuracy as relaxed_accuracy
 from tubelet.inspect.metrics.answers import vqa_accuracy as vqa_accuracy
 from tubelet.inspect.metrics.boxes import Recall as Recall

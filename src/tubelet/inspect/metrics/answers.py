@@ -3,6 +3,9 @@
     anls                DocVQA, InfoVQA     nearly the right letters
     relaxed_accuracy    ChartQA             the right number within 5 %, or the right words
     vqa_accuracy        TextVQA, VQAv2      what at least three of ten people said
+    exact_match         ScanQA, SQA3D       the same words; refined_match, one within the other
+    option_accuracy     VSI-Bench           the right letter of several options
+    relative_accuracy   VSI-Bench           how near a number is, at ten tolerances
 
 Each takes one answer of the model for each question and the accepted ones, and gives the score of each question;
 `mean_of` makes an estimate of them, `paired` compares two methods.
@@ -12,6 +15,8 @@ import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from tubelet.errors import ShapeError
 from tubelet.inspect.metrics.estimate import Estimate
@@ -90,6 +95,72 @@ def vqa_accuracy(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> l
     return scores
 
 
+def exact_match(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
+    """1 for the words of an accepted answer (EM@1), else 0.
+
+    Letter case, articles and punctuation at the ends of words do not count; LEO's table of misspellings is not applied.
+    Source: Ma et al., "SQA3D", ICLR 2023, section 4; Azuma et al., "ScanQA", CVPR 2022, section 5.
+
+        >>> exact_match(["The chair.", "table"], [["chair", "seat"], ["a desk"]])
+        [1.0, 0.0]
+    """
+    _same_number(answers, accepted)
+    return [float(_bare(a) in {_bare(r) for r in right}) for a, right in zip(answers, accepted, strict=True)]
+
+
+def refined_match(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
+    """1 where an answer, without white space, lies within an accepted one or holds it (EM-R1), else 0. An empty answer
+    counts nothing. Otherwise as `exact_match`.
+
+    Source: Huang et al., "LEO", ICML 2024; embodied-generalist:evaluator/scanqa_eval.py@477dc44 (answer_match).
+
+        >>> refined_match(["brown chair", "", "no"], [["chair"], ["yes"], ["yes"]])
+        [1.0, 0.0, 0.0]
+    """
+    _same_number(answers, accepted)
+
+    def right(answer: str, wanted: str) -> bool:
+        a, b = (_bare(text).replace(" ", "") for text in (answer, wanted))
+        return bool(a and b) and (a in b or b in a)
+
+    return [float(any(right(a, w) for w in wanted)) for a, wanted in zip(answers, accepted, strict=True)]
+
+
+def option_accuracy(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
+    """1 where an answer's first word, without its final point, is an accepted letter, else 0.
+
+    Source: Yang et al., "Thinking in space", CVPR 2025; vision-x-nyu/thinking-in-space:
+    lmms_eval/tasks/vsibench/utils.py (fuzzy_matching, exact_match).
+
+        >>> option_accuracy(["B. the sofa", "The sofa"], [["B"], ["B"]])
+        [1.0, 0.0]
+    """
+    _same_number(answers, accepted)
+    firsts = [_first_word(a).casefold() for a in answers]
+    return [float(a in {r.strip().casefold() for r in right}) for a, right in zip(firsts, accepted, strict=True)]
+
+
+def relative_accuracy(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
+    """The share of the tolerances 0.5, 0.45, ... 0.05 within which a number is near the accepted one, relative to that
+    (MRA); 0 for an answer whose first word is no number. A true 0 is met by 0 alone.
+
+    Source: Yang et al., "Thinking in space", CVPR 2025, section 3.3; utils.py as for `option_accuracy`.
+
+        >>> relative_accuracy(["4.0 meters", "5", "many"], [["4"], ["4"], ["4"]])
+        [1.0, 0.6, 0.0]
+    """
+    _same_number(answers, accepted)
+    tolerances = 1 - np.linspace(0.5, 0.95, 10)
+
+    def score(answer: str, wanted: str) -> float:
+        a, b = _number(_first_word(answer)), _number(wanted)
+        if a is None or b is None:
+            return 0.0
+        return float((abs(a - b) / abs(b) <= tolerances).mean()) if b else float(a == 0)
+
+    return [max((score(a, w) for w in wanted), default=0.0) for a, wanted in zip(answers, accepted, strict=True)]
+
+
 def paired(ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0) -> Paired:
     """How much better one method scores than another on the same questions. Raises ShapeError for other numbers.
 
@@ -126,6 +197,10 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def _first_word(text: str) -> str:
+    return text.strip().split(" ")[0].rstrip(".").strip()
 
 
 def _bare(text: str) -> str:

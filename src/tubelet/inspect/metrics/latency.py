@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tubelet.errors import InputError
@@ -65,17 +65,22 @@ def timed(
         raise InputError(f"stages to time, 1 run or more and warm-up of 0 or more, got {runs} and {warmup}", got=runs)
     wait = settle or _nothing
     found = {name: {stage: list[float]() for stage in stages} for name, stages in contenders.items()}
-    names = list(contenders)
-    for turn in range(-warmup, runs):
-        for name in names if turn % 2 == 0 else names[::-1]:
-            for stage, run in contenders[name].items():
-                wait()
-                start = clock()
-                run()
-                wait()
-                if turn >= 0:
-                    found[name][stage].append(clock() - start)
+    for name, counts in in_turns(contenders, runs, warmup):
+        for stage, run in contenders[name].items():
+            wait()
+            start = clock()
+            run()
+            wait()
+            if counts:
+                found[name][stage].append(clock() - start)
     return {name: Times({s: tuple(v) for s, v in stages.items()}) for name, stages in found.items()}
+
+
+def in_turns(names: Iterable[str], runs: int, warmup: int) -> Iterator[tuple[str, bool]]:
+    """Whose turn it is, A B, B A, A B ..., and whether the turn counts: so that drift hits all alike."""
+    order = list(names)
+    for turn in range(-warmup, runs):
+        yield from ((name, turn >= 0) for name in (order if turn % 2 == 0 else order[::-1]))
 
 
 def latency_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:

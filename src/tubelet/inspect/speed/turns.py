@@ -20,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tubelet.inspect.metrics.latency import in_turns
+
 AGAIN = " (again)"
 QUIET = (0.95, 1.05)  # an A/A ratio outside of this marks a run as noisy
 
@@ -78,12 +80,10 @@ def measure(
     table = {name: _Rounds(run) for name, run in contenders.items()}
     if control is not None:
         table[control + AGAIN] = _Rounds(contenders[control])
-    names = list(table)
-    for i in range(-warmup, rounds):
-        for name in names if i % 2 == 0 else names[::-1]:
-            if before is not None:
-                before(name.removesuffix(AGAIN))
-            _turn(table[name], keep=i >= 0)
+    for name, counts in in_turns(table, rounds, warmup):
+        if before is not None:
+            before(name.removesuffix(AGAIN))
+        _turn(table[name], keep=counts)
     return {
         name: Timing(name, tuple(r.wall), tuple(r.cpu), max(r.peak) if r.peak else None) for name, r in table.items()
     }

@@ -14,8 +14,8 @@ from tubelet.errors import ConfigError
 from tubelet.families.fields import CODE_FIELDS, HARMLESS_FIELDS
 from tubelet.families.onevision_config import MODEL_TYPES, config_from
 from tubelet.integrations.transformers.fields import (
-    EncoderFields,
-    PixelFields,
+    ENCODER_FIELDS,
+    PIXEL_FIELDS,
     backend_of,
     checked,
     encoder_fields,
@@ -45,7 +45,7 @@ def own_fields(found: dict[str, Any]) -> dict[str, Any]:
 
 
 class TubeletConfig(PreTrainedConfig):
-    """config.json of a tubelet encoder: the fields of `EncoderFields` and `PixelFields`, checked one by one.
+    """config.json of a tubelet encoder: the fields of ENCODER_FIELDS and PIXEL_FIELDS, checked one by one.
 
     A file in upstream's form is read as what it means in these fields. `untrained` says that the weights are random.
     Raises ConfigError for a value of the wrong type or range, for unknown fields and for those that could name code.
@@ -68,7 +68,7 @@ class TubeletConfig(PreTrainedConfig):
             if kwargs.get(name) is not None:
                 backend_of(kwargs[name])
         kwargs = with_spans(kwargs)
-        ours = checked(EncoderFields, kwargs) | checked(PixelFields, kwargs)
+        ours = checked(ENCODER_FIELDS, kwargs) | checked(PIXEL_FIELDS, kwargs)
         unknown = sorted(kwargs.keys() - _THEIRS - CODE_FIELDS)
         if unknown:
             raise ConfigError(f"unknown field {', '.join(unknown[:8])}", got=tuple(unknown))

@@ -14,7 +14,7 @@ them in buffers that this way of loading leaves uninitialised.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,10 +30,10 @@ from tubelet.encoder.model import Encoder
 from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.encoder.table import PositionTable
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError, UnsafeFile
-from tubelet.integrations.transformers.attention import register, tubelet_attention
 from tubelet.integrations.transformers.config import TubeletConfig, config_of
-from tubelet.integrations.transformers.fields import PixelFields, backend_of, checked, pixel_fields, recipe_of
+from tubelet.integrations.transformers.fields import PIXEL_FIELDS, backend_of, checked, pixel_fields, recipe_of
 from tubelet.integrations.transformers.upstream import HUB, register_upstream, upstream_encoder
+from tubelet.language.vlm.attention import register, tubelet_attention
 from tubelet.packed import Item, Packed, all_positions
 from tubelet.pixels.inputs import listed
 from tubelet.pixels.load import load_patches
@@ -191,6 +191,11 @@ class TubeletModel(PreTrainedModel):
                 if scale is not None:
                     init.ones_(scale)
 
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether layers run again in the backward pass; what transformers asks every module of a model."""
+        return self.encoder.options.gradient_checkpointing
+
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1
     ) -> None:
@@ -228,6 +233,12 @@ def packed_rows(rows: Tensor, grid_thw: Tensor | Sequence[Sequence[int]], recipe
     return Packed(rows, pos, items, tuple(item.grid.rows for item in items))
 
 
+_OF_LOADERS = (  # keywords that AutoImageProcessor and pipeline hand on to every processor, which has no use for them
+    *("_from_auto", "_from_pipeline", "_commit_hash", "trust_remote_code", "code_revision", "use_fast", "backend"),
+    *("dtype", "torch_dtype", "device", "device_map"),
+)
+
+
 class TubeletImageProcessor(BaseImageProcessor):
     """Pictures, files and clips to `pixel_values` (T, W) and `image_grid_thw` (N, 3), packed and never padded.
 
@@ -245,7 +256,7 @@ class TubeletImageProcessor(BaseImageProcessor):
     def __init__(self, do_normalize: bool = True, **kwargs: Any) -> None:
         for name in ("image_processor_type", "processor_class"):
             kwargs.pop(name, None)
-        values = checked(PixelFields, kwargs)
+        values = checked(PIXEL_FIELDS, kwargs)
         _no_more(kwargs)
         super().__init__()
         self.do_normalize = do_normalize
@@ -260,9 +271,12 @@ class TubeletImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """From preprocessor_config.json; keyword arguments replace its fields, and unknown ones are a ConfigError."""
+        """From preprocessor_config.json; keyword arguments replace its fields, and unknown ones are a ConfigError.
+
+        What transformers' own loaders and pipelines send along (how to fetch, a model's type and device) is for them.
+        """
         unused = kwargs.pop("return_unused_kwargs", False)
-        for name in ("_from_auto", "_from_pipeline", "trust_remote_code", "use_fast", "backend"):
+        for name in _OF_LOADERS:
             kwargs.pop(name, None)
         processor = cls(**{**image_processor_dict, **kwargs})
         return (processor, {}) if unused else processor
@@ -291,7 +305,7 @@ class TubeletImageProcessor(BaseImageProcessor):
             raise ConfigError("return_tensors is pt or np", expected=("pt", "np"), got=return_tensors)
         recipe = self.recipe
         if fields_of_this_call:
-            now = {f.name: fields_of_this_call.pop(f.name, getattr(self, f.name)) for f in fields(PixelFields)}
+            now = {name: fields_of_this_call.pop(name, getattr(self, name)) for name in PIXEL_FIELDS}
             _no_more(fields_of_this_call)
             recipe = TubeletImageProcessor(**now).recipe
         p = load_patches(listed(images), recipe, fps=fps, num_frames=num_frames).packed

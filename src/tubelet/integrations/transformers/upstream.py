@@ -69,7 +69,8 @@ def upstream_encoder(
         return None
     unused = [name for name, value in hub.items() if name not in _HONOURED and value]
     folder, inner = Path(source), hub.get("subfolder") or ""
-    if unused or (inner and not folder.is_dir()):
+    here = os.path.isdir(folder)  # noqa: PTH112  that of Path raises where a name is too long
+    if unused or (inner and not here):
         name = unused[0] if unused else "subfolder"
         raise ConfigError(
             f"{name} means nothing for files in upstream's form; fetch them first and give the folder",
@@ -77,7 +78,7 @@ def upstream_encoder(
             got=name,
         )
     wanted = None if config is None else config.encoder_config()
-    return load_encoder(folder / inner if folder.is_dir() else source, config=wanted, revision=hub.get("revision"))
+    return load_encoder(folder / inner if here else source, config=wanted, revision=hub.get("revision"))
 
 
 def register_upstream() -> None:

@@ -7,7 +7,8 @@
 Only this one model changes: its tower answers calls with another `forward`, and everything else of it (names of
 parameters, saving, device moves, hooks) stays. The weights are shared: where the tower keeps q, k and v apart they are
 laid side by side once and the tower's own parameters become views of that, so memory does not grow. A call that asks
-for something the encoder does not give (attention weights, hidden states of a packed tower) goes to the tower itself.
+for something the encoder does not give (attention weights, hidden states of a packed tower) goes to the tower itself,
+and so does every call while something hangs on a part of the tower: adapters, hooks, another forward.
 """
 
 from dataclasses import dataclass, field
@@ -111,6 +112,7 @@ class _Tower:
     call: _Call = field(init=False)
     lines: tuple[Line, ...] = field(init=False)
     where: tuple[int, ...] = field(init=False, default=())
+    kinds: list[type[nn.Module]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.family = TOWERS[type(self.tower).__name__]
@@ -118,6 +120,7 @@ class _Tower:
         with torch.device("meta"):
             self.call = _Call(Encoder(self.config))
         self.lines = self._lines()
+        self.kinds = [type(part) for part in self.tower.modules() if part is not self.tower]
         self._share()
 
     def __call__(self, pixel_values: Tensor, grid_thw: Any = None, **kwargs: Any) -> Any:
@@ -128,6 +131,7 @@ class _Tower:
         interpolate = kwargs.pop("interpolate_pos_encoding", None)
         fixed = None if packed else self.config.pixels.size
         strange = not packed and not interpolate and tuple(pixel_values.shape[-2:]) != (fixed, fixed)
+        strange = strange or not self._is_plain()
         if (packed and states) or strange or any(value not in (None, False) for value in kwargs.values()):
             given = {"return_dict": return_dict, "output_hidden_states": wanted, **kwargs}
             given |= {"grid_thw": grid_thw} if packed else {"interpolate_pos_encoding": interpolate}
@@ -177,6 +181,14 @@ class _Tower:
             self._share()  # the model was moved or cast
         with torch.no_grad():
             return self.call.encoder.features(p, only=only)
+
+    def _is_plain(self) -> bool:
+        """Whether the tower's parts are those it had, with nothing attached: what is added later runs in the tower."""
+        parts = [part for part in self.tower.modules() if part is not self.tower]
+        return [type(part) for part in parts] == self.kinds and not any(
+            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or "forward" in vars(part)
+            for part in parts
+        )
 
     def _lines(self) -> tuple[Line, ...]:
         """The key table that names this tower's parameters. Raises ConfigError when none does."""

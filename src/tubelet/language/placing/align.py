@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import AlignmentError, InputError
 from tubelet.shapes import Bool, Int64
 
@@ -36,6 +37,7 @@ class TokenIds:
     start: int | None = None
     end: int | None = None
 
+    @door
     def __post_init__(self) -> None:
         around = [i for i in (self.start, self.end) if i is not None]
         if {self.start, self.end} & {self.image, self.video} - {None} or len(set(around)) != len(around):

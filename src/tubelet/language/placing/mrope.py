@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import InputError, ShapeError
 from tubelet.language.placing import align
 from tubelet.language.placing.align import Prompts, TokenIds
@@ -124,6 +125,7 @@ _NONE = np.zeros(0, np.int64)
 _NO_BLOCKS = Blocks(_NONE, _NONE, _NONE, Strips(np.zeros((3, 0), np.int64), _NONE, _NONE))
 
 
+@door
 def rope_index(
     input_ids: Int64[Tensor, "*batch S"],
     token_ids: TokenIds,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import AlignmentError, InputError, ShapeError
 from tubelet.language.placing import align
 from tubelet.language.placing.align import Prompts, TokenIds
@@ -42,6 +43,7 @@ class Placed:
     positions: Positions
 
 
+@door
 def place(
     p: Packed,
     input_ids: Int64[Tensor, "*batch S"],

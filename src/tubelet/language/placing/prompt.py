@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tubelet.doors import door
 from tubelet.errors import AlignmentError, InputError
 from tubelet.language.placing.align import TokenIds
 from tubelet.shapes import Int64
@@ -41,6 +42,7 @@ class Prompt:
         return len(self.ids)
 
 
+@door
 def expand_placeholders(
     input_ids: Sequence[int] | Int64[Tensor, " S"],
     counts: Sequence[Count],

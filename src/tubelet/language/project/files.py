@@ -4,29 +4,30 @@ Safetensors only, strict, whole or not at all, as for encoders. LLaVA's own `mm_
 through `tubelet convert --to projector --unsafe-pickle`, which reads it in a confined process.
 """
 
-import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tubelet.doors import door
 from tubelet.encoder.config import Merger
-from tubelet.errors import ConfigError, KeyMismatch, NotFinite, WeightsError
+from tubelet.errors import ConfigError, KeyMismatch, NotFinite
 from tubelet.language.project.projector import Compat, Projector, ProjectorConfig, from_config
 from tubelet.packed.file import replace_tensors
+from tubelet.packed.header import Entry, strict_json
 from tubelet.reduce.merge import Odd
+from tubelet.weights.conversion import readable, sha256_of, write_report
 from tubelet.weights.convert import Fold
-from tubelet.weights.header import Entry, strict_json
-from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, Checkpoint, find_checkpoint, inside, root_of
+from tubelet.weights.locate import CONFIG, Checkpoint, CheckpointFolder, Source, find_folder
+from tubelet.weights.plain import checked_fields, to_plain
 from tubelet.weights.save import staged
-from tubelet.weights.tensors import TensorReader, compare_names, stored_type
+from tubelet.weights.tensors import TensorReader, compare_names, same_bits, stored_type
+from tubelet.writing import resolved
 
 FILE = "mm_projector.safetensors"
 INSIDE = "mm_projector."  # what stands before a key, after whatever else
@@ -34,7 +35,6 @@ MERGER = ".merger."  # the same in a LLaVA-OneVision-2
 PREFIX = "model.mm_projector."
 NORM_OUT = "norm_out.weight"  # of a projector with a norm behind
 SETTINGS = "projector"  # the metadata entry with the configuration
-REPORT = "conversion.json"
 _NUMBERED = re.compile(r"(\d+)\.(?:weight|bias)|(\d+)\.(?:pre_norm|proj\.[02])\.(?:weight|bias)")
 
 
@@ -61,8 +61,9 @@ class ProjectorReport:
         return asdict(self)
 
 
+@door
 def load_projector(
-    source: str | os.PathLike[str],
+    source: Source,
     *,
     kind: str | None = None,
     odd: Odd | None = None,
@@ -87,8 +88,7 @@ def load_projector(
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ConfigError(f"weights are floating point numbers, not {dtype}", got=str(dtype))
-    folder = Path(source)
-    checkpoint = find_checkpoint(folder / FILE if (folder / FILE).is_file() else source, revision)
+    checkpoint = _folder_of(source, revision).checkpoint()
     names = bare_names(checkpoint.entries)
     entries = {name: checkpoint.entries[key] for name, key in names.items()}
     given = {"kind": kind, "odd": odd, "compat": compat, "eps": eps}
@@ -108,25 +108,34 @@ def load_projector(
     return projector
 
 
+def _folder_of(source: Source, revision: str | None = None) -> CheckpointFolder:
+    """Where the projector is: of a folder in its own file first."""
+    own = Path(source.name if isinstance(source, CheckpointFolder) else source) / FILE
+    return find_folder(own if os.path.isfile(own) else source, revision)  # noqa: PTH113  that of Path raises where a name is too long
+
+
+@door
 def save_projector(projector: Projector, path: str | os.PathLike[str]) -> Path:
     """Write the weights and the configuration to one .safetensors file (a folder gets its mm_projector.safetensors).
 
-    Written beside the target and renamed, so an error or a kill leaves the old file as it was. Returns the file's path.
-    Raises ConfigError for a projector without weights, RunError when the file cannot be written.
+    Whole or not at all; only a projector's file is replaced. Returns the file's path. Raises ConfigError for a
+    projector without weights, InputError where no such file may stand, RunError when it cannot be written.
 
         >>> save_projector(tubelet.language.build_projector("linear", 64, 128), "mm_projector.safetensors").name
         'mm_projector.safetensors'
     """
-    target = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    target = Path(path) / FILE if resolved(path).is_dir() else Path(path)
     if target.suffix != ".safetensors":
         raise ConfigError("projectors are saved as .safetensors", source=target.name, expected=".safetensors")
-    tensors = {PREFIX + k: t.detach().to("cpu", copy=True).contiguous() for k, t in projector.state_dict().items()}
+    tensors = {PREFIX + name: tensor for name, tensor in projector.state_dict().items()}
     if not tensors:
         raise ConfigError(f"{projector.config.kind} has no weights to save", got=projector.config.kind)
-    replace_tensors(target, tensors, {"format": "pt", SETTINGS: json.dumps(asdict(projector.config))})
+    said = {"format": "pt", SETTINGS: json.dumps(to_plain(projector.config))}
+    replace_tensors(target, tensors, said, lambda old: all(INSIDE in name for name in old.tensors))
     return target
 
 
+@door
 def convert_projector(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -140,31 +149,17 @@ def convert_projector(
     source: as in `load_projector`, and with unsafe_pickle LLaVA's mm_projector.bin, which a confined process reads.
     kind: as in `load_projector`. The folder appears whole or not at all. Raises what `load_projector` raises.
     """
-    path = Path(source)
-    digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory(prefix="tubelet-") as scratch:
-        weights, skipped = path, ()
-        if unsafe_pickle and path.suffix.lower() in PICKLES and path.is_file():
-            from tubelet.weights.unpickle import unpickle  # needs POSIX, and only this door needs it
-
-            made = unpickle(path, Path(scratch) / SINGLE)
-            if (path.parent / CONFIG).exists():
-                shutil.copyfile(inside(path.parent / CONFIG, root_of(path.parent)), Path(scratch) / CONFIG)
-            weights, skipped, files = made.path, tuple(made.skipped), [path]
-        else:
-            found = find_checkpoint(path / FILE if (path / FILE).is_file() else path)
-            files = [header.path for header in found.files]
-        for name in sorted(files):
-            with name.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        projector = load_projector(weights, kind=kind)
-        keys = find_checkpoint(weights / FILE if (weights / FILE).is_file() else weights).entries
-        ours = set(bare_names(keys).values())
+    with readable(Path(source), unsafe_pickle=unsafe_pickle) as given:
+        found = _folder_of(given.weights)
+        checkpoint = found.checkpoint()
+        projector = load_projector(found, kind=kind)
         before, config = projector.state_dict(), projector.config
+        ours = set(bare_names(checkpoint.entries).values())
+        files = [file.path for file in checkpoint.files] if given.pickle is None else [given.pickle]
         with staged(Path(out), overwrite) as folder:
             after = load_projector(save_projector(projector, folder)).state_dict()
             report = ProjectorReport(
-                source=path.name,
+                source=Path(source).name,
                 out=str(out),
                 kind=config.kind,
                 in_dim=config.in_dim,
@@ -172,14 +167,12 @@ def convert_projector(
                 merge=config.merge,
                 tensors=len(before),
                 bytes=sum(t.numel() * t.element_size() for t in before.values()),
-                bit_equal=all(torch.equal(t, after[k]) and t.dtype == after[k].dtype for k, t in before.items()),
-                ignored=tuple(sorted(key for key in keys if key not in ours)),
-                skipped=skipped,
-                source_sha256=digest.hexdigest(),
+                bit_equal=same_bits(before, after),
+                ignored=tuple(sorted(key for key in checkpoint.entries if key not in ours)),
+                skipped=given.skipped,
+                source_sha256=sha256_of(files),
             )
-            if not report.bit_equal:
-                raise WeightsError("the written tensors differ from those that were read", source=str(out))
-            (folder / REPORT).write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+            write_report(report.as_dict(), folder)
     return report
 
 
@@ -262,13 +255,10 @@ def _saved(checkpoint: Checkpoint) -> dict[str, Any]:
     if text is None:
         return {}
     data = strict_json(text.encode(), ConfigError, checkpoint.name)
-    types = {"kind": str, "odd": str, "compat": str | None, "eps": float}
-    if not isinstance(data, dict) or not set(data) <= {f.name for f in fields(ProjectorConfig)}:
-        raise ConfigError("the projector's metadata has unknown fields", source=checkpoint.name)
-    for name, kind in types.items():
-        if name in data and not isinstance(data[name], kind):
-            raise ConfigError(f"{name} in the projector's metadata has the wrong type", source=checkpoint.name)
-    return data
+    try:
+        return checked_fields(ProjectorConfig, data, SETTINGS)
+    except ConfigError as e:
+        raise e.placed(source=checkpoint.name) from None
 
 
 def _kind_beside(checkpoint: Checkpoint) -> str | None:

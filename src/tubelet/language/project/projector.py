@@ -21,6 +21,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tubelet.doors import door
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.language.project.compat import in_runs, with_inferred_grids
 from tubelet.packed import Packed
@@ -92,6 +93,7 @@ class Projector(nn.Module):
         self.config = config
         self.norm_out = nn.RMSNorm(config.out_dim, eps=NORM_EPS) if config.norm_out else None
 
+    @door
     def forward(self, p: Packed) -> Packed:
         width = self.config.in_dim
         if p.x.shape[1] != width or not p.dtype.is_floating_point:
@@ -113,6 +115,7 @@ class Projector(nn.Module):
         return f"{c.kind}, {c.in_dim} -> {c.out_dim}" + (f", merge={c.merge}" if c.kind in MERGING else "")
 
 
+@door
 def build_projector(
     kind: str,
     in_dim: int,

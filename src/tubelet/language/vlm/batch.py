@@ -16,7 +16,7 @@ class PromptBatch:
     """A batch of prompts as the language model takes them, on its device.
 
     input_ids: with 0 where a placeholder lies outside the vocabulary. places: (B, 3, S), (B, S) for plain positions.
-    delta: (B,), see `Speaker`. deepstack: (B, L, S, D), zeros where no row stands. visual: True where a row stands.
+    delta: (B,), see `PlacedCausalLM`. deepstack: (B, L, S, D), zeros where no row stands. visual: True where one does.
     """
 
     input_ids: Int64[Tensor, "B S"]
@@ -30,24 +30,25 @@ class PromptBatch:
 
     @property
     def arguments(self) -> dict[str, Tensor]:
-        """The keyword arguments of `Speaker.generate` for this batch."""
+        """The keyword arguments of `PlacedCausalLM.generate` for this batch."""
         given = {
             "input_ids": self.input_ids,
             "inputs_embeds": self.inputs_embeds,
             "attention_mask": self.attention_mask,
             "places": self.places,
             "delta": self.delta,
+            "visual": self.visual,
         }
         return given if self.deepstack is None else given | {"deepstack": self.deepstack}
 
 
-def nothing(width: int, device: torch.device) -> Packed:
+def empty_pack(width: int, device: torch.device) -> Packed:
     """A pack without items."""
     pos = torch.zeros(0, 3, dtype=torch.int32, device=device)
     return Packed(torch.zeros(0, width, device=device), pos, (), ())
 
 
-def laid_out(deep: Sequence[Packed], visual: Tensor, like: Tensor) -> Tensor | None:
+def scatter_deepstack(deep: Sequence[Packed], visual: Tensor, like: Tensor) -> Tensor | None:
     """(B, L, S, D): the rows of each pack where rows stand, zeros elsewhere. None without any."""
     if not deep or not len(deep[0].x):
         return None

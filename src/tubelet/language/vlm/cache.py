@@ -6,22 +6,22 @@ so have the same bytes under another recipe, shape or type.
 """
 
 import hashlib
-import itertools
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tubelet.errors import ConfigError
 from tubelet.packed import Packed
 
 FORMAT = "tubelet-features-1"
 DEFAULT_BYTES = 1 << 30
-_NUMBER = "_tubelet_number"
-_numbers = itertools.count()
+_ENTRY_BYTES = 512  # of the host, for the key and the objects of one entry
 
 
 def content_key(*parts: bytes | str | int | float | Tensor) -> str:
@@ -66,24 +66,6 @@ def item_key(p: Packed, index: int, decoder: str, options: str) -> str:
     return content_key(FORMAT, decoder, options, mode, *item.grid, p.x[start:stop], p.pos[start:stop].to(torch.int64))
 
 
-def weights_key(module: nn.Module) -> str | None:
-    """A text that changes when a weight of the module is replaced, moved, cast or written to. Reads no value.
-
-    None where one was made in inference mode: torch does not count writes to it. Every weight gets a number of its own,
-    because a new model may stand where a forgotten one stood in memory.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, p in module.named_parameters():
-        if p.is_inference():
-            return None
-        number = getattr(p, _NUMBER, None)
-        if number is None:
-            number = next(_numbers)
-            setattr(p, _NUMBER, number)
-        digest.update(f"{name} {number} {p.data_ptr()} {p._version} {p.dtype} {p.device};".encode())
-    return digest.hexdigest()
-
-
 @dataclass
 class Counts:
     """What a cache has done so far."""
@@ -97,7 +79,9 @@ class Counts:
 class FeatureCache:
     """Tensors of items by key, at most `limit_bytes` of them; the longest unused go first. limit_bytes=0 keeps none.
 
-    What is larger than the limit is not kept. Values stay on their device and must not be written to.
+    What is larger than the limit is not kept; an entry counts 512 bytes beside its tensors, so that empty ones are
+    bounded too. Values stay on their device and must not be written to. Threads may share a cache; a copy of it
+    (`copy.deepcopy` of a model, say) begins empty.
 
         >>> cache = FeatureCache(limit_bytes=1000)
         >>> cache.put("a", (torch.zeros(10),))
@@ -109,10 +93,14 @@ class FeatureCache:
     counts: Counts = field(default_factory=Counts)
     _kept: "OrderedDict[str, tuple[Tensor, ...]]" = field(default_factory=OrderedDict, init=False, repr=False)
     _bytes: int = field(default=0, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.limit_bytes < 0:
             raise ConfigError(f"a cache has at least 0 bytes, got {self.limit_bytes}", limit=0, got=self.limit_bytes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureCache, (self.limit_bytes,)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -124,33 +112,37 @@ class FeatureCache:
 
     def get(self, key: str) -> tuple[Tensor, ...] | None:
         """The tensors of a key, which is now the last one used; None where there are none."""
-        found = self._kept.get(key)
-        if found is None:
-            self.counts.misses += 1
-            return None
-        self._kept.move_to_end(key)
-        self.counts.hits += 1
-        return found
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                self.counts.misses += 1
+                return None
+            self._kept.move_to_end(key)
+            self.counts.hits += 1
+            return found
 
     def put(self, key: str, tensors: Iterable[Tensor]) -> None:
         """Keep tensors under a key, each in memory of its own: a view would keep its neighbours alive."""
-        own = tuple(t.detach().clone() for t in tensors)
-        size = _size(own)
-        old = self._kept.pop(key, None)
-        self._bytes -= 0 if old is None else _size(old)
-        if size > self.limit_bytes:
-            return
-        self._kept[key] = own
-        self._bytes += size
-        while self._bytes > self.limit_bytes:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-            self.counts.evicted += 1
+        given = tuple(tensors)
+        size = _size(given)
+        own = tuple(t.detach().clone() for t in given) if size <= self.limit_bytes else None
+        with self._lock:
+            old = self._kept.pop(key, None)
+            self._bytes -= 0 if old is None else _size(old)
+            if own is None:
+                return
+            self._kept[key] = own
+            self._bytes += size
+            while self._bytes > self.limit_bytes:
+                self._bytes -= _size(self._kept.popitem(last=False)[1])
+                self.counts.evicted += 1
 
     def clear(self) -> None:
         """Forget everything; the counts stay."""
-        self._kept.clear()
-        self._bytes = 0
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
 
 
 def _size(tensors: Iterable[Tensor]) -> int:
-    return sum(t.nbytes for t in tensors)
+    return _ENTRY_BYTES + sum(t.nbytes for t in tensors)

@@ -4,19 +4,20 @@
     decode    ids (B, q), cache of n tokens                                             positions = n + delta
 
 transformers' own `generate` does the rest: greedy, sampling, beams, batches, streaming, the cache. Nothing of it is
-rewritten here; one forward decides what is fed and where it stands. This is the one file of the part that imports
-transformers at its top, so it is imported where it is used.
+rewritten here; one forward decides what is fed and where it stands. This file and the two that
+`generate` asks have transformers at their top, so they are imported where they are used.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from tubelet.errors import InputError, ShapeError
+from tubelet.errors import InputError, ShapeError, TubeletError
 
 # The name that transformers has for its cache: "cache" since 5.24, "past_key_values" before
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -60,14 +61,46 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         """(..., D) of token ids (...), as the language model's own first step gives them."""
         return self.get_input_embeddings()(ids)
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """transformers' own. Raises InputError for chunks of a prompt given as rows: there it would cut the ids and
-        forget the rows."""
-        settings = kwargs.get("generation_config") or self.generation_config
-        chunk = kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None))
-        if chunk and kwargs.get("inputs_embeds") is not None:
-            raise InputError("transformers cannot prefill rows in chunks: leave prefill_chunk_size out", got=chunk)
-        return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+    def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **asked: Any
+    ) -> Any:
+        """transformers' own, exact or refused. Ids of prompt and answer, or a dict of outputs where that is asked.
+
+        Greedy, sampled and beam search with their settings are exact: an answer is that of its prompt alone, whatever
+        stands beside it in the batch. Logits processors and stopping criteria are shown the text of a prompt, without
+        padding and without what stands where rows are (`visual`, (B, S), True there). Modes that add, look up or
+        rewrite ids are refused, and so is what this library does not know (`language.vlm.generate_modes`). Raises
+        InputError naming the argument, also where transformers refuses a value; ShapeError for a cache that does not
+        fit.
+        """
+        from tubelet.language.vlm.generate_modes import check_prompt, effective_settings, refuse_modes
+
+        said = effective_settings(asked, generation_config, self.generation_config)
+        refuse_modes(asked, said)
+        rows_each = max(said["num_beams"] or 1, said["num_return_sequences"] or 1)
+        fed = next((t for t in (asked.get("inputs_embeds"), inputs, asked.get("input_ids")) if t is not None), None)
+        cache = next((asked[name] for name in ("cache", "past_key_values") if asked.get(name) is not None), None)
+        check_prompt(asked, fed, 0 if cache is None else int(cache.get_seq_length()), rows_each)
+        settings = deepcopy(generation_config)  # the caller's stay theirs
+        if settings is None:
+            asked["disable_compile"] = True  # a step reads the cache's length on the host
+        else:
+            settings.disable_compile = True
+        mixin: Any = super()
+        try:
+            return mixin.generate(inputs, generation_config=settings, **asked)
+        except (ValueError, TypeError, LookupError) as e:
+            if isinstance(e, TubeletError):
+                raise
+            raise InputError("transformers' generate refuses these arguments") from e
+
+    def _sample(self, input_ids: Tensor, **given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        mixin: Any = super()
+        return mixin._sample(input_ids, **_shown(input_ids, given))
+
+    def _beam_search(self, input_ids: Tensor, **given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        mixin: Any = super()
+        return mixin._beam_search(input_ids, **_shown(input_ids, given))
 
     def forward(
         self,
@@ -84,8 +117,10 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         past_key_values: Cache | None = None,
+        visual: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits of the tokens given. places, delta, deepstack: see the class; without them positions count from 0.
+        visual: for `generate` alone.
         cache or past_key_values: `CACHE` is the name that the installed transformers hands on and takes."""
         cache = past_key_values if cache is None else cache
         fed = inputs_embeds if inputs_embeds is not None else input_ids
@@ -114,6 +149,20 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         more = {name: out.get(name) for name in (CACHE, "hidden_states", "attentions")}
         return CausalLMOutputWithPast(logits=self.head(hidden[:, kept]), **more)
+
+
+def _shown(input_ids: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+    """What a loop of transformers is given, with processors and criteria that see the text alone."""
+    from tubelet.language.vlm.visible_ids import on_visible_ids, visible_ids
+
+    given.pop("tokenizer", None)  # of stop strings, which have it by now; it would go on to `forward`
+    settings = given["generation_config"]
+    rows_each = max(settings.num_beams or 1, settings.num_return_sequences or 1)
+    text = visible_ids(input_ids, given.get("attention_mask"), given.get("visual"), rows_each)
+    if text is None:
+        return given
+    made, stops = on_visible_ids(given["logits_processor"], given["stopping_criteria"], text)
+    return given | {"logits_processor": made, "stopping_criteria": stops}
 
 
 def _positions(places: Tensor, delta: Tensor | None, start: int, stop: int) -> Tensor:

@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from tubelet.errors import AlignmentError, ConfigError, InputError
+from tubelet.errors import AlignmentError, ConfigError, InputError, LimitError
+from tubelet.geometry.branch import picture_scenes
 from tubelet.language.placing.prompt import Prompt, expand_placeholders, pad
 from tubelet.language.vlm.batch import PromptBatch
 from tubelet.language.vlm.features import VisualRows
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
+from tubelet.language.vlm.template import render_template
 from tubelet.packed import Packed, concat
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
+from tubelet.reading.limits import Limits
 
 Message = Mapping[str, Any]
 
@@ -46,20 +49,21 @@ class Question:
 
 
 def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Message] = ()) -> Question:
-    """One question about pictures and clips, ready for `vlm.generate(asked.ready)`.
+    """One question about pictures and clips, ready for `vlm.generate(question.ready)`.
 
     history: earlier messages {"role", "content"}, whose items are the first of `clips`; the others belong to this
     question. Items that were encoded in an earlier turn come from the model's cache. Raises ConfigError without a
     tokenizer or a chat template, AlignmentError where messages and clips differ in number of items.
 
-        >>> asked = ask(vlm, tubelet.read(["receipt.png"]), "What was bought?")  # doctest: +SKIP
-        >>> vlm.tokenizer.decode(vlm.generate(asked.ready)[0])  # doctest: +SKIP
+        >>> question = ask(vlm, tubelet.read(["receipt.png"]), "What was bought?")  # doctest: +SKIP
+        >>> vlm.tokenizer.decode(vlm.generate(question.ready)[0])  # doctest: +SKIP
         '...'
     """
     with torch.no_grad():
-        seen = tuple(squared(c, vlm.scheme.pixels) if vlm.scheme.square and not c.is_video else c for c in clips)
-        patches = see(seen, vlm.scheme)
-        rows = vlm.encode(patches)
+        seen = tuple(pad_to_square(c, vlm.scheme.pixels) if vlm.scheme.square and not c.is_video else c for c in clips)
+        patches = patchify_clips(seen, vlm.scheme)
+        stills = [not clips[item.picture].is_video for item in patches.items]
+        rows = vlm.encode(patches, scenes=None if vlm.spatial is None else picture_scenes(patches, stills))
         earlier = sum(len(_items(m)) for m in history)
         if earlier > len(clips):
             raise AlignmentError(
@@ -67,7 +71,7 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
             )
         parts = [{"type": "video" if c.is_video else "image"} for c in clips[earlier:]]
         message = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
-        text = worded([*history, message], vlm.tokenizer, vlm.scheme)
+        text = apply_chat_template([*history, message], vlm.tokenizer, vlm.scheme)
         prompt = tokens_of(text, seen, rows.tokens, vlm.tokenizer, vlm.scheme)
         batch = pad([prompt], 0, side="left")
         ready = vlm.ready(rows, batch.input_ids, attention_mask=batch.attention_mask)
@@ -77,7 +81,7 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
 # ---- pixels
 
 
-def see(clips: Sequence[Clip], scheme: Scheme) -> Packed:
+def patchify_clips(clips: Sequence[Clip], scheme: Scheme) -> Packed:
     """Rows of pictures by the scheme's `pixels` and of clips by its `video_pixels`; `picture` is the index in clips."""
     packs = [patchify([clip], recipe_of(clip, scheme), views=scheme.views) for clip in clips]
     return concat(packs) if packs else patchify([], scheme.pixels)
@@ -97,14 +101,19 @@ def _sides(clips: Sequence[Clip], patches: Packed, rows: Packed, scheme: Scheme)
     return tuple(side[item.picture] for item in rows.items)
 
 
-def squared(clip: Clip, recipe: PixelRecipe) -> Clip:
+def pad_to_square(clip: Clip, recipe: PixelRecipe) -> Clip:
     """The clip in the middle of a square of the recipe's mean colour, sides of its longer one. One copy.
 
+    Raises LimitError for a square above four times `Limits.max_pixels`: that of a line is a thousand times its size.
     Source: haotian-liu/LLaVA:llava/mm_utils.py@c121f04 (expand2square).
     """
     if clip.height == clip.width:
         return clip
     side = max(clip.height, clip.width)
+    most = 4 * Limits().max_pixels
+    if side * side > most:
+        text = f"{clip.width} x {clip.height} in a square: {side * side:,} pixels, above 4 x max_pixels = {most:,}"
+        raise LimitError(text, limit=most, got=side * side, source=clip.source)
     frames = np.empty((len(clip), side, side, 3), np.uint8)
     frames[...] = np.array([int(m * 255) for m in recipe.mean], np.uint8)
     top, left = (side - clip.height) // 2, (side - clip.width) // 2
@@ -134,7 +143,9 @@ def _items(message: Message) -> list[str]:
     return [] if isinstance(content, str) else [part["type"] for part in content if part["type"] in ("image", "video")]
 
 
-def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme, *, add_generation_prompt: bool = True) -> str:
+def apply_chat_template(
+    messages: Sequence[Message], tokenizer: Any, scheme: Scheme, *, add_generation_prompt: bool = True
+) -> str:
     """The messages as the model's chat template writes them, up to where the answer begins, or without
     add_generation_prompt to where the last one ends. Raises ConfigError, also for a template that fails at these
     messages (one for text alone, say); what it said is the cause."""
@@ -142,13 +153,8 @@ def worded(messages: Sequence[Message], tokenizer: Any, scheme: Scheme, *, add_g
         raise ConfigError("the model's folder has no tokenizer: a question cannot be put into tokens")
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("the model's tokenizer has no chat template: how it is spoken to is not known")
-    from jinja2.exceptions import TemplateError
-
     told = [_tagged(m) for m in messages] if scheme.wording == "image_tag" else list(messages)
-    try:
-        return tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except (TemplateError, TypeError, ValueError, LookupError) as e:
-        raise ConfigError("the model's chat template cannot put these messages into words") from e
+    return render_template(tokenizer, told, add_generation_prompt=add_generation_prompt)[0]
 
 
 def _tagged(message: Message) -> dict[str, Any]:
@@ -184,7 +190,10 @@ def tokens_of(text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, sc
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+    try:
+        return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+    except Exception as e:  # the Rust library raises nothing more particular
+        raise ConfigError("the model's tokenizer cannot put this text into tokens") from e
 
 
 def _with_times(

@@ -21,16 +21,18 @@ class VisualRows:
     deepstack: tuple[Packed, ...] = ()
 
 
-def remembered(
+def encode_cached(
     p: Packed,
     keys: Sequence[str],
     cache: FeatureCache,
     run: Callable[[Packed], tuple[Packed, ...]],
     merge: int,
+    unchanged: Callable[[], bool],
 ) -> tuple[Packed, ...]:
     """What `run` gives of every item of p: from the cache where an item's key is there, else run and kept.
 
-    run: packs of the same items and rows, on grids `merge` times as small. Items of one key run once.
+    run: packs of the same items and rows, on grids `merge` times as small. Items of one key run once. unchanged:
+    whether the keys still say what decides the features, asked behind a run: another thread may have written.
     """
     if not len(p):
         return run(p)
@@ -39,9 +41,11 @@ def remembered(
     if wanted:
         made = run(p.reorder(wanted))
         pieces = zip(made[0].pos.split(made[0].lengths), *(one.unpack() for one in made), strict=True)
+        keep = unchanged()
         for i, piece in zip(wanted, pieces, strict=True):
             found[keys[i]] = piece
-            cache.put(keys[i], piece)
+            if keep:
+                cache.put(keys[i], piece)
     parts: list[list[Packed]] = []
     for i, key in enumerate(keys):
         kept = found[key]
@@ -50,7 +54,7 @@ def remembered(
     return tuple(concat(list(packs), renumber=False) for packs in zip(*parts, strict=True))
 
 
-def followed(kept: Packed, whole: Packed, other: Packed) -> Packed:
+def keep_same_rows(kept: Packed, whole: Packed, other: Packed) -> Packed:
     """The rows of `other`, which has those of `whole`, that a selection kept.
 
     Raises ConfigError where rows were joined: those have no counterpart.

@@ -10,7 +10,6 @@ projector; an MLP and a pool do not change places.
 Source: rkawamura0483/LaViDa_mod:llava/model/llava_arch.py and multimodal_encoder/siglip_encoder.py@cff2211.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,7 +31,7 @@ from tubelet.pixels.views_plan import LAVIDA, POOLS, ViewRule
 from tubelet.reading.clip import Clip
 from tubelet.reduce.join import join_views, pooled_views
 from tubelet.weights.load import load_encoder
-from tubelet.weights.locate import find_place
+from tubelet.weights.locate import Source, find_folder
 
 LAVIDA_DEPTH = 26
 LAVIDA_TOWER = replace(SIGLIP.variants["siglip_so400m_patch14_384"], layers=LAVIDA_DEPTH, pool=False)
@@ -97,48 +96,52 @@ class FrontEnd(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: Source,
         *,
         tower: EncoderConfig | None = None,
+        encoder: Encoder | None = None,
         revision: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> "FrontEnd":
         """The front end of a LaViDa checkpoint: its tower, projector, pinpoints and newline. Nothing else is read.
 
-        tower: SigLIP so400m of 26 layers without its head, if None; all layers of it are read up to the last. Its files
+        tower: SigLIP so400m of 26 layers without its head, if None; all layers of it are read up to the last. encoder:
+        in place of the checkpoint's tower one with its last layer and its head, which scores by a text need. Its files
         say how views are joined; they are pooled 2 x 2 by mm_spatial_pool_mode, bilinear if that is absent, whatever
         stride they name, as LaViDa's code does. Raises what `load_encoder` raises, and ConfigError, KeyMismatch.
         """
-        place = find_place(source, revision)
-        config = place.config() or {}
+        folder = find_folder(source, revision)
+        config = folder.config() or {}
         refuse_code(config)
-        whole = LAVIDA_TOWER if tower is None else tower
-        encoder = load_encoder(source, config=whole, revision=revision, dtype=dtype, device=device)
+        depth = None if encoder is None else encoder.config.layers - 1
+        if encoder is None:
+            encoder = load_encoder(folder, config=LAVIDA_TOWER if tower is None else tower, dtype=dtype, device=device)
         plain = {k: v for k, v in config.items() if k != "mm_spatial_pool_stride"}
         rule = llava_views(plain, encoder.pixels)
         mode = config.get("mm_spatial_pool_mode", "bilinear")
         if rule is None or mode not in POOLS:
             raise ConfigError(
                 "LaViDa's views are anyres, pooled bilinear, average or max",
-                source=place.name,
+                source=folder.name,
                 got=(config.get("image_aspect_ratio"), mode),
             )
-        projector = load_projector(source, revision=revision, dtype=dtype, device=device)
-        newline = read_newline(place, dtype, device) if rule.join == "unpad" else None
+        projector = load_projector(folder, dtype=dtype, device=device)
+        newline = read_newline(folder, dtype, device) if rule.join == "unpad" else None
         rule = replace(rule, pool=mode)
-        return cls(encoder, projector, rule, depth=encoder.config.layers, newline=newline).eval()
+        depth = encoder.config.layers if depth is None else depth
+        return cls(encoder, projector, rule, depth=depth, newline=newline).eval()
 
     @property
     def pixels(self) -> PixelRecipe:
         """The encoder's recipe with Pillow's filter, which LLaVA's code resizes with."""
         return replace(self.encoder.pixels, resampler="pillow")
 
-    def cut(self, clips: Sequence[Clip]) -> Packed:
+    def patchify(self, clips: Sequence[Clip]) -> Packed:
         """Patches of the views of each clip; of LaViDa's at most 5 views of 729. Raises ShapeError naming the clip."""
         return patchify(clips, self.pixels, views=self.rule)
 
-    def look(self, patches: Packed) -> ViewFeatures:
+    def features(self, patches: Packed) -> ViewFeatures:
         """Hidden state `depth`, and the same rows after all layers and the final norm, from one run of the encoder."""
         made = self.encoder.features(patches, only=(self.depth,), pool=False)
         return ViewFeatures(made.hidden[0], made.trunk)
@@ -151,10 +154,10 @@ class FrontEnd(nn.Module):
         Without it the layers after `depth` do not run. Differentiable in all weights. Syncs with the device.
         Raises ShapeError.
         """
-        patches = self.cut(clips).to(self.encoder.patch.weight.device)
+        patches = self.patchify(clips).to(self.encoder.patch.weight.device)
         if choose is None:
             [seen] = self.encoder.hidden_states(patches, only=(self.depth,))
             rows = pooled_views(self.projector(seen), self.rule)
         else:
-            rows = self.projector(choose(self.look(patches)))
+            rows = self.projector(choose(self.features(patches)))
         return join_views(rows, self.rule, self.newline)

@@ -24,12 +24,13 @@ from tubelet.language.project.projector import Projector, build_projector
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import Joining, ViewRule
-from tubelet.weights.locate import CONFIG, CheckpointFolder
+from tubelet.weights.locate import CONFIG, CheckpointFolder, Source, find_folder
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 ANYRES = "anyres"
 JOINS: dict[str | None, Joining] = {None: "flat", "flat": "flat", "spatial": "spatial", "spatial_unpad": "unpad"}
 NEWLINES = ("model.image_newline", "image_newline")
+TABLES = ("model.embed_tokens.weight", "model.transformer.wte.weight", "language_model.model.embed_tokens.weight")
 LLAVA_NEXT = "llava_next"
 NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 MOST_PINPOINTS = 1024
@@ -92,43 +93,58 @@ def _pinpoints(said: Any, side: int) -> tuple[tuple[int, int], ...]:
     return cast("tuple[tuple[int, int], ...]", tuple(pairs))
 
 
-def read_newline(place: CheckpointFolder, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+def read_newline(source: Source, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
     """The learned newline of a checkpoint, (D,). Raises KeyMismatch where it has none, NotFinite."""
-    key = next((name for name in NEWLINES if name in place.home), None)
+    return _tensor(source, NEWLINES, 1, "views that are unpadded need a newline", dtype, device)
+
+
+def read_embeddings(source: Source, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
+    """A checkpoint's table of token embeddings, (V, D), also of a language model that transformers does not have.
+
+    Raises KeyMismatch where it has none, NotFinite.
+    """
+    return _tensor(source, TABLES, 2, "the checkpoint has no token embeddings", dtype, device)
+
+
+def _tensor(
+    source: Source, names: tuple[str, ...], axes: int, problem: str, dtype: torch.dtype | None, device: Any
+) -> Tensor:
+    """The one tensor under the first of these names. Raises KeyMismatch, NotFinite."""
+    folder = find_folder(source)
+    key = next((name for name in names if name in folder.home), None)
     if key is None:
-        raise KeyMismatch("views that are unpadded need a newline", missing=(NEWLINES[0],), source=place.name)
-    checkpoint = place.checkpoint({key})
-    if len(checkpoint.entries[key].shape) != 1:
-        shape = checkpoint.entries[key].shape
-        raise KeyMismatch(f"{key} has the shape {shape}", misshaped=[(key, (1,), shape)], source=place.name)
-    return _read(place, {"newline": key}, dtype, device)["newline"]
+        raise KeyMismatch(problem, missing=(names[0],), source=folder.name)
+    shape = folder.checkpoint({key}).entries[key].shape
+    if len(shape) != axes:
+        raise KeyMismatch(f"{key} has the shape {shape}", misshaped=[(key, (1,) * axes, shape)], source=folder.name)
+    return _read(folder, {"tensor": key}, dtype, device)["tensor"]
 
 
 # ---- transformers' LlavaNext
 
 
 def next_projector(
-    place: CheckpointFolder, config: Mapping[str, Any], dtype: torch.dtype | None, device: torch.device | str
+    folder: CheckpointFolder, config: Mapping[str, Any], dtype: torch.dtype | None, device: torch.device | str
 ) -> Projector:
     """The two matrices of a LlavaNext checkpoint as mlp2x_gelu. Raises ConfigError, KeyMismatch, NotFinite."""
     for name, fine in (("projector_hidden_act", (None, "gelu")), ("multimodal_projector_bias", (None, True))):
         if config.get(name) not in fine:
             raise ConfigError(f"{name} = {config[name]!r:.40} is not read here", expected=fine, got=config[name])
-    prefix = next((p for p in _PREFIXES if f"{p}linear_1.weight" in place.home), _PREFIXES[0])
+    prefix = next((p for p in _PREFIXES if f"{p}linear_1.weight" in folder.home), _PREFIXES[0])
     keys = {
         f"{ours}.{leaf}": f"{prefix}{theirs}.{leaf}" for theirs, ours in _LINEAR.items() for leaf in ("weight", "bias")
     }
-    missing = tuple(key for key in keys.values() if key not in place.home)
+    missing = tuple(key for key in keys.values() if key not in folder.home)
     if missing:
-        raise KeyMismatch("the file holds no projector", missing=missing, source=place.name)
-    entries = {name: place.checkpoint({key}).entries[key] for name, key in keys.items()}
+        raise KeyMismatch("the file holds no projector", missing=missing, source=folder.name)
+    entries = {name: folder.checkpoint({key}).entries[key] for name, key in keys.items()}
     shape = entries["0.weight"].shape
     if len(shape) != 2 or min(shape) < 1:
         raise KeyMismatch(f"linear_1 has the shape {shape}", misshaped=[(keys["0.weight"], (1, 1), shape)])
     with torch.device("meta"):
         projector = build_projector("mlp2x_gelu", shape[1], shape[0])
-    compare_names({name: tuple(t.shape) for name, t in projector.state_dict().items()}, entries, (), place.name)
-    projector.load_state_dict(_read(place, keys, dtype, device), assign=True)
+    compare_names({name: tuple(t.shape) for name, t in projector.state_dict().items()}, entries, (), folder.name)
+    projector.load_state_dict(_read(folder, keys, dtype, device), assign=True)
     return projector
 
 
@@ -187,14 +203,14 @@ def next_pixels(processor: Mapping[str, Any], recipe: PixelRecipe) -> PixelRecip
 
 
 def _read(
-    place: CheckpointFolder, keys: Mapping[str, str], dtype: torch.dtype | None, device: torch.device | str
+    folder: CheckpointFolder, keys: Mapping[str, str], dtype: torch.dtype | None, device: torch.device | str
 ) -> dict[str, Tensor]:
-    checkpoint = place.checkpoint(set(keys.values()))
+    checkpoint = folder.checkpoint(set(keys.values()))
     kind = dtype or stored_type([checkpoint.entries[key] for key in keys.values()])
     out: dict[str, Tensor] = {}
     with TensorReader(checkpoint) as read:
         for name, key in keys.items():
             out[name] = read(key).to(device, kind, copy=True)
             if not bool(out[name].isfinite().all()):
-                raise NotFinite(f"NaN or infinity in {key} as {kind}", source=place.name, got=key)
+                raise NotFinite(f"NaN or infinity in {key} as {kind}", source=folder.name, got=key)
     return out

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, RunError
-from tubelet.families.fields import refuse_code
+from tubelet.families.fields import UNFIT, check_counts, refuse_code
 from tubelet.weights.locate import CheckpointFolder
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
@@ -119,20 +119,21 @@ def _config_of(kind: str, said: Mapping[str, Any]) -> "PreTrainedConfig":
     from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise ConfigError(f"transformers has no configuration of type {kind!r:.60}", got=kind)
     made = CONFIG_MAPPING[kind]
     known = set(inspect.signature(made.__init__).parameters) | {"rope_scaling", "rope_theta", "rope_parameters"}
     known |= set(made.attribute_map.values())  # the names under which transformers saves some of them
     given = {k: v for k, v in said.items() if k in known and k not in ("self", "kwargs", "dtype", "torch_dtype")}
+    check_counts(given)
     try:
         return made(**given)
-    except (TypeError, ValueError, LookupError, AttributeError, StrictDataclassError) as e:
+    except (*UNFIT, StrictDataclassError) as e:
         raise ConfigError(f"the text configuration of type {kind} does not fit", got=kind) from e
 
 
 def load_speaker(
-    place: CheckpointFolder,
+    folder: CheckpointFolder,
     config: Mapping[str, Any],
     *,
     dtype: torch.dtype | None = None,
@@ -148,12 +149,12 @@ def load_speaker(
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
     expected, base = _expected(part)
-    keys = _keys(expected, base, place, part.tied)
-    checkpoint = place.checkpoint(set(keys.values()))
+    keys = _keys(expected, base, folder.home, part.tied, folder.name)
+    checkpoint = folder.checkpoint(set(keys.values()))
     entries = {name: checkpoint.entries[key] for name, key in keys.items()}
     turned = _turned(part, expected, {name: entry.shape for name, entry in entries.items()})
     shapes = {name: expected[name] for name in keys}
-    compare_names(shapes | {name: _turn(shapes[name]) for name in turned}, entries, (), place.name)
+    compare_names(shapes | {name: _turn(shapes[name]) for name in turned}, entries, (), folder.name)
     kind = dtype or stored_type(list(entries.values()))
     state: dict[str, Tensor] = {}
     with TensorReader(checkpoint) as read:
@@ -161,7 +162,7 @@ def load_speaker(
             stored = read(key).transpose(1, 2).contiguous() if name in turned else read(key)
             state[name] = stored.to(device, kind, copy=True)
             if not bool(state[name].isfinite().all()):
-                raise NotFinite(f"NaN or infinity in {name} as {kind}", source=place.name, got=name)
+                raise NotFinite(f"NaN or infinity in {name} as {kind}", source=folder.name, got=name)
     head: nn.Linear | None = None
     if part.headed:
         weight = state.pop(f"{HEAD}weight", state[f"{TEXT}embed_tokens.weight"])
@@ -174,6 +175,16 @@ def load_speaker(
     speaker = PlacedCausalLM(model, head).eval()
     speaker.generation_config = generation_settings(settings or {}, part.config)
     return speaker
+
+
+def require_speaker(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raises KeyMismatch where `load_speaker` would, for a folder of this configuration and these tensors."""
+    part = text_part(config)
+    expected, base = _expected(part)
+    keys = _keys(expected, base, tensors.keys(), part.tied, source)
+    found = {name: tuple(tensors[key].shape) for name, key in keys.items()}
+    if wrong := tuple((name, expected[name], shape) for name, shape in found.items() if shape != expected[name]):
+        raise KeyMismatch("the shapes of the language model differ", misshaped=wrong, source=source)
 
 
 def headed(weight: Tensor) -> nn.Linear:
@@ -200,9 +211,16 @@ def filled(
 
 
 def _expected(part: TextPart) -> tuple[dict[str, tuple[int, ...]], str]:
-    """Names and shapes of the model's tensors with the head's, and the name of the embeddings' table."""
-    with torch.device("meta"):
-        model = part.model_class(part.config)
+    """Names and shapes of the model's tensors with the head's, and the name of the embeddings' table.
+
+    Raises ConfigError where transformers cannot make it.
+    """
+    try:
+        with torch.device("meta"):
+            model = part.model_class(part.config)
+    except UNFIT as e:
+        kind = part.config.model_type
+        raise ConfigError(f"no language model of type {kind} can be made of this configuration", got=kind) from e
     before = TEXT if part.headed else ""
     shapes = {before + name: tuple(t.shape) for name, t in model.state_dict().items()}
     table = model.get_input_embeddings()
@@ -212,15 +230,16 @@ def _expected(part: TextPart) -> tuple[dict[str, tuple[int, ...]], str]:
     return shapes, base
 
 
-def _keys(expected: Mapping[str, tuple[int, ...]], base: str, place: CheckpointFolder, tied: bool) -> dict[str, str]:
+def _keys(
+    expected: Mapping[str, tuple[int, ...]], base: str, keys: Collection[str], tied: bool, source: str
+) -> dict[str, str]:
     """Name -> key in the file, without the head where it is the embeddings' table. Raises KeyMismatch."""
-    keys = place.home
     for text, head in LAYOUTS:
         names = {name: _key(name, text, head) for name in expected}
         if names[base] in keys:
             break
     else:
-        raise KeyMismatch("the file holds no language model", missing=(base,), source=place.name)
+        raise KeyMismatch("the file holds no language model", missing=(base,), source=source)
     wanted = {name: key for name, key in names.items() if not (tied and name.startswith(HEAD))}
     missing = tuple(name for name, key in wanted.items() if key not in keys)
     extra = _unexpected(keys, set(names.values()), text, head)
@@ -231,7 +250,7 @@ def _keys(expected: Mapping[str, tuple[int, ...]], base: str, place: CheckpointF
             f"the tensors are not those of the language model: {'; '.join(said)}",
             missing=missing,
             unexpected=extra,
-            source=place.name,
+            source=source,
         )
     return wanted
 

@@ -3,32 +3,38 @@
     pictures -> rows of patches -> encoder -> (reduce) -> projector -> (join) -> place -> language model -> tokens
                                    kept by content              of views, newlines     exact positions, exact places
 
-Generation is transformers' own `generate` around `language.vlm.causal_lm.Speaker`. Complete Qwen2-VL, Qwen2.5-VL and
-Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
+Generation is transformers' own `generate` around `language.vlm.causal_lm.PlacedCausalLM`. Complete Qwen2-VL,
+Qwen2.5-VL and Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
 """
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tubelet.doors import door
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, InputError
+from tubelet.geometry.branch import SpatialBranch, several
+from tubelet.geometry.fuse import fuse
 from tubelet.language.placing.place import place
 from tubelet.language.project.projector import Projector
-from tubelet.language.vlm.batch import PromptBatch, laid_out, nothing
-from tubelet.language.vlm.cache import FeatureCache, item_key, weights_key
-from tubelet.language.vlm.features import VisualRows, followed, remembered
+from tubelet.language.vlm.batch import PromptBatch, empty_pack, scatter_deepstack
+from tubelet.language.vlm.cache import FeatureCache, item_key
+from tubelet.language.vlm.features import VisualRows, encode_cached, keep_same_rows
 from tubelet.language.vlm.load_lm import replace_settings, require_transformers
-from tubelet.language.vlm.read_folder import ModelParts, read_parts
+from tubelet.language.vlm.read_folder import ModelParts, load_model_parts
 from tubelet.language.vlm.scheme import Scheme
-from tubelet.language.vlm.write_folder import write_parts
+from tubelet.language.vlm.state_key import state_key
+from tubelet.language.vlm.write_folder import save_model_parts
 from tubelet.packed import Packed
 from tubelet.reduce.join import join_views, pooled_views
 from tubelet.shapes import Float, Int64
+from tubelet.weights.locate import Source
 
 Reduce = Callable[[Packed], Packed]
 
@@ -39,13 +45,15 @@ class VLM(nn.Module):
     lm: a causal language model of transformers, or a `PlacedCausalLM`. projector: None where the encoder's own merger
     gives rows in the language model's width. reduce: Packed -> Packed on the encoder's rows, such as a selection; it
     may ask for fewer rows of each item, and positions stay those of the rows that are left. newline: (D,), the learned
-    row that ends rows of joined views, needed where scheme.views unpads. cache: features kept by content while no
+    row that ends rows of joined views, needed where scheme.views unpads. spatial: geometry whose rows are added to the
+    encoder's (Spatial-MLLM). cache: features kept by content while no
     gradient is wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
 
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> from tubelet.language.placing.align import TokenIds
         >>> lm = LlamaForCausalLM(LlamaConfig(
-        ...     hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=99))
+        ...     hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=99,
+        ...     eos_token_id=None))
         >>> encoder = tubelet.untrained("llava_vit_packing_small")
         >>> scheme = Scheme(TokenIds(image=-200), pixels=encoder.pixels)
         >>> vlm = VLM(encoder, lm, scheme, projector=tubelet.language.build_projector("linear", 384, 64))
@@ -55,6 +63,7 @@ class VLM(nn.Module):
         torch.Size([1, 2])
     """
 
+    @door
     def __init__(
         self,
         encoder: Encoder,
@@ -64,6 +73,7 @@ class VLM(nn.Module):
         projector: Projector | None = None,
         reduce: Reduce | None = None,
         newline: Tensor | None = None,
+        spatial: SpatialBranch | None = None,
         tokenizer: Any = None,
         cache: FeatureCache | None = None,
     ) -> None:
@@ -71,10 +81,13 @@ class VLM(nn.Module):
         require_transformers("a vision-language model")
         from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
+        if not issubclass(type(lm), nn.Module):
+            raise TypeError(f"lm is {type(lm).__name__}, expected a causal language model of transformers")
         self.encoder, self.projector, self.reduce = encoder, projector, reduce
         self.speaker: PlacedCausalLM = lm if isinstance(lm, PlacedCausalLM) else PlacedCausalLM(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
         self.newline = None if newline is None else nn.Parameter(newline)
+        self.spatial = spatial
         self.cache = FeatureCache() if cache is None else cache
         self._check()
 
@@ -98,6 +111,9 @@ class VLM(nn.Module):
             raise ConfigError(f"rows of {wide} for a language model of {width}", expected=width, got=wide)
         if self.projector is not None and self.deep:
             raise ConfigError("deepstack features have mergers of their own and go through no projector")
+        if self.spatial is not None and (states or self.deep or self.spatial.connector.width != config.out):
+            got = self.spatial.connector.width
+            raise ConfigError(f"rows of {got} join an encoder's own {config.out} alone", expected=config.out, got=got)
         views = self.scheme.views
         ends = views is not None and views.join == "unpad"
         shape = None if self.newline is None else tuple(self.newline.shape)
@@ -126,56 +142,75 @@ class VLM(nn.Module):
 
     @property
     def untrained(self) -> bool:
-        """Whether the encoder's weights are random: then the answers mean nothing."""
-        return self.encoder.untrained
+        """Whether weights that see are random: then the answers mean nothing."""
+        return self.encoder.untrained or (self.spatial is not None and self.spatial.vggt.untrained)
 
     # ---- pixels to rows
 
-    def encode(self, p: Packed) -> VisualRows:
+    @door
+    def encode(self, p: Packed, *, scenes: Sequence[int] | None = None) -> VisualRows:
         """Patches to rows in the language model's width: encoder, reduction, projector; views pooled and joined.
 
-        Without gradients an item whose content was encoded before is taken from `cache`, and one that stands in the
-        pack twice is encoded once; weights made in inference mode are the exception, since torch does not tell of
-        writes to them. Raises what the stages raise.
+        Without gradients an item whose content was encoded before by these very weights is taken from `cache`, and one
+        that stands in the pack twice is encoded once. The weights are read for that, once, and once more behind a run
+        (`tubelet.language.vlm.state_key`): less than the run itself. Nothing is kept of an encoder with adapters, hooks
+        or parts of other libraries, nor of scenes of several items. scenes: see `features`. Raises what the stages
+        raise.
         """
-        options = None if torch.is_grad_enabled() or not self.cache.limit_bytes else self._options()
+        scenes = several(p, scenes, self.spatial)
+        kept = not torch.is_grad_enabled() and self.cache.limit_bytes and scenes is None
+        options = self._options() if kept else None
         if options is None:
-            made = self._features(p)
-        else:
-            recipes = f"{self.scheme.pixels} {self.scheme.video_pixels}"
-            keys = [item_key(p, i, recipes, options) for i in range(len(p))]
-            made = remembered(p, keys, self.cache, self._features, self._merge)
-        tokens, deep = made[0], made[1:]
-        if self.reduce is not None:
-            kept = self.reduce(tokens)
-            deep = tuple(followed(kept, tokens, one) for one in deep)
-            tokens = kept
-        rows = tokens if self.projector is None else self.projector(tokens)
-        if (views := self.scheme.views) is not None:
-            rows = join_views(pooled_views(rows, views) if rows.whole else rows, views, self.newline)
-        return VisualRows(rows, tuple(deep))
+            return self.project(self.features(p, scenes=scenes))
+        recipes = f"{self.scheme.pixels} {self.scheme.video_pixels}"
+        keys = [item_key(p, i, recipes, options) for i in range(len(p))]
+        still = partial(self._still, options)
+        return self.project(encode_cached(p, keys, self.cache, self.features, self._merge, still))
 
-    def _features(self, p: Packed) -> tuple[Packed, ...]:
-        """What the encoder gives: the rows, then the deepstack rows."""
+    @door
+    def features(self, p: Packed, *, scenes: Sequence[int] | None = None) -> tuple[Packed, ...]:
+        """What the encoder gives of patches: the rows, then the deepstack rows. Nothing is taken from `cache`.
+
+        scenes: for `spatial`, how many consecutive items are views of each place; None: an item each.
+        """
+        scenes = several(p, scenes, self.spatial)
         p = p.to(self.encoder.patch.weight.device)
         if self.scheme.states:
             states = self.encoder.hidden_states(p, only=self.scheme.states)
             joined = states[0] if len(states) == 1 else states[0].with_x(torch.cat([s.x for s in states], dim=1))
             return (joined,)
         if not self.deep:
-            return (self.encoder(p),)
+            rows = self.encoder(p)
+            return (rows if self.spatial is None else fuse(rows, self.spatial(p, scenes=scenes)),)
         features = self.encoder.features(p, pool=False)
         return (features.tokens, *features.deepstack)
 
+    @door
+    def project(self, features: tuple[Packed, ...], *, join: bool = True) -> VisualRows:
+        """The encoder's `features` in the language model's width: reduction, projector, and views pooled and joined.
+
+        join=False leaves views as they are, for rows that stand for nothing (`tubelet.language.placing.touch`).
+        """
+        tokens, deep = features[0], features[1:]
+        if self.reduce is not None:
+            kept = self.reduce(tokens)
+            deep = tuple(keep_same_rows(kept, tokens, one) for one in deep)
+            tokens = kept
+        rows = tokens if self.projector is None else self.projector(tokens)
+        if join and (views := self.scheme.views) is not None:
+            rows = join_views(pooled_views(rows, views) if rows.whole else rows, views, self.newline)
+        return VisualRows(rows, tuple(deep))
+
     def _options(self) -> str | None:
         """What decides features beside an item's content; None where it cannot be known, so that nothing is kept."""
-        weights = weights_key(self.encoder)
+        encoder = state_key(self.encoder)
+        spatial = "" if self.spatial is None else state_key(self.spatial)
         kind = self.encoder.patch.weight.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        said = (
-            f"{self.scheme.states} {self.deep} {self.encoder.options.backend} {mixed} {self.encoder.config} {weights}"
-        )
-        return None if weights is None else said
+        return None if encoder is None or spatial is None else f"{self.scheme.states} {mixed} {encoder} {spatial}"
+
+    def _still(self, options: str) -> bool:
+        return self._options() == options
 
     @property
     def _merge(self) -> int:
@@ -184,6 +219,7 @@ class VLM(nn.Module):
 
     # ---- rows and ids to a batch
 
+    @door
     def ready(
         self,
         rows: VisualRows | None,
@@ -203,7 +239,7 @@ class VLM(nn.Module):
         ids = torch.atleast_2d(input_ids).to(device)
         mask = None if attention_mask is None else torch.atleast_2d(attention_mask).to(device)
         wanted = None if labels is None else torch.atleast_2d(labels).to(device)
-        tokens = nothing(self.width, device) if rows is None else rows.tokens.to(device)
+        tokens = empty_pack(self.width, device) if rows is None else rows.tokens.to(device)
         placed = place(
             tokens,
             ids,
@@ -224,7 +260,7 @@ class VLM(nn.Module):
             placed.positions.next_position[:, 0] - ids.shape[1],
             placed.visual,
             placed.labels,
-            laid_out(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
+            scatter_deepstack(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
         )
 
     def forward(self, ready: PromptBatch) -> Float[Tensor, "B S V"]:
@@ -235,6 +271,7 @@ class VLM(nn.Module):
     # ---- tokens
 
     @torch.no_grad()
+    @door
     def generate(
         self,
         ready: PromptBatch,
@@ -258,8 +295,8 @@ class VLM(nn.Module):
                 limit=1,
                 got=(max_new_tokens, num_beams, temperature),
             )
-        if bool((ready.attention_mask[:, -1] == 0).any()):
-            raise InputError("prompts are padded on the right; generation wants them padded on the left")
+        if top_p is not None and (temperature is None or not 0 < top_p <= 1):
+            raise InputError("top_p is above 0, at most 1, and of tokens that are drawn: give a temperature", got=top_p)
         settings = replace_settings(self.speaker.generation_config, max_new_tokens, temperature, top_p, num_beams)
         speaker: Any = self.speaker
         said: Tensor = speaker.generate(**ready.arguments, generation_config=settings, streamer=streamer)
@@ -267,20 +304,22 @@ class VLM(nn.Module):
 
     # ---- folders
 
+    @door
     def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write one folder: config.json, safetensors, generation_config.json, and the tokenizer if there is one.
 
         The vision part alone is read from it by `tubelet.load_encoder`, the projector by `tubelet.load_projector`. The
         reduction is code and not written. The folder appears whole or not at all. Raises ConfigError for an encoder no
-        family can write, WeightsError when the folder is in use.
+        family can write and for adapters that are not merged, WeightsError when the folder is in use.
         """
-        parts = ModelParts(self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline)
-        return write_parts(parts, Path(folder), overwrite=overwrite)
+        mine = self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline, self.spatial
+        return save_model_parts(ModelParts(*mine), Path(folder), overwrite=overwrite)
 
     @classmethod
+    @door
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: Source,
         *,
         revision: str | None = None,
         dtype: torch.dtype | None = None,
@@ -296,7 +335,7 @@ class VLM(nn.Module):
         Safetensors only, no remote code, no tensor read twice. Raises ConfigError, KeyMismatch and what else
         `tubelet.load_encoder` raises; RunError without transformers.
         """
-        parts = read_parts(source, revision=revision, dtype=dtype, device=device, vision_tower=vision_tower)
+        parts = load_model_parts(source, revision=revision, dtype=dtype, device=device, vision_tower=vision_tower)
         vlm = cls(
             parts.encoder,
             parts.speaker,
@@ -304,6 +343,7 @@ class VLM(nn.Module):
             projector=parts.projector,
             reduce=reduce,
             newline=parts.newline,
+            spatial=parts.spatial,
             tokenizer=parts.tokenizer,
             cache=cache,
         )

@@ -3,6 +3,7 @@
 qwen2_vl                   a row of time counts one
 qwen2_5_vl                 ... its seconds x tokens_per_second
 qwen3_vl, qwen3_vl_moe     ... nothing; each frame stands behind a timestamp
+spatial-mllm               ... one, as it was trained: its frames had no times (diankun-wu/Spatial-MLLM@9fc4738)
 """
 
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ RULES: dict[str, PositionRule] = {
     "qwen3_vl": QWEN3_VL,
     "qwen3_vl_moe": QWEN3_VL,
 }
+SPATIAL_MLLM = "spatial-mllm"
+SPATIAL_SECTIONS = ("spatial_config", "connector_config")
 WHERE = "the video processor's file"
 _IDS = {
     "image_token_id": 151655,
@@ -54,6 +57,28 @@ def qwen_scheme(
     return Scheme(
         TokenIds(*(ids[name] for name in _IDS)), encoder.pixels, rule, clip_pixels(encoder, rule, video_processor)
     )
+
+
+def spatial_level(config: Mapping[str, Any]) -> int | None:
+    """The level of VGGT whose features a whole model adds to its encoder's rows; None where it has no VGGT.
+
+    Raises ConfigError for another way to join them than Spatial-MLLM's.
+    """
+    if config.get("model_type") != SPATIAL_MLLM and "spatial_config" not in config:
+        return None
+    said = config.get("connector_config")
+    said = said if isinstance(said, Mapping) else {}
+    kind, level = said.get("connector_type", "mlp_add"), said.get("spatial_embeds_layer_idx", -1)
+    if kind != "mlp_add" or not isinstance(level, int) or isinstance(level, bool):
+        raise ConfigError(
+            "a connector is mlp_add behind a level of VGGT", source=CONFIG, expected=("mlp_add", -1), got=(kind, level)
+        )
+    return level
+
+
+def without_spatial(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Spatial-MLLM's configuration as that of the Qwen2.5-VL it is built on."""
+    return {k: v for k, v in config.items() if k not in SPATIAL_SECTIONS} | {"model_type": "qwen2_5_vl"}
 
 
 def clip_pixels(encoder: EncoderConfig, rule: PositionRule, said: Mapping[str, Any]) -> PixelRecipe:

@@ -1,6 +1,7 @@
-"""A whole model in a folder: three layouts in, one out.
+"""A whole model in a folder: four layouts in, one out.
 
     complete Qwen2-VL, Qwen2.5-VL, Qwen3-VL    vision_config and text_config, or flat; model.visual. ...  (qwen.py)
+    Spatial-MLLM                               Qwen2.5-VL's, spatial_config; spatial_encoder. ..., connector. ...
     transformers' LlavaNext                    the same; multi_modal_projector. ..., image_newline  (llava.py)
     LLaVA                                      mm_projector_type, mm_vision_select_layer ...; model.mm_projector. ...
     what tubelet writes (save.py)              vision_config, text_config and a section `tubelet`; and these tensors
@@ -29,10 +30,12 @@ from tubelet.errors import ConfigError
 from tubelet.families.catalogue import require_variant, variants
 from tubelet.families.fields import refuse_code
 from tubelet.families.processors import recipe_from
+from tubelet.geometry.branch import SpatialBranch, load_branch
 from tubelet.language.placing.align import LLAVA
+from tubelet.language.placing.mrope import QWEN2_VL
 from tubelet.language.project.files import SETTINGS, load_projector
 from tubelet.language.project.projector import Projector
-from tubelet.language.vlm.extra_files import ExtraFiles
+from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
 from tubelet.language.vlm.llava import (
     ANYRES,
     JOINS,
@@ -45,24 +48,23 @@ from tubelet.language.vlm.llava import (
 )
 from tubelet.language.vlm.llava_states import state_numbers
 from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
-from tubelet.language.vlm.qwen import RULES, qwen_scheme
-from tubelet.language.vlm.scheme import Scheme, scheme_from
+from tubelet.language.vlm.qwen import RULES, SPATIAL_MLLM, qwen_scheme, spatial_level, without_spatial
+from tubelet.language.vlm.scheme import SECTION, Scheme, scheme_from
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.load import load_encoder, open_weights
-from tubelet.weights.locate import CONFIG, PROCESSOR, CheckpointFolder, find_place
+from tubelet.weights.locate import CONFIG, PROCESSOR, CheckpointFolder, Source, find_folder
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
 MODEL_TYPE = "tubelet_vlm"
-SECTION = "tubelet"
 TOWER = "vision_tower."
-SETTINGS_FILE = "generation_config.json"
 
 
 @dataclass(frozen=True, eq=False)
 class ModelParts:
-    """What a whole model consists of. tokenizer: transformers', or None. newline: of joined views, or None."""
+    """What a whole model consists of. tokenizer: transformers', or None. newline: of joined views, or None. spatial:
+    geometry whose rows are added to the encoder's, or None."""
 
     encoder: Encoder
     projector: Projector | None
@@ -70,10 +72,11 @@ class ModelParts:
     scheme: Scheme
     tokenizer: Any = None
     newline: Tensor | None = None
+    spatial: SpatialBranch | None = None
 
 
-def read_parts(
-    source: str | os.PathLike[str],
+def load_model_parts(
+    source: Source,
     *,
     revision: str | None = None,
     dtype: torch.dtype | None = None,
@@ -85,50 +88,59 @@ def read_parts(
     Raises ConfigError for a configuration of no known layout, and what the readers of the parts raise.
     """
     require_transformers("a vision-language model")
-    place = find_place(source, revision)
-    config = place.config()
+    folder = find_folder(source, revision)
+    config = folder.config()
     if config is None:
-        raise ConfigError("a whole model needs its config.json", source=place.name, expected=CONFIG)
+        raise ConfigError("a whole model needs its config.json", source=folder.name, expected=CONFIG)
     refuse_code(config)
-    beside = ExtraFiles(place, source)
+    extra = ExtraFiles(folder)
     kind = config.get("model_type")
+    level = spatial_level(config) if kind in (SPATIAL_MLLM, MODEL_TYPE) else None
+    if kind == SPATIAL_MLLM:
+        config = without_spatial(config)
+        kind, folder = config["model_type"], replace(folder, described=config)
     if kind in LLAVA_BASES:
-        encoder, projector, scheme = _llava(place, config, source, revision, dtype, device, vision_tower, beside)
+        encoder, projector, scheme = _llava(folder, config, dtype, device, vision_tower, extra)
     elif kind in RULES or kind == MODEL_TYPE:
         if vision_tower is not None:
             raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
         own = partial(_own_pixels, config) if kind == MODEL_TYPE else None
-        encoder = _encoder(source, revision, dtype, device, own)
+        encoder = _encoder(folder, dtype, device, own)
         projector = None
         if kind == MODEL_TYPE:
             scheme = _own(config, encoder)
             if SETTINGS in config:
-                projector = load_projector(source, revision=revision, dtype=dtype, device=device)
+                projector = load_projector(folder, dtype=dtype, device=device)
         else:
-            scheme = qwen_scheme(str(kind), config, encoder.config, beside.video_processor())
+            scheme = qwen_scheme(str(kind), config, encoder.config, extra.video_processor())
+            if level is not None:
+                scheme = replace(scheme, rule=QWEN2_VL)
     elif kind == LLAVA_NEXT:
         if vision_tower is not None:
             raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
-        processor = place.processor() or {}
-        encoder = _encoder(source, revision, dtype, device, partial(next_pixels, processor))
-        projector = next_projector(place, config, dtype, device)
+        processor = folder.processor() or {}
+        encoder = _encoder(folder, dtype, device, partial(next_pixels, processor))
+        projector = next_projector(folder, config, dtype, device)
         scheme = next_scheme(config, encoder.config, processor)
     else:
-        known = (MODEL_TYPE, *RULES, LLAVA_NEXT, *LLAVA_BASES)
+        known = (MODEL_TYPE, *RULES, SPATIAL_MLLM, LLAVA_NEXT, *LLAVA_BASES)
         raise ConfigError(f"no whole model of model_type {kind!r:.60} is known", expected=known, got=kind)
     ends = scheme.views is not None and scheme.views.join == "unpad"
-    newline = read_newline(place, dtype, device) if ends else None
-    speaker = load_speaker(place, config, dtype=dtype, device=device, settings=beside(SETTINGS_FILE))
-    described = None if kind in RULES else speaker.lm.config  # transformers knows its own model types only
-    return ModelParts(encoder, projector, speaker, scheme, beside.tokenizer(revision, described), newline)
+    newline = read_newline(folder, dtype, device) if ends else None
+    speaker = load_speaker(folder, config, dtype=dtype, device=device, settings=extra(SETTINGS_FILE))
+    known = kind in RULES and level is None  # transformers knows its own model types only
+    tokenizer = extra.tokenizer(None if known else speaker.lm.config)
+    spatial = None
+    if level is not None:
+        spatial = load_branch(folder, encoder.pixels, level=level, dtype=dtype, device=device)
+    return ModelParts(encoder, projector, speaker, scheme, tokenizer, newline, spatial)
 
 
 # ---- the layouts
 
 
 def _encoder(
-    source: str | os.PathLike[str],
-    revision: str | None,
+    folder: CheckpointFolder,
     dtype: torch.dtype | None,
     device: torch.device | str,
     pixels: Callable[[PixelRecipe], PixelRecipe] | None = None,
@@ -136,10 +148,10 @@ def _encoder(
     """The encoder of the folder, with the pixels that the whole model's files say, where these are not its own."""
     config = None
     if pixels is not None:
-        found = open_weights(source, revision=revision).config
+        found = open_weights(folder).config
         wanted = pixels(found.pixels)
         config = None if wanted == found.pixels else replace(found, pixels=wanted)
-    return load_encoder(source, config=config, revision=revision, dtype=dtype, device=device)
+    return load_encoder(folder, config=config, dtype=dtype, device=device)
 
 
 def _own_pixels(config: Mapping[str, Any], pixels: PixelRecipe) -> PixelRecipe:
@@ -160,17 +172,23 @@ def _own(config: Mapping[str, Any], encoder: Encoder) -> Scheme:
 
 
 def _llava(
-    place: CheckpointFolder,
+    folder: CheckpointFolder,
     config: Mapping[str, Any],
-    source: str | os.PathLike[str],
-    revision: str | None,
     dtype: torch.dtype | None,
     device: torch.device | str,
     tower: str | os.PathLike[str] | None,
-    beside: ExtraFiles,
+    extra: ExtraFiles,
 ) -> tuple[Encoder, Projector, Scheme]:
     """LLaVA's tower, projector and how they are used. Raises ConfigError for what would silently read pictures in
     another way: views that are resized to a number, start and end tokens, a class token among the features."""
+    if isinstance(config.get("vision_config"), Mapping):
+        raise ConfigError(
+            "this is LLaVA-1.5 in transformers' layout (LlavaForConditionalGeneration), which is not read; LLaVA's own "
+            "layout (liuhaotian/llava-v1.5-7b) is, and transformers' LlavaNext",
+            source=folder.name,
+            expected=(*LLAVA_BASES, LLAVA_NEXT),
+            got="vision_config",
+        )
     anyres = config.get("image_aspect_ratio") == ANYRES
     for name, fine in (
         ("image_aspect_ratio", (None, "square", "pad", ANYRES)),
@@ -180,7 +198,7 @@ def _llava(
     ):
         if config.get(name) not in fine:
             raise ConfigError(f"{name} = {config[name]!r:.40} is not read here", expected=fine, got=config[name])
-    inner = any(key.startswith(("model.vision_tower.", "vision_tower.")) for key in place.home)
+    inner = any(key.startswith(("model.vision_tower.", "vision_tower.")) for key in folder.home)
     named = config.get("mm_vision_tower") or config.get("vision_tower")
     if tower is None and not inner:
         raise ConfigError(
@@ -190,7 +208,7 @@ def _llava(
             got=named,
         )
     if inner:
-        encoder = load_encoder(source, config=_tower_config(tower), revision=revision, dtype=dtype, device=device)
+        encoder = load_encoder(folder, config=_tower_config(tower), dtype=dtype, device=device)
     else:
         assert tower is not None
         encoder = load_encoder(tower, dtype=dtype, device=device)
@@ -200,8 +218,8 @@ def _llava(
     if "cls" in feature and encoder.config.prefix:
         raise ConfigError(f"{feature} puts the class token among the rows, which is not read here", got=feature)
     states = state_numbers(feature, layer, encoder.config.layers)
-    projector = load_projector(source, revision=revision, dtype=dtype, device=device)
-    pixels = recipe_from(beside(PROCESSOR), encoder.pixels)
+    projector = load_projector(folder, dtype=dtype, device=device)
+    pixels = recipe_from(extra(PROCESSOR), encoder.pixels)
     square = config.get("image_aspect_ratio") == "pad"
     views = llava_views(config, pixels)
     if views is not None:

@@ -1,20 +1,20 @@
 """How a whole model is put together, as data: which features it reads, which ids stand for pixels, how it counts."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tubelet.errors import ConfigError, InputError
-from tubelet.families.fields import Field, read_fields
+from tubelet.errors import ConfigError
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.mrope import ONE_D, PositionRule
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import ViewRule
+from tubelet.weights.plain import from_plain, to_plain
 
 Wording = Literal["parts", "image_tag"]
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
 IMAGE_TAG = "<image>"
+SECTION = "tubelet"  # of config.json, with a scheme
 
 
 @dataclass(frozen=True)
@@ -53,93 +53,23 @@ class Scheme:
 
 def scheme_to(scheme: Scheme) -> dict[str, Any]:
     """Plain values for a config.json; `scheme_from` gives the scheme back."""
-    said = asdict(scheme)
-    rate = scheme.rule.tokens_per_second
-    said["rule"]["tokens_per_second"] = str(rate if isinstance(rate, Fraction) else Fraction(float(rate)))
-    if scheme.views is not None:
-        said["views"]["pinpoints"] = [side for pinpoint in scheme.views.pinpoints for side in pinpoint]
-    return said
-
-
-_RECIPE = {
-    "patch": Field(0, least=1),
-    "rule": "",
-    "temporal": 1,
-    "merge": 1,
-    "order": "raster",
-    "size": Field(None, kind=int, none=True),
-    "shortest": Field(None, kind=int, none=True),
-    "min_pixels": Field(None, kind=int, none=True, most=1 << 40),
-    "max_pixels": Field(None, kind=int, none=True, most=1 << 40),
-    "max_video_pixels": Field(None, kind=int, none=True, most=1 << 40),
-    "resampler": "torch",
-    "interpolation": "bicubic",
-}
-_ID = Field(None, kind=int, none=True, least=-(1 << 31), most=1 << 31)
-_FIELDS = {
-    "token_ids": Field({"image": _ID, "video": _ID, "start": _ID, "end": _ID}),
-    "rule": Field(
-        {
-            "time": "none",
-            "tokens_per_second": "2",
-            "arithmetic": "exact",
-            "extent": "grid",
-            "compat": Field(None, kind=str, none=True),
-        }
-    ),
-    "states": Field((), kind=list),
-    "wording": "parts",
-    "square": False,
-}
-_NAME = Field(None, kind=str, none=True)
-_VIEWS = {
-    "tile": Field(0, least=1, most=1 << 16),
-    "pinpoints": Field((), kind=list, least=1, most=1 << 20),
-    "pool": _NAME,
-    "join": "flat",
-    "stride": 2,
-    "compat": _NAME,
-}
+    return to_plain(scheme)
 
 
 def scheme_from(said: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Scheme:
     """The scheme of a config.json, every field checked; mean and std are the encoder's. Raises ConfigError."""
-    plain = {k: v for k, v in said.items() if k not in ("pixels", "video_pixels", "views")}
-    f = read_fields(plain, _FIELDS, where="tubelet.")
-    clips = said.get("video_pixels")
-    try:
-        rule = dict(f["rule"])
-        rule["tokens_per_second"] = Fraction(rule["tokens_per_second"])
-        return Scheme(
-            TokenIds(**f["token_ids"]),
-            _recipe(said.get("pixels"), mean, std),
-            PositionRule(**rule),
-            None if clips is None else _recipe(clips, mean, std),
-            tuple(f["states"]),
-            f["wording"],
-            f["square"],
-            _views(said.get("views")),
-        )
-    except (InputError, ValueError, TypeError, ZeroDivisionError) as e:
-        raise e if isinstance(e, ConfigError) else ConfigError("the section tubelet of config.json does not fit") from e
+    today = dict(said)
+    for name in ("pixels", "video_pixels"):
+        if isinstance(said.get(name), Mapping):
+            today[name] = {**said[name], "mean": list(mean), "std": list(std)}
+    if isinstance(said.get("views"), Mapping):
+        today["views"] = {**said["views"], "pinpoints": _pairs(said["views"].get("pinpoints"))}
+    return from_plain(Scheme, today, SECTION)
 
 
-def _views(said: Any) -> ViewRule | None:
-    """A view rule; its pinpoints stand there as one list of numbers, height and width in turn."""
-    if said is None:
-        return None
-    if not isinstance(said, Mapping):
-        raise ConfigError("tubelet.views is an object", source="config.json", got=type(said).__name__)
-    f = read_fields(said, _VIEWS, where="tubelet.views.")
-    sides = f.pop("pinpoints")
-    if len(sides) % 2:
-        raise ConfigError("pinpoints are pairs of a height and a width", source="config.json", got=len(sides))
-    return ViewRule(pinpoints=tuple(zip(sides[::2], sides[1::2], strict=True)), **f)
-
-
-def _recipe(said: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelRecipe:
-    if not isinstance(said, Mapping):
-        raise ConfigError("tubelet.pixels is an object", source="config.json", got=type(said).__name__)
-    plain = {k: v for k, v in said.items() if k not in ("mean", "std")}
-    f = read_fields(plain, _RECIPE, where="tubelet.pixels.")
-    return PixelRecipe(**f, mean=mean, std=std)  # pyright: ignore[reportArgumentType]
+def _pairs(sides: Any) -> Any:
+    """Pinpoints as pairs; files written before had one list of heights and widths in turn."""
+    flat = isinstance(sides, list) and all(isinstance(side, int) for side in sides)
+    if not flat or len(sides) % 2:
+        return sides
+    return list(zip(sides[::2], sides[1::2], strict=True))

@@ -2,26 +2,28 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from tubelet.errors import ConfigError
+from tubelet.errors import ConfigError, KeyMismatch
 from tubelet.families.catalogue import home_of, write_config
 from tubelet.families.family import to_theirs
 from tubelet.families.fields import CODE_FIELDS
+from tubelet.geometry.branch import branch_tensors
 from tubelet.language.project.files import PREFIX, SETTINGS
+from tubelet.language.vlm.extra_files import SETTINGS_FILE
 from tubelet.language.vlm.llava import NEWLINES
-from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT
-from tubelet.language.vlm.read_folder import MODEL_TYPE, SECTION, SETTINGS_FILE, TOWER, ModelParts
-from tubelet.language.vlm.scheme import scheme_to
+from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT, require_speaker
+from tubelet.language.vlm.read_folder import MODEL_TYPE, TOWER, ModelParts
+from tubelet.language.vlm.scheme import SECTION, scheme_to
 from tubelet.packed.file import write_tensors
 from tubelet.weights.load import report_of
 from tubelet.weights.locate import CONFIG, INDEX, SINGLE
+from tubelet.weights.plain import to_plain
 from tubelet.weights.save import staged
+from tubelet.writing import write_json
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 SHARD_BYTES = 5 << 30
 
 
-def write_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> Path:
+def save_model_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> Path:
     """Write the folder described there, whole or not at all; `VLM.save_pretrained` says the rest."""
     encoder, lm = parts.encoder, parts.speaker.lm
     report = report_of(encoder)
@@ -51,8 +53,8 @@ def write_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> 
     }
     metadata = {"format": "pt", "layout": layout, "table": family.table_id}
     if parts.projector is not None and parts.projector.state_dict():
-        config[SETTINGS] = asdict(parts.projector.config)
-        metadata[SETTINGS] = json.dumps(asdict(parts.projector.config))
+        config[SETTINGS] = to_plain(parts.projector.config)
+        metadata[SETTINGS] = json.dumps(to_plain(parts.projector.config))
     elif parts.projector is not None:
         raise ConfigError(f"{parts.projector.config.kind} has no weights to save", got=parts.projector.config.kind)
     if encoder.untrained or (report is not None and report.untrained):
@@ -61,16 +63,31 @@ def write_parts(parts: ModelParts, folder: Path, *, overwrite: bool = False) -> 
     tensors = {TOWER + family.prefixes[0] + name: tensor for name, tensor in theirs.items()}
     if parts.projector is not None:
         tensors |= {PREFIX + name: tensor for name, tensor in parts.projector.state_dict().items()}
+    if parts.spatial is not None:
+        tensors |= branch_tensors(parts.spatial)
+        config["spatial_config"] = {"embed_dim": parts.spatial.vggt.config.aggregator.hidden}
+        config["connector_config"] = {"connector_type": "mlp_add", "spatial_embeds_layer_idx": parts.spatial.level}
+        if parts.spatial.vggt.untrained:
+            metadata["untrained"] = "true"
     if parts.newline is not None:
         tensors[NEWLINES[0]] = parts.newline
-    tensors |= _language(parts.speaker, tied)
+    language = _language(parts.speaker, tied)
+    try:
+        require_speaker(config, language, folder.name)
+    except KeyMismatch as e:
+        raise ConfigError(
+            "the language model's own class could not read it: merge or remove what was added to it (adapters) first",
+            source=folder.name,
+            got=(e.unexpected or e.missing)[:8],
+        ) from e
+    tensors |= language
     with staged(folder, overwrite) as beside:
         _write_tensors(tensors, beside, metadata)
-        (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(beside / CONFIG, config)
         settings = parts.speaker.generation_config
         if settings is not None:
             said = {k: v for k, v in settings.to_diff_dict().items() if k not in CODE_FIELDS}
-            (beside / SETTINGS_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+            write_json(beside / SETTINGS_FILE, said)
         if parts.tokenizer is not None:
             parts.tokenizer.save_pretrained(str(beside))
     return folder
@@ -86,20 +103,19 @@ def _language(speaker: "PlacedCausalLM", tied: bool) -> dict[str, Tensor]:
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], folder: Path, metadata: dict[str, str]) -> None:
-    """One file, or shards of at most SHARD_BYTES with an index. One shard at a time is copied to the host."""
+    """One file, or shards of at most SHARD_BYTES with an index. One shard at a time comes to the host."""
     shards = list(_shards(tensors))
     names = [SINGLE] if len(shards) == 1 else [
         f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
     ]  # fmt: skip
     for name, shard in zip(names, shards, strict=True):
-        own = {key: tensors[key].detach().to("cpu").clone(memory_format=torch.contiguous_format) for key in shard}
-        write_tensors(folder / name, own, metadata)
+        write_tensors(folder / name, {key: tensors[key] for key in shard}, metadata)
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
             "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
         }
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / INDEX, index)
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:

@@ -18,16 +18,16 @@ from tubelet.errors import DecodeError, InputError, TubeletError
 from tubelet.reading.clip import Allocate, Clip, new_frames
 from tubelet.reading.codec.signals import CodecSignals, signals_from
 from tubelet.reading.codec.watch import FrameSignal, Watcher, edges_px, signal_for
-from tubelet.reading.hdr import HdrMode
 from tubelet.reading.isolated.pool import SUPPORTED, ask_child
 from tubelet.reading.isolated.wire import Reply, map_frames, shape_of
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source, open_source
-from tubelet.reading.video.decode import DecodeJob, decode, decode_plain
+from tubelet.reading.video.decode import decode, decode_plain
 from tubelet.reading.video.packets import Segment, segments
 from tubelet.reading.video.video import VideoPlan, VideoResult, clip_of, plan_video, result_of
+from tubelet.reading.video.wanted import DecodeJob
 
 Asked = Literal["auto", "vectors", "blocks", "difference"]
 Give = Callable[[int, np.ndarray | None, FrameSignal], None]
@@ -98,17 +98,11 @@ def read_signals(src: Source, limits: Limits, sampling: Sampling, signal: Asked)
 
 
 def read_both(
-    src: Source,
-    limits: Limits,
-    sampling: Sampling,
-    signal: Asked,
-    *,
-    hdr: HdrMode = "tonemap",
-    allocate: Allocate = new_frames,
+    src: Source, job: ReadJob, signal: Asked, *, allocate: Allocate = new_frames
 ) -> tuple[Clip, CodecSignals]:
     """The frames that are taken and their signals: what a child process sends. Raises: as `codec_signals`."""
     try:
-        plan = plan_video(src, limits, sampling, hdr)
+        plan = plan_video(src, job.limits, job.sampling, job.hdr, job.background)
         frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
         got: list[FrameSignal] = []
 
@@ -121,7 +115,7 @@ def read_both(
 
             return give
 
-        result, kind = watch_video(src, plan, limits, signal, begin)
+        result, kind = watch_video(src, plan, job.limits, signal, begin)
     except TubeletError as error:
         error.placed(source=src.name)
         raise

@@ -22,6 +22,7 @@ from tubelet.errors import InputError
 from tubelet.reading.codec.cuts import CutFinder
 from tubelet.reading.codec.prediction import CELL, NOISE_LEVELS, Luma, cell_means, motion_error, search, still_error
 from tubelet.reading.codec.vectors import BLANK_B, EXPORTING, Reach, exported, moved, on_cells
+from tubelet.reading.video.alpha import opaque
 from tubelet.reading.video.file import decoder_errors
 from tubelet.reading.video.frames import Upright, check_size
 from tubelet.reading.video.nal import is_referred_to
@@ -34,7 +35,7 @@ SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
 _MOST_PIXELS: Final[dict[str, int]] = {"vectors": 1 << 19, "blocks": 1 << 18, "difference": 1 << 19}
 _LUMA_FIRST: Final = frozenset(  # formats whose first plane is luma of 8 bits
     (
-        *("gray", "nv12", "nv21", "yuva420p", "yuv410p", "yuv411p"),
+        *("gray", "nv12", "nv21", "yuv410p", "yuv411p"),
         *(f"yuv{kind}{form}" for kind in ("", "j") for form in ("420p", "422p", "440p", "444p")),
     )
 )
@@ -73,7 +74,7 @@ def signal_for(codec: str, asked: str) -> Signal:
 
 
 class Watcher:
-    """An observer of one decoder (`reading.video.decode.Observer`). taken: the signal of each wanted slot so far.
+    """An observer of one decoder (`reading.video.wanted.Observer`). taken: the signal of each wanted slot so far.
     disorder: slots whose frame came out after a later one, which have none. notes: what a person may want to know."""
 
     def __init__(
@@ -127,11 +128,11 @@ class Watcher:
 
     def _luma(self, frame: av.video.VideoFrame) -> UInt8[np.ndarray, "height width"]:
         height, width = self._now.height, self._now.width
-        plane: Any = frame
+        plane: Any = opaque(frame, self._reformatter, self._way.background) or frame
         with decoder_errors("converted to grey"):
-            if self.shrink > 1 or frame.format.name not in _LUMA_FIRST or frame.planes[0].line_size < 0:
+            if self.shrink > 1 or plane.format.name not in _LUMA_FIRST or plane.planes[0].line_size < 0:
                 plane = self._reformatter.reformat(
-                    frame, width=width, height=height, format="gray", interpolation=Interpolation.AREA, threads=1
+                    plane, width=width, height=height, format="gray", interpolation=Interpolation.AREA, threads=1
                 )
                 if plane.planes[0].line_size < 0:
                     return plane.to_ndarray()

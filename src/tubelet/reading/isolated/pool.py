@@ -72,6 +72,7 @@ class DecodeChild:
             theirs.close()
         self.link = ours
         self.jobs = 0
+        self.unheard = False  # it ended before it had read what it was asked; Linux tells that by a reset
         try:
             self._wait(time.monotonic() + _START_S, Limits())
         except BaseException:
@@ -110,6 +111,7 @@ class DecodeChild:
                 self.link.settimeout(job.limits.deadline_s + _MARGIN_S)
                 send(self.link, about | dict(request), [fd])
             except OSError as error:
+                self.unheard = isinstance(error, ConnectionError)
                 raise self._died(job.limits, late=isinstance(error, TimeoutError)) from error
             return self._wait(deadline + _MARGIN_S, job.limits)
 
@@ -127,6 +129,7 @@ class DecodeChild:
         except TimeoutError as error:
             raise self._died(limits, late=True) from error
         except (OSError, EOFError, ValueError) as error:
+            self.unheard = isinstance(error, ConnectionError)
             raise self._died(limits, late=False) from error
         except BaseException:  # a keyboard interrupt: the answer on its way would be taken for that of the next input
             self.kill()
@@ -161,13 +164,18 @@ class Pool:
         self._lock = threading.Lock()
 
     def ask(self, request: Mapping[str, Any], src: Source, job: ReadJob, made_of: Callable[[Reply], T]) -> T:
-        """As `DecodeChild.ask`, of a waiting child or of a new one."""
-        with self._child() as child:
+        """As `DecodeChild.ask`, of a waiting child or of a new one; of another where it died before it heard of it."""
+        with self._returned(self._take()) as child:
+            try:
+                return child.ask(request, src, job, made_of)
+            except WorkerDied:
+                if not child.unheard:
+                    raise
+        with self._returned(DecodeChild()) as child:  # the other one died while it waited: not of this input
             return child.ask(request, src, job, made_of)
 
     @contextlib.contextmanager
-    def _child(self) -> Iterator[DecodeChild]:
-        child = self._take()
+    def _returned(self, child: DecodeChild) -> Iterator[DecodeChild]:
         try:
             yield child
         finally:
@@ -265,17 +273,24 @@ def _descriptor(src: Source, limits: Limits):
         finally:
             os.lseek(fd, place, os.SEEK_SET)  # the child's position is ours: libtiff moves it
         return
-    data = _content(src.file, limits)
-    if len(data) != src.size:
-        raise DecodeError("the file object has another length than it said", expected=src.size, got=len(data))
     fd = anonymous_file("tubelet-input")
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        _copy(src, limits, fd)
         yield fd
     finally:
         os.close(fd)
+
+
+def _copy(src: Source, limits: Limits, fd: int) -> None:
+    """The bytes of a file object into `fd`. No view of the caller's buffer is left, also where this fails: the buffer
+    could not grow while one lives, and an error's traceback would keep it."""
+    with memoryview(_content(src.file, limits)) as data:
+        if len(data) != src.size:
+            raise DecodeError("the file object has another length than it said", expected=src.size, got=len(data))
+        done = 0
+        while done < len(data):
+            with data[done:] as rest:
+                done += os.write(fd, rest)
 
 
 def _content(file: BinaryFile, limits: Limits) -> bytes | memoryview:

@@ -6,25 +6,29 @@ file -> durations of all frames -> which are wanted -> frames decoded in order, 
 import io
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
 
-from PIL import Image, ImageFile
+from PIL import Image
 
-from tubelet.errors import DecodeError
+from tubelet.errors import DecodeError, LimitError
 from tubelet.reading.clip import Allocate, Clip, new_frames
 from tubelet.reading.hdr import HdrMode
 from tubelet.reading.limits import Limits
-from tubelet.reading.picture.colour import Colour, HdrCodes, to_rgb
+from tubelet.reading.picture.colour import Colour, HdrCodes, grey_again, to_rgb
 from tubelet.reading.picture.decode import decoding, open_picture, pack_rgb
 from tubelet.reading.picture.exif import UPRIGHT
-from tubelet.reading.picture.header import Header, gif_frames, is_animation, read_header
+from tubelet.reading.picture.gif import read_gif
+from tubelet.reading.picture.header import Header, is_animation, read_header
 from tubelet.reading.picture.heif import primary_item
-from tubelet.reading.picture.image import WHITE, avif_codes, decode_image, hdr_codes
+from tubelet.reading.picture.image import WHITE, decode_image
+from tubelet.reading.picture.loading import avif_codes, hdr_codes
 from tubelet.reading.picture.png import png_pixels, read_png
 from tubelet.reading.sampling import Sampling
 from tubelet.reading.source import Source
 
+_PASSES = 32  # over `max_pixels`, that decoding one animation may cost
 _UNTIMED_S = Fraction(1, 10)  # how long viewers show a frame that states no duration
 
 
@@ -41,13 +45,18 @@ def decode_animation(
 
     sampling: which frames; with no rule given, all of them. Frames are composited as the file says, upright, and on
     `background` where they are transparent. A frame without a duration counts as 0.1 s, with a note.
+    complete=False: the file stops behind a frame without saying that it ends, and may have had more.
     Cost: all frames up to the last wanted one are decoded; only the wanted ones are kept.
-    Raises: as `decode_image`; LimitError when the wanted frames together are too large; InputError from the sampling.
+    Raises: as `decode_image`; DecodeError for an animation that is damaged behind its first frame; LimitError when the
+    frames to be decoded together are too large; InputError from the sampling.
     """
     with decoding(src):
         header = read_header(src, limits)
+        if header.fault is not None and src.format != "TIFF":
+            raise DecodeError(header.fault)
         if not is_animation(src.format, header):
-            return decode_image(src, limits, background, hdr=hdr, allocate=allocate)
+            clip = decode_image(src, limits, background, hdr=hdr, allocate=allocate)
+            return clip if header.ended else replace(clip, complete=False, frames_expected=1)
         notes = list(header.notes)
         starts, end, wanted, untimed = moving(src, limits, sampling, header)
         if untimed:
@@ -60,7 +69,8 @@ def decode_animation(
         codes = _codes(src, limits, hdr, notes)
         for index, picture, profile in _frames(src, limits, header, max(slots)):
             if index in slots:
-                shown = _upright(to_rgb(picture, background, profile, notes=notes, codes=codes), header)
+                still = grey_again(picture.copy(), profile)  # of its own: converting it does not disturb the next one
+                shown = _upright(to_rgb(still, background, profile, notes=notes, codes=codes), header)
                 for slot in slots[index]:
                     pack_rgb(shown, frames[slot])
     return Clip(
@@ -69,6 +79,8 @@ def decode_animation(
         source=src.name,
         is_video=True,
         duration_s=end,
+        complete=header.ended,
+        frames_expected=None if header.ended else len(wanted),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -78,13 +90,28 @@ def moving(
 ) -> tuple[list[float], float, list[int], bool]:
     """(start of each frame in seconds, end, the frames that are wanted, whether some state no duration); only an AVIF
     is decoded for it. Raises: as `decode_animation`."""
+    if src.format == "AVIF":
+        _check_decoded(header, header.frames, limits)
     durations = _durations(src, limits, header)
     *ticks, last = accumulate((duration or _UNTIMED_S for duration in durations), initial=Fraction(0))
     starts, end = [float(tick) for tick in ticks], float(last)
     limits.check("max_seconds", end, "animation length in seconds")
     wanted = list(range(len(starts))) if sampling == Sampling() else sampling.choose(starts, end, limits)
     limits.check_clip(len(wanted), *header.upright)
+    _check_decoded(header, max(wanted) + 1, limits)
     return starts, end, wanted, not all(durations)
+
+
+def _check_decoded(header: Header, frames: int, limits: Limits) -> None:
+    """Each frame is laid on the one before, so those up to the last wanted one are decoded, on the whole canvas."""
+    pixels, ceiling = frames * header.width * header.height, max(limits.max_clip_pixels, _PASSES * limits.max_pixels)
+    if pixels > ceiling:
+        raise LimitError(
+            f"{frames:,} frames of {header.width} x {header.height} up to the last one wanted = {pixels:,} pixels to "
+            f"decode, above {ceiling:,} (max_clip_pixels or {_PASSES} x max_pixels)",
+            limit=ceiling,
+            got=pixels,
+        )
 
 
 def _codes(src: Source, limits: Limits, hdr: HdrMode, notes: list[str]) -> HdrCodes | None:
@@ -107,7 +134,7 @@ def _durations(src: Source, limits: Limits, header: Header) -> list[Fraction]:
     """Seconds that each frame is shown, as the file states them; 0 where it states none."""
     src.file.seek(0)
     if src.format == "GIF":
-        found = [Fraction(frame.delay, 100) for frame in gif_frames(src.file, limits)[2]]
+        found = [Fraction(frame.delay, 100) for frame in read_gif(src.file, limits).frames]
     elif src.format == "WEBP":
         found = list(_webp_durations(src))
     elif src.format == "PNG":
@@ -150,9 +177,4 @@ def _frames(src: Source, limits: Limits, header: Header, last: int) -> Iterator[
     for index in range(last + 1):
         picture.seek(first + index)
         picture.load()
-        yield index, _still(picture), profile if isinstance(profile, bytes) else None
-
-
-def _still(picture: ImageFile.ImageFile) -> Image.Image:
-    """The current frame as an image of its own, so that converting it does not disturb the next one."""
-    return picture.copy()
+        yield index, picture, profile if isinstance(profile, bytes) else None

@@ -32,9 +32,13 @@ class Canvas:
         """
         if self._lent is not None and picture.im is self._lent:
             return self._take(picture.height, picture.width, 4)
-        pixels = self._take(picture.height, picture.width, 3)
+        pixels = self.room(picture.height, picture.width)
         pack_rgb(picture, pixels)
         return pixels
+
+    def room(self, height: int, width: int) -> np.ndarray:
+        """Room for RGB pixels, (H, W, 3), valid until the next picture. What was here before is lost."""
+        return self._take(height, width, 3)
 
     def _take(self, height: int, width: int, channels: int) -> np.ndarray:
         need = height * width * channels

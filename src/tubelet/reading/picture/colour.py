@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms
 
 from tubelet.errors import DecodeError, UnsupportedFormat
 from tubelet.reading.hdr import Hdr, full_span, to_sdr
@@ -32,6 +32,13 @@ class HdrCodes(NamedTuple):
     deep: np.ndarray | None = None
 
 
+def no_stated_range(*, floats: bool) -> UnsupportedFormat:
+    """The error for samples of which no file says what is black and what is white."""
+    what = "floats" if floats else "32-bit or signed integers"
+    words = f"pixels are {what} of no stated range; scale them to 8 or 16 bits first"
+    return UnsupportedFormat(words, got="F" if floats else "I")
+
+
 def to_rgb(
     picture: Image.Image,
     background: Colour,
@@ -49,11 +56,7 @@ def to_rgb(
     Raises: UnsupportedFormat for floats and 32-bit integers, whose range no file states.
     """
     if picture.mode in ("F", "I"):
-        raise UnsupportedFormat(
-            f"pixels are {'floats' if picture.mode == 'F' else '32-bit or signed integers'} of no stated range; "
-            "scale them to 8 or 16 bits first",
-            got=picture.mode,
-        )
+        raise no_stated_range(floats=picture.mode == "F")
     if picture.mode in _SIXTEEN:
         picture = _grey16(picture, invert)
     colours, alpha = _split(picture)
@@ -62,6 +65,23 @@ def to_rgb(
         return colours
     notes.append(f"transparent parts composited on RGB {background}")
     return flatten(colours, alpha, background)
+
+
+def grey_again(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """A loaded RGB picture without any colour as grey, where its profile is one of grey; any other as it is.
+
+    libavif and libwebp give grey pictures as RGB, and their profile stays that of grey. Cost: a look at every pixel.
+    """
+    if not profile or profile[16:20] != b"GRAY" or picture.mode not in ("RGB", "RGBX", "RGBA"):
+        return picture
+    rows = max(1, (1 << 20) // picture.width)
+    for top in range(0, picture.height, rows):
+        band = np.asarray(picture.crop((0, top, picture.width, min(top + rows, picture.height))))
+        if (band[..., :2] != band[..., 1:3]).any():
+            return picture
+    if picture.mode == "RGBA":
+        return Image.merge("LA", (picture.getchannel("R"), picture.getchannel("A")))
+    return picture.getchannel("R")
 
 
 def _tone_mapped(colours: Image.Image, codes: HdrCodes, notes: list[str]) -> Image.Image:
@@ -158,7 +178,7 @@ def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform |
         return "broken"
 
 
-def tiff_sixteen_note(picture: ImageFile.ImageFile) -> str | None:
+def tiff_sixteen_note(picture: Image.Image) -> str | None:
     """A note for RGB and CMYK TIFF of 16 bits: Pillow keeps each sample's high byte, at most a level below rounding."""
     bits = getattr(picture, "tag_v2", {}).get(258, ())
     deep = isinstance(bits, tuple) and len(bits) > 1 and max(bits) == 16

@@ -9,7 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import numpy as np
@@ -27,6 +27,7 @@ from PIL import (
 )
 
 from tubelet.errors import DecodeError, LimitError, TubeletError
+from tubelet.reading.picture.exif import ORIENTATION
 from tubelet.reading.source import BinaryFile, Format, Source
 
 READERS: dict[Format, Callable[[Any], ImageFile.ImageFile]] = {
@@ -65,40 +66,60 @@ _quiet = threading.Lock()
 
 @contextmanager
 def decoding(src: Source) -> Iterator[None]:
+    """`translating` for what a file's decoder raises; what the caller's object raised comes before it."""
+    with translating(src.name, src.format):
+        try:
+            yield
+        finally:
+            src.check_file()
+
+
+@contextmanager
+def translating(name: str, kind: str) -> Iterator[None]:
     """The one place where what a picture decoder raises becomes an error of ours. Foreign text stays in `__cause__`."""
     try:
         yield
     except TubeletError as error:
-        error.placed(source=src.name)
+        error.placed(source=name)
         raise
     except MemoryError as error:
-        raise LimitError("there is not enough memory to decode it", source=src.name) from error
+        raise LimitError("there is not enough memory to decode it", source=name) from error
     except DECODER_ERRORS as error:
         raise DecodeError(
-            f"the {src.format} data is damaged, cut short or of a kind that is not decoded ({type(error).__name__})",
-            source=src.name,
+            f"the {kind} data is damaged, cut short or of a kind that is not decoded ({type(error).__name__})",
+            source=name,
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drops Pillow's warnings of what it finds in EXIF, which change no pixel. Python's warning filters belong to the
+    whole process, so that one at a time is in here."""
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def open_picture(file_format: Format, file: BinaryFile) -> ImageFile.ImageFile:
     """Pillow's reader of exactly this format, opened: header parsed, no pixel decoded.
 
-    TIFF and AVIF readers parse EXIF while opening and warn about what they find in it. Python's warning filters belong
-    to the whole process, so these two are opened one at a time; the warnings change no pixel and are dropped.
+    TIFF and AVIF readers parse EXIF while opening and warn about what they find in it; those two are opened quietly.
     """
     if file_format not in ("TIFF", "AVIF"):
         picture = READERS[file_format](cast(Any, file))
         if isinstance(picture, WebPImagePlugin.WebPImageFile) and picture.is_animated and picture.mode == "RGB":
             picture._mode = picture.rawmode = "RGBA"  # frames without alpha need not cover the canvas
         return picture
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         picture = READERS[file_format](cast(Any, file))
         if file_format == "TIFF":
-            picture.info.pop("xmp", None)  # the orientation that counts is the tag's, as for every other format
             tags = picture.getexif()
             for group in (0x8769, 0x8825, 0xA005):  # EXIF, GPS, interoperability: read here, kept, not read again
-                tags.get_ifd(group)
+                with suppress(KeyError):  # so Pillow before 13 says that EXIF names no interoperability
+                    tags.get_ifd(group)
+            # Its reader would turn the picture by some types of the tag and not by others; here it comes as stored.
+            tags.pop(ORIENTATION, None)
+            picture._size = cast(Any, picture)._tile_size
         return picture
 
 

@@ -26,7 +26,7 @@ def deep_avif(
     if not plain:
         return None
     try:
-        with opened(src) as (container, _):
+        with opened(src) as container:
             stream, _ = choose_stream(container, limits)
             if (stream.width, stream.height) != size:
                 return None

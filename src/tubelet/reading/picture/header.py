@@ -6,27 +6,37 @@ hand instead of by a library that may allocate while opening. AVIF is the except
 
 import struct
 from dataclasses import dataclass
+from fractions import Fraction
 
 from tubelet.errors import DecodeError
 from tubelet.reading.limits import Limits
+from tubelet.reading.picture.colour import no_stated_range
 from tubelet.reading.picture.decode import decoding, open_picture
-from tubelet.reading.picture.exif import directory, judged, orientation_of, tiff_start, upright_size
+from tubelet.reading.picture.exif import ORIENTATION, XMP, directory, judged, orientation_of, tiff_start, upright_size
+from tubelet.reading.picture.gif import read_gif
+from tubelet.reading.picture.heif import primary_item
 from tubelet.reading.picture.jpeg import read_jpeg
 from tubelet.reading.picture.png import read_png
-from tubelet.reading.source import BinaryFile, Format, Source
+from tubelet.reading.source import Format, Source
 
 _MAX_TILE = 1 << 14  # side of a TIFF tile: larger ones only occur in attacks
+_ROUNDING = 0.01  # by which densities of square pixels may differ
+_SAMPLES = (258, 339)  # tags of TIFF: bits of a sample; 1 unsigned, 2 signed, 3 float
+_RESOLUTION = (282, 283)  # tags of TIFF: pixels to a length, across and down, as fractions
+_MAX_XMP = 1 << 16  # bytes of a TIFF's packet that are looked at
 
 
 @dataclass(frozen=True)
 class Header:
-    """width, height: as stored, before the turn that `orientation` (1..8) asks for. frames: how many the file has."""
+    """What a header says, and what is wrong behind the first picture."""
 
-    width: int
+    width: int  # as stored, before the turn that `orientation` asks for
     height: int
-    frames: int = 1
-    orientation: int = 1
+    frames: int = 1  # pages or frames that the file has, as far as it is whole
+    orientation: int = 1  # 1..8
     notes: tuple[str, ...] = ()
+    fault: str | None = None  # why what is behind the first picture cannot be read; it is then not counted
+    ended: bool = True  # False: the file stops where an animation may go on
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -53,85 +63,64 @@ def read_header(src: Source, limits: Limits) -> Header:
     return header
 
 
-def _oriented(width: int, height: int, exif: bytes | None, frames: int = 1) -> Header:
-    orientation, note = orientation_of(exif)
-    return Header(width, height, frames, orientation, () if note is None else (note,))
+def _not_square(density: tuple[int, int]) -> tuple[str, ...]:
+    """A note where pixels are not as wide as high: they stay as stored, as in browsers, Pillow and image processors,
+    while those of clips are made square, as in players. density: pixels to a length, across and down."""
+    across, down = density
+    if min(across, down) < 1 or abs(across - down) <= _ROUNDING * max(across, down):
+        return ()
+    shape = Fraction(down, across).limit_denominator(1000)
+    return (f"pixels of {shape.numerator}:{shape.denominator} are shown as stored",)
+
+
+def _oriented(
+    width: int,
+    height: int,
+    frames: int = 1,
+    *,
+    exif: bytes | None,
+    xmp: bytes | None,
+    raw_profile: bytes | None = None,
+    notes: tuple[str, ...] = (),
+    fault: str | None = None,
+) -> Header:
+    orientation, note = orientation_of(exif, xmp, raw_profile)
+    return Header(width, height, frames, orientation, notes + (() if note is None else (note,)), fault)
 
 
 def _jpeg(src: Source, limits: Limits) -> Header:
     found = read_jpeg(src.file, limits)
-    return _oriented(found.width, found.height, found.exif)
+    notes = _not_square(found.density)
+    return _oriented(found.width, found.height, exif=found.exif, xmp=found.xmp, notes=notes)
 
 
 def _png(src: Source, limits: Limits) -> Header:
     found = read_png(src.file, limits, whole=False)
-    return _oriented(found.width, found.height, found.exif, found.frames)
+    return _oriented(
+        found.width,
+        found.height,
+        found.frames if found.motion_fault is None else 1,
+        exif=found.exif,
+        xmp=found.xmp,
+        raw_profile=found.raw_profile,
+        notes=(*found.notes, *_not_square(found.density)),
+        fault=found.motion_fault,
+    )
 
 
 def _bmp(src: Source, limits: Limits) -> Header:
-    head = src.file.read(26)
+    head = src.file.read(46)
     if int.from_bytes(head[14:18], "little") == 12:
-        width, height = struct.unpack_from("<HH", head, 18)
-    else:
-        width, height = struct.unpack_from("<ii", head, 18)
-    return Header(width, abs(height))  # a negative height means top-down rows
-
-
-@dataclass(frozen=True)
-class GifFrame:
-    """One frame of a GIF: its place on the canvas and how long it is shown, in hundredths of a second."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-    delay: int
-
-
-def gif_frames(file: BinaryFile, limits: Limits) -> tuple[int, int, list[GifFrame]]:
-    """Canvas width, height and the frames, from the blocks of a GIF up to its trailer.
-
-    The canvas is the logical screen, made larger where the first frame is larger, as Pillow and viewers do.
-    Raises: DecodeError (cut short: no trailer), LimitError (too many frames, a frame too large).
-    Source: GIF89a specification, sections 17 to 27.
-    """
-    data = file.read()
-    screen_w, screen_h, flags = struct.unpack_from("<HHB", data, 6)
-    at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
-    frames: list[GifFrame] = []
-    delay = 0
-    try:
-        while (block := data[at]) != 0x3B:
-            if block == 0x21:
-                if data[at + 1] == 0xF9 and data[at + 2] >= 4:
-                    delay = struct.unpack_from("<H", data, at + 4)[0]
-                at += 2
-            elif block == 0x2C:
-                left, top, width, height, flags = struct.unpack_from("<HHHHB", data, at + 1)
-                at += 11 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
-                frames.append(GifFrame(left, top, width, height, delay))
-                limits.check("max_frames", len(frames), "frames in the file, at least")
-                limits.check_picture(left + width, top + height)
-                delay = 0
-            elif block == 0:  # stray terminators between blocks occur in the wild
-                at += 1
-                continue
-            else:
-                raise DecodeError("the GIF has a block of an unknown kind")
-            while data[at]:  # sub-blocks: a length, that many bytes, ... until a length of zero
-                at += data[at] + 1
-            at += 1
-    except (IndexError, struct.error) as error:
-        raise DecodeError("the GIF ends before its trailer") from error
-    if not frames:
-        raise DecodeError("the GIF has no frame")
-    first = frames[0]
-    return max(screen_w, first.left + first.width), max(screen_h, first.top + first.height), frames
+        return Header(*struct.unpack_from("<HH", head, 18))
+    width, height = struct.unpack_from("<ii", head, 18)
+    notes = _not_square(struct.unpack_from("<ii", head, 38)) if len(head) == 46 else ()
+    return Header(width, abs(height), notes=notes)  # a negative height means top-down rows
 
 
 def _gif(src: Source, limits: Limits) -> Header:
-    width, height, frames = gif_frames(src.file, limits)
-    return Header(width, height, len(frames))
+    found = read_gif(src.file, limits)
+    notes = (*found.notes, *_not_square(found.density))
+    return Header(found.width, found.height, len(found.frames), 1, notes, found.fault, found.ended)
 
 
 def _webp(src: Source, limits: Limits) -> Header:
@@ -142,7 +131,8 @@ def _webp(src: Source, limits: Limits) -> Header:
     if end > src.size:
         raise DecodeError("the WEBP is shorter than its header says", expected=end, got=src.size)
     size: tuple[int, int] | None = None
-    frames, exif, place = 0, None, 12
+    frames, place = 0, 12
+    blocks: dict[bytes, bytes] = {}
     while place + 8 <= end:
         file.seek(place)
         kind, length = struct.unpack("<4sI", file.read(8))
@@ -160,11 +150,11 @@ def _webp(src: Source, limits: Limits) -> Header:
             limits.check("max_frames", frames, "frames in the file, at least")
         elif kind in (b"EXIF", b"ICCP", b"XMP "):
             limits.check("max_metadata_bytes", length, f"{kind.decode().strip()} chunk of")
-            exif = file.read(length) if kind == b"EXIF" else exif
+            blocks.setdefault(kind, file.read(length))
         place += 8 + length + (length & 1)
     if size is None:
         raise DecodeError("the WEBP has no picture in it")
-    return _oriented(*size, exif, max(frames, 1))
+    return _oriented(*size, max(frames, 1), exif=blocks.get(b"EXIF"), xmp=blocks.get(b"XMP "))
 
 
 def _tiff(src: Source, limits: Limits) -> Header:
@@ -177,22 +167,34 @@ def _tiff(src: Source, limits: Limits) -> Header:
         return src.file.read(length)
 
     order, big, place = tiff_start(src.file.read(16))
-    tags = {256, 257, 274, 322, 323, 700, 34675}
-    first = directory(at, place, order, big, tags, max_values=1)
+    first = directory(at, place, order, big, {256, 257, ORIENTATION, 322, 323, *_SAMPLES, *_RESOLUTION}, max_values=1)
+    xmp = None
+    if ORIENTATION not in first.tags:
+        xmp = bytes(directory(at, place, order, big, {XMP}, max_values=_MAX_XMP).tags.get(XMP, ()))
     seen = {place}
-    following = first.next
+    following, fault = first.next, None
     while following and following not in seen:
+        limits.check("max_frames", len(seen) + 1, "pages in the file, at least")
+        try:
+            upcoming = directory(at, following, order, big, set()).next  # reads a count and a link, no entry
+        except DecodeError as error:
+            fault = error.message
+            break
         seen.add(following)
-        limits.check("max_frames", len(seen), "pages in the file, at least")
-        following = directory(at, following, order, big, set()).next
+        following = upcoming
     if 256 not in first.tags or 257 not in first.tags:
         raise DecodeError("the TIFF does not say how large its picture is")
     for side in (322, 323):
         if (tile := first.tags.get(side, (1,))[0]) > _MAX_TILE:
             raise DecodeError("the tiles of the TIFF are impossibly large", limit=_MAX_TILE, got=tile)
-    orientation, note = judged(first.tags.get(274, (1,))[0])
-    notes = () if note is None else (note,)
-    return Header(first.tags[256][0], first.tags[257][0], len(seen), orientation, notes)
+    bits, form = (first.tags.get(tag, (1,))[0] for tag in _SAMPLES)
+    if form == 3 or bits == 32 or (form, bits) == (2, 16):
+        raise no_stated_range(floats=form == 3)
+    by_tag = ORIENTATION in first.tags
+    orientation, note = judged(first.tags[ORIENTATION][0]) if by_tag else orientation_of(None, xmp)
+    across, down = (first.tags.get(tag, (0,))[0] for tag in _RESOLUTION)
+    notes = (*(() if note is None else (note,)), *_not_square((across, down)))
+    return Header(first.tags[256][0], first.tags[257][0], len(seen), orientation, notes, fault)
 
 
 def _avif(src: Source, limits: Limits) -> Header:
@@ -200,8 +202,11 @@ def _avif(src: Source, limits: Limits) -> Header:
         picture = open_picture(src.format, src.file)
         width, height = picture.size
         frames = getattr(picture, "n_frames", 1)
-        exif = picture.info.get("exif")
-    return _oriented(width, height, exif, frames)
+        exif, xmp = picture.info.get("exif"), picture.info.get("xmp")
+    shape = primary_item(src.file, limits).properties.get(b"pasp", b"").ljust(8, b"\0")
+    down, across = struct.unpack(">II", shape[:8])
+    notes = _not_square((across, down))
+    return _oriented(width, height, frames, exif=exif, xmp=xmp, notes=notes)
 
 
 def is_animation(file_format: Format, header: Header) -> bool:

@@ -16,16 +16,16 @@ from tubelet.reading.sniff import Format
 from tubelet.reading.video.avi import walk_avi
 from tubelet.reading.video.mkv import walk_mkv
 from tubelet.reading.video.mp4 import walk_mp4
-from tubelet.reading.video.structure import Bytes, Structure
+from tubelet.reading.video.structure import Ahead, Bytes, Structure
 
 
 def walk(data: Bytes, kind: Format, limits: Limits) -> Structure:
     """The structure of an MP4, MKV, WEBM or AVI file. Raises: LimitError for tables and counts above the ceilings."""
-    found = Structure()
+    found, data = Structure(), Ahead(data)
     if kind == "MP4":
         walk_mp4(data, found, limits)
     elif kind == "AVI":
         walk_avi(data, found)
     else:
-        walk_mkv(data, found)
+        walk_mkv(data, found, limits)
     return found

@@ -35,6 +35,8 @@ def judge(
     """
     step = usual_step(index.starts_s)
     there = len(index.size) + index.blanks
+    if index.kind == "AVI":
+        there = _ticks(index, there, stream, structure, tick, step)
     declared = _declared_length(index, there, stream, structure, tick)
     index.declared_s = max(index.duration_s, declared or 0.0)
     missing_s = index.declared_s - index.duration_s
@@ -48,7 +50,7 @@ def judge(
         # the samples of lost fragments are listed nowhere: the count proves nothing unless the cut comes after them
         whole = 0 < listed <= there and (structure.after_media or not structure.fragmented)
         short = ends_early or (listed > there and not trimmed)
-    elif index.kind == "AVI":  # its header counts pictures, and an index at the end may be gone without harm
+    elif index.kind == "AVI":  # its header counts ticks, and an index at the end may be gone without harm
         whole, short = 0 < stream.frames <= there, stream.frames > there
     else:  # MKV and WEBM count nothing: the length in the track's tags is all there is
         whole = structure.after_media and declared is not None and missing_s <= step / 2 + 0.002
@@ -59,6 +61,20 @@ def judge(
         index.declared_s = max(index.declared_s, container.duration / 1e6)  # of the longest stream, in microseconds
     if not index.cut:  # a header's last fraction of a frame is no missing video
         index.declared_s = index.duration_s
+
+
+def _ticks(
+    index: PacketIndex, there: int, stream: av.video.VideoStream, structure: Structure, tick: Fraction, step: float
+) -> int:
+    """How many ticks of an AVI's clock are there, to the end of its last picture.
+
+    There is a chunk for each tick, and those between pictures are empty: one a picture where the clock is that of the
+    pictures, 25 where it counts 600 a second. FFmpeg leaves empty ones out where there is an index, which lists them.
+    """
+    stamps = [stamp for stamp in index.dts if stamp is not None]
+    usual = max(1, round(step / float(tick))) if tick > 0 else 1
+    listed = 0 if structure.damaged else structure.media.get(stream.index + 1, Media()).samples
+    return max(there, listed, max(stamps) + usual if stamps else 0)
 
 
 def usual_step(starts: Sequence[float]) -> float:

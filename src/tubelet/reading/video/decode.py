@@ -5,70 +5,33 @@ One stretch runs from an entry to the last frame wanted in it:
     packets     I    B    P    b    P    b    P    ...        b: nothing refers to it
     decoder     all  skip all  skip all  WANTED               a `b` that is not wanted is not decoded: exact, and less
     converted                            RGB
-
-Every packet carries its own number through the decoder, so that a frame is known by its packet and not by its time.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
-import av.container
 import av.packet
-import av.video
-import numpy as np
+from av.video.codeccontext import VideoCodecContext
 
 from tubelet.errors import TubeletError
-from tubelet.reading.limits import Limits
-from tubelet.reading.source import Source
-from tubelet.reading.video.file import FOREIGN, Guard, decoder_errors, only_stream, opened
-from tubelet.reading.video.frames import Painter, Upright
-from tubelet.reading.video.index import check_clock
-from tubelet.reading.video.packets import PacketIndex, Segment
+from tubelet.reading.video.file import FOREIGN, decoder_errors, decoder_of, only_stream, opened
+from tubelet.reading.video.frames import Painter
+from tubelet.reading.video.packets import Segment
+from tubelet.reading.video.wanted import DecodeJob, PacketTag, WantedFrames
 
 _SKIP_AHEAD: Final = 200  # packets that are cheaper to read over than to seek past
 _LOOK: Final = 200  # packets in which an entry must come after a seek
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Sees a decoder at work: each packet before it is decoded, each clean picture as it comes out, wanted or not."""
-
-    def fed(self, number: int, packet: av.packet.Packet) -> None: ...
-    def shown(self, number: int, frame: av.video.VideoFrame) -> None: ...
-
-
-@dataclass
-class DecodeJob:
-    """What every worker needs, and where results meet."""
-
-    source: Source
-    stream: int  # its number in the file
-    index: PacketIndex
-    way: Upright
-    limits: Limits
-    on_frame: Callable[[int, np.ndarray], None] | None  # None: nothing is converted to RGB
-    observer: Observer | None = None  # for one worker with one thread
-    # Motion vectors are exported with each picture. They are always the same only on one thread: on several, FFmpeg
-    # now and then reads a table of vectors that another thread is still writing.
-    vectors: bool = False
-    until: float = 0.0  # when decoding must be over, by the monotonic clock
-    whole: set[int] = field(default_factory=set)  # slots whose frames are whole; guarded by `lock`, as notes are
-    notes: set[str] = field(default_factory=set)
-    lock: Guard = field(default_factory=threading.Lock)
-    file_lock: Guard = field(default_factory=threading.Lock)  # shared by all views of the file
-    stop: threading.Event = field(default_factory=threading.Event)  # a worker failed: the others end
+# Decoders that, on several threads, give other pixels each time for damage that they do not notice.
+_ONE_THREAD: Final = frozenset(("vp8", "libvpx", "ffv1"))
 
 
 def decode(job: DecodeJob, stretches: list[Segment], workers: int) -> tuple[set[int], set[str]]:
     """The slots whose frames were given whole, and notes. Stretches go to whichever worker is free, in order.
 
-    What comes out damaged is tried once more in one plain run from the start of the stream, without seeking or
-    skipping, so that a frame is refused only when plain decoding refuses it too.
+    What comes of a damaged stream is what one plain run over it gives, whatever `workers` is.
     """
     job.until = time.monotonic() + job.limits.deadline_s
     queue = iter(stretches)
@@ -94,7 +57,7 @@ def decode(job: DecodeJob, stretches: list[Segment], workers: int) -> tuple[set[
         with ThreadPoolExecutor(count, thread_name_prefix="tubelet-video") as pool:
             for done in [pool.submit(work) for _ in range(count)]:
                 done.result()
-    _retry(job, stretches, threads)
+    _again(job, stretches, threads)
     return job.whole, job.notes
 
 
@@ -107,14 +70,17 @@ def decode_plain(job: DecodeJob, stretch: Segment) -> tuple[set[int], set[str]]:
     return job.whole, job.notes
 
 
-def _retry(job: DecodeJob, stretches: list[Segment], threads: int) -> None:
-    left = {packet: slots for s in stretches for packet, slots in s.wanted.items() if not job.whole.issuperset(slots)}
+def _again(job: DecodeJob, stretches: list[Segment], threads: int) -> None:
+    """Where anything at all went wrong, everything once more in one plain run from the start, on one thread, without
+    seeking or skipping: what a damaged stream gives must not depend on how it was divided."""
+    wanted = {packet: slots for s in stretches for packet, slots in s.wanted.items()}
     plain = all(s.first == 0 for s in stretches) and threads == 1 and not job.index.nonref
-    if not left or plain:
+    if plain or (not job.damaged and all(job.whole.issuperset(slots) for slots in wanted.values())):
         return
-    last = len(job.index.size) - 1 if job.index.by_count else max(left)
+    job.whole.clear()
+    last = len(job.index.size) - 1 if job.index.by_count else max(wanted)
     with _Decoder(job, 1) as decoder:
-        decoder.run(Segment(0, last, left), nonref=False)
+        decoder.run(Segment(0, last, wanted), nonref=False)
 
 
 class _Decoder:
@@ -140,16 +106,28 @@ class _Decoder:
     def _open(self) -> None:
         job = self._job
         self._close = ExitStack()
-        self._container, _ = self._close.enter_context(opened(job.source, job.file_lock))
+        self._container = self._close.enter_context(opened(job.source, job.file_lock))
         with decoder_errors("opened"):
             self._stream = only_stream(self._container, job.stream)
-            self._codec = self._stream.codec_context
-            self._codec.thread_count = self._threads
-            self._codec.thread_type = "FRAME" if self._threads > 1 else "NONE"
-            self._codec.copy_opaque = True
-            options = {"err_detect": "crccheck+explode", "max_pixels": str(job.limits.max_pixels)}
-            self._codec.options = options | ({"flags2": "+export_mvs"} if job.vectors else {})
+            self._codec = self._made()
         self._next, self._held, self._demuxer = 0, None, self._container.demux(self._stream)
+
+    def _made(self) -> VideoCodecContext:
+        job, codec = self._job, decoder_of(self._stream)
+        threads = 1 if codec.codec.name in _ONE_THREAD else self._threads
+        codec.thread_count = threads
+        codec.thread_type = "FRAME" if threads > 1 else "NONE"
+        codec.copy_opaque = True
+        options = {"err_detect": "crccheck+explode", "max_pixels": str(job.limits.max_pixels)}
+        codec.options = options | ({"flags2": "+export_mvs"} if job.vectors else {})
+        return codec
+
+    def _forget(self) -> None:
+        """The decoder as new: what it gives next must not depend on what it decoded before. libvpx's keeps some."""
+        if self._codec is self._stream.codec_context:
+            self._codec.flush_buffers()
+        else:
+            self._codec = self._made()
 
     # --- packets by number
 
@@ -170,6 +148,7 @@ class _Decoder:
     def _read(self) -> av.packet.Packet | None:
         packet, self._held = self._held, None
         while packet is None or packet.size == 0 or packet.is_corrupt:
+            self._job.limits.check_clock(self._job.until)  # also where packets are only passed over
             try:
                 packet = next(self._demuxer, None)
             except TubeletError:
@@ -226,7 +205,6 @@ class _Decoder:
                 if number > stretch.last or self._job.stop.is_set():
                     self._held, self._next = packet, number
                     break
-                check_clock(self._job.until, self._job.limits)
                 self._decode(number, packet, nonref and number not in stretch.wanted, wanted)
                 if wanted.done():
                     break
@@ -237,7 +215,7 @@ class _Decoder:
         counted_to_a_cut = self._index.by_count and self._index.cut  # pictures still held back may have lost neighbours
         if not wanted.done() and not counted_to_a_cut:
             self._decode(stretch.last, None, False, wanted)
-        self._codec.flush_buffers()
+        self._forget()
         return wanted.settle()
 
     def _decode(self, number: int, packet: av.packet.Packet | None, skip: bool, wanted: "WantedFrames") -> None:
@@ -245,7 +223,7 @@ class _Decoder:
         if self._codec.codec.name == "h264":  # a flush forgets how far pictures are out of order; the packets show it
             self._codec.reorder_depth = max(self._codec.reorder_depth, min(16, self._index.reorder))
         if packet is not None:
-            packet.opaque = _Tag(number)
+            packet.opaque = PacketTag(number)
             if self._job.observer is not None:
                 self._job.observer.fed(number, packet)
         try:
@@ -261,77 +239,3 @@ class _Decoder:
 
 class _Lost(Exception):
     """The demuxer failed, or gave another packet than the index says."""
-
-
-class _Tag:
-    """The number of a packet, carried through the decoder. PyAV knows tags by identity, so each is an object of its own
-    and never a shared small integer."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-class WantedFrames:
-    """The wanted frames of one stretch: which were given, and which a failure has spoilt."""
-
-    def __init__(self, job: DecodeJob, stretch: Segment, painter: Painter) -> None:
-        self._job = job
-        self._wanted = stretch.wanted
-        self._painter = painter
-        self._failures: list[int] = []
-        self._given: set[int] = set()
-        self._came_out = 0
-
-    def done(self) -> bool:
-        return len(self._given) == len(self._wanted)
-
-    def failed(self, number: int) -> None:
-        """The packet `number` could not be decoded cleanly."""
-        self._failures.append(number)
-
-    def frame(self, frame: av.video.VideoFrame) -> None:
-        """Takes a frame that came out of the decoder; converts and gives it when it is wanted and not spoilt."""
-        tag = frame.opaque
-        if self._job.index.by_count:
-            number = self._next_in_line()
-        else:
-            number = tag.number if isinstance(tag, _Tag) else None
-        if number is None:
-            return
-        if frame.is_corrupt:
-            self.failed(number)
-        observer = self._job.observer
-        if (observer is None and number not in self._wanted) or number in self._given or self._spoilt(number):
-            return
-        if observer is not None:
-            observer.shown(number, frame)
-        if number not in self._wanted:
-            return
-        if self._job.on_frame is not None:
-            rgb = self._painter.paint(frame)
-            for slot in self._wanted[number]:
-                self._job.on_frame(slot, rgb)
-        self._given.add(number)
-
-    def _next_in_line(self) -> int | None:
-        order = self._job.index.order
-        self._came_out += 1
-        return order[self._came_out - 1] if self._came_out <= len(order) else None
-
-    def _spoilt(self, number: int) -> bool:
-        """Whether a failure lies in what this frame was decoded from. Pictures that are shown before the entry they
-        were reached through may fail after a seek, and nothing shown after it refers to them."""
-        index = self._job.index
-        if index.by_count or not self._failures:
-            return bool(self._failures)
-        entry = index.entry_of(number)
-        return any(entry <= f <= number and not index.shown_before(f, entry) for f in self._failures)
-
-    def settle(self) -> None:
-        """Adds what is whole to the job; failures that came to light late are minded."""
-        late = not self._job.index.by_count
-        slots = {s for n in self._given if not (late and self._spoilt(n)) for s in self._wanted[n]}
-        with self._job.lock:
-            self._job.whole |= slots

@@ -7,22 +7,26 @@ given one here. Every reader gets a `View` of the open file with a place of its 
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
-from typing import Final, NamedTuple, TypeAlias, cast
+from numbers import Rational
+from typing import Any, Final, TypeAlias, cast
 
 import av
+import av.codec
 import av.container
 import av.error
 import av.stream
 import av.video
+from av.codec.context import CodecContext
+from av.video.codeccontext import VideoCodecContext
 
 from tubelet.errors import DecodeError, NoVideo, TubeletError, UnsupportedFormat
 from tubelet.reading.limits import Limits
 from tubelet.reading.sniff import Format
-from tubelet.reading.source import BinaryFile, Source, file_errors
-from tubelet.reading.video.nal import sample_aspect
+from tubelet.reading.source import BinaryFile, Source, file_errors, is_own
+from tubelet.reading.video.parameters import Stored, parameter_set
 
 # The demuxer for each format, by FFmpeg's own name, which is also the whitelist. Nothing else may be opened.
 _DEMUXERS: Final[dict[Format, str]] = {
@@ -41,14 +45,12 @@ CODECS: Final = frozenset(
         *("png", "qtrle", "cinepak"),
     )
 )
-# Those that may state the shape of pixels in the stream itself.
-_ASPECT_INSIDE: Final = frozenset(
-    ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "h263", "vc1", "wmv3", "theora", "dvvideo")
-)
 # Looking at a file must not decode it: the sizes come from the headers, the pixel format from the first frame.
 _OPTIONS: Final = {"protocol_whitelist": "", "skip_frame": "all", "threads": "1"}
 _BUFFER_BYTES: Final = 1 << 16
 
+# Texts that are no UTF-8 stop no file: PyAV has to be told so up to version 18, and cannot be told from 19 on.
+_METADATA: Final[dict[str, Any]] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 Guard: TypeAlias = AbstractContextManager[object]  # a lock; `threading.Lock` is not a type in every Python
 
 # What PyAV raises for bad content, as met by feeding it damaged files.
@@ -99,6 +101,7 @@ class View(io.RawIOBase):
         super().__init__()
         self.size = source.size
         self._place = 0
+        self.ending: BaseException | None = None  # what asks the program to end: FFmpeg's callbacks would drop it
         self._file: BinaryFile = source.file
         self._lock = lock
         self._fd = _real_file(source.file)
@@ -119,7 +122,13 @@ class View(io.RawIOBase):
                 return self._file.read(count)
 
     def read(self, size: int = -1) -> bytes:
-        data = self.at(self._place, self.size - self._place if size < 0 else size)
+        try:
+            data = self.at(self._place, self.size - self._place if size < 0 else size)
+        except Exception:
+            raise
+        except BaseException as error:
+            self.ending = error
+            raise InterruptedError from error
         self._place += len(data)
         return data
 
@@ -142,16 +151,19 @@ class View(io.RawIOBase):
 
 def _real_file(file: BinaryFile) -> int | None:
     """The descriptor behind an unmodified file of Python's own, None for anything else."""
-    if not hasattr(os, "pread") or type(file) not in (io.BufferedReader, io.FileIO):
+    if not hasattr(os, "pread") or not is_own(file) or type(file) is io.BytesIO:
         return None
     return cast(io.FileIO, file).fileno()
 
 
 @contextmanager
-def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.container.InputContainer, View]]:
-    """The container and the view it reads from; both are closed at the end. Nothing is decoded.
+def opened(
+    source: Source, lock: Guard | None = None, *, first: Callable[[View], object] | None = None
+) -> Iterator[av.container.InputContainer]:
+    """The container, closed at the end. Nothing is decoded.
 
-    lock: shared by all that read this Source at the same time.
+    lock: shared by all that read this Source at the same time. first: called with the view of the file before FFmpeg
+    sees it, which has no ceiling for what a file counts.
 
     Raises: DecodeError, UnsupportedFormat (not a video container).
     """
@@ -160,6 +172,8 @@ def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.conta
         raise UnsupportedFormat(f"a {source.format} file is not a video", got=source.format, source=source.name)
     view = View(source, lock or threading.Lock())
     try:
+        if first is not None:
+            first(view)
         with decoder_errors("opened"):
             container = cast(
                 av.container.InputContainer,
@@ -169,14 +183,19 @@ def opened(source: Source, lock: Guard | None = None) -> Iterator[tuple[av.conta
                     format=names.split(",")[0],
                     options={**_OPTIONS, "format_whitelist": names, "codec_whitelist": ",".join(sorted(CODECS))},
                     buffer_size=_BUFFER_BYTES,
-                    metadata_errors="replace",
+                    **_METADATA,
                 ),
             )
         try:
-            yield container, view
+            yield container
         finally:
             container.close()
+        if view.ending is not None:
+            raise view.ending
+        source.check_file()
     except TubeletError as error:
+        if view.ending is not None:
+            raise view.ending from None
         error.placed(source=source.name)
         raise
     finally:
@@ -218,40 +237,69 @@ def only_stream(container: av.container.InputContainer, number: int) -> av.video
     return stream
 
 
-class Stored(NamedTuple):
-    """What the pictures of a stream are like before anything is done to them."""
+def decoder_of(stream: av.video.VideoStream) -> VideoCodecContext:
+    """The decoder of a stream: FFmpeg's own, or libvpx's where that one is better.
 
-    width: int
-    height: int
-    sample_aspect: Fraction | None
-
-
-def stored_as(source: Source, stream: av.video.VideoStream, limits: Limits) -> Stored:
-    """Size and shape of pixels: of the container, or, where it does not tell the shape, of the stream's own header, or
-    of the first picture.
-
-    Cost: nothing, or opening the file again and decoding one picture. Raises: LimitError for the size.
+    VP8: FFmpeg's reads past the end of damaged data, and then gives other pixels each time. VP8 and VP9 whose track
+    says that it has alpha: FFmpeg's leave alpha out. Raises: ValueError where alpha is said and libvpx is not there.
     """
-    codec_name = stream.codec_context.codec.name
-    inside = sample_aspect(stream.codec_context.extradata or b"") if codec_name == "h264" else None
-    told = Stored(stream.width, stream.height, stream.sample_aspect_ratio or inside)
-    if told.sample_aspect or codec_name not in _ASPECT_INSIDE:
-        return told
-    with opened(source) as (container, _):
+    own = stream.codec_context
+    alpha = stream.metadata.get("alpha_mode") == "1"
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9" if alpha else None}.get(own.codec.name)
+    if name is None or (not alpha and name not in av.codec.codecs_available):
+        return own
+    codec = cast(VideoCodecContext, CodecContext.create(name, "r"))
+    codec.extradata = own.extradata
+    return codec
+
+
+def stored_as(
+    source: Source, stream: av.video.VideoStream, said: tuple[int, int] | None, limits: Limits
+) -> tuple[Stored, list[str]]:
+    """Size and shape of pixels by the stream's own header or its first picture, and a note where that is not the size
+    `said` by the container. The shape is the container's, where it tells one and the sizes are alike: equal, or one
+    picture at two scales, which is still shown in the shape the container asks for.
+
+    Cost: nothing for H.264 in MP4 and MKV; else opening the file again and decoding one picture.
+    Raises: LimitError for the size.
+    """
+    told = Stored(stream.width, stream.height, _shape(stream.sample_aspect_ratio))
+    width, height = said if said and min(said) > 0 else told[:2]
+    inside = None
+    if stream.codec_context.codec.name == "h264":
+        inside = parameter_set(stream.codec_context.extradata or b"")
+    if inside is None or inside[:2] != (width, height):  # FFmpeg's decoder may cut H.264 to what the container says
+        inside = _first_picture(source, stream, limits) or inside
+    if inside is None:  # damage is judged when the pictures are read
+        return told, []
+    limits.check_picture(inside.width, inside.height)
+    if abs(inside.width * height - inside.height * width) <= max(inside[:2]):  # a pixel of rounding
+        inside = inside._replace(sample_aspect=told.sample_aspect or inside.sample_aspect)
+    if inside[:2] == (width, height):
+        return inside, []
+    return inside, [f"the container says {width} x {height}, its pictures are {inside.width} x {inside.height}"]
+
+
+def _first_picture(source: Source, stream: av.video.VideoStream, limits: Limits) -> Stored | None:
+    """What decoding the first packet gives; None where it gives nothing."""
+    with opened(source) as container:
         try:
             first = only_stream(container, stream.index)
-            codec = first.codec_context
+            codec = decoder_of(first)
             codec.thread_count, codec.options = 1, {"max_pixels": str(limits.max_pixels)}
+            codec.skip_frame = "DEFAULT"
             packet = next(container.demux(first))
             frames = codec.decode(packet) + (codec.decode(None) if packet.size else [])
         except TubeletError:
             raise
-        except (*FOREIGN, StopIteration):  # damage is judged when the pictures are read
-            return told
-    if not frames:
-        return told
-    limits.check_picture(frames[0].width, frames[0].height)
-    return Stored(frames[0].width, frames[0].height, codec.sample_aspect_ratio)
+        except (*FOREIGN, StopIteration):
+            return None
+    return Stored(frames[0].width, frames[0].height, _shape(codec.sample_aspect_ratio)) if frames else None
+
+
+def _shape(said: Rational | None) -> Fraction | None:
+    """PyAV's ratio, which is its own type from version 19 on, where 0:1 is one that is not known."""
+    return Fraction(said) if said and said.denominator else None
 
 
 def _is_known(stream: av.video.VideoStream) -> bool:

@@ -20,6 +20,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from tubelet.errors import DecodeError
 from tubelet.reading.hdr import Hdr, HdrMode, Span, full_span, hdr_of, to_sdr
 from tubelet.reading.limits import Limits
+from tubelet.reading.picture.colour import Colour
+from tubelet.reading.video.alpha import alpha_of, laid_on, opaque
 from tubelet.reading.video.file import decoder_errors
 from tubelet.shapes import UInt8
 
@@ -55,6 +57,7 @@ class Upright:
     flip_columns: bool = False
     hdr: HdrMode = "tonemap"  # what becomes of PQ and HLG frames; all others are not touched by it
     told: Told = _UNTOLD  # where a frame does not say what it is
+    background: Colour = (255, 255, 255)  # what transparent parts are laid on
 
     @property
     def width(self) -> int:
@@ -132,6 +135,10 @@ class Painter:
         self._remark(frame, hdr, "BT.2020" if mapped else "BT.601")
         if hdr is not None and mapped:
             return way.turned(self._tone_mapped(frame, hdr))
+        shown = opaque(frame, self._reformatter, way.background)
+        if shown is not None:
+            self.notes.add(_composited(way.background))
+            frame = shown
         with decoder_errors("converted to RGB"):
             rgb = self._converted(frame, "rgb24")
             plane = rgb.planes[0]
@@ -153,6 +160,7 @@ class Painter:
     def _tone_mapped(self, frame: av.video.VideoFrame, hdr: Hdr) -> UInt8[np.ndarray, "h w 3"]:
         """swscale's 16 bits are the stored ones shifted up; of limited range 8.8 fixed point, with white at 255."""
         way, parts = self._way, frame.format.components
+        alpha = alpha_of(frame, self._reformatter, (way.square_w, way.square_h))
         if frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb:
             frame.colorspace = way.told.matrix if way.told.matrix in _MATRICES - {_UNSPECIFIED} else _BT2020
         full = frame.format.is_rgb or frame.color_range == _FULL or frame.format.name.startswith("yuvj")
@@ -169,7 +177,11 @@ class Painter:
                 np.ndarray(size, kind, buffer=memoryview(plane), strides=(plane.line_size, step))
                 for plane in frame.planes
             )
-        return to_sdr(red, green, blue, hdr, span, np.empty((*size, 3), np.uint8))
+        rgb = to_sdr(red, green, blue, hdr, span, np.empty((*size, 3), np.uint8))
+        if alpha is None:
+            return rgb
+        self.notes.add(_composited(way.background))
+        return laid_on(rgb, alpha, way.background)
 
     def _converted(self, frame: av.video.VideoFrame, form: str) -> av.video.VideoFrame:
         way = self._way
@@ -191,3 +203,7 @@ class Painter:
             self.notes.add(hdr.note(self._way.hdr))
         if frame.interlaced_frame:
             self.notes.add("interlaced: both fields of a picture together, as stored")
+
+
+def _composited(background: Colour) -> str:
+    return f"transparent parts composited on RGB {background}"

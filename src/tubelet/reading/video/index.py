@@ -10,7 +10,6 @@ Reading the packets of a clip costs a hundredth of decoding it, and tells everyt
 """
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,22 +19,26 @@ import av.container
 import av.packet
 import av.video
 
-from tubelet.errors import DecodeError, LimitError, TubeletError
+from tubelet.errors import DecodeError, TubeletError
 from tubelet.reading.limits import Limits
 from tubelet.reading.sniff import Format
 from tubelet.reading.video.complete import judge, usual_step
 from tubelet.reading.video.file import FOREIGN
+from tubelet.reading.video.kinds import KNOWN, picture_kind
 from tubelet.reading.video.nal import has_layers, is_true_entry, length_bytes
 from tubelet.reading.video.packets import PacketIndex
+from tubelet.reading.video.stamps import leading, misplaced
 from tubelet.reading.video.structure import Structure
 
 # Every packet stands alone.
 INTRA: Final = frozenset(("mjpeg", "prores", "dnxhd", "dvvideo", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "png"))
-# Codecs whose flagged packets are true entries: what is shown after one needs nothing from before it.
-_ENTERED: Final = INTRA | {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video"}
+# Codecs that are entered in the middle, where a packet is flagged and is what it says: what is shown after it needs
+# nothing from before it.
+_ENTERED: Final = KNOWN | {"h264", "hevc"}
+# Codecs that show their pictures in the order of decoding; VP8, VP9 and AV1 do too, by their kinds.
+_IN_ORDER: Final = INTRA | {"ffv1", "qtrle", "cinepak", "theora", "flv", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2"}
 # Codecs whose decoder can leave out the pictures that no other picture refers to.
 _NONREF: Final = frozenset(("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"))
-_CLOCK_EVERY = 512  # packets between two looks at the clock
 
 
 @dataclass
@@ -44,6 +47,8 @@ class _Row:
 
     duration: int  # in ticks of the stream; 0 where it has none
     shown: bool
+    firm: bool  # all that is decoded before it is shown before it
+    headless: bool  # it comes before the first key picture
 
 
 def read_index(
@@ -70,7 +75,7 @@ def read_index(
     if not index.order:
         raise DecodeError("no picture of the video stream is shown", got=0)
     limits.check("max_seconds", index.duration_s, "seconds found:")
-    judge(index, stream, structure, tick, cut, container)
+    judge(index, stream, structure, tick, cut or index.misplaced > 0 or index.headless > 0, container)
     limits.check("max_seconds", index.declared_s, "seconds declared:")
     return index
 
@@ -82,9 +87,11 @@ def _demux(
     rows: list[_Row] = []
     codec = stream.codec_context.codec.name
     nal_bytes = length_bytes(stream)
-    first, until, cut = True, time.monotonic() + limits.deadline_s, False
+    cut, headless = False, True
     try:
-        for packet in container.demux(stream):
+        for number, packet in enumerate(limits.within_deadline(container.demux(stream))):
+            if number > limits.max_packets:  # those without content count too
+                limits.check("max_packets", number, "packets")
             size = packet.size
             if size == 0:  # an AVI placeholder, or the end, which has no time
                 index.blanks += packet.dts is not None
@@ -92,20 +99,21 @@ def _demux(
             if packet.is_corrupt:
                 cut = True  # only a part of it is there
                 continue
-            entry = codec in INTRA or first or (packet.is_keyframe and codec in _ENTERED)
-            if entry and not first:
-                entry = is_true_entry(codec, packet, nal_bytes)
+            kind, intra = picture_kind(codec, packet) if codec in KNOWN else "?", codec in INTRA
+            flagged = packet.is_keyframe and codec in _ENTERED
+            entry = intra or (flagged and is_true_entry(codec, packet, nal_bytes, kind))
             shown = not packet.is_discard and not (codec == "vp8" and not memoryview(packet)[0] & 0x10)
+            headless = headless and not entry and kind in ("P", "B")
+            if headless:  # it refers to what this file does not have, and some decoders show grey for that
+                index.headless += shown
+                shown = False
             index.pts.append(packet.pts)
             index.size.append(size)
             index.position.append(packet.pos)
-            index.entry.append(entry)
+            index.entry.append(entry or not rows)
             index.dts.append(packet.dts)
-            rows.append(_Row(packet.duration or 0, shown))
-            first = False
-            if len(rows) % _CLOCK_EVERY == 0:
-                limits.check("max_packets", len(rows), "packets")
-                check_clock(until, limits)
+            firm = entry or kind in ("I", "P") or codec in _IN_ORDER
+            rows.append(_Row(packet.duration or 0, shown, firm, headless))
     except TubeletError:
         raise
     except FOREIGN as error:
@@ -114,17 +122,6 @@ def _demux(
         cut = True
     limits.check("max_packets", len(rows), "packets")
     return rows, cut
-
-
-def check_clock(until: float, limits: Limits) -> None:
-    """Raise LimitError when the monotonic clock has passed `until`."""
-    late = time.monotonic() - until
-    if late > 0:
-        raise LimitError(
-            f"reading took longer than deadline_s = {limits.deadline_s:g}",
-            limit=limits.deadline_s,
-            got=round(limits.deadline_s + late, 3),
-        )
 
 
 # --- when each picture is shown ---------------------------------------------------------------------------------------
@@ -149,8 +146,12 @@ def _order(index: PacketIndex, rows: Sequence[_Row], tick: Fraction) -> None:
     else:
         clock = {i: pts for i in shown if (pts := index.pts[i]) is not None}
         # pictures shown before the first entry refer to what this file does not have
-        usable = [i for i in shown if i == 0 or not index.entry[0] or clock[i] >= clock.get(0, clock[i])]
-        index.order = sorted(usable, key=lambda i: (clock[i], i))
+        wrong = misplaced(shown, clock, [row.firm for row in rows])
+        placed = [i for i in shown if i not in wrong]
+        first = next((i for i, row in enumerate(rows) if not row.headless), 0)
+        without, true = leading(placed, clock, first)
+        index.misplaced = len(wrong) + (0 if true else len(without))
+        index.order = sorted((i for i in placed if i not in without), key=lambda i: (clock[i], i))
         index.reorder, index.early = _reorder_depth(sorted(range(len(rows)), key=lambda i: (index.pts[i] or 0, i)))
     if not index.order:
         return
@@ -160,6 +161,8 @@ def _order(index: PacketIndex, rows: Sequence[_Row], tick: Fraction) -> None:
     last = index.order[-1]
     step = usual_step(index.starts_s)
     own = float(rows[last].duration * tick)
+    if index.kind == "AVI":  # a tick, which need not be a picture's
+        own = max(own, step)
     index.duration_s = index.starts_s[-1] + (own if own > 0 else step)
 
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from tubelet.errors import LimitError
+from tubelet.reading.limits import Limits
 from tubelet.reading.video.structure import MAX_PARTS, Bytes, Part, Structure
 
 _SEGMENT, _CLUSTER, _TRACKS = 0x18538067, 0x1F43B675, 0x1654AE6B
@@ -18,15 +19,19 @@ _LEVEL1 = frozenset(
     (0x114D9B74, 0x1549A966, _TRACKS, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, _VOID, _CRC32)
 )
 _TRACK_ENTRY, _TRACK_NUMBER, _VIDEO, _PROJECTION, _ROLL = 0xAE, 0xD7, 0xE0, 0x7670, 0x7675
+_WIDTH, _HEIGHT = 0xB0, 0xBA
 _UNKNOWN = -1
+_MOST_SMALL = 10_000  # elements that are looked at before the segment, and in one description of tracks
 # A roll of +90 degrees shows the picture turned counter-clockwise.
 _QUARTERS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
 
 
-def walk_mkv(data: Bytes, found: Structure) -> None:
+def walk_mkv(data: Bytes, found: Structure, limits: Limits) -> None:
     """Fills in what is missing of the segment, and the turns. Raises: LimitError for too many elements."""
     offset = 0
-    while offset < data.size:  # the EBML header, anything before the segment, and the segment
+    for _ in range(_MOST_SMALL):  # the EBML header, anything before the segment, and the segment
+        if offset >= data.size:
+            break
         ident, body, size = _element(data, offset)
         if ident == 0 or (size == _UNKNOWN and ident != _SEGMENT):
             found.broken = True
@@ -34,16 +39,16 @@ def walk_mkv(data: Bytes, found: Structure) -> None:
         if ident == _SEGMENT:
             end = data.size if size == _UNKNOWN else body + size
             found.missing_bytes = max(0, end - data.size)
-            _walk_segment(data, body, end, found)
+            _walk_segment(data, body, end, found, limits)
             return
         offset = body + size
     found.missing_bytes = max(1, offset - data.size)  # there is no segment
 
 
-def _walk_segment(data: Bytes, offset: int, end: int, found: Structure) -> None:
+def _walk_segment(data: Bytes, offset: int, end: int, found: Structure, limits: Limits) -> None:
     """The elements of the segment; those of a cluster of unknown size count as the segment's own."""
     in_live_cluster = False
-    for _ in range(MAX_PARTS):
+    for _ in limits.within_deadline(range(MAX_PARTS)):
         if offset >= min(end, data.size):
             found.after_media = not in_live_cluster
             return
@@ -76,7 +81,9 @@ def _walk_segment(data: Bytes, offset: int, end: int, found: Structure) -> None:
 def _children(part: Part) -> Iterator[tuple[int, Part]]:
     """(id, body) of the elements in `part`, up to the first that does not end within it."""
     offset = 0
-    while offset < part.size:
+    for _ in range(_MOST_SMALL):
+        if offset >= part.size:
+            return
         ident, body, size = _element(part, offset)
         if ident == 0 or size == _UNKNOWN or body + size > part.size:
             return
@@ -85,19 +92,22 @@ def _children(part: Part) -> Iterator[tuple[int, Part]]:
 
 
 def _read_tracks(tracks: Part, found: Structure) -> None:
-    """The roll of each track's projection, as a turn."""
+    """The roll of each track's projection, as a turn, and the size of its pictures."""
     for ident, entry in _children(tracks):
         if ident != _TRACK_ENTRY:
             continue
         fields = dict(_children(entry))
         if _VIDEO not in fields or _TRACK_NUMBER not in fields:
             continue
-        roll = dict(_children(dict(_children(fields[_VIDEO])).get(_PROJECTION, Part(entry, 0, 0)))).get(_ROLL)
+        video, number = dict(_children(fields[_VIDEO])), int.from_bytes(fields[_TRACK_NUMBER].at(0, 8), "big")
+        if _WIDTH in video and _HEIGHT in video:
+            width, height = (int.from_bytes(video[side].at(0, 8), "big") for side in (_WIDTH, _HEIGHT))
+            found.sizes[number] = width, height
+        roll = dict(_children(video.get(_PROJECTION, Part(entry, 0, 0)))).get(_ROLL)
         if roll is None or roll.size not in (4, 8):
             continue
         (degrees,) = struct.unpack(">f" if roll.size == 4 else ">d", roll.at(0, 8))
         quarter = round(degrees / 90) % 4 if abs(degrees) <= 360 else 0
-        number = int.from_bytes(fields[_TRACK_NUMBER].at(0, 8), "big")
         found.turns[number] = _QUARTERS[quarter]
 
 

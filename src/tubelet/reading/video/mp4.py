@@ -29,6 +29,7 @@ class _Track:
     turn: Turn | None = None
     seconds: float = 0.0  # of media
     samples: int = 0
+    size: tuple[int, int] = (0, 0)  # of its pictures
     edits: list[int] = field(default_factory=list)  # lengths of what is shown, in the movie's ticks
 
 
@@ -39,11 +40,12 @@ def walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
     and counts above the ceilings.
     """
     moov, whole_media, last, unknown = None, False, b"", False
-    for kind, body, end in counted(_boxes(data, 0, data.size)):
+    for kind, body, end in counted(_boxes(data, 0, data.size), limits):
         last = kind
         found.fragmented = found.fragmented or kind in (b"moof", b"sidx")
-        unknown = unknown or kind not in _TOP
-        if kind == b"" or not all(32 <= c < 127 or c >= 160 for c in kind):  # no type has such letters
+        strange = kind not in _TOP
+        unknown = unknown or strange
+        if strange and (kind == b"" or not all(32 <= c < 127 or c >= 160 for c in kind)):  # no type has such letters
             found.broken = True
             break
         if end > data.size:
@@ -53,7 +55,7 @@ def walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
         elif kind == b"mdat":
             whole_media = True
         elif kind == b"moof":
-            _read_moof(Part(data, body, end), found)
+            _read_moof(Part(data, body, end), found, limits)
         elif kind == b"sidx":
             found.missing_bytes = max(
                 found.missing_bytes, _indexed_end(data.at(body, min(end - body, 1 << 22)), end) - data.size
@@ -69,14 +71,14 @@ def walk_mp4(data: Bytes, found: Structure, limits: Limits) -> None:
         found.broken = found.broken or broken
 
 
-def _read_moof(moof: Part, found: Structure) -> None:
+def _read_moof(moof: Part, found: Structure, limits: Limits) -> None:
     """Counts the samples of each track in one fragment."""
-    for kind, body, end in _boxes(moof, 0, moof.size):
+    for kind, body, end in counted(_boxes(moof, 0, moof.size), limits):
         if end > moof.size:
             found.broken = True
         elif kind == b"traf":
             traf, track = Part(moof, body, end), 0
-            for inner, at, stop in _boxes(traf, 0, traf.size):
+            for inner, at, stop in counted(_boxes(traf, 0, traf.size), limits):
                 if stop > traf.size:
                     found.broken = True
                 elif inner == b"tfhd":
@@ -105,7 +107,7 @@ def _indexed_end(sidx: bytes, anchor: int) -> int:
 def _read_moov(moov: Part, file_size: int, found: Structure, limits: Limits) -> None:
     """Turns of the tracks, the length declared for all fragments, and the sample counts, which are checked."""
     movie_turn, timescale = IDENTITY, 0
-    for kind, body, end in counted(_boxes(moov, 0, moov.size)):
+    for kind, body, end in counted(_boxes(moov, 0, moov.size), limits):
         if end > moov.size:
             found.broken = True
         elif kind == b"mvhd":
@@ -118,12 +120,13 @@ def _read_moov(moov: Part, file_size: int, found: Structure, limits: Limits) -> 
             _read_trak(Part(moov, body, end), track, file_size, found, limits)
             if track.turn is not None:
                 found.turns[track.number] = _product(track.turn, movie_turn)
+            found.sizes[track.number] = track.size
             shown = sum(track.edits) / timescale if track.edits and timescale else track.seconds
             samples = found.media.get(track.number, Media()).samples + track.samples
             found.media[track.number] = Media(min(shown, track.seconds), track.seconds, samples)
         elif kind == b"mvex":
             found.fragmented = True
-            for inner, at, stop in _boxes(moov, body, end):
+            for inner, at, stop in counted(_boxes(moov, body, end), limits):
                 if inner == b"mehd" and stop <= end and timescale:
                     raw = moov.at(at, min(stop - at, 12))
                     found.declared_s = int.from_bytes(raw[4:12] if raw[:1] == b"\1" else raw[4:8], "big") / timescale
@@ -131,7 +134,7 @@ def _read_moov(moov: Part, file_size: int, found: Structure, limits: Limits) -> 
 
 def _read_trak(part: Part, track: _Track, file_size: int, found: Structure, limits: Limits, depth: int = 0) -> None:
     """Fills in the track from its boxes, and from those inside them; no chunk of it may lie past the file's end."""
-    for kind, body, end in counted(_boxes(part, 0, part.size)):
+    for kind, body, end in counted(_boxes(part, 0, part.size), limits):
         if end > part.size:
             found.broken = True
         elif kind in (b"mdia", b"minf", b"stbl", b"edts") and depth < 3:
@@ -141,7 +144,7 @@ def _read_trak(part: Part, track: _Track, file_size: int, found: Structure, limi
             limits.check("max_packets", (end - body) // item, "chunks declared in the header:")
             offsets = np.frombuffer(part.at(body + 8, max(0, end - body - 8) // item * item), f">u{item}")
             found.broken = found.broken or bool(offsets.size and int(offsets.max()) >= file_size)
-        elif kind in (b"tkhd", b"mdhd", b"stsz", b"elst"):
+        elif kind in (b"tkhd", b"mdhd", b"stsz", b"elst", b"stsd"):
             _read_field(kind, part.at(body, min(end - body, 1 << 16)), track)
             limits.check("max_packets", track.samples, "samples declared in the header:")
 
@@ -156,6 +159,8 @@ def _read_field(kind: bytes, raw: bytes, track: _Track) -> None:
         ticks = int.from_bytes(raw[20:24] if wide else raw[12:16], "big")
         length = int.from_bytes(raw[24:32] if wide else raw[16:20], "big")
         track.seconds = length / ticks if ticks else 0.0
+    elif kind == b"stsd":  # version, flags, count; of the first entry: length, type, 24 bytes, width, height
+        track.size = int.from_bytes(raw[40:42], "big"), int.from_bytes(raw[42:44], "big")
     elif kind == b"stsz":
         track.samples = int.from_bytes(raw[8:12], "big")
     else:

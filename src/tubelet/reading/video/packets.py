@@ -3,8 +3,11 @@
 index.py fills in a `PacketIndex`, decode.py follows it.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
 
 import av.packet
 
@@ -12,6 +15,8 @@ from tubelet.errors import DecodeError
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling, shown_at
 from tubelet.reading.sniff import Format
+
+_MOST_BACK: Final = 64  # entries that are asked whether a picture is shown before them
 
 
 @dataclass
@@ -37,6 +42,8 @@ class PacketIndex:
     # decoder that saw everything is the n-th of `order`.
     by_count: bool = False
     cut: bool = False  # the file ends, or breaks, before the stream does
+    misplaced: int = 0  # pictures whose times contradict the order of decoding, and which are not shown
+    headless: int = 0  # pictures before the first key picture, which refer to what is not there
     blanks: int = 0  # packets without content, each of which lets the picture before it stay
     reorder: int = 0  # pictures that a decoder must hold back to put them in order
     early: int = 0  # places by which a picture is decoded before its turn, at most
@@ -60,16 +67,25 @@ class PacketIndex:
             }
         return self._entries.get((packet.pos, packet.size, None if packet.pos is not None else packet.pts))
 
+    @cached_property
+    def entries(self) -> list[int]:
+        """The numbers of the packets at which decoding may start, ascending."""
+        return [i for i, entry in enumerate(self.entry) if entry]
+
     def entry_of(self, packet: int) -> int:
-        """The last entry at or before `packet` in decode order that is not shown after it."""
-        for i in range(packet, 0, -1):
-            if self.entry[i] and (i == packet or not self.shown_before(packet, i)):
+        """The last entry at or before `packet` in decode order that is not shown after it.
+
+        That is one of the last two, but in damaged files, where the search ends early: the first will always do.
+        """
+        end = bisect_right(self.entries, packet)
+        for i in reversed(self.entries[max(0, end - _MOST_BACK) : end]):
+            if i == packet or not self.shown_before(packet, i):
                 return i
         return 0
 
     def entry_before(self, entry: int) -> int:
         """The entry before this one, 0 where there is none."""
-        return next((i for i in range(entry - 1, 0, -1) if self.entry[i]), 0)
+        return self.entries[max(0, bisect_left(self.entries, entry) - 1)] if self.entries else 0
 
     def shown_before(self, a: int, b: int) -> bool:
         """Whether packet `a` has a presentation time before that of packet `b`."""
@@ -117,12 +133,11 @@ def segments(index: PacketIndex, chosen: Sequence[int]) -> list[Segment]:
         wanted.setdefault(index.order[rank], []).append(slot)
     if index.by_count:  # pictures can only be counted from the first
         return [Segment(0, len(index.size) - 1, {packet: tuple(slots) for packet, slots in wanted.items()})]
-    out: list[Segment] = []
+    stretches: list[tuple[int, list[int]]] = []  # (first packet, the wanted ones)
     for packet in sorted(wanted):
         first = index.entry_of(packet)
-        slots = {packet: tuple(wanted[packet])}
-        if out and first <= out[-1].last:  # reached without restarting
-            out[-1] = Segment(out[-1].first, packet, out[-1].wanted | slots)
+        if stretches and first <= stretches[-1][1][-1]:  # reached without restarting
+            stretches[-1][1].append(packet)
         else:
-            out.append(Segment(first, packet, slots))
-    return out
+            stretches.append((first, [packet]))
+    return [Segment(first, last[-1], {n: tuple(wanted[n]) for n in last}) for first, last in stretches]

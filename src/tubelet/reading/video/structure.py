@@ -3,11 +3,13 @@
 mp4.py and mkv.py fill in a `Structure`; complete.py judges by it whether all of a clip is there.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from tubelet.errors import LimitError
+from tubelet.reading.limits import Limits
 
 MAX_PARTS = 1_000_000  # boxes or elements looked at in one file: far above any real one
 
@@ -26,6 +28,24 @@ class Bytes(Protocol):
     def at(self, offset: int, count: int) -> bytes: ...
 
 
+class Ahead:
+    """The same bytes, read a block at a time where little is asked: walks ask for a few bytes, a million times."""
+
+    _BLOCK = 1 << 16
+
+    def __init__(self, data: Bytes) -> None:
+        self._data, self.size = data, data.size
+        self._start, self._block = 0, b""
+
+    def at(self, offset: int, count: int) -> bytes:
+        if count > self._BLOCK // 16:
+            return self._data.at(offset, count)
+        place = offset - self._start
+        if place < 0 or place + count > len(self._block):
+            self._start, self._block, place = offset, self._data.at(offset, self._BLOCK), 0
+        return self._block[place : place + count]
+
+
 class Part:
     """The bytes of one box or element as `Bytes` of their own."""
 
@@ -37,7 +57,7 @@ class Part:
 
 
 class Media(NamedTuple):
-    """What one MP4 track declares."""
+    """What one track declares."""
 
     shown_s: float = 0.0  # that its edit list shows
     media_s: float = 0.0  # that it has
@@ -53,17 +73,17 @@ class Structure:
     broken: bool = False  # the chain of boxes does not hold together at some byte
     fragmented: bool = False  # an MP4 whose samples are listed piece by piece
     declared_s: float | None = None  # the length a fragmented MP4 declares for all of it
-    media: dict[int, Media] = field(default_factory=dict)  # by track number, MP4 only
+    media: dict[int, Media] = field(default_factory=dict)  # by track number, MP4; what the index of an AVI lists
     turns: dict[int, Turn] = field(default_factory=dict)  # by track number, MP4 and MKV
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # likewise: the size of the pictures
 
     @property
     def damaged(self) -> bool:
         return self.broken or self.missing_bytes > 0
 
 
-def counted(parts: Iterator[tuple[bytes, int, int]]) -> Iterator[tuple[bytes, int, int]]:
-    """The same boxes. Raises LimitError after MAX_PARTS of them."""
-    for n, part in enumerate(parts):
-        if n >= MAX_PARTS:
-            raise LimitError(f"more than {MAX_PARTS:,} boxes in one file", limit=MAX_PARTS, got=n)
-        yield part
+def counted(parts: Iterator[tuple[bytes, int, int]], limits: Limits) -> Iterator[tuple[bytes, int, int]]:
+    """The same boxes. Raises LimitError after MAX_PARTS of them, and after `deadline_s`."""
+    yield from itertools.islice(limits.within_deadline(parts), MAX_PARTS)
+    if next(parts, None) is not None:
+        raise LimitError(f"more than {MAX_PARTS:,} boxes in one file", limit=MAX_PARTS, got=MAX_PARTS + 1)

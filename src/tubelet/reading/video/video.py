@@ -1,7 +1,7 @@
 """Video: sampled by time, decoded only where frames are wanted, and never silently short.
 
-    probe_video    headers                      -> size, length, rate
-    plan_video     headers + packet index       -> which frames, their true start times, what to decode for them
+    probe_video    headers + packet index       -> size, frames, length, rate
+    plan_video     the same, and a sampling     -> which frames, their true start times, what to decode for them
     decode_video   plan                         -> each wanted frame, upright RGB, as soon as it is there
     read_video     all of it                    -> Clip
 
@@ -11,6 +11,7 @@ raises DecodeError when there is none. A frame counts as whole when everything i
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import av.container
 import av.video
@@ -20,27 +21,31 @@ from tubelet.errors import DecodeError, NoVideo, TubeletError
 from tubelet.reading.clip import Allocate, Clip, new_frames
 from tubelet.reading.hdr import HdrMode
 from tubelet.reading.limits import Limits
+from tubelet.reading.picture.colour import Colour
 from tubelet.reading.sampling import Sampling
-from tubelet.reading.source import Source
+from tubelet.reading.source import Format, Source
 from tubelet.reading.video.boxes import walk
-from tubelet.reading.video.decode import DecodeJob, decode
+from tubelet.reading.video.decode import decode
 from tubelet.reading.video.file import choose_stream, only_stream, opened, stored_as
 from tubelet.reading.video.frames import Told, Upright, upright
 from tubelet.reading.video.index import read_index
 from tubelet.reading.video.nal import length_bytes
 from tubelet.reading.video.packets import PacketIndex, choose, segments
-from tubelet.reading.video.structure import Structure, Turn
+from tubelet.reading.video.structure import Structure
+from tubelet.reading.video.wanted import DecodeJob
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the headers of a video say, which may not be true. Sizes are upright, with square pixels."""
+    """What a video holds, by its headers and packets together. Sizes are upright, with square pixels."""
 
     width: int
     height: int
-    duration_s: float | None
+    duration_s: float  # as a Clip of it has
     fps: float | None  # on average
-    frames: int | None
+    frames: int  # that are there: those of reading it whole, unless decoding finds damage in them
     codec: str  # FFmpeg's name of it
 
 
@@ -77,63 +82,57 @@ class VideoResult:
 
 
 def probe_video(src: Source, limits: Limits) -> VideoInfo:
-    """Size, length, rate and codec from the headers; nothing is decoded and no packet is indexed.
+    """Size, frames, length, rate and codec: what a plan and reading find, the same errors too. At most the first
+    picture is decoded; a size that changes on the way, and damage inside packets, is met by reading alone.
 
-    Raises: UnsupportedFormat, NoVideo, DecodeError, LimitError.
+    Cost: as `plan_video`. Raises: UnsupportedFormat, NoVideo, DecodeError, LimitError.
     """
-    with opened(src) as (container, view):
-        structure = walk(view, src.format, limits)
-        stream, _ = _stream_of(container, structure, limits)
-        way, _ = upright(*stored_as(src, stream, limits), _turn(structure, stream.id, stream.index), limits)
-        tick = stream.time_base
-        seconds = float(stream.duration * tick) if stream.duration and tick else None
-        if seconds is None and container.duration:
-            seconds = container.duration / 1e6
-        if seconds is not None:
-            limits.check("max_seconds", seconds, "seconds declared:")
-        rate = stream.average_rate
-        codec = stream.codec_context.codec.canonical_name
-        return VideoInfo(way.width, way.height, seconds, float(rate) if rate else None, stream.frames or None, codec)
+    seen = _look(src, limits)
+    index, rate = seen.index, seen.rate
+    if src.format == "AVI" and index.starts_s[-1] > 0:  # whose header counts ticks
+        rate = (len(index.order) - 1) / index.starts_s[-1]
+    return VideoInfo(seen.way.width, seen.way.height, index.declared_s, rate, len(index.order), seen.family)
 
 
-def plan_video(src: Source, limits: Limits, sampling: Sampling, hdr: HdrMode = "tonemap") -> VideoPlan:
+def plan_video(
+    src: Source,
+    limits: Limits,
+    sampling: Sampling,
+    hdr: HdrMode = "tonemap",
+    background: Colour = (255, 255, 255),
+) -> VideoPlan:
     """The frames to take and where they are, from the headers and the packets; no picture is decoded.
 
-    hdr: what `decode_video` will make of PQ and HLG, as in `read`.
+    hdr, background: what `decode_video` will make of PQ and HLG and of what is transparent, as in `read`.
 
     Cost: reads the file once, about 25 ms for a minute of 30 frames a second.
     Raises: UnsupportedFormat, NoVideo, DecodeError (nothing readable), LimitError (size, seconds, frames, packets),
     InputError (a time after the end).
     """
-    with opened(src) as (container, view):
-        structure = walk(view, src.format, limits)
-        stream, notes = _stream_of(container, structure, limits)
-        turn = _turn(structure, stream.id, stream.index)
-        told = _told(stream)
-        way, turned = upright(*stored_as(src, stream, limits), turn, limits)
-        way = replace(way, hdr=hdr, told=told)
-        only_stream(container, stream.index)
-        index = read_index(container, stream, src.format, structure, limits)
+    seen = _look(src, limits)
+    index, way = seen.index, replace(seen.way, hdr=hdr, background=background)
+    try:
         chosen, expected = choose(index, sampling, limits)
         limits.check_clip(len(chosen), way.width, way.height)
-        if index.cut:
-            notes.append(_cut_note(index, structure))
-        return VideoPlan(
-            way.width,
-            way.height,
-            tuple(index.starts_s[rank] for rank in chosen),
-            expected,
-            index.declared_s,
-            index.cut,
-            (*notes, *turned),
-            sampling.times_s is not None,
-            stream.index,
-            index,
-            tuple(chosen),
-            way,
-            stream.codec_context.codec.name,
-            length_bytes(stream),
-        )
+    except TubeletError as error:
+        error.placed(source=src.name)
+        raise
+    return VideoPlan(
+        way.width,
+        way.height,
+        tuple(index.starts_s[rank] for rank in chosen),
+        expected,
+        index.declared_s,
+        index.cut,
+        seen.notes,
+        sampling.times_s is not None,
+        seen.stream,
+        index,
+        tuple(chosen),
+        way,
+        seen.codec,
+        seen.nal_bytes,
+    )
 
 
 def decode_video(
@@ -185,6 +184,7 @@ def read_video(
     sampling: Sampling,
     *,
     hdr: HdrMode = "tonemap",
+    background: Colour = (255, 255, 255),
     workers: int = 1,
     allocate: Allocate = new_frames,
 ) -> Clip:
@@ -194,7 +194,7 @@ def read_video(
     names the source.
     """
     try:
-        plan = plan_video(src, limits, sampling, hdr)
+        plan = plan_video(src, limits, sampling, hdr, background)
         frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
 
         def keep(slot: int, rgb: np.ndarray) -> None:
@@ -222,6 +222,48 @@ def clip_of(src: Source, frames: np.ndarray, result: VideoResult) -> Clip:
     )
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """What headers and packets say, whatever is to be taken of them."""
+
+    stream: int  # its number in the file
+    codec: str  # the decoder's name
+    family: str  # the codec's, whatever decodes it
+    nal_bytes: int
+    rate: float | None  # frames a second, by the header
+    way: Upright
+    index: PacketIndex
+    notes: tuple[str, ...]
+
+
+def _look(src: Source, limits: Limits) -> _Looked:
+    """The one look at a file that `probe_video` and `plan_video` have, so that they agree. Raises: as they do."""
+    walked: list[Structure] = []
+    with opened(src, first=lambda view: walked.append(walk(view, src.format, limits))) as container:
+        [structure] = walked
+        stream, notes = _stream_of(container, structure, limits)
+        stored, differs = stored_as(src, stream, _of_track(structure.sizes, stream), limits)
+        way, turned = upright(*stored, _of_track(structure.turns, stream), limits)
+        declared = _declared_s(stream, container, src.format)
+        if declared is not None:
+            limits.check("max_seconds", declared, "seconds declared:")
+        only_stream(container, stream.index)
+        index = read_index(container, stream, src.format, structure, limits)
+        if index.cut:
+            notes.append(_cut_note(index, structure))
+        codec = stream.codec_context.codec
+        return _Looked(
+            stream.index,
+            codec.name,
+            codec.canonical_name,
+            length_bytes(stream),
+            float(stream.average_rate) if stream.average_rate else None,
+            replace(way, told=_told(stream)),
+            index,
+            (*notes, *differs, *turned),
+        )
+
+
 def _stream_of(
     container: av.container.InputContainer, structure: Structure, limits: Limits
 ) -> tuple[av.video.VideoStream, list[str]]:
@@ -234,20 +276,35 @@ def _stream_of(
         raise
 
 
+def _declared_s(stream: av.video.VideoStream, container: av.container.InputContainer, kind: Format) -> float | None:
+    """How long the headers say that the clip is, from its first picture on; None where they do not."""
+    tick = stream.time_base
+    start = float((stream.start_time or 0) * tick) if tick else 0.0
+    if kind == "AVI" and stream.frames and tick:
+        return max(0.0, float(stream.frames * tick) - start) or None
+    if stream.duration and tick:
+        return float(stream.duration * tick)
+    if container.duration:  # to the end, from the file's zero
+        return max(0.0, container.duration / 1e6 - max(0.0, start)) or None
+    return None
+
+
 def _told(stream: av.video.VideoStream) -> Told:
     codec = stream.codec_context
     return Told(int(codec.color_trc), int(codec.color_primaries), int(codec.colorspace))
 
 
-def _turn(structure: Structure, stream_id: int, stream_index: int) -> Turn | None:
-    """The turn of a stream: MP4 numbers its tracks in the stream's id, MKV by their order."""
-    return structure.turns.get(stream_id) or structure.turns.get(stream_index + 1)
+def _of_track(found: dict[int, T], stream: av.video.VideoStream) -> T | None:
+    """What was found of a stream: MP4 numbers its tracks in the stream's id, MKV by their order."""
+    return found.get(stream.id) or found.get(stream.index + 1)
 
 
 def _cut_note(index: PacketIndex, structure: Structure) -> str:
     told: Sequence[str] = (
         f"{structure.missing_bytes:,} bytes of the file are missing" if structure.missing_bytes else "",
         "its structure is broken" if structure.broken else "",
+        f"time stamps of {index.misplaced:,} pictures cannot be true" if index.misplaced else "",
+        f"{index.headless:,} pictures come before the first key picture" if index.headless else "",
     )
     why = ", ".join(t for t in told if t) or "its pictures end before the length it declares"
     return f"cut or damaged: {why}; {index.duration_s:.3f} of {index.declared_s:.3f} s are there"

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tubelet.errors import InputError, LimitError
+from tubelet.packed.header import open_regular
 from tubelet.train.data.record import described
 from tubelet.train.data.root import Root
 from tubelet.train.data.sample import MAX_RECORD_BYTES, Kind, Media, Sample, kind_of, placed
@@ -49,7 +50,7 @@ class Folder:
     def _text(self, name: str, where: str) -> bytes:
         path = Path(self.root.path(name, where))
         try:
-            with path.open("rb") as f:
+            with open_regular(path, InputError) as f:
                 data = f.read(MAX_RECORD_BYTES + 1)
         except OSError as e:
             raise InputError("the file cannot be read", source=str(path)) from e

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tubelet.errors import DecodeError, InputError
+from tubelet.packed.header import open_regular
 from tubelet.shapes import Int64
 from tubelet.train.data.record import parse_json, sample_of
 from tubelet.train.data.root import Root
@@ -58,7 +59,7 @@ class Records:
         number = placed(index, len(self), self.file)
         start, length = int(self.starts[number]), int(self.lengths[number])
         try:
-            with Path(self.file).open("rb") as f:
+            with open_regular(Path(self.file), InputError) as f:
                 f.seek(start)
                 data = f.read(min(length, MAX_RECORD_BYTES + 1))
         except OSError as e:
@@ -87,7 +88,7 @@ def open_records(file: str | os.PathLike[str], root: Root) -> Records:
     """
     name = os.fsdecode(file)
     try:
-        with Path(name).open("rb") as f:
+        with open_regular(Path(name), InputError) as f:
             status = os.fstat(f.fileno())
             begin = len(_BOM) if f.read(len(_BOM)) == _BOM else 0
             first = _first(f, begin, name)

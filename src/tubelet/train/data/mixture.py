@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tubelet.errors import ConfigError, InputError
+from tubelet.packed.header import open_regular
 from tubelet.shapes import Int64
 from tubelet.train.data.record import parse_json
 from tubelet.train.data.sample import Dataset, Sample, placed
@@ -113,7 +114,7 @@ def read_registry(file: str | os.PathLike[str]) -> dict[str, Entry]:
     """
     name = os.fsdecode(file)
     try:
-        with Path(name).open("rb") as f:
+        with open_regular(Path(name), InputError) as f:
             data = f.read(MAX_REGISTRY_BYTES + 1)
     except OSError as e:
         raise InputError(f"the registry cannot be read: {e.strerror or type(e).__name__}", source=name) from e

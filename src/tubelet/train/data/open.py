@@ -51,7 +51,7 @@ def open_dataset(
 
 def _opened(name: str, root: str | None, seed: int, follow: bool, limits: Limits) -> list[Dataset]:
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):  # noqa: PTH112  that of Path raises where a name is too long
         archives = sorted(p for p in path.iterdir() if p.suffix == ".tar")
         if archives:
             return [open_archive(p, limits) for p in archives]
@@ -59,7 +59,8 @@ def _opened(name: str, root: str | None, seed: int, follow: bool, limits: Limits
     if path.suffix == ".tar":
         return [open_archive(path, limits)]
     file, colon, names = name.partition(".json:")
-    if colon and not path.exists():
+    there = os.path.exists(name)  # noqa: PTH110  that of Path raises where a name is too long
+    if colon and not there:
         registry = read_registry(f"{file}.json")
         made: list[Dataset] = []
         for key, percent in asked(names, list(registry)):
@@ -67,7 +68,7 @@ def _opened(name: str, root: str | None, seed: int, follow: bool, limits: Limits
             whole = open_records(entry.annotation_path, Root(entry.data_path, follow))
             made.append(part_of(whole, percent, seed))
         return made
-    if not path.exists():
+    if not there:
         raise InputError("there is no such file or folder", source=name)
     if path.suffix not in (".json", ".jsonl"):
         raise InputError("a data set is .json, .jsonl, .tar or a folder", source=name, got=path.suffix)

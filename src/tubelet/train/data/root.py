@@ -1,5 +1,6 @@
 """The folder that a data set's pictures and clips lie in: names become paths there, or are refused."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ class Root:
     follow_links: bool = False  # whether a link may lead out of it, as those of a download cache do
 
     def __post_init__(self) -> None:
-        if not Path(self.folder).is_dir():
+        if not os.path.isdir(self.folder):  # noqa: PTH112  that of Path raises where a name is too long
             raise InputError("there is no such folder for pictures and clips", source=self.folder)
 
     def path(self, name: object, where: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from tubelet.errors import AlignmentError, InputError
+from tubelet.packed.header import open_regular
 
 Kind = Literal["image", "video"]
 Role = Literal["system", "user", "assistant"]
@@ -41,7 +42,7 @@ class Piece:
     def open(self) -> Iterator[io.BufferedIOBase]:
         """The bytes as a seekable file without a descriptor of its own. Raises InputError."""
         try:
-            file = Path(self.archive).open("rb")  # noqa: SIM115  (closed below)
+            file = open_regular(Path(self.archive), InputError)
         except OSError as e:
             raise InputError("the archive cannot be opened", source=self.archive) from e
         with file, io.BufferedReader(_Window(file, self.offset, self.size)) as window:

@@ -1,7 +1,8 @@
 """What takes the place of a sample that cannot be used: decided by the seed, counted, listed, and stopped above 1 %."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from tubelet.errors import DataError, InputError, TubeletError
 from tubelet.shapes import Int64
 from tubelet.train.data.mixture import generator
 
+T = TypeVar("T")
 ATTEMPTS = 16  # spares tried for one sample
 
 
@@ -72,6 +74,29 @@ def planned(tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     if not len(good):
         raise DataError("not one sample can be used", got=len(tokens))
     return np.where(tokens < 0, np.sort(good)[(len(good) - 1) // 2], tokens)
+
+
+def first_usable(index: int, spares: Spares, load: Callable[[int], T], name: str) -> tuple[T, tuple[BadSample, ...]]:
+    """What `load` gives of a sample, or of the first of its spares that can be used, and what could not.
+
+    name: the data set's, for messages. Raises DataError where none of ATTEMPTS spares can be used; DataError of `load`
+    goes through.
+    """
+    bad: list[BadSample] = []
+    others = spares.of(index)
+    other: int | None = index
+    last: TubeletError | None = None
+    while other is not None and len(bad) <= ATTEMPTS:
+        try:
+            return load(other), tuple(bad)
+        except DataError:
+            raise
+        except TubeletError as error:
+            last = error
+            bad.append(BadSample.of(other, error, name))
+            other = next(others, None)
+    text = f"sample {index} and {len(bad) - 1} spares cannot be used; the last: {bad[-1].error}: {bad[-1].reason}"
+    raise DataError(text, source=bad[-1].where, got=index) from last
 
 
 @dataclass

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tubelet.errors import InputError, LimitError, UnsafePath
+from tubelet.packed.header import open_regular
 from tubelet.reading.limits import Limits
 from tubelet.train.data.record import described
 from tubelet.train.data.root import check_name
@@ -93,7 +94,7 @@ def open_archive(file: str | os.PathLike[str], limits: Limits = Limits()) -> Arc
     name = os.fsdecode(file)
     groups: dict[str, list[Piece]] = {}
     try:
-        with Path(name).open("rb") as f:
+        with open_regular(Path(name), InputError) as f:
             status = os.fstat(f.fileno())
             for piece in members(f, name, status.st_size, limits):
                 key = _KEY.fullmatch(piece.name)

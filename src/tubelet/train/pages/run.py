@@ -20,9 +20,10 @@ import torch
 
 from tubelet.errors import ConfigError
 from tubelet.language.vlm.model import VLM
-from tubelet.train.checkpoint import newest_whole, read_part
+from tubelet.train.checkpoint import read_part
 from tubelet.train.config import TrainConfig, read_config
 from tubelet.train.loop import Outcome, train
+from tubelet.train.manifest import newest_whole
 from tubelet.train.order import Batches
 from tubelet.train.pages.batch import PageBatch, make_batch
 from tubelet.train.pages.fonts import Fonts, find_fonts

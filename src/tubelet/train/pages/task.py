@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.encoder.model import tokens_merged
+from tubelet.encoder.merging import tokens_merged
 from tubelet.errors import ConfigError
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import Packed

@@ -1,0 +1,145 @@
+"""Features by tubelet, choice of frames and VGGT over scenes: tubelet against upstream's way of doing the same.
+
+    python benchmarks/geometry.py            writes results/geometry.json
+    python benchmarks/geometry.py --quick    three rounds of smaller inputs, written as geometry_quick.json
+
+Upstream's way is written plainly below, from its description: features copied twice for the connector, voxels of each
+frame as a Python set, scenes one after the other with every layer's output kept. Results must be equal before anything
+is timed.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import harness
+import tubelet
+from tubelet.geometry.fuse import gather_tubelets
+from tubelet.geometry.sampling import cover_space
+from tubelet.geometry.tubelets import paired
+from tubelet.geometry.vggt import VGGT, untrained_vggt, vggt_config
+
+
+@dataclass(frozen=True)
+class Settings:
+    rounds: int
+    frames: int = 16  # of the clip that is merged, 476 x 644
+    channels: int = 2048
+    pool: int = 128  # frames to choose from
+    points: tuple[int, int] = (98, 130)  # a quarter of VGGT's 392 x 518 along each side
+    keep: int = 16
+    scenes: tuple[tuple[int, int, int], ...] = ((2, 8, 10), (5, 12, 8), (1, 16, 16), (8, 6, 8))
+    width: int = 128
+    layers: int = 6
+
+
+def upstream_merge(x: Tensor, h: int, w: int) -> Tensor:
+    """(S, 5 + h w, C) -> rows of (dy, dx, C, frame), in two copies: two frames side by side, then blocks."""
+    s, _, c = x.shape
+    x = x[:, 5:].reshape(s // 2, 2, h * w, c).permute(0, 2, 3, 1).contiguous()
+    x = x.view(s // 2, h // 2, 2, w // 2, 2, 2 * c).permute(0, 1, 3, 2, 4, 5).contiguous()
+    return x.view(-1, 8 * c)
+
+
+def merging(settings: Settings) -> dict[str, Any]:
+    """The clip's features in version 1.0's order against version 1.1's: a connector reads either after loading."""
+    h, w, c = 34, 46, settings.channels
+    x = torch.randn(settings.frames, 5 + h * w, c)
+    p = tubelet.pack([x[:, 5:].reshape(-1, c)], [tubelet.Item.of(settings.frames, h, w)])
+    plan = paired([float(i) for i in range(settings.frames)])
+    mine = gather_tubelets(p, [plan]).x
+    assert torch.equal(mine.view(-1, 2, 2, 2, c).permute(0, 2, 3, 4, 1).flatten(1), upstream_merge(x, h, w))
+    del mine
+    turns: dict[str, Callable[[], object]] = {
+        "tubelet": lambda: gather_tubelets(p, [plan]),
+        "upstream's order of channels": lambda: upstream_merge(x, h, w),
+    }
+    return timed("merge", turns, settings, "clip")
+
+
+def with_sets(points: np.ndarray, confidence: np.ndarray, keep: int) -> list[int]:
+    """Greedy maximum coverage with a Python set of voxels for each frame."""
+    seen = confidence >= np.percentile(confidence, 50)
+    rows = points[seen]
+    low = rows.min(axis=0)
+    edge = (rows.max(axis=0) - low).min() / np.float32(20)
+    sets = []
+    for own, mask in zip(points, seen, strict=True):
+        sets.append({tuple(cell) for cell in np.floor((own[mask] - low) / edge).astype(np.int64)})
+    covered: set[tuple[int, ...]] = set()
+    chosen: list[int] = []
+    while len(chosen) < keep:
+        gains = [len(one - covered) for one in sets]
+        best = int(np.argmax(gains))
+        if not gains[best]:
+            break
+        chosen.append(best)
+        covered |= sets[best]
+    return chosen
+
+
+def sampling(settings: Settings) -> dict[str, Any]:
+    """A camera that goes along a corridor: each frame sees a stretch of walls and floor."""
+    g = np.random.default_rng(0)
+    shape = (settings.pool, *settings.points)
+    along = np.linspace(0, 30, settings.pool)[:, None, None] + 4 * g.random(shape)
+    points = np.stack([6 * g.random(shape), 3 * g.random(shape), along], axis=-1).astype(np.float32)
+    confidence = (1 + g.random(shape)).astype(np.float32)
+    assert list(cover_space(points, confidence, settings.keep).order) == with_sets(points, confidence, settings.keep)
+    turns: dict[str, Callable[[], object]] = {
+        "tubelet": lambda: cover_space(points, confidence, settings.keep),
+        "Python sets": lambda: with_sets(points, confidence, settings.keep),
+    }
+    return timed("space-aware sampling", turns, settings, "video")
+
+
+def scenes(settings: Settings) -> dict[str, Any]:
+    """Scenes of different size and length: in one pack, one by one, and one by one with every level kept."""
+    model: VGGT = untrained_vggt(vggt_config(layers=settings.layers, width=settings.width, heads=4, patch_layers=2))
+    rows = [torch.randn(t * h * w, model.pixels.width) for t, h, w in settings.scenes]
+    items = [tubelet.Item.of(*grid) for grid in settings.scenes]
+    both = tubelet.pack(rows, items)
+    alone = [tubelet.pack([r], [i]) for r, i in zip(rows, items, strict=True)]
+    with torch.no_grad():
+        assert torch.allclose(model(both).x, torch.cat([model(p).x for p in alone]), atol=1e-4)
+
+        def packed() -> object:
+            return model(both)
+
+        def one_by_one() -> object:
+            return [model(p) for p in alone]
+
+        def every_level() -> object:
+            return [model.run(p, keep=range(settings.layers), heads=()) for p in alone]
+
+        turns: dict[str, Callable[[], object]] = {
+            "tubelet": packed,
+            "one by one": one_by_one,
+            "one by one, every level kept": every_level,
+        }
+        return timed("scenes", turns, settings, "pack")
+
+
+def timed(name: str, turns: dict[str, Callable[[], object]], settings: Settings, unit: str) -> dict[str, Any]:
+    timings = harness.measure(turns, rounds=settings.rounds, warmup=1, control="tubelet")
+    harness.show(name, timings, ours="tubelet", unit=unit)
+    return harness.report(timings, ours="tubelet")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Geometry, against upstream's way.")
+    parser.add_argument("--quick", action="store_true", help="three rounds of smaller inputs")
+    quick = parser.parse_args().quick
+    settings = Settings(3, channels=256, pool=24, points=(28, 37)) if quick else Settings(rounds=5)
+    torch.set_num_threads(1)
+    results = {"merge": merging(settings), "sampling": sampling(settings), "scenes": scenes(settings)}
+    print(f"\nwritten: {harness.save('geometry_quick' if quick else 'geometry', results, settings=settings).name}")
+
+
+if __name__ == "__main__":
+    main()

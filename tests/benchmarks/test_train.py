@@ -1,0 +1,33 @@
+"""benchmarks/train.py: its two forms agree, and its figures are there, at a small size."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def train() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(BENCHMARKS))
+    import train
+
+    yield train
+    sys.path.remove(str(BENCHMARKS))
+    del sys.modules["train"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_packed_and_padded_agree_before_they_are_timed(train: ModuleType, capsys: pytest.CaptureFixture[str]):
+    found = train.packed_and_padded(layers=1, count=4, rounds=1)
+    assert found["places_in_the_padded_batch"] > found["tokens"] > 0
+    assert set(found["tokens_a_second"]) == {"tubelet packed", train.PADDED}
+    assert train.PADDED in found["ratios"]
+
+
+def test_dealing_by_cost_evens_loads(train: ModuleType):
+    found = train.spreads(4, 8192, 20)
+    assert found["dealt"]["median"] < 0.01 < found["as_they_come"]["median"] < found["so_many_samples"]["median"]
