@@ -7,9 +7,10 @@ from typing import Any
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, CountedInput, CountedRows, LimitError
+from tubelet.geometry.vggt import VGGTConfig
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype, Memory, Mode, memory
-from tubelet.inspect.budget.networks import Aggregator, LanguageShape
+from tubelet.inspect.budget.networks import LanguageShape
 from tubelet.inspect.budget.projector import Projection, with_projector
 from tubelet.packed.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
@@ -20,7 +21,9 @@ from tubelet.pixels.views import Views
 class Downstream:
     """What follows the encoder. space, time: neighbours merged into channels; select: tokens kept of each input at
     most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind; step: M-RoPE steps of one
-    temporal row; width: channels of a row where only a recipe is known; aggregator: a geometry network beside it."""
+    temporal row; width: channels of a row where only a recipe is known; geometry: a network beside it that sees the
+    frames, whose heads run where it has any, and whose `level` is joined with the tokens; clips: how clips are sized,
+    by a model that sizes them otherwise than pictures."""
 
     space: int = 1
     time: int = 1
@@ -30,7 +33,9 @@ class Downstream:
     projector: str = "mlp2x_gelu"
     step: float = 1.0
     width: int | None = None
-    aggregator: Aggregator | None = None
+    geometry: VGGTConfig | None = None
+    level: int = -1
+    clips: PixelRecipe | None = None
 
     def __post_init__(self) -> None:
         if min(self.space, self.time) < 1 or (self.select is not None and self.select < 1):
