@@ -18,7 +18,7 @@ from tubelet.geometry.fuse import SPACE
 from tubelet.geometry.heads import POSE, CameraConfig, DPTConfig
 from tubelet.geometry.vggt import SPECIAL, VGGTConfig
 from tubelet.inspect.budget.flops import attention_flop, encoder_flop, product_flop, segments_of_layers
-from tubelet.inspect.budget.values import Downstream, PlannedItem, Stage
+from tubelet.inspect.budget.values import Downstream, PlannedItem, Stage, scenes_of
 from tubelet.packed.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
 
@@ -125,21 +125,6 @@ def frames_of_items(items: Sequence[PlannedItem], recipe: PixelRecipe) -> list[G
     return [Grid(i.grid.t * recipe.temporal, i.grid.h, i.grid.w) for i in items]
 
 
-def scenes_of_items(items: Sequence[PlannedItem]) -> tuple[int, ...]:
-    """As `tubelet ask` makes them: stills of one size that follow each other are views of one place, a clip is a scene
-    by itself."""
-    scenes: list[int] = []
-    before = None
-    for item in items:
-        still = item.input.frames == 1 and item.input.duration_s is None
-        if still and item.grid == before:
-            scenes[-1] += 1
-        else:
-            scenes.append(1)
-        before = item.grid if still else None
-    return tuple(scenes)
-
-
 def geometry_stages(items: Sequence[PlannedItem], recipe: PixelRecipe, after: Downstream) -> list[Stage]:
     """What the network makes of the frames, and what its connector reads and gives: as many rows as merged tokens.
 
@@ -152,7 +137,7 @@ def geometry_stages(items: Sequence[PlannedItem], recipe: PixelRecipe, after: Do
         expected, got = config.pixels.patch, recipe.patch
         raise ShapeError(f"patches of {got} pixels beside a network of {expected}", expected=expected, got=got)
     frames = frames_of_items(items, recipe)
-    cost = vggt_flop(config, frames, scenes=scenes_of_items(items), heads=config.heads, level=after.level)
+    cost = vggt_flop(config, frames, scenes=scenes_of(items), heads=config.heads, level=after.level)
     count, rows = sum(g.t for g in frames), sum(g.rows for g in frames)
     inside, hidden = rows + SPECIAL * count, config.aggregator.hidden
     shapes: dict[str, tuple[int | None, ...]] = {

@@ -11,7 +11,7 @@ plan / peak is 1.00 to 1.01. Training is not planned: a geometry network stands 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,10 +21,10 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.options import RunOptions
 from tubelet.geometry.branch import SpatialBranch
-from tubelet.geometry.fuse import Connector, fuse
+from tubelet.geometry.fuse import SPACE, Connector, fuse
 from tubelet.geometry.vggt import VGGT, VGGTConfig
 from tubelet.inspect.budget.alive import KernelsOf, LivingBytes, few_layers, parameter_count
-from tubelet.inspect.budget.memory import ITEM_BYTES, POS_BYTES, SMALL, Dtype, Memory, check_asked, kernels_of
+from tubelet.inspect.budget.memory import ITEM_BYTES, POS_BYTES, SMALL, Dtype, Memory, check_asked, kernels_of, memory
 from tubelet.packed import Packed
 from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.recipe import PixelRecipe
@@ -95,6 +95,34 @@ def fused_memory(
     found = _moments(whole, lambda: fuse(vision(p), branch(p, scenes=scenes)), dtype, device, threads)
     values = parameter_count(encoder) + sum(w.numel() for w in connector.parameters())
     return _memory(values * ITEM_BYTES[dtype] + _weights(bare, dtype), p, found)
+
+
+def memory_beside(
+    encoder: EncoderConfig,
+    config: VGGTConfig,
+    grids: Sequence[Grid],
+    *,
+    level: int = -1,
+    scenes: Sequence[int] | None = None,
+    dtype: Dtype = "float32",
+    **how: Any,
+) -> Memory:
+    """Peak memory of an encoder and a geometry network that sees its frames; `how` is `memory`'s device, threads and
+    pixels. They are fused where the encoder's tubelets hold two frames and no head runs; else one runs after the
+    other, each on rows of its own, while the encoder's tokens stay."""
+    recipe = encoder.pixels
+    fits = (recipe.temporal, recipe.merge, recipe.order) == (2, SPACE, "block") and encoder.merger is not None
+    if fits and not config.heads:
+        return fused_memory(encoder, config, grids, level=level, scenes=scenes, dtype=dtype, **how)
+    alone = memory(encoder, grids, dtype=dtype, **how)
+    frames = [Grid(g.t * recipe.temporal, g.h, g.w) for g in grids]
+    own = vggt_memory(config, frames, scenes=scenes, dtype=dtype, keep=(level,), heads=config.heads, **how)
+    group = 1 if encoder.merger is None else encoder.merger.merge**2
+    tokens = sum(g.rows for g in grids) // group * encoder.out * ITEM_BYTES[dtype]
+    moments = alone.moments_bytes | {f"geometry: {name}": n + tokens for name, n in own.moments_bytes.items()}
+    where = max(moments, key=lambda name: moments[name])
+    rows = alone.rows_bytes + own.rows_bytes
+    return Memory(alone.weights_bytes + own.weights_bytes, rows, moments[where] + SMALL, 0, where, moments)
 
 
 def _moments(

@@ -79,7 +79,11 @@ def _both(*args: Any) -> Tensor | None:
     return a.new_empty([max(m, n) if m and n else 0 for m, n in sides][::-1])
 
 
-def _mean(x: Tensor) -> Tensor:
+def _compared(a: Tensor, b: Tensor) -> Tensor | None:
+    return a.new_empty(a.shape, dtype=torch.bool) if a.shape == b.shape else None
+
+
+def _scalar(x: Tensor) -> Tensor:
     return x.new_empty(())
 
 
@@ -172,7 +176,8 @@ _RESULTS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor), _both),
     **dict.fromkeys((_aten.sin.default, _aten.cos.default, _aten.reciprocal.default), _of_floats),
     **dict.fromkeys((_aten.pow.Tensor_Scalar, _aten.div.Scalar, _aten.mul.Scalar), _of_floats),
-    _aten.mean.default: _mean,
+    _aten.eq.Tensor: _compared,
+    **dict.fromkeys((_aten.mean.default, _aten.all.default), _scalar),
     _aten.sum.dim_IntList: _summed,
     _aten.cat.default: _joined,
     _aten.stack.default: _stacked,

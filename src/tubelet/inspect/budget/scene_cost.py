@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from tubelet.inspect.budget.fit import largest
-from tubelet.inspect.budget.geometry import SCENE_LAYERS, frames_of_items, scenes_of_items, vggt_flop
-from tubelet.inspect.budget.values import Plan
+from tubelet.inspect.budget.geometry import SCENE_LAYERS, frames_of_items, vggt_flop
+from tubelet.inspect.budget.values import Plan, scenes_of
 from tubelet.packed.grid import Grid
 
 
@@ -39,7 +39,7 @@ def scene_cost(found: Plan) -> SceneCost | None:
         return None
     frames, starts = frames_of_items(found.items, found.recipe), 0
     longest: list[Grid] = []
-    for count in scenes_of_items(found.items):
+    for count in scenes_of(found.items):
         own = frames[starts : starts + count]
         longest = max(longest, own, key=lambda grids: sum(g.rows for g in grids))
         starts += count

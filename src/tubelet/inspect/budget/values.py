@@ -1,6 +1,7 @@
 """What a plan is: its stages, its items and their counts."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -73,6 +74,21 @@ class PlannedItem:
     def merged_rows(self) -> int:
         """Rows of all of them once neighbours are merged."""
         return sum(merged.rows for _, merged in self.cuts) or self.merged.rows
+
+
+def scenes_of(items: Sequence[PlannedItem]) -> tuple[int, ...]:
+    """As `tubelet ask` makes them: stills of one size that follow each other are views of one place, a clip is a scene
+    by itself."""
+    scenes: list[int] = []
+    before = None
+    for item in items:
+        still = item.input.frames == 1 and item.input.duration_s is None
+        if still and item.grid == before:
+            scenes[-1] += 1
+        else:
+            scenes.append(1)
+        before = item.grid if still else None
+    return tuple(scenes)
 
 
 @dataclass(frozen=True)
@@ -148,13 +164,28 @@ class Plan:
 
     def memory(self, *, dtype: Dtype = "float32", mode: Mode = "inference", **how: Any) -> Memory:
         """`tubelet.inspect.budget.memory.memory` of these items, and of the projector where there is one; `how` is its
-        device, threads and pixels. Raises ConfigError where only a recipe is known."""
-        if self.config is None:
+        device, threads and pixels. Raises ConfigError where only a recipe is known and no geometry network, and for
+        training beside one."""
+        if self.after.geometry is not None:
+            alone = self._with_geometry(self.after.geometry, dtype, mode, **how)
+        elif self.config is not None:
+            alone = memory(self.config, self.grids, dtype=dtype, mode=mode, **how)
+        else:
             raise ConfigError("memory needs an encoder, and this plan knows a recipe only")
-        alone = memory(self.config, self.grids, dtype=dtype, mode=mode, **how)
         if self.projection is None:
             return alone
         return with_projector(alone, self.projection, dtype, mode, device=how.get("device", "cpu"))
+
+    def _with_geometry(self, geometry: VGGTConfig, dtype: Dtype, mode: Mode, **how: Any) -> Memory:
+        from tubelet.inspect.budget.geometry_memory import memory_beside, vggt_memory  # they build torch's modules
+
+        if mode != "inference":
+            raise ConfigError("training beside a geometry network is not planned", expected="inference", got=mode)
+        level, scenes = self.after.level, scenes_of(self.items)
+        if self.config is not None:
+            return memory_beside(self.config, geometry, self.grids, level=level, scenes=scenes, dtype=dtype, **how)
+        asked = {"keep": (level,), "heads": geometry.heads, "scenes": scenes, "dtype": dtype}
+        return vggt_memory(geometry, [Grid(g.t * self.recipe.temporal, g.h, g.w) for g in self.grids], **asked, **how)
 
     def projector_bytes(self, dtype: Dtype = "float32") -> int:
         """Weights of the projector, which are part of `memory`; 0 where there is none."""
