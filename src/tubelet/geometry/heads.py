@@ -7,7 +7,6 @@ from their description. Upstream's residual unit works in place, so what it adds
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -206,11 +205,10 @@ def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=(int(size[0]), int(size[1])), mode="bilinear", align_corners=True)
 
 
-@lru_cache(maxsize=64)
 def place_features(
     h: int, w: int, channels: int, aspect: float
 ) -> tuple[Float[Tensor, "half w"], Float[Tensor, "half h"]]:
-    """Sines and cosines of the columns and of the rows of an image of this width over height; never write into them.
+    """Sines and cosines of the columns and of the rows of an image of this width over height.
 
     Places span the image with a diagonal of 2: x from -a (w - 1) / w to a (w - 1) / w, a = aspect / sqrt(aspect^2 + 1).
     """

@@ -160,7 +160,11 @@ def test_selection_cache_and_positions():
     assert [i.extent for i in p.items] == [28, 9]
     assert plan([(64, 64, 9)], PixelRecipe(16), Downstream(step=2.5)).extent == 21  # trunc(8 x 2.5) + 1
     *_, projected, prefill = p.stages
-    assert (projected.name, prefill.name, prefill.flop) == ("projected", "prefill", LANGUAGE["qwen2.5-7b"].prefill_flop(200))
+    assert (projected.name, prefill.name, prefill.flop) == (
+        "projected",
+        "prefill",
+        LANGUAGE["qwen2.5-7b"].prefill_flop(200),
+    )
     assert projected.shape == prefill.shape == (200, 3584)
     assert projected.flop == projector_flop("mlp2x_gelu", 200, 384, 3584) == 2 * 200 * (384 + 3584) * 3584
     assert p.projector_bytes() == 4 * projector_parameters("mlp2x_gelu", 384, 3584)

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 from tests.inspect.budget.budget_cases import allocated, build, counted, rows_of, weights_bytes
+from tests.inspect.budget.test_budget_alive import Compared
 
+from tubelet import plan
 from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.geometry.branch import SpatialBranch
@@ -15,12 +17,14 @@ from tubelet.geometry.heads import CameraConfig, DPTConfig
 from tubelet.geometry.vggt import VGGT, VGGT_1B, VGGTConfig, untrained_vggt, vggt_config
 from tubelet.inspect.budget.geometry import connector_flop, vggt_flop
 from tubelet.inspect.budget.geometry_memory import fused_memory, vggt_memory
+from tubelet.inspect.budget.values import Downstream
 from tubelet.packed import Packed
-from tubelet.packed.grid import Grid, Item
+from tubelet.packed.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
 
 ALL = ("camera", "depth", "points")
 DPT: dict[str, Any] = {"layers": (0, 1, 2, 3), "channels": (24, 32, 48, 48), "features": 32}
+TINY = [Grid(2, 4, 6), Grid(1, 6, 5)]
 CLIP, MIXED = [Grid(6, 12, 16)], [Grid(3, 10, 14), Grid(5, 12, 8), Grid(1, 14, 14)]
 
 
@@ -48,13 +52,14 @@ def model_of(config: VGGTConfig, dtype: torch.dtype = torch.float32) -> VGGT:
 # ---- FLOPs
 
 
-@pytest.mark.parametrize("grids", [CLIP, MIXED])
-@pytest.mark.parametrize("config", [network(), network(patch_layers=None)], ids=["dino", "matrix"])
+@pytest.mark.parametrize(
+    ("config", "grids"), [(network(), TINY), (network(patch_layers=None), CLIP)], ids=["dino", "matrix"]
+)
 def test_every_part_is_what_torch_counts(config: VGGTConfig, grids: list[Grid]):
     model, p = model_of(config), pixels(config, grids)
     with torch.no_grad():
         before = 0
-        for heads in ((), ("camera",), ("camera", "depth"), ALL):
+        for heads in ((), ("camera",), ALL[:2], ALL) if config.patches is not None else ((),):
             ours = vggt_flop(config, grids, heads=heads)
             theirs = counted(lambda: model.run(p, keep=[-1], heads=heads))  # noqa: B023
             assert abs(sum(part.all for part in ours.values()) - theirs) <= 0.01 * theirs
@@ -76,7 +81,7 @@ def test_scenes_and_levels_that_do_not_run_are_counted():
 
 
 def test_the_published_network_at_8_16_and_32_frames():
-    """10^12 multiply-adds at 644 x 476: DINOv2 9.5, frames 9.5, scenes 38.6, cameras 0.013; 21.1, 57.6 and 177 in all."""
+    """10^12 multiply-adds at 644 x 476: DINOv2 9.5, frames 9.5, scenes 38.6, cameras 0.014; 21.1, 57.6, 177 in all."""
 
     def tera(frames: int) -> dict[str, float]:
         cost = vggt_flop(VGGT_1B, [Grid(frames, 34, 46)], heads=("camera",))
@@ -102,9 +107,17 @@ def input_bytes(p: Packed) -> int:
     return p.x.nbytes + p.pos.nbytes
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("grids", [CLIP, MIXED], ids=["clip", "three scenes"])
-@pytest.mark.parametrize("heads", [(), ("camera",), ALL], ids=["bare", "camera", "all heads"])
+@pytest.mark.parametrize(
+    ("heads", "grids", "dtype"),
+    [
+        ((), MIXED, "float32"),
+        ((), CLIP, "bfloat16"),
+        (("camera",), MIXED, "bfloat16"),
+        (ALL, MIXED, "float32"),
+        (ALL, CLIP, "bfloat16"),
+    ],
+    ids=["bare, three scenes", "bare, halves", "camera", "all heads, three scenes", "all heads, halves"],
+)
 def test_a_network_takes_what_is_planned(heads: tuple[str, ...], grids: list[Grid], dtype: Any):
     config = network()
     config = replace(config, **{name: None for name in ALL if name not in heads})
@@ -126,8 +139,7 @@ def test_wide_maps_and_their_copies_are_counted():
     hold(vggt_memory(config, grids, keep=(), heads=("depth",)), weights_bytes(model) + input_bytes(p), peak)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("scenes", [None, (2, 1)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "scenes"), [("float32", None), ("bfloat16", (2, 1))])
 def test_a_fused_model_takes_what_is_planned(dtype: Any, scenes: tuple[int, ...] | None):
     """An encoder with windows and a merger, VGGT and the connector, on two stills and a clip in one pack."""
     recipe = PixelRecipe(14, temporal=2, merge=2, order="block", rule="smart")
@@ -144,3 +156,42 @@ def test_a_fused_model_takes_what_is_planned(dtype: Any, scenes: tuple[int, ...]
     with torch.no_grad():
         peak = allocated(lambda: fuse(encoder(p), branch(p, scenes=scenes)))
     hold(plan, weights_bytes(encoder) + weights_bytes(branch) + input_bytes(p), peak)  # pyright: ignore[reportArgumentType]
+
+
+def test_networks_that_do_not_fuse_run_one_after_the_other():
+    """An encoder of single frames, and heads that run: the tokens stay while the network runs on rows of its own."""
+    tower = EncoderConfig(96, 2, 3, 192, PixelRecipe(14), pool=False)
+    config = network()
+    p = plan([(196, 140, 4), (140, 140, 2)], tower, Downstream(geometry=config))
+    grids = list(p.grids)
+    assert grids == [Grid(4, 10, 14), Grid(2, 10, 10)]
+    encoder, model = build(tower), model_of(config)
+    rows, frames = rows_of(tower, grids), pixels(config, grids)
+
+    def work() -> Any:
+        tokens = encoder(rows)
+        return tokens, model.run(frames, keep=[-1])
+
+    with torch.no_grad():
+        peak = allocated(work)
+    fixed = weights_bytes(encoder) + weights_bytes(model) + input_bytes(rows) + input_bytes(frames)  # pyright: ignore[reportArgumentType]
+    hold(p.memory(), fixed, peak)
+
+
+def test_results_without_values_are_those_torch_gives():
+    config = network()
+    model, host = model_of(config).to("meta"), pixels(config, CLIP)
+    p = Packed(host.x.to("meta"), host.pos.to("meta"), host.items, host.lengths)
+    with Compared() as compared, torch.no_grad():
+        model.run(p, keep=[-1])
+    assert compared.seen["aten.convolution.default"] > 0 and compared.seen["aten.relu.default"] > 0
+
+
+def test_what_cannot_be_planned_is_said():
+    beside = Downstream(geometry=network())
+    tower = EncoderConfig(96, 2, 3, 192, PixelRecipe(14), pool=False)
+    with pytest.raises(ConfigError, match="training beside"):
+        plan([(140, 140, 2)], tower, beside).memory(mode="training")
+    with pytest.raises(ShapeError, match="patches of 16"):
+        plan([(160, 160)], PixelRecipe(16), beside)
+    assert plan([], PixelRecipe(14), beside).stages[-1].name == "patches"

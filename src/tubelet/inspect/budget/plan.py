@@ -182,7 +182,9 @@ def _stages(
         stages.append(Stage("joined", (tokens, width), times=times))
     stages += geometry_stages(items, recipe, after)
     if (llm := after.llm) is not None:
-        stages.append(Stage("prefill", (tokens, llm.width), llm.prefill_flop(tokens), llm.prefill_attention_flop(tokens)))
+        stages.append(
+            Stage("prefill", (tokens, llm.width), llm.prefill_flop(tokens), llm.prefill_attention_flop(tokens))
+        )
     return stages
 
 
