@@ -61,7 +61,7 @@ def vggt_memory(
     model = _network(few, dtype, device)
     p = _rows(config.pixels, grids, dtype, pixels)
     numbers = [levels.index(level % len(config.states)) for level in keep]
-    found = _moments(model, lambda: model.run(p, scenes=scenes, keep=numbers, heads=heads), dtype, device, threads)
+    found = moments_of(model, lambda: model.run(p, scenes=scenes, keep=numbers, heads=heads), dtype, device, threads)
     return _memory(_weights(config, dtype), p, found)
 
 
@@ -92,7 +92,7 @@ def fused_memory(
     branch = SpatialBranch(_network(few, dtype, device), connector, encoder.pixels)
     p = _rows(encoder.pixels, grids, dtype, pixels)
     whole = nn.ModuleDict({"encoder": vision, "spatial": branch})
-    found = _moments(whole, lambda: fuse(vision(p), branch(p, scenes=scenes)), dtype, device, threads)
+    found = moments_of(whole, lambda: fuse(vision(p), branch(p, scenes=scenes)), dtype, device, threads)
     values = parameter_count(encoder) + sum(w.numel() for w in connector.parameters())
     return _memory(values * ITEM_BYTES[dtype] + _weights(bare, dtype), p, found)
 
@@ -125,7 +125,7 @@ def memory_beside(
     return Memory(alone.weights_bytes + own.weights_bytes, rows, moments[where] + SMALL, 0, where, moments)
 
 
-def _moments(
+def moments_of(
     module: nn.Module, call: Callable[[], object], dtype: Dtype, device: Device, threads: int | None
 ) -> dict[str, int]:
     """Bytes beyond weights and input rows at the highest moment in each part of a call without gradients."""
