@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from tubelet.train.loop import Loss, recompute, train
 from tubelet.train.manifest import newest_whole
 from tubelet.train.order import Batches
 from tubelet.train.report import LOG, read_log
+from tubelet.train.signals import StopSignals
 from tubelet.train.strategy import joined
 
 
@@ -86,7 +88,7 @@ def test_a_signal_saves_at_the_border_of_a_step_and_the_rest_is_bit_equal(tmp_pa
 
 
 def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path):
-    before, sent = signal.getsignal(signal.SIGINT), list[int]()
+    sent = list[int]()
 
     def sends(ids: tuple[int, ...], step: int) -> dict[str, Tensor]:
         if step == 3 and not sent:
@@ -102,6 +104,23 @@ def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         run(toy_config(tmp_path, steps=8, save=SaveConfig()), sends)
     assert newest_whole(tmp_path).path is None
+
+
+def test_a_second_interrupt_that_a_finalizer_swallows_ends_the_run_all_the_same():
+    class Swallows:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    before, lost = signal.getsignal(signal.SIGINT), list[Any]()
+    with pytest.MonkeyPatch.context() as patch, StopSignals() as signals:
+        patch.setattr(sys, "unraisablehook", lambda told: lost.append(told.exc_type))
+        signal.raise_signal(signal.SIGINT)
+        assert sum(signals.seen()) == 1
+        Swallows()
+        assert lost == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            signals.seen()
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_signal_to_one_rank_stops_all(tmp_path: Path):

@@ -80,7 +80,7 @@ class EncoderConfig:
     mlp: int  # channels inside each layer's MLP
     pixels: PixelRecipe  # what becomes a row
     norm: Norm = "layer"  # of every norm but those of head, mergers and qk_norm
-    eps: float = 1e-6  # of every norm but those of mergers
+    eps: float = 1e-6  # of every norm but those of mergers, and of those that `head_eps` and `qk_eps` say
     head_eps: float | None = None  # of the pooling head's norm; None = eps
     act: Act = "gelu"  # of the MLPs: the exact one; "quick_gelu" is x sigmoid(1.702 x)
     rope: Rope | None = Rope()  # rotary positions; None turns nothing
@@ -106,6 +106,7 @@ class EncoderConfig:
     span_frames: int = 1  # rows of time in a "frame" (OneVision attends over 4); an item's last may have fewer
     span_side: int | None = None  # patches along each side of a "window", which lies inside one row of time
     qk_norm: Norm | None = None  # a norm over the channels of each head of q and of k, before positions turn them
+    qk_eps: float | None = None  # of that norm; None = eps
     head: Head = Head()  # how one vector per item is made
     deepstack: tuple[int, ...] = ()  # layers, from 0, whose output goes through a merger of its own
     deepstack_merger: Merger | None = None  # the form of those mergers

@@ -24,6 +24,11 @@ class SegmentSpan(NamedTuple):
     segments: Segments | None  # for eager sdpa, which goes by host sizes; None under torch.compile
 
 
+def span_of(segments: Segments, backend: Backend, device: torch.device) -> SegmentSpan:
+    """The segments where this backend reads them."""
+    return SegmentSpan(segments.host if backend == "sdpa" else segments.on(device), segments.longest, segments)
+
+
 class LayerInputs(NamedTuple):
     """What all layers of one call share, prepared once: rotary tables, and the spans that layers name."""
 
@@ -99,9 +104,9 @@ class Layer(nn.Module):
         self.key_bias = config.key_bias
         self.norm1 = norm_layer(config.norm, d, config.eps)
         self.qkv = nn.Linear(d, 3 * d, bias=config.qkv_bias)
-        per_head = config.qk_norm
-        self.norm_q = norm_layer(per_head, config.head_dim, config.eps) if per_head else None
-        self.norm_k = norm_layer(per_head, config.head_dim, config.eps) if per_head else None
+        per_head, eps = config.qk_norm, config.eps if config.qk_eps is None else config.qk_eps
+        self.norm_q = norm_layer(per_head, config.head_dim, eps) if per_head else None
+        self.norm_k = norm_layer(per_head, config.head_dim, eps) if per_head else None
         self.proj = nn.Linear(d, d, bias=config.proj_bias)
         self.norm2 = norm_layer(config.norm, d, config.eps)
         self.fc1 = nn.Linear(d, config.mlp * (2 if config.gated else 1), bias=config.mlp_bias)

@@ -8,9 +8,9 @@ from torch.utils.checkpoint import checkpoint
 
 from tubelet.doors import door
 from tubelet.encoder import cpu
-from tubelet.encoder.attention import Backend, Segments, resolve
+from tubelet.encoder.attention import Segments, resolve
 from tubelet.encoder.config import EncoderConfig, Span
-from tubelet.encoder.layers import Layer, LayerInputs, MergerMLP, PatchEmbed, SegmentSpan, norm_layer
+from tubelet.encoder.layers import Layer, LayerInputs, MergerMLP, PatchEmbed, SegmentSpan, norm_layer, span_of
 from tubelet.encoder.layout import Layout, layout_of
 from tubelet.encoder.merging import tokens_merged
 from tubelet.encoder.options import RunOptions
@@ -213,7 +213,7 @@ class Encoder(nn.Module):
         states: States = dict.fromkeys(numbers_of(only, len(self.layers)), p.x)  # p.x holds the place of what comes
         layout = layout_of(p, self.config, segments=segments, scenes=scenes)
         backend = resolve(self.options.backend, p.device, self.dtype)
-        spans: dict[Span, SegmentSpan] = {name: _span(each, backend, p.device) for name, each in layout.spans.items()}
+        spans: dict[Span, SegmentSpan] = {name: span_of(each, backend, p.device) for name, each in layout.spans.items()}
         inputs = LayerInputs(*self.rotary_tables(p, layout, where), backend, spans)
         if self._in_place(p):
             patch = self.patch if self.config.embed else None
@@ -305,10 +305,6 @@ class Encoder(nn.Module):
     def _in_place(self, p: Packed) -> bool:
         stem = (self.patch,) if self.config.embed else ()
         return cpu.can_run(p.x, (*stem, self.norm_embed, self.norm_pre, *self.layers), self.options)
-
-
-def _span(segments: Segments, backend: Backend, device: torch.device) -> SegmentSpan:
-    return SegmentSpan(segments.host if backend == "sdpa" else segments.on(device), segments.longest, segments)
 
 
 def _as_data(inputs: LayerInputs) -> LayerInputs:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tubelet.encoder.attention import Segments, resolve
 from tubelet.encoder.config import EncoderConfig
-from tubelet.encoder.layers import Layer, LayerInputs, SegmentSpan
+from tubelet.encoder.layers import Layer, LayerInputs, span_of
 from tubelet.errors import ShapeError
 from tubelet.geometry.cameras import Size
 from tubelet.pixels.recipe import PixelRecipe
@@ -78,8 +78,7 @@ class CameraHead(nn.Module):
             )
         x = self.token_norm(tokens.to(self.token_norm.weight.dtype))
         backend = resolve("auto", x.device, x.dtype)
-        cu = segments.host if backend == "sdpa" else segments.on(x.device)
-        inputs = LayerInputs(None, None, backend, {"item": SegmentSpan(cu, segments.longest, segments)})
+        inputs = LayerInputs(None, None, backend, {"item": span_of(segments, backend, x.device)})
         encoding = self.empty_pose.expand(len(x), -1)
         plain = F.layer_norm(x, x.shape[1:], eps=1e-6)
         total, out = None, []

@@ -280,6 +280,13 @@ def untrained_vggt(config: VGGTConfig, seed: int = 0) -> VGGT:
     """The network with seeded random weights, for trying things out; what it says means nothing, and it says so."""
     with torch.device("meta"):
         model = VGGT(config)
+    model.load_state_dict(random_state(model, seed), assign=True)
+    model.untrained = True
+    return model.eval()
+
+
+def random_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Seeded random values for a network made on meta: small ones, biases 0, other vectors 1."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, like in model.state_dict().items():
@@ -289,6 +296,4 @@ def untrained_vggt(config: VGGTConfig, seed: int = 0) -> VGGT:
             state[name] = (
                 torch.ones(like.shape) if like.ndim == 1 else torch.randn(like.shape, generator=generator) * 0.02
             )
-    model.load_state_dict(state, assign=True)
-    model.untrained = True
-    return model.eval()
+    return state

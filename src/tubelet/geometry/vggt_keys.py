@@ -8,19 +8,22 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite
 from tubelet.geometry.vggt import VGGT, VGGT_1B, VGGTConfig, vggt_config
-from tubelet.weights.locate import Source, find_folder
+from tubelet.packed.header import Entry
+from tubelet.weights.locate import Checkpoint, Source, find_folder
 from tubelet.weights.tensors import TensorReader, compare_names, entries_of, stored_type
 
+M = TypeVar("M", bound=nn.Module)
 HEADS = {"camera": "camera_head", "depth": "depth_head", "points": "point_head"}
 UNREAD = ("track_head.", "aggregator.patch_embed.mask_token")  # no part of this network
 
-_LAYER = {
+LAYER = {
     "qkv": "attn.qkv",
     "norm_q": "attn.q_norm",
     "norm_k": "attn.k_norm",
@@ -52,18 +55,18 @@ def theirs(name: str, config: VGGTConfig) -> str:
     layer = re.fullmatch(r"(?:layers|trunk)\.(\d+)\.(\w+)(\..*)?", rest)
     if part == "patches":
         if layer:
-            return f"aggregator.patch_embed.blocks.{layer[1]}.{_LAYER[layer[2]]}{layer[3] or ''}"
+            return f"aggregator.patch_embed.blocks.{layer[1]}.{LAYER[layer[2]]}{layer[3] or ''}"
         return "aggregator.patch_embed." + rest.replace("patch.", "patch_embed.proj.").replace("norm_post.", "norm.")
     if part == "aggregator":
         if layer:
             spans, i = config.aggregator.layer_spans, int(layer[1])
             kind = "frame" if spans[i] == "frame" else "global"
-            return f"aggregator.{kind}_blocks.{spans[:i].count(spans[i])}.{_LAYER[layer[2]]}{layer[3] or ''}"
+            return f"aggregator.{kind}_blocks.{spans[:i].count(spans[i])}.{LAYER[layer[2]]}{layer[3] or ''}"
         return "aggregator." + rest.replace("patch.", "patch_embed.proj.")
     head = HEADS[part]
     if part == "camera":
         if layer:
-            return f"{head}.trunk.{layer[1]}.{_LAYER[layer[2]]}{layer[3] or ''}"
+            return f"{head}.trunk.{layer[1]}.{LAYER[layer[2]]}{layer[3] or ''}"
         own, dot, leaf = rest.partition(".")
         return f"{head}.{_CAMERA.get(own, own)}{dot}{leaf}"
     rest = re.sub(r"^resize\.", "resize_layers.", rest)
@@ -120,11 +123,17 @@ def _shaped(name: str, x: Tensor, config: VGGTConfig) -> Tensor:
 
 
 def _ordered(name: str, x: Tensor, config: VGGTConfig) -> Tensor:
-    """Channels of q, k and their norms: (axis, half, n) <-> (half, axis, n) of each head, which undoes itself."""
+    """Channels of q, k and their norms in the engine's order, or back in theirs."""
     if not re.match(r"aggregator\.layers\.\d+\.(qkv|norm_q|norm_k)\.", name):
         return x
-    n = config.aggregator.head_dim // 4
-    if ".norm_" in name:
+    return half_first(x, config.aggregator.head_dim)
+
+
+def half_first(x: Tensor, head_dim: int) -> Tensor:
+    """Channels of q and k in a (3 D, ...) matrix or bias of a layer, or those of a head's norm: (axis, half, n) <->
+    (half, axis, n) of each head, which undoes itself."""
+    n = head_dim // 4
+    if len(x) == head_dim:
         return x.view(2, 2, n).transpose(0, 1).reshape(x.shape)
     q, k, v = x.chunk(3)
     turned = [y.unflatten(0, (-1, 2, 2, n)).transpose(1, 2).reshape(y.shape) for y in (q, k)]
@@ -169,20 +178,45 @@ def load_vggt(
     config = replace(config, **{name: getattr(config, name) if name in heads else None for name in HEADS})
     with torch.device("meta"):
         model = VGGT(config)
+    expected, whole = to_theirs(model.state_dict(), config), config
+    return read_network(
+        *(model, checkpoint, entries, expected),
+        lambda read, shapes: from_theirs(read, shapes, whole),
+        prefix=prefix,
+        float32=tuple(HEADS.values()),
+        dtype=dtype,
+        device=device,
+    )
+
+
+def read_network(
+    model: M,
+    checkpoint: Checkpoint,
+    entries: Mapping[str, Entry],
+    expected: Mapping[str, Tensor],
+    from_theirs: Callable[[Callable[[str], Tensor], Mapping[str, torch.Size]], dict[str, Tensor]],
+    *,
+    prefix: str = "",
+    float32: tuple[str, ...] = (),
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> M:
+    """A network made on meta, with a checkpoint's weights. entries: by their names without `prefix`; expected: tensors
+    as the network would write them; float32: beginnings of names that are read so. Raises KeyMismatch, NotFinite.
+    """
     own = model.state_dict()
-    expected = {name: tuple(x.shape) for name, x in to_theirs(own, config).items()}
-    compare_names(expected, entries, (), checkpoint.name)
+    compare_names({name: tuple(x.shape) for name, x in expected.items()}, entries, (), checkpoint.name)
     kind = dtype or stored_type([entries[name] for name in expected])
     with TensorReader(checkpoint) as reader:
 
         def read(name: str) -> Tensor:
-            at = torch.float32 if name.startswith(tuple(HEADS.values())) else kind
+            at = torch.float32 if name.startswith(float32) else kind
             tensor = reader(prefix + name).to(device, at, copy=True)
             if not bool(tensor.isfinite().all()):
                 raise NotFinite(f"NaN or infinity in {name}", source=checkpoint.name, got=name)
             return tensor
 
-        state = from_theirs(read, {name: x.shape for name, x in own.items()}, config)
+        state = from_theirs(read, {name: x.shape for name, x in own.items()})
     model.load_state_dict({name: x.contiguous() for name, x in state.items()}, strict=True, assign=True)
     return model.eval()
 

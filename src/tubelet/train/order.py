@@ -260,5 +260,5 @@ def cached_tokens(
     archive = io.BytesIO()  # numpy leaves its archive open where a disk is full
     np.savez(archive, tokens=tokens, fingerprint=np.array(fingerprint))
     with new_file(target, lambda _: True) as beside:
-        beside.write_bytes(archive.getbuffer())
+        beside.write_bytes(archive.getvalue())  # a view would outlive the archive in an error's traceback
     return tokens

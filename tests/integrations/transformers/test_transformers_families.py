@@ -56,7 +56,7 @@ OPTIONS: list[dict[str, Any]] = [
         "deepstack_merger": Merger(2, 40, joined=True),
     },
     {"spans": ("frame", "scene"), "prefix": 5, "prefix_per": "frame", "prefix_first": True, "qk_norm": "layer"},
-    {"qk_norm": "rms", "rope": Rope("rotation", split=(0, 1, 1), origin=1)},
+    {"qk_norm": "rms", "qk_eps": 1e-5, "rope": Rope("rotation", split=(0, 1, 1), origin=1)},
     {"pixels": BLOCK, "deepstack": (1,), "deepstack_merger": Merger(2, 40, 1e-5, "rms")},
 ]
 

@@ -94,6 +94,17 @@ def test_a_clip_is_the_same_as_decoded_here(file_format: str, tmp_path: Path):
         assert (there.times_s, there.notes, there.source) == (here.times_s, here.notes, here.source)
 
 
+def test_a_buffer_may_grow_while_an_error_of_it_is_kept():
+    buffer = io.BytesIO(encode(noise(3), "PNG"))
+    with open_source(buffer, Limits(), "it") as src:
+        buffer.seek(0, io.SEEK_END)
+        buffer.write(bytes(10))
+        with pytest.raises(DecodeError, match="another length") as kept:
+            isolated_read(src, ReadJob())
+    buffer.write(bytes(1000))  # BufferError while a view of it lives
+    assert kept.value.got == kept.value.expected + 10
+
+
 def test_animations_notes_and_backgrounds_travel():
     frames = [Image.new("RGBA", (9, 7), (40 * i, 0, 0, 128)) for i in range(4)]
     data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:], duration=[100, 50, 300, 20])

@@ -75,7 +75,7 @@ _BODY = _table(
     | {"intermediate_size": "mlp", "hidden_act": "act", "layer_norm_type": "norm", "layer_norm_eps": "eps"}
     | {"head_norm_eps": "head_eps", "use_pre_norm": "pre_norm", "use_embed_norm": "embed_norm"}
     | {"use_gated_mlp": "gated", "use_layer_scale": "scale", "num_prefix_tokens": "prefix", "use_head": "pool"}
-    | {"layer_spans": "spans", "qk_norm_type": "qk_norm", "deepstack_layers": "deepstack"}
+    | {"layer_spans": "spans", "qk_norm_type": "qk_norm", "qk_norm_eps": "qk_eps", "deepstack_layers": "deepstack"}
     | _same("patch_bias", "qkv_bias", "key_bias", "proj_bias", "mlp_bias", "span_frames", "span_side")
     | _same("prefix_per", "prefix_first", "prefix_angles"),
     {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},

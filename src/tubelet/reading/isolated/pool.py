@@ -273,17 +273,24 @@ def _descriptor(src: Source, limits: Limits):
         finally:
             os.lseek(fd, place, os.SEEK_SET)  # the child's position is ours: libtiff moves it
         return
-    data = _content(src.file, limits)
-    if len(data) != src.size:
-        raise DecodeError("the file object has another length than it said", expected=src.size, got=len(data))
     fd = anonymous_file("tubelet-input")
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        _copy(src, limits, fd)
         yield fd
     finally:
         os.close(fd)
+
+
+def _copy(src: Source, limits: Limits, fd: int) -> None:
+    """The bytes of a file object into `fd`. No view of the caller's buffer is left, also where this fails: the buffer
+    could not grow while one lives, and an error's traceback would keep it."""
+    with memoryview(_content(src.file, limits)) as data:
+        if len(data) != src.size:
+            raise DecodeError("the file object has another length than it said", expected=src.size, got=len(data))
+        done = 0
+        while done < len(data):
+            with data[done:] as rest:
+                done += os.write(fd, rest)
 
 
 def _content(file: BinaryFile, limits: Limits) -> bytes | memoryview:
