@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.geometry.rooms import room
 from tests.language.vlm.tiny_speakers import llama
 from tests.weights.tiny_models import random_encoder, tiny_config
 
@@ -26,7 +27,11 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import TubeletError
 from tubelet.geometry.cameras import Cameras
 from tubelet.geometry.export import write_colmap, write_ply
+from tubelet.geometry.look import SceneFrames, frames_of_clips, look_at
+from tubelet.geometry.network import load_network
+from tubelet.geometry.vggt import VGGT
 from tubelet.inspect.budget.plan import Downstream
+from tubelet.inspect.draw.scene import scene_sheet
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.mrope import QWEN2_5_VL
 from tubelet.language.vlm.scheme import Scheme
@@ -136,6 +141,16 @@ def vlm() -> Any:
     return tubelet.VLM(e, llama(), Scheme(TokenIds(image=-200), pixels=e.pixels), projector=projector)
 
 
+@cache
+def network() -> VGGT:
+    return load_network("vggt_tiny")
+
+
+@cache
+def seen() -> SceneFrames:
+    return frames_of_clips([clip()], fit="square", side=28)
+
+
 def patches() -> Any:
     return tubelet.patchify([clip()], encoder().pixels)
 
@@ -169,6 +184,7 @@ def doors(folder: Path) -> dict[str, Door]:
     pixels = encoder().pixels
     select = {"p": rows(), "scores": torch.arange(6.0), "budget": 3, "coverage": 1, "coverage_share": 0.5}
     cameras = Cameras(torch.eye(4)[None, :3], torch.eye(3)[None], (8, 8), "a world")
+    place_seen = room(1, (14, 14))
     shown = {"clip": clip(), "item": patches().items[0], "patch": pixels.patch, "max_side": 500}
     table: dict[str, tuple[Any, dict[str, Any]]] = {
         "read": (tubelet.read, {"sources": [png()], **reading, "animation": False, "on_error": "raise", "workers": 1}),
@@ -249,6 +265,11 @@ def doors(folder: Path) -> dict[str, Door]:
         "draw_grid": (tubelet.inspect.draw_grid, {**shown, "row": 0}),
         "Cameras": (Cameras, {"world_to_cam": cameras.world_to_cam, "K": cameras.K, "size": (8, 8), "world": "a"}),
         "write_ply": (write_ply, {"path": folder / "a.ply", "points": torch.zeros(2, 3), "colours": None}),
+        "frames_of_clips": (frames_of_clips, {"clips": [clip()], "fit": "square", "side": 28, "most": 9}),
+        "look_at": (look_at, {"model": network(), "seen": seen(), "keep": 1, "by": "space", "points": "depth"}),
+        "Scene.cloud": (place_seen.cloud, {"share": 0.5}),
+        "Scene.save": (place_seen.save, {"folder": out / "s", "cloud": None, "overwrite": True, "also": None}),
+        "scene_sheet": (scene_sheet, {"scene": place_seen, "cloud": None, "max_frames": 1}),
         "write_colmap": (write_colmap, {"folder": folder / "c", "cameras": cameras, "names": ["a"], "points": None}),
     }
     return {name: Door(*door) for name, door in table.items()}

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tests.full_disk import full_disk
+from tests.geometry.rooms import room
 from tests.language.vlm.tiny_speakers import llama
 from tests.weights.tiny_models import random_encoder, tiny_config
 
@@ -26,6 +27,7 @@ import tubelet
 from tubelet.errors import InputError, RunError, TubeletError, WeightsError
 from tubelet.geometry.cameras import Cameras
 from tubelet.geometry.export import write_colmap, write_ply
+from tubelet.geometry.scene import Scene
 from tubelet.integrations import vllm
 from tubelet.language import build_projector
 from tubelet.language.placing.align import TokenIds
@@ -96,6 +98,11 @@ def cameras(seed: int) -> Cameras:
     return Cameras(torch.eye(4)[None, :3] + seed, torch.eye(3)[None], (8, 8), "a world")
 
 
+@cache
+def scene(seed: int) -> Scene:
+    return room(1 + seed, (14, 14))
+
+
 # ---- every writer: its place, and what writes version `seed` there
 
 WRITERS: dict[str, tuple[str, Callable[[Path, int], object]]] = {
@@ -111,6 +118,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, int], object]]] = {
     "adapters": ("a", lambda place, seed: save_lora(adapted(seed), place, overwrite=True)),
     "for vllm": ("r.safetensors", lambda place, seed: vllm.save(place, vllm.multi_modal_data(rows(seed), "qwen2_vl"))),
     "colmap": ("sparse", lambda place, seed: write_colmap(place, cameras(seed), ["0.png"])),
+    "scene": ("room", lambda place, seed: scene(seed).save(place, overwrite=True)),
     "ply": ("points.ply", lambda place, seed: write_ply(place, torch.full((3, 3), float(seed)))),
     "png": ("a.png", lambda place, seed: save_png(Image.new("RGB", (9, 9), (seed, 0, 0)), place)),
     "counts": ("c.npz", lambda place, seed: cached_tokens(place, str(seed), lambda: [seed])),

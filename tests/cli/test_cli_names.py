@@ -19,6 +19,7 @@ OUTPUTS = {
     "select --show": ("select", *HERE, *BUDGET, "--show"),
     "compare --show": ("compare", *HERE, *BUDGET, "--show"),
     "ask --show": ("ask", "a.png", "why?", "--model", "model", "--show"),
+    "scene --out": ("scene", "a.png", "--model", "vggt_tiny", "--out"),
     "plan --plot": ("plan", *HERE, "--plot"),
     "data --plot": ("data", "check", "set.json", "--plot"),
 }
@@ -31,6 +32,8 @@ INPUTS = {
     "ask FILE": ("ask", "--model", "model", "--", "a.png", "why?"),
     "ask QUESTION": ("ask", "--model", "none/there", "--", "a.png"),
     "ask --model": ("ask", "a.png", "why?", "--model"),
+    "scene FILE": ("scene", "--model", "vggt_tiny", "--out", "o", "--"),
+    "scene --model": ("scene", "a.png", "--out", "o", "--model"),
     "plan FILE": ("plan", "--model", "model", "--"),
     "plan --model": ("plan", "a.png", "--model"),
     "plan --train": ("plan", "--train"),
@@ -69,7 +72,7 @@ def refusals(command: tuple[str, ...], names: list[str], capsys: pytest.CaptureF
 @pytest.mark.parametrize("option", OUTPUTS)
 def test_an_output(option: str, place: Path, capsys: pytest.CaptureFixture[str]):
     names = [LONG, "y" * 300, "loop", "loop/x", "a\0b", "", "-", "a.png/x", "set.json"]
-    refusals(OUTPUTS[option], names if "show" in option else [*names, "new/"], capsys)
+    refusals(OUTPUTS[option], names if "show" in option or "scene" in option else [*names, "new/"], capsys)
 
 
 @pytest.mark.parametrize("option", INPUTS)

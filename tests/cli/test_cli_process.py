@@ -16,7 +16,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_version_help_and_usage_errors(tubelet: Run):
     assert tubelet("--version").stdout.startswith("tubelet 0.")
-    for command in ((), ("encode",), ("show",), ("convert",), ("models",)):
+    for command in ((), ("encode",), ("show",), ("scene",), ("convert",), ("models",)):
         told = tubelet(*command, "--help")
         assert told.returncode == 0
         assert "usage: tubelet" in told.stdout

@@ -41,6 +41,10 @@ Config = Annotated[
 ]
 StoredDtype = Annotated[Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")]
+Isolate = Annotated[
+    Literal["auto", "always", "never"],
+    option("decode in a child process that may die (default: auto, not for paths)"),
+]
 OnError = Annotated[
     Literal["raise", "skip"], option("a file that cannot be read ends the run, or is left out (default: raise)")
 ]
@@ -71,10 +75,7 @@ class ReadingOptions:
 
     max_pixels: Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")] = None
     animation: Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")] = False
-    isolate: Annotated[
-        Literal["auto", "always", "never"],
-        option("decode in a child process that may die (default: auto, not for paths)"),
-    ] = "auto"
+    isolate: Isolate = "auto"
 
 
 @dataclass(frozen=True)

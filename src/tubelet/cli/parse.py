@@ -15,17 +15,19 @@ from tubelet.cli.encode import Encode
 from tubelet.cli.eval import Eval
 from tubelet.cli.models import Models
 from tubelet.cli.plan import Plan
+from tubelet.cli.scene import Scene
 from tubelet.cli.select import Select
 from tubelet.cli.show import Show
 from tubelet.cli.train import Train
 
-Command = Encode | Show | Select | Compare | Ask | Eval | Plan | Data | Train | Convert | Models | Bench
+Command = Encode | Show | Select | Compare | Ask | Scene | Eval | Plan | Data | Train | Convert | Models | Bench
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
     "select": Select,
     "compare": Compare,
     "ask": Ask,
+    "scene": Scene,
     "eval": Eval,
     "plan": Plan,
     "data": Data,
@@ -54,6 +56,7 @@ _UNION = (
     | Annotated[Select, _named("select", "fewer tokens of pictures and clips, chosen, and a picture of which they are")]
     | Annotated[Compare, _named("compare", "several ways to choose tokens beside each other: pictures and numbers")]
     | Annotated[Ask, _named("ask", "a question about pictures and videos, answered by a vision-language model")]
+    | Annotated[Scene, _named("scene", "cameras, depth and points of a video or of pictures of one place, as a folder")]
     | Annotated[Eval, _named("eval", "a model's answers to a public benchmark, with all tokens and with fewer")]
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]
     | Annotated[Data, _named("data", "what training data hold, and what is wrong with them")]

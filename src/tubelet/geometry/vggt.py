@@ -214,9 +214,9 @@ class VGGT(nn.Module):
         """Features and the heads' results of a pack of pixels, as `patchify` cuts them with `pixels`.
 
         scenes: how many consecutive items make each scene; None: an item each. keep: levels, from 0, whose rows are
-        wanted; negative ones count from the last. heads: those that run, where the network has them. Cost: see
-        `tubelet plan --geometry vggt`. Raises ShapeError for rows or scenes that do not fit (DPT heads need whole items
-        in raster order), ConfigError for a level or head there is none of.
+        wanted; negative ones count from the last. heads: those that run, where the network has them. Cost:
+        `tubelet.geometry.cost.vggt_macs`. Raises ShapeError for rows or scenes that do not fit (DPT heads need whole
+        items in raster order), ConfigError for a level or head there is none of.
         """
         config, levels = self.config, len(self.config.states)
         wrong = [k for k in keep if not -levels <= k < levels] + [

@@ -22,6 +22,7 @@ from PIL import Image
 from tubelet.errors import ShapeError
 from tubelet.inspect.draw.frames import FRAME, draw_lines
 from tubelet.inspect.draw.lettering import Colour
+from tubelet.inspect.draw.shades import shades
 from tubelet.packed import Packed
 from tubelet.packed.grid import Item
 from tubelet.shapes import Bool, Float, UInt8
@@ -215,9 +216,7 @@ def _dimmed(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _heated(pixels: np.ndarray, heat: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    at = np.nan_to_num(heat) * (len(HEAT) - 1)
-    low = np.clip(np.floor(at).astype(int), 0, len(HEAT) - 2)
-    colour = HEAT[low] + (HEAT[low + 1] - HEAT[low]) * (at - low)[..., None]
+    colour = shades(HEAT, heat)
     grey = np.repeat(_light(pixels)[..., None], 3, axis=2)
     mixed = grey * (1 - HEAT_SHARE) + colour * HEAT_SHARE
     return np.where(np.isnan(heat)[..., None], _dimmed(pixels), np.rint(mixed)).astype(np.uint8)

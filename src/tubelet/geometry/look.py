@@ -1,0 +1,208 @@
+"""From clips to a scene: frames of one size, one run of the network, and which of them are kept.
+
+    a video, or pictures -> frames_of_clips -> SceneFrames -> look_at -> Scene
+
+By time, frames are chosen before the network runs, by what they see or where they stand after it has seen them all.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from tubelet.doors import door
+from tubelet.errors import ConfigError, InputError, LimitError, ShapeError
+from tubelet.geometry.cameras import unproject
+from tubelet.geometry.frames import SIDE, How, SizedFrames, size_frames
+from tubelet.geometry.network import Points, heads_for
+from tubelet.geometry.sampling import Frames, cover_space, farthest_poses, uniform_frames
+from tubelet.geometry.scene import Box, Scene
+from tubelet.geometry.vggt import VGGT, SceneFeatures
+from tubelet.reading.clip import Clip
+from tubelet.shapes import UInt8
+
+By = Literal["time", "space", "poses"]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+_PIECES = re.compile(r"([0-9]*)([^0-9]*)")
+MOST_FRAMES = 256  # attention over a scene is quadratic in them
+
+
+@dataclass(frozen=True, eq=False)
+class SceneFrames:
+    """Frames of one scene, sized for the network."""
+
+    frames: UInt8[np.ndarray, "F H W 3"]
+    names: tuple[str, ...]  # the file each came from
+    times_s: tuple[float, ...] | None  # None: pictures
+    content: tuple[Box, ...]  # where the picture lies in each frame
+    name: str  # of the scene
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def cut(self) -> bool:
+        """Whether sizing has cut off a part of the pictures."""
+        return any(top < 0 or left < 0 for left, top, _, _ in self.content)
+
+    def choose(self, frames: Sequence[int]) -> "SceneFrames":
+        """These frames, in this order."""
+        times = None if self.times_s is None else tuple(self.times_s[i] for i in frames)
+        names, content = tuple(self.names[i] for i in frames), tuple(self.content[i] for i in frames)
+        return SceneFrames(self.frames[list(frames)], names, times, content, self.name)
+
+
+@door
+def scene_files(names: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The files of one scene: those named, and of a folder its pictures, 2.png before 10.png. Raises InputError for a
+    folder without pictures.
+
+        >>> scene_files(["walk.mp4"])
+        [PosixPath('walk.mp4')]
+    """
+    found: list[Path] = []
+    for i, name in enumerate(names):
+        path = Path(name)
+        if not os.path.isdir(path):  # noqa: PTH112  that of Path raises where a name is too long
+            found.append(path)
+            continue
+        own = [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and not one.name.startswith(".")]
+        if not own:
+            raise InputError(f"the folder has no picture ({', '.join(SUFFIXES)})", item=i, source=path.name)
+        found += sorted(own, key=lambda one: [(int(n or -1), text) for n, text in _PIECES.findall(one.name)])
+    return found
+
+
+@door
+def frames_of_clips(
+    clips: Sequence[Clip], *, fit: How = "crop", side: int = SIDE, most: int = MOST_FRAMES
+) -> SceneFrames:
+    """The frames of one video, or of pictures of one place, sized as `size_frames` does.
+
+    Raises InputError without a clip or for a video beside others, LimitError for more than `most` frames, ShapeError
+    for pictures that come out in several sizes ("pad" and "square" make them one).
+
+        >>> len(frames_of_clips(tubelet.read(["walk.mp4"], num_frames=3)))
+        3
+    """
+    if not clips:
+        raise InputError("a scene has at least one frame", limit=1, got=0)
+    videos = [i for i, clip in enumerate(clips) if clip.is_video]
+    if videos and len(clips) > 1:
+        raise InputError(
+            "a scene is one video, or pictures; this is a video beside others",
+            item=videos[0],
+            source=clips[videos[0]].source,
+        )
+    count = sum(len(clip) for clip in clips)
+    if count > most:
+        raise LimitError(f"a scene of {count} frames, at most {most} are seen at once", limit=most, got=count)
+    sized: list[SizedFrames] = []
+    for i, clip in enumerate(clips):
+        try:
+            sized.append(size_frames(clip.frames, fit, side=side))
+        except InputError as e:
+            raise e.placed(item=i, source=clip.source) from None
+        before, own = sized[0].frames.shape[1:3], sized[-1].frames.shape[1:3]
+        if own != before:
+            raise ShapeError(
+                f"{own[1]} x {own[0]} pixels beside frames of {before[1]} x {before[0]}; fit pad or square makes them "
+                "one size",
+                item=i,
+                source=clip.source,
+                expected=before,
+                got=own,
+            )
+    each = [len(clip) for clip in clips]
+    names = [clip.source for clip, n in zip(clips, each, strict=True) for _ in range(n)]
+    content = [one.content for one, n in zip(sized, each, strict=True) for _ in range(n)]
+    name = clips[0].source + (f" and {len(clips) - 1} more" if len(clips) > 1 else "")
+    times = clips[0].times_s if videos else None
+    return SceneFrames(np.concatenate([one.frames for one in sized]), tuple(names), times, tuple(content), name)
+
+
+@door
+def look_at(
+    model: VGGT,
+    seen: SceneFrames,
+    *,
+    keep: int | None = None,
+    by: By = "time",
+    points: Points = "depth",
+    name: str = "?",
+    stage: Callable[[str], object] | None = None,
+) -> Scene:
+    """The scene the network sees: cameras, depth and points of at most `keep` frames, in the order of time.
+
+    by: "time" keeps frames evenly and the network sees no other; "space" keeps those that together see the most of the
+    points, "poses" those whose cameras stand farthest apart, of all that the network has seen, so cost is that of all.
+    "poses" keeps fewer where the rest stand where kept ones do. points: "depth" puts every pixel at its depth, which
+    upstream finds more exact than the point "head"; its points and confidence otherwise. name: of the network, to show.
+    stage: told what begins, a word each. Cost: `vggt_macs`. Raises ConfigError for a network without a head that is
+    needed, NotFinite for a camera with NaN, and by "space" for no finite point at all.
+
+        >>> from tubelet.geometry.network import load_network
+        >>> seen = frames_of_clips(tubelet.read(["walk.mp4"], num_frames=3), fit="square", side=56)
+        >>> look_at(load_network("vggt_tiny"), seen, keep=2, by="space")
+        Scene('walk.mp4', 2 frames of 56x56, UNTRAINED)
+    """
+    if by not in get_args(By) or points not in get_args(Points):
+        raise ConfigError(f"by is one of {get_args(By)}, points one of {get_args(Points)}", got=(by, points))
+    missing = [head for head in heads_for(points) if getattr(model, head) is None]
+    if missing:
+        raise ConfigError(f"this network has no {missing[0]} head", expected=heads_for(points), got=missing[0])
+    tell = stage or (lambda _: None)
+    keep = len(seen) if keep is None else keep
+    if by == "time":
+        seen = seen.choose(uniform_frames(len(seen), keep))
+    tell("seeing")
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        rows = SizedFrames(seen.frames, seen.content[0], False).rows().to(device)
+        found = model.run(rows, heads=heads_for(points))
+    tell("points")
+    scene = _scene(model, seen, found, points, name)
+    if by == "time" or keep >= len(seen):
+        return scene
+    tell("choosing")
+    if by == "space":
+        inside = torch.where(scene.usable[..., None], scene.points, torch.nan)  # margins are no part of the place
+        chosen = cover_space(inside.numpy(), scene.confidence.numpy(), keep, fill=True).frames
+    else:
+        chosen = tuple(sorted(farthest_poses(scene.cameras.cam_to_world, keep)))
+    return choose_frames(scene, chosen)
+
+
+def choose_frames(scene: Scene, frames: Frames) -> Scene:
+    """The scene with these frames alone, in this order; its world stays that of the first frame there was."""
+    index = torch.tensor(frames, dtype=torch.int64)
+    return Scene(
+        scene.frames[list(frames)],
+        tuple(scene.names[i] for i in frames),
+        None if scene.times_s is None else tuple(scene.times_s[i] for i in frames),
+        tuple(scene.content[i] for i in frames),
+        scene.cameras.choose(frames),
+        scene.depth[index],
+        scene.confidence[index],
+        scene.points[index],
+        scene.network,
+        scene.untrained,
+    )
+
+
+def _scene(model: VGGT, seen: SceneFrames, found: SceneFeatures, points: Points, name: str) -> Scene:
+    cameras = found.cameras([seen.name])[0]
+    depth = found.depth[0].float()
+    if points == "depth":
+        xyz, confidence = unproject(depth, cameras.world_to_cam, cameras.K), found.depth_confidence[0]
+    else:
+        xyz, confidence = found.points[0], found.points_confidence[0]
+    flags = None if cameras.bounded is None else cameras.bounded.cpu()
+    here = replace(cameras, world_to_cam=cameras.world_to_cam.cpu(), K=cameras.K.cpu(), bounded=flags)
+    maps = (depth.cpu(), confidence.float().cpu(), xyz.float().cpu())
+    return Scene(seen.frames, seen.names, seen.times_s, seen.content, here, *maps, name, model.untrained)
