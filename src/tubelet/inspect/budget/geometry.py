@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tubelet.errors import ShapeError
+from tubelet.geometry.cost import camera_macs, dpt_macs
 from tubelet.geometry.fuse import SPACE
-from tubelet.geometry.heads import POSE, CameraConfig, DPTConfig
+from tubelet.geometry.heads import POSE
 from tubelet.geometry.vggt import SPECIAL, VGGTConfig
 from tubelet.inspect.budget.flops import attention_flop, encoder_flop, product_flop, segments_of_layers
 from tubelet.inspect.budget.values import Downstream, PlannedItem, Stage, scenes_of
@@ -55,11 +56,20 @@ def vggt_flop(
         own = encoder_flop(config.patches, frames)
         out["patches"] = Flop(sum(own.values()), own["attention"])
     out |= _aggregator_flop(config, frames, scenes, max(config.levels_read((level,), heads)))
-    counts = tuple(grid.t for grid in frames)
     for name in (name for name in config.heads if name in heads):
         head = getattr(config, name)
-        out[name] = camera_flop(head, counts, scenes) if name == "camera" else Flop(dpt_flop(head, frames))
+        if name == "camera":
+            rows, attention = camera_macs(head, frames_of_scenes(frames, scenes))
+            out[name] = Flop(2 * (rows + attention), 2 * attention)
+        else:
+            out[name] = Flop(2 * sum(grid.t * dpt_macs(head, grid.h, grid.w) for grid in frames))
     return out
+
+
+def frames_of_scenes(frames: Sequence[Grid], scenes: Sequence[int] | None) -> tuple[int, ...]:
+    """How many frames each scene has."""
+    counts = iter(grid.t for grid in frames)
+    return tuple(sum(next(counts) for _ in range(n)) for n in (scenes or (1,) * len(frames)))
 
 
 def _aggregator_flop(
@@ -75,40 +85,6 @@ def _aggregator_flop(
         attention = count * attention_flop(own.hidden, lengths[span])
         out[name] = Flop(count * rows["linear"] // own.layers + attention, attention)
     return out
-
-
-def camera_flop(config: CameraConfig, frames: Sequence[int], scenes: Sequence[int] | None = None) -> Flop:
-    """The camera head on one token a frame. frames: of each item."""
-    d, trunk, total = config.width, config.trunk, sum(frames)
-    grids = [Grid(1, 1, n) for n in frames]
-    if scenes is not None:
-        ends = iter(frames)
-        grids = [Grid(1, 1, sum(next(ends) for _ in range(n))) for n in scenes]
-    layers = encoder_flop(trunk, grids)
-    small = ((POSE, d), (d, 3 * d), (d, d // 2), (d // 2, POSE))
-    once = layers["linear"] + layers["attention"] + sum(product_flop(total, a, b) for a, b in small)
-    return Flop(config.iterations * once, config.iterations * layers["attention"])
-
-
-def dpt_flop(config: DPTConfig, frames: Sequence[Grid]) -> int:
-    """A dense head's convolutions over items of these grids of frames."""
-    return sum(grid.t * _dpt_frame(config, grid.h, grid.w) for grid in frames)
-
-
-def _dpt_frame(config: DPTConfig, h: int, w: int) -> int:
-    f, (a, b, c, d) = config.features, config.channels
-    sizes = (16 * h * w, 4 * h * w, h * w, -(-h // 2) * -(-w // 2))  # places of the four maps
-    total = sum(product_flop(h * w, config.width, out) for out in config.channels)
-    total += product_flop(h * w, a, 16 * a) + product_flop(h * w, b, 4 * b) + product_flop(sizes[3], 9 * d, d)
-    total += sum(product_flop(places, 9 * out, f) for places, out in zip(sizes, (a, b, c, d), strict=True))
-    units = 4 * sizes[0] + 4 * sizes[1] + 4 * sizes[2] + 2 * sizes[3]  # two convolutions each, and two units but one
-    total += product_flop(units, 9 * f, f)
-    total += product_flop(4 * sizes[0] + sizes[0] + sizes[1] + sizes[2], f, f)  # after each map was enlarged
-    whole = h * config.patch // config.shrink * (w * config.patch // config.shrink)
-    if config.out is None:
-        return total + product_flop(4 * sizes[0], 9 * f, f)
-    total += product_flop(4 * sizes[0], 9 * f, f // 2)
-    return total + product_flop(whole, 9 * (f // 2), 32) + product_flop(whole, 32, config.out)
 
 
 def connector_flop(channels: int, rows: int, wide: int, width: int) -> int:

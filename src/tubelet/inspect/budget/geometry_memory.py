@@ -21,6 +21,7 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.options import RunOptions
 from tubelet.geometry.branch import SpatialBranch
+from tubelet.geometry.cost import vggt_parameters
 from tubelet.geometry.fuse import SPACE, Connector, fuse
 from tubelet.geometry.vggt import VGGT, VGGTConfig
 from tubelet.inspect.budget.alive import KernelsOf, LivingBytes, few_layers, parameter_count
@@ -195,16 +196,9 @@ def _as_it_runs(encoder: Encoder, dtype: Dtype, device: Device) -> Encoder:
     return encoder
 
 
-@lru_cache(maxsize=16)
-def _values(config: VGGTConfig) -> tuple[int, int]:
-    """Values in the network's weights and in its heads'."""
-    with torch.inference_mode(False), torch.device("meta"):
-        model = VGGT(config)
-    counts = {name: sum(w.numel() for w in part.parameters()) for name, part in model.named_children()}
-    heads = sum(n for name, n in counts.items() if name in config.heads)
-    return sum(counts.values()) - heads, heads
+_values = lru_cache(maxsize=16)(vggt_parameters)
 
 
 def _weights(config: VGGTConfig, dtype: Dtype) -> int:
-    values, heads = _values(config)
-    return values * ITEM_BYTES[dtype] + heads * HEAD_BYTES
+    bare = _values(replace(config, camera=None, depth=None, points=None))
+    return bare * ITEM_BYTES[dtype] + (_values(config) - bare) * HEAD_BYTES
