@@ -71,7 +71,7 @@ def test_reading_a_prompt_costs_what_torch_counts():
     """Its counter takes causal attention for whole, and the head reads every row."""
     lm, n = llama(), 50
     shape = language_shape(lm.config.to_dict())
-    assert shape == LanguageShape("language model", 48, 2, 2, 12, 4, 64)
+    assert shape is not None and shape == LanguageShape("language model", 48, 2, 2, 12, 4, 64)
     lm.requires_grad_(False)
     theirs = counted(lambda: lm(input_ids=torch.ones(1, n, dtype=torch.int64), use_cache=False)) - 2 * n * 48 * 97
     whole = shape.prefill_flop(n) - shape.prefill_attention_flop(n) + 2 * 4 * 48 * n * n

@@ -13,6 +13,7 @@ Sizes come from `VGGTConfig` alone. Counted are products, as in tubelet.inspect.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tubelet.encoder.config import Span
 from tubelet.errors import ShapeError
 from tubelet.geometry.cost import camera_macs, dpt_macs
 from tubelet.geometry.fuse import SPACE
@@ -80,7 +81,8 @@ def _aggregator_flop(
     rows = encoder_flop(own, frames)
     lengths = segments_of_layers(own, frames, scenes)
     out: dict[str, Flop] = {} if not own.embed else {"patches": Flop(rows["patch"])}
-    for name, span in (("frame layers", "frame"), (SCENE_LAYERS, "scene")):
+    named: dict[str, Span] = {"frame layers": "frame", SCENE_LAYERS: "scene"}
+    for name, span in named.items():
         count = ran.count(span)
         attention = count * attention_flop(own.hidden, lengths[span])
         out[name] = Flop(count * rows["linear"] // own.layers + attention, attention)
