@@ -57,10 +57,10 @@ def merging(settings: Settings) -> dict[str, Any]:
     del mine
     turns: dict[str, Callable[[], object]] = {
         "tubelet": lambda: gather_tubelets(p, [plan]),
-        "upstream": lambda: upstream_merge([x], h, w),
+        "upstream's copies of features": lambda: upstream_merge([x], h, w),
         "floor: a copy of as many bytes": lambda: p.x.clone(),
     }
-    return timed("merge", turns, settings, "clip")
+    return harness.compare("merge", turns, rounds=settings.rounds, unit="clip")
 
 
 def with_sets(points: np.ndarray, confidence: np.ndarray, keep: int) -> list[int]:
@@ -96,13 +96,7 @@ def sampling(settings: Settings) -> dict[str, Any]:
         "tubelet": lambda: cover_space(points, confidence, settings.keep),
         "Python sets": lambda: with_sets(points, confidence, settings.keep),
     }
-    return timed("space-aware sampling", turns, settings, "video")
-
-
-def timed(name: str, turns: dict[str, Callable[[], object]], settings: Settings, unit: str) -> dict[str, Any]:
-    timings = harness.measure(turns, rounds=settings.rounds, warmup=1, control="tubelet")
-    harness.show(name, timings, ours="tubelet", unit=unit)
-    return harness.report(timings, ours="tubelet")
+    return harness.compare("space-aware sampling", turns, rounds=settings.rounds, unit="video")
 
 
 def main() -> None:

@@ -132,7 +132,9 @@ def scenes(settings: Settings, grids: tuple[tuple[int, int, int], ...]) -> dict[
             "one by one": lambda: [model(p) for p in alone],
             "padded, dense mask": lambda: padded_run(model, both),
         }
-        return timed("scenes " + ", ".join(" x ".join(map(str, g)) for g in grids), turns, settings, "pack")
+        return harness.compare(
+            "scenes " + ", ".join(" x ".join(map(str, g)) for g in grids), turns, rounds=settings.rounds, unit="pack"
+        )
 
 
 # ---- memory
@@ -255,12 +257,6 @@ def draw(found: dict[str, Any], settings: Settings) -> None:
         TextLine((power, *told)),
     ]
     save_png(chart([[time, space]], lines), IMAGE)
-
-
-def timed(name: str, turns: dict[str, Callable[[], object]], settings: Settings, unit: str) -> dict[str, Any]:
-    timings = harness.measure(turns, rounds=settings.rounds, warmup=1, control="tubelet")
-    harness.show(name, timings, ours="tubelet", unit=unit)
-    return harness.report(timings, ours="tubelet")
 
 
 def main() -> None:

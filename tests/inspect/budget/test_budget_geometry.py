@@ -1,6 +1,7 @@
 """A geometry network beside an encoder: FLOPs of every part against torch's counter, memory against its allocator."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ from tests.inspect.budget.test_budget_alive import Compared
 from tubelet import plan
 from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.errors import ConfigError, ShapeError
+from tubelet.families.catalogue import variants
 from tubelet.geometry.branch import SpatialBranch
 from tubelet.geometry.fuse import Connector, fuse
 from tubelet.geometry.heads import CameraConfig, DPTConfig
 from tubelet.geometry.vggt import VGGT, VGGT_1B, VGGTConfig, untrained_vggt, vggt_config
 from tubelet.inspect.budget.geometry import connector_flop, vggt_flop
 from tubelet.inspect.budget.geometry_memory import fused_memory, vggt_memory
+from tubelet.inspect.budget.networks import LANGUAGE
 from tubelet.inspect.budget.values import Downstream
 from tubelet.packed import Packed
 from tubelet.packed.grid import Grid
@@ -91,6 +94,23 @@ def test_the_published_network_at_8_16_and_32_frames():
     assert [round(n, 1) for n in sixteen.values()] == [9.5, 9.5, 38.6, 0.0] and 0.012 < sixteen["camera"] < 0.015
     assert [round(sum(tera(n).values()), 1) for n in (8, 16, 32)] == [21.1, 57.6, 177.2]
     assert round(connector_flop(2048, 3128, 16384, 2048) / 2e12, 2) == 0.94
+
+
+def test_the_guide_s_table_is_what_the_planner_says():
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "geometry.md").read_text(encoding="utf-8")
+    bare = replace(VGGT_1B, camera=None, depth=None, points=None)
+    after = Downstream(llm=LANGUAGE["qwen2.5-vl-3b"], projector="identity", geometry=bare)
+    for frames in (8, 16, 32, 64):
+        p = plan((644, 476, frames), variants()["qwen2_5_vl_3b_vision"][1], after)
+        flop = {s.name: s.flop / 2e12 for s in p.stages}
+        parts = [flop[f"geometry {name}"] for name in ("patches", "frame layers", "scene layers")]
+        parts += [flop["patch embedding"] + flop["encoder layers"] + flop["merger"], flop["connector"], flop["prefill"]]
+        assert sum(parts) == pytest.approx(p.flop / 2e12)
+        memory = p.memory(dtype="bfloat16", device="cuda")
+        beside = round((memory.total_bytes - memory.weights_bytes) / 2**20)
+        numbers = " | ".join(f"{n:.1f}" for n in (*parts, sum(parts)))
+        row = f"| {frames} | {p.tokens:,} | {numbers} | {parts[2] / sum(parts):.0%} | {beside:,} MiB |"
+        assert row in guide, row
 
 
 # ---- memory

@@ -8,6 +8,7 @@ from typing import Any
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, CountedInput, CountedRows, LimitError
+from tubelet.geometry.branch import still_scenes
 from tubelet.geometry.vggt import VGGTConfig
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype, Memory, Mode, memory
@@ -77,18 +78,9 @@ class PlannedItem:
 
 
 def scenes_of(items: Sequence[PlannedItem]) -> tuple[int, ...]:
-    """As `tubelet ask` makes them: stills of one size that follow each other are views of one place, a clip is a scene
-    by itself."""
-    scenes: list[int] = []
-    before = None
-    for item in items:
-        still = item.input.frames == 1 and item.input.duration_s is None
-        if still and item.grid == before:
-            scenes[-1] += 1
-        else:
-            scenes.append(1)
-        before = item.grid if still else None
-    return tuple(scenes)
+    """As `tubelet ask` makes them: a clip by itself, stills of one size that follow each other together."""
+    stills = [i.input.frames == 1 and i.input.duration_s is None for i in items]
+    return still_scenes([i.grid for i in items], stills)
 
 
 @dataclass(frozen=True)
