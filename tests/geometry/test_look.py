@@ -42,7 +42,18 @@ def test_a_video_s_frames_keep_their_times_and_pictures_have_none():
     pictures = frames_of_clips([clip(1, video=False), clip(1, seed=1, video=False)], fit="square", side=SIDE)
     assert (pictures.times_s, pictures.names) == (None, ("clip0.mp4", "clip1.mp4"))
     assert pictures.name == "clip0.mp4 and 1 more"
-    assert not pictures.cut and frames_of_clips([clip(1, (40, 30))]).cut
+    assert pictures.notes == ()
+
+
+def test_what_a_person_should_know_of_the_files_is_kept():
+    damaged = replace(clip(3), complete=False, frames_expected=9, notes=("HLG was brought to SDR",))
+    assert frames_of_clips([damaged], fit="square", side=SIDE).choose([1]).notes == (
+        "clip0.mp4: INCOMPLETE: 3 of 9 frames",
+        "clip0.mp4: HLG was brought to SDR",
+    )
+    portrait = frames_of_clips([clip(1, (40, 30))])
+    assert portrait.notes == ("the top and bottom of the frames are cut off; fit pad keeps them",)
+    assert frames_of_clips([clip(1, (40, 30))], fit="pad").notes == ()
 
 
 def test_pictures_of_several_sizes_are_told_or_made_one():

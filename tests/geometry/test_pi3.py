@@ -163,6 +163,11 @@ def test_the_focal_length_is_the_one_that_fits_the_points():
     assert torch.allclose(got.K[:, [1, 0], [1, 0]], torch.tensor([focal, focal]), atol=1e-3)
     assert (got.size, got.world) == ((h, w), "room")
     assert got.world_to_cam[1, 0, 3] == -3.0
+    assert got.bounded is not None and not got.bounded.any()
+    local[1, ..., 0] *= -1  # left is right: no focal length above 0 fits
+    turned = SeenPoints(pose, (local,), (z,), (1,)).cameras(["room"])[0]
+    assert turned.bounded is not None and turned.bounded.tolist() == [False, True]
+    assert turned.K[1, 0, 0] > 0 and turned.K[1, 1, 1] == got.K[1, 1, 1]
 
 
 # ---- bad input

@@ -41,7 +41,8 @@ from tubelet.reading.video import frames as video_frames
 
 CURVES = {PQ: "PQ", HLG: "HLG"}
 EXACT = 0.6  # levels: 0.5 are the rounding to 8 bits
-X265 = {"x265-params": "lossless=1:log-level=none:keyint=4:bframes=0"}  # else PyAV 19 gives a single frame a decode time at random
+# bframes: with PyAV 19 a single frame has a decode time at random else
+X265 = {"x265-params": "lossless=1:log-level=none:keyint=4:bframes=0"}
 
 
 def one(source: Any, **options: Any) -> Clip:

@@ -13,6 +13,7 @@
     tubelet convert   checkpoints between the formats of a family
     tubelet models    what can be loaded
     tubelet bench     the encoders against where they came from, timed on this machine
+    tubelet pages     pages to train and test a reader with, their questions and answers
 
 Exit codes: 0 done; 1 something failed (also when `--on-error skip` left a file out); 2 the command line is wrong;
 130 interrupted. Results go to stdout, everything else to stderr, and an error is one line. With `--json`, stdout holds

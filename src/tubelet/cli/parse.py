@@ -14,13 +14,14 @@ from tubelet.cli.data import Data
 from tubelet.cli.encode import Encode
 from tubelet.cli.eval import Eval
 from tubelet.cli.models import Models
+from tubelet.cli.pages import Pages
 from tubelet.cli.plan import Plan
 from tubelet.cli.scene import Scene
 from tubelet.cli.select import Select
 from tubelet.cli.show import Show
 from tubelet.cli.train import Train
 
-Command = Encode | Show | Select | Compare | Ask | Scene | Eval | Plan | Data | Train | Convert | Models | Bench
+Command = Encode | Show | Select | Compare | Ask | Scene | Eval | Plan | Data | Train | Convert | Models | Bench | Pages
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "convert": Convert,
     "models": Models,
     "bench": Bench,
+    "pages": Pages,
 }
 
 _ABOUT = """Images and videos in, the visual tokens a language model reads out.
@@ -64,6 +66,7 @@ _UNION = (
     | Annotated[Convert, _named("convert", "a checkpoint in another format, compared with what it was made from")]
     | Annotated[Models, _named("models", "what can be loaded")]
     | Annotated[Bench, _named("bench", "the encoders against where they came from, timed on this machine")]
+    | Annotated[Pages, _named("pages", "pages to train and test a reader with, their questions and answers")]
 )
 
 

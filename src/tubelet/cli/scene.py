@@ -177,9 +177,7 @@ class Scene:
         from tubelet.geometry.scene import PICTURES
 
         bounded = scene.cameras.bounded
-        notes = []
-        if seen.cut:
-            notes.append("the top and bottom of the frames are cut off; --fit pad keeps them")
+        notes = list(seen.notes)
         if bounded is not None and bool(bounded.any()):
             notes.append(f"{int(bounded.sum())} cameras had no field of view that can be; it is bounded")
         if len(scene) < min(self.frames, len(seen)):

@@ -32,8 +32,9 @@ _WRITTEN_AS: dict[str, tuple[str, str]] = {
     "ov2": ("onevision_encoder", "LlavaOnevision2VisionPretrainedModel"),
 }
 
-# With the packing model's defaults. The last two are ours: head_norm_eps where the head's RMSNorm has its own eps,
-# has_merger=False for an OV2 tower without its merger.
+# With the packing model's defaults. The last three are ours: head_norm_eps where the head's RMSNorm has its own eps,
+# has_merger=False for a tower that merges elsewhere, rope_mode "rotation" for a source encoder whose pairs turn.
+# A source encoder may merge as well; the training model upstream does not.
 FIELDS: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -57,6 +58,7 @@ FIELDS: dict[str, Any] = {
     "frame_windows_size": Field(4, least=0, none=True),
     "head_norm_eps": Field(None, kind=float),
     "has_merger": True,
+    "rope_mode": Field("onevision", choices=("onevision", "rotation")),
 }
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -104,17 +106,21 @@ def config_from(config: Mapping[str, Any], fmt: str | None = None) -> EncoderCon
 def _encoder(f: Mapping[str, Any], fmt: str) -> EncoderConfig:
     """What the checked fields mean in `fmt`."""
     patch, merge, eps, head_eps = f["patch_size"], f["spatial_merge_size"], f["layer_norm_eps"], f["head_norm_eps"]
-    if fmt != "ov2" and merge != 1:
+    if fmt not in ("ov2", "source") and merge != 1:
         raise ConfigError("only the OV2 tower merges", expected=1, got=merge)
+    if fmt != "source" and f["rope_mode"] != "onevision":
+        raise ConfigError("upstream's own classes know one rope_mode", expected="onevision", got=f["rope_mode"])
     if f["rope_theta"] <= 0:
         raise ConfigError("rope_theta must be above zero", got=f["rope_theta"])
     size = f["image_size"] if f["image_size"] >= patch * merge else None  # nominal; the encoder reads any size
-    recipe, merger, frames = PixelRecipe(patch, rule="native_floor", size=size), None, 0
+    recipe, frames = PixelRecipe(patch, rule="native_floor", size=size), 0
     if fmt == "ov2":
         budget = PixelRecipe(patch, rule="smart", merge=merge, order="block", size=size)
         recipe = replace(budget, min_pixels=256 * 28 * 28, max_pixels=1605632)
-        merger = Merger(merge, f["out_hidden_size"], eps) if f["has_merger"] else None
         frames = f["frame_windows_size"]
+    elif merge > 1:
+        recipe = replace(recipe, merge=merge, order="block")
+    merger = Merger(merge, f["out_hidden_size"], eps) if f["has_merger"] and (fmt == "ov2" or merge > 1) else None
     return EncoderConfig(
         hidden=f["hidden_size"],
         layers=f["num_hidden_layers"],
@@ -125,7 +131,7 @@ def _encoder(f: Mapping[str, Any], fmt: str) -> EncoderConfig:
         eps=eps,
         head_eps=None if head_eps in (None, eps) else head_eps,
         act=f["hidden_act"],
-        rope=Rope(theta=f["rope_theta"]),
+        rope=Rope(f["rope_mode"], theta=f["rope_theta"]),
         post_norm=f["use_head"] or fmt == "source",
         pool=f["use_head"],
         spans=("frame",) if frames else ("item",),
@@ -165,6 +171,10 @@ def config_to(config: EncoderConfig, fmt: str) -> dict[str, Any]:
     }
     if config.head_eps is not None or fmt == "source":
         out["head_norm_eps"] = config.eps if config.head_eps is None else config.head_eps
+    if config.rope.mode != "onevision" and fmt == "source":
+        out["rope_mode"] = config.rope.mode
+    if config.merger is not None and fmt == "source":
+        out |= {"spatial_merge_size": config.merger.merge, "out_hidden_size": config.merger.out}
     if fmt == "packing":
         out |= {"temporal_patch_size": 1, "spatial_merge_size": 1}
     elif fmt == "ov2":

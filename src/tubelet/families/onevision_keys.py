@@ -9,7 +9,7 @@
       proj                  attn.out_proj                self_attn.out_proj         self_attn.proj         as packing
       fc1, fc2              mlp.0, mlp.2                 mlp.fc1, mlp.fc2           as standard            as standard
     pool.*                head.*                       as source                  as source              as source
-    merger.*              -                            -                          -                      merger.*
+    merger.*              merger.* (ours)              -                          -                      merger.*
 
 Three tensors also change shape: the patch convolution (D, 3, p, p) is our matrix (D, 3 p p), whose columns are
 (channel, row, column); the probe (1, 1, D) is our (D,); q, k and v are the three thirds of our qkv along dim 0.
@@ -51,6 +51,11 @@ _HEAD = (
     *_both("pool.fc1", "head.mlp.fc1"),
     *_both("pool.fc2", "head.mlp.fc2"),
 )
+_MERGER = (
+    *_both("merger.norm", "merger.ln_q"),
+    *_both("merger.fc1", "merger.mlp.0"),
+    *_both("merger.fc2", "merger.mlp.2"),
+)
 _HF_LAYER = {"norm1": "layer_norm1", "norm2": "layer_norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 _HF = (*_both("norm_pre", "layernorm_pre"), *_both("norm_post", "layernorm_post"), *_HEAD)
 _APART = _layers("encoder.layers", **_HF_LAYER, qkv="self_attn.{}_proj", proj="self_attn.out_proj")
@@ -64,6 +69,7 @@ TABLES: dict[str, tuple[Line, ...]] = {
         *_both("norm_pre", "ln_pre"),
         *_both("norm_post", "ln_post"),
         *_HEAD,
+        *_MERGER,
         *_layers(
             "transformer.layers",
             norm1="ln_1",
@@ -78,8 +84,6 @@ TABLES: dict[str, tuple[Line, ...]] = {
         *_patch("embeddings.patch_embedding"),
         *_HF,
         *_FUSED,
-        *_both("merger.norm", "merger.ln_q"),
-        *_both("merger.fc1", "merger.mlp.0"),
-        *_both("merger.fc2", "merger.mlp.2"),
+        *_MERGER,
     ),
 }

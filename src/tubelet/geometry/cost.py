@@ -94,8 +94,8 @@ def vggt_parameters(config: VGGTConfig) -> int:
     """How many weights the network has; it is built without memory for them.
 
     >>> from tubelet.geometry.vggt import VGGT_1B
-    >>> vggt_parameters(VGGT_1B)  # without the track head
-    1190596120
+    >>> vggt_parameters(VGGT_1B)  # of 1,256,537,516 all but the track head and a mask token of 1024
+    1190595096
     """
     with torch.device("meta"):
         return sum(p.numel() for p in VGGT(config).parameters())

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, get_args
 
 import numpy as np
@@ -41,20 +41,16 @@ class SceneFrames:
     times_s: tuple[float, ...] | None  # None: pictures
     content: tuple[Box, ...]  # where the picture lies in each frame
     name: str  # of the scene
+    notes: tuple[str, ...] = ()  # what a person might want to know of the files
 
     def __len__(self) -> int:
         return len(self.frames)
-
-    @property
-    def cut(self) -> bool:
-        """Whether sizing has cut off a part of the pictures."""
-        return any(top < 0 or left < 0 for left, top, _, _ in self.content)
 
     def choose(self, frames: Sequence[int]) -> "SceneFrames":
         """These frames, in this order."""
         times = None if self.times_s is None else tuple(self.times_s[i] for i in frames)
         names, content = tuple(self.names[i] for i in frames), tuple(self.content[i] for i in frames)
-        return SceneFrames(self.frames[list(frames)], names, times, content, self.name)
+        return SceneFrames(self.frames[list(frames)], names, times, content, self.name, self.notes)
 
 
 @door
@@ -123,7 +119,17 @@ def frames_of_clips(
     content = [one.content for one, n in zip(sized, each, strict=True) for _ in range(n)]
     name = clips[0].source + (f" and {len(clips) - 1} more" if len(clips) > 1 else "")
     times = clips[0].times_s if videos else None
-    return SceneFrames(np.concatenate([one.frames for one in sized]), tuple(names), times, tuple(content), name)
+    notes = [note for clip in clips for note in _notes(clip)]
+    if any(top < 0 for _, top, _, _ in content):
+        notes.append("the top and bottom of the frames are cut off; fit pad keeps them")
+    frames = np.concatenate([one.frames for one in sized])
+    return SceneFrames(frames, tuple(names), times, tuple(content), name, tuple(notes))
+
+
+def _notes(clip: Clip) -> list[str]:
+    of = "" if clip.frames_expected is None else f": {len(clip)} of {clip.frames_expected} frames"
+    damaged = [] if clip.complete else [f"INCOMPLETE{of}"]
+    return [f"{PurePath(clip.source).name}: {note}" for note in (*damaged, *clip.notes)]
 
 
 @door

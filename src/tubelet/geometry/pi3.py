@@ -10,6 +10,7 @@ learning", 2025, written from their description. Differs: angles are float32 wha
 given as a probability.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -23,13 +24,13 @@ from tubelet.encoder.config import EncoderConfig, Span
 from tubelet.encoder.layers import Layer, LayerInputs, SegmentSpan, span_of
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.geometry.cameras import Cameras, Size, cameras_of
+from tubelet.geometry.cameras import LEAST_FOV, MOST_FOV, Cameras, Size, cameras_of
 from tubelet.geometry.rotation import orthogonal
 from tubelet.geometry.vggt import VGGTConfig, random_state, vggt_config
 from tubelet.packed import Packed
 from tubelet.packed.order import check_order
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.shapes import Float
+from tubelet.shapes import Bool, Float
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class SeenPoints:
 
     def cameras(self, worlds: Sequence[str]) -> tuple[Cameras, ...]:
         """The cameras of each scene, whose worlds are named so. The network says no focal length: it is the one that
-        fits the frame's points best, in squares of pixels, with the principal point in the middle.
+        fits the frame's points best, in squares of pixels, with the principal point in the middle. Where none above 0
+        does, as with random weights, it is bounded and told in `bounded`, as `decode_poses` does.
 
         Raises ShapeError where names and scenes differ in number or frames of a scene in size.
         """
@@ -163,7 +165,9 @@ class SeenPoints:
                 raise ShapeError(f"frames of several sizes in scene {world!r}", item=a, expected=1, got=sorted(sizes))
             local = torch.cat(self.local[a:b])
             poses = self.cam_to_world[start : start + len(local)]
-            out.append(cameras_of(poses, _lenses(local), sizes.pop(), world=world, direction="cam_to_world"))
+            k, bounded = _lenses(local)
+            cameras = cameras_of(poses, k, sizes.pop(), world=world, direction="cam_to_world")
+            out.append(replace(cameras, bounded=bounded))
             start += len(local)
         return tuple(out)
 
@@ -242,16 +246,18 @@ def untrained_pi3(config: Pi3Config, seed: int = 0) -> Pi3:
     return model.eval()
 
 
-def _lenses(local: Float[Tensor, "F H W 3"]) -> Float[Tensor, "F 3 3"]:
-    """K of each frame, by least squares of u - W/2 = f x/z and of v - H/2 = f y/z over all its pixels."""
+def _lenses(local: Float[Tensor, "F H W 3"]) -> tuple[Float[Tensor, "F 3 3"], Bool[Tensor, " F"]]:
+    """K of each frame, by least squares of u - W/2 = f x/z and of v - H/2 = f y/z over all its pixels, and where a
+    field of view had to be bounded."""
     f, h, w, _ = local.shape
     ray = local[..., :2] / local[..., 2:]
-    y, x = torch.meshgrid(
-        torch.arange(h, device=local.device) - h / 2, torch.arange(w, device=local.device) - w / 2, indexing="ij"
-    )
-    seen = torch.stack([x, y], dim=-1).to(local.dtype)
-    focal = (seen * ray).sum(dim=(1, 2)) / ray.square().sum(dim=(1, 2))
+    half = local.new_tensor([w / 2, h / 2])
+    y, x = torch.meshgrid(torch.arange(h, device=local.device), torch.arange(w, device=local.device), indexing="ij")
+    seen = torch.stack([x, y], dim=-1) - half
+    said = (seen * ray).sum(dim=(1, 2)) / ray.square().sum(dim=(1, 2))  # of columns, of rows
+    least, most = half / math.tan(MOST_FOV / 2), half / math.tan(LEAST_FOV / 2)
+    focal = said.clamp(least, most)
     k = torch.zeros(f, 3, 3, dtype=local.dtype, device=local.device)
     k[:, 0, 0], k[:, 1, 1], k[:, 2, 2] = focal[:, 0], focal[:, 1], 1.0
-    k[:, 0, 2], k[:, 1, 2] = w / 2, h / 2
-    return k
+    k[:, 0, 2], k[:, 1, 2] = half
+    return k, (focal != said).any(dim=1)

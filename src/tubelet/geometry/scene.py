@@ -26,7 +26,7 @@ from tubelet.errors import InputError, NotFinite, ShapeError
 from tubelet.geometry.cameras import Cameras
 from tubelet.geometry.export import write_colmap, write_ply
 from tubelet.packed.header import read_small, strict_json
-from tubelet.shapes import Float, Int, Shaped, UInt8
+from tubelet.shapes import Bool, Float, Int, Shaped, UInt8
 from tubelet.writing import new_folder, require_writable, resolved, write_errors, write_json
 
 FORMAT = "tubelet-scene-1"
@@ -111,15 +111,19 @@ class Scene:
         return PurePath(self.cameras.world).name or self.cameras.world
 
     @property
-    def usable(self) -> Shaped[Tensor, "F H W"]:
+    def inside(self) -> Bool[Tensor, "F H W"]:
+        """Pixels of the picture, which margins are not."""
+        out = torch.zeros(self.depth.shape, dtype=torch.bool)
+        for own, (left, top, right, bottom) in zip(out, self.content, strict=True):
+            rows = slice(max(0, math.ceil(top)), max(0, math.floor(bottom)))
+            own[rows, max(0, math.ceil(left)) : max(0, math.floor(right))] = True
+        return out
+
+    @property
+    def usable(self) -> Bool[Tensor, "F H W"]:
         """Pixels with a finite point in front of the camera, inside the picture."""
-        ok = self.points.isfinite().all(-1) & self.confidence.isfinite() & self.depth.isfinite() & (self.depth > 0)
-        for own, (left, top, right, bottom) in zip(ok, self.content, strict=True):
-            own[: max(0, math.ceil(top))] = False
-            own[max(0, math.floor(bottom)) :] = False
-            own[:, : max(0, math.ceil(left))] = False
-            own[:, max(0, math.floor(right)) :] = False
-        return ok
+        known = self.points.isfinite().all(-1) & self.confidence.isfinite() & self.depth.isfinite()
+        return known & (self.depth > 0) & self.inside
 
     @door
     def cloud(self, share: float = 0.5) -> Cloud:

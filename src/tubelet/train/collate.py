@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tubelet.errors import AlignmentError, DecodeError, InputError, LimitError, TubeletError
+from tubelet.geometry.branch import picture_scenes
 from tubelet.language.placing.place import place
 from tubelet.language.vlm.chat import pad_to_square
 from tubelet.language.vlm.scheme import Scheme
@@ -51,6 +52,7 @@ class PackedBatch:
     lengths: tuple[int, ...]  # tokens of each sample
     rows: tuple[int, ...]  # placeholders of each sample
     media: tuple[int, ...]  # pictures and clips of each sample
+    scenes: tuple[int, ...]  # how many consecutive items of `pixels` are views of one place; never of two samples
     bad: tuple[BadSample, ...] = ()  # what was replaced, for a `Tally`
 
     def to(self, device: torch.device | str) -> "PackedBatch":
@@ -92,7 +94,9 @@ class Collator:
     def one(self, index: int) -> "Loaded":
         """One sample, tokenized, with its patches. Raises what `planned` raises, and what decoding does."""
         sample, headers, tokens = self.planned(index)
-        return Loaded(index, tokens, self._patches(sample, headers, tokens), ())
+        patches = self._patches(sample, headers, tokens)
+        scenes = picture_scenes(patches, [sample.media[item.picture].kind == "image" for item in patches.items])
+        return Loaded(index, tokens, patches, scenes, ())
 
     def planned(self, index: int, *, count_only: bool = False) -> tuple[Sample, list[Header], Tokens]:
         """One sample, its headers and its tokens; nothing is decoded. Raises what reading and `tokenize` raise."""
@@ -186,6 +190,7 @@ class Loaded:
     index: int
     tokens: Tokens
     patches: Packed
+    scenes: tuple[int, ...]  # how many consecutive items of `patches` are views of one place
     bad: tuple[BadSample, ...]
 
 
@@ -231,6 +236,7 @@ def packed_batch(samples: Sequence[Loaded], how: Tokenizing) -> PackedBatch:
         lengths,
         tuple(t.rows for t in tokens),
         tuple(len(t.planned) for t in tokens),
+        tuple(scene for one in samples for scene in one.scenes),
         tuple(bad for one in samples for bad in one.bad),
     )
 

@@ -44,6 +44,8 @@ class LanguageTraining(nn.Module):
             if weight.requires_grad:
                 weight.data = weight.data.float()
         self.tower_learns = any(weight.requires_grad for weight in vlm.encoder.parameters())
+        beside = [] if vlm.spatial is None else vlm.spatial.parameters()  # its connector may learn alone
+        self.features_learn = self.tower_learns or any(weight.requires_grad for weight in beside)
 
     def _freeze_unused(self) -> Iterator[str]:
         """Names of weights that no row of this model meets, frozen: a pooling head, and layers behind the last state
@@ -83,8 +85,8 @@ class LanguageTraining(nn.Module):
     def rows(self, batch: PackedBatch) -> VisualRows:
         """The batch's rows in the language model's width, or those of a blank pack."""
         pixels = batch.pixels if len(batch.pixels) else blank(self.vlm.scheme.pixels)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.tower_learns):
-            features = self.vlm.features(pixels)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.features_learn):
+            features = self.vlm.features(pixels, scenes=None if self.vlm.spatial is None else batch.scenes or None)
         return self.vlm.project(features, join=bool(len(batch.pixels)))
 
     def loss(self, batch: PackedBatch, embeds: Tensor, positions: Tensor, rows: VisualRows) -> Loss:

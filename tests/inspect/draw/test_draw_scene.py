@@ -15,7 +15,7 @@ from tests.geometry.rooms import room
 
 from tubelet.errors import LimitError, NotFinite, ShapeError
 from tubelet.geometry.scene import PICTURES, parts_of
-from tubelet.inspect.draw.frames import MARGIN
+from tubelet.inspect.draw.frames import FRAME, MARGIN
 from tubelet.inspect.draw.lettering import PAPER
 from tubelet.inspect.draw.scene import save_scene, scene_sheet
 from tubelet.inspect.draw.scene_page import MOST_POINTS, quantise, scene_page
@@ -85,12 +85,19 @@ def test_a_sheet_of_many_frames_shows_some_and_of_no_point_is_an_error():
         scene_sheet(blind)
 
 
+def test_margins_are_drawn_as_no_part_of_the_picture():
+    scene = replace(room(1, (28, 42)), content=((0.0, 7.0, 42.0, 21.0),))
+    picture = np.asarray(scene_sheet(scene)).reshape(-1, 3)
+    assert int((picture == FRAME).all(1).sum()) >= 2 * 294 * 98
+    assert not (picture == UNKNOWN).all(1).any()
+
+
 def test_pixels_without_depth_are_drawn_as_unknown():
     scene = room(1, (28, 42))
     depth = scene.depth.clone()
     depth[0, :, :21] = torch.nan
     picture = np.asarray(scene_sheet(replace(scene, depth=depth))).reshape(-1, 3)
-    assert int((picture == UNKNOWN).all(1).sum()) == 294 * 196 // 2
+    assert 0 <= int((picture == UNKNOWN).all(1).sum()) - 294 * 196 // 2 < 200  # and the words that say so
 
 
 # ---- the page
@@ -173,7 +180,7 @@ def test_names_from_strangers_are_text():
     scene = room(1)
     evil = '<script>alert("x")<b>{{points}}'
     world = replace(scene.cameras, world=evil)
-    page = scene_page(replace(scene, cameras=world, names=(evil,), network="<b>&"))
+    page = scene_page(replace(scene, cameras=world, names=(evil,), network="</script><b>&"))
     assert "alert(&quot;" in page and evil not in page
     assert [tag for tag, _ in Tags(page).seen].count("script") == 4
     assert json.loads(part(page, "scene"))["frames"][0]["label"] == f"{evil} at 0.00 s"

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tests.language.vlm.spatial_folder import NETWORK_CONFIG, network, write_spatial_folder
+from tests.train.data_sets import lines, llava, picture
 
 from tubelet import Clip, Item, Packed, pack, patchify
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError
@@ -20,7 +22,12 @@ from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.read_folder import load_model_parts
 from tubelet.pixels.recipe import PixelRecipe
+from tubelet.train.collate import Collator
+from tubelet.train.data.open import open_dataset
+from tubelet.train.data.spare import Spares
+from tubelet.train.language import LanguageTraining
 from tubelet.train.parts import parts_of, set_modes, set_trainable
+from tubelet.train.tokenize import Tokenizing
 
 HEAD_NORM = "aggregator.frame_blocks.0.attn.q_norm.weight"
 
@@ -132,6 +139,26 @@ def test_its_parts_learn_by_name(folder: Path):
     vlm(vlm.ready(rows, ids)).square().mean().backward()
     learn = [name for name, w in vlm.named_parameters() if w.grad is not None]
     assert any(n.startswith("spatial.connector.") for n in learn) and not any("vggt" in n for n in learn)
+
+
+def test_stills_of_one_training_sample_are_views_of_one_place(folder: Path, tmp_path: Path):
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", 84, 56, i)
+    records = [llava(0, ["0.png", "1.png"], "Is <image> like <image>?", "No."), llava(1, "2.png", "<image>\nA?", "B.")]
+    data, vlm = open_dataset(lines(tmp_path / "a.jsonl", records)), VLM.from_pretrained(folder)
+    collator = Collator(data, Tokenizing.of(vlm), Spares(len(data), 0))
+    batch = collator((0, 1))
+    assert batch.scenes == (2, 1)
+    model = LanguageTraining(vlm, "connector").train()
+    found = model(batch)
+    found.total.backward()
+    each = []
+    for n in (0, 1):
+        one = collator((n,))
+        logits = vlm(vlm.ready(vlm.encode(one.pixels, scenes=one.scenes), one.input_ids))[0]
+        each.append(F.cross_entropy(logits[:-1], one.labels[1:], reduction="sum", ignore_index=-100).detach())
+    torch.testing.assert_close(found.total.detach(), sum(each, torch.zeros(())), rtol=1e-4, atol=1e-4)
+    assert vlm.spatial is not None and all(w.grad is not None for w in vlm.spatial.connector.parameters())
 
 
 def test_what_does_not_fit_is_said(vlm: VLM, folder: Path, tmp_path: Path):

@@ -281,6 +281,7 @@ def test_the_child_has_no_privileges_to_gain_no_core_and_no_files_of_ours(child:
         run(other, SMALL)
         links = {str(link.readlink()) for link in Path(f"/proc/{other.process.pid}/fd").iterdir()}
         other.kill()
+    links = {link for link in links if "/libffi.so" not in link}  # which a system's libffi keeps open itself
     assert {link.partition(":")[0] for link in links} <= {"/dev/null", "socket", "/memfd"}
     assert status(child)["NoNewPrivs"] == "1"
     limits = Path(f"/proc/{child.process.pid}/limits").read_text()

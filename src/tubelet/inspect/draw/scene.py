@@ -11,6 +11,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -20,13 +21,14 @@ from tubelet.doors import door
 from tubelet.errors import ShapeError
 from tubelet.geometry.scene import Cloud, Scene
 from tubelet.inspect.draw.cameras import draw_camera_path
-from tubelet.inspect.draw.frames import GAP, LABEL, MARGIN, NARROW, label
+from tubelet.inspect.draw.frames import FRAME, GAP, LABEL, MARGIN, NARROW, label
 from tubelet.inspect.draw.kept import warning
-from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption, time_text
+from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption, drawable, shorten, time_text, words
 from tubelet.inspect.draw.scene_page import scene_page
-from tubelet.inspect.draw.shades import GREYS, VIRIDIS, ends, legend, shaded
+from tubelet.inspect.draw.shades import GREYS, UNKNOWN, VIRIDIS, ends, legend, shaded
 
 COLUMNS, WIDEST = 8, 300  # columns of a sheet, and pixels of one
+WIDTH, PATH_SIDE = 1556, 760  # pixels of all columns and of the picture of a path, at most
 BETWEEN = 3  # pixels between a frame, its depth and its confidence
 MOST_DRAWN = 300_000  # points on the picture of a path
 
@@ -61,49 +63,53 @@ def scene_sheet(scene: Scene, cloud: Cloud | None = None, *, max_frames: int = 2
         raise ShapeError(f"a sheet has at least one frame, got {max_frames}", limit=1, got=max_frames)
     cloud = scene.cloud() if cloud is None else cloud
     chosen = [round(i) for i in np.linspace(0, len(scene) - 1, min(len(scene), max_frames))]
-    rows = math.ceil(len(chosen) / COLUMNS)
-    columns = math.ceil(len(chosen) / rows)
-    h, w = scene.cameras.size
-    wide = min(WIDEST, w * max(1, WIDEST // w))
-    wide = min(wide, (1600 - 2 * MARGIN + GAP) // columns - GAP)
-    high = max(1, round(wide * h / w))
-    pitch = 3 * high + 2 * BETWEEN + LABEL + GAP
-    across = max(NARROW, columns * (wide + GAP) - GAP)
     lines = scene_lines(scene, cloud)
     if len(chosen) < len(scene):
         lines.append(TextLine((f"{len(chosen)} of {len(scene)} frames are shown",)))
-    head = caption(across, lines)
-    usable = scene.usable.numpy()
-    near, far = scene.depth_range()
-    low, highest = scene.confidence_range()
+    cells, legends = _frames_over_maps(scene, chosen)
+    across = max(NARROW, cells.width)
+    pieces = [caption(across, lines), cells, *legends]
+    some = cloud.thinned(MOST_DRAWN)
+    path = draw_camera_path(scene.cameras, some.points, some.colours, side=min(across, PATH_SIDE))
+    down = MARGIN + sum(one.height + GAP // 2 for one in pieces)
+    page = Image.new("RGB", (across + 2 * MARGIN, down + path.height), PAPER)
+    y = MARGIN
+    for one in pieces:
+        page.paste(one, (MARGIN, y))
+        y += one.height + GAP // 2
+    page.paste(path, (0, y))  # which has margins of its own
+    return page
+
+
+def _frames_over_maps(scene: Scene, chosen: Sequence[int]) -> tuple[Image.Image, list[Image.Image]]:
+    """A column for each of these frames: itself, its depth, its confidence, its time. And what the colours mean."""
+    usable, inside = scene.usable.numpy(), scene.inside.numpy()
+    (near, far), (low, high) = scene.depth_range(), scene.confidence_range()
+    rows = math.ceil(len(chosen) / COLUMNS)
+    columns = math.ceil(len(chosen) / rows)
+    h, w = scene.cameras.size
+    wide = min(WIDEST, w * max(1, WIDEST // w), (WIDTH + GAP) // columns - GAP)
+    size = (wide, max(1, round(wide * h / w)))
+    how = Image.Resampling.NEAREST if wide > w else Image.Resampling.BOX
+    stack = 3 * (size[1] + BETWEEN) + LABEL
+    page = Image.new("RGB", (columns * (wide + GAP) - GAP, rows * (stack + GAP) - GAP), PAPER)
+    for cell, i in enumerate(chosen):
+        x, y = cell % columns * (wide + GAP), cell // columns * (stack + GAP)
+        depth = shaded(np.where(usable[i], scene.depth[i].numpy(), np.nan), far, near)
+        sure = shaded(scene.confidence[i].numpy(), low, high, GREYS)
+        for one in (depth, sure):
+            one[~inside[i]] = FRAME
+        for j, one in enumerate((scene.frames[i], depth, sure)):
+            page.paste(Image.fromarray(one).resize(size, how), (x, y + j * (size[1] + BETWEEN)))
+        when = PurePath(scene.names[i]).name if scene.times_s is None else time_text(scene.times_s[i])
+        label(page, x, y + stack - LABEL, wide, str(i), shorten(drawable(when), 13, wide))
     legends = [
         legend("depth", f"near {ends(near, far)[0]}", f"far {ends(near, far)[1]}", VIRIDIS[::-1]),
-        legend("confidence", f"low {ends(low, highest)[0]}", f"high {ends(low, highest)[1]}", GREYS),
+        legend("confidence", f"low {ends(low, high)[0]}", f"high {ends(low, high)[1]}", GREYS),
     ]
-    side = min(across, 760)
-    some = cloud.thinned(MOST_DRAWN)
-    drawn = draw_camera_path(scene.cameras, some.points, some.colours, side=side)
-    top = MARGIN + head.height + GAP
-    foot = top + rows * pitch
-    below = sum(one.height + 4 for one in legends)
-    page = Image.new("RGB", (across + 2 * MARGIN, foot + below + drawn.height), PAPER)
-    page.paste(head, (MARGIN, MARGIN))
-    for cell, i in enumerate(chosen):
-        x, y = MARGIN + cell % columns * (wide + GAP), top + cell // columns * pitch
-        depth = np.where(usable[i], scene.depth[i].numpy(), np.nan)
-        sure = shaded(scene.confidence[i].numpy(), low, highest, GREYS)
-        maps = (scene.frames[i], shaded(depth, far, near), sure)
-        for j, one in enumerate(maps):
-            how = Image.Resampling.NEAREST if wide > w else Image.Resampling.BOX
-            page.paste(Image.fromarray(one).resize((wide, high), how), (x, y + j * (high + BETWEEN)))
-        when = PurePath(scene.names[i]).name if scene.times_s is None else time_text(scene.times_s[i])
-        label(page, x, y + pitch - GAP - LABEL + 5, wide, str(i), when)
-    y = foot
-    for one in legends:
-        page.paste(one, (MARGIN, y))
-        y += one.height + 4
-    page.paste(drawn, (0, y))
-    return page
+    if bool((inside & ~usable).any()):
+        legends.append(words("red: no depth", 13, UNKNOWN))
+    return page, legends
 
 
 def save_scene(

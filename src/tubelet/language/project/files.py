@@ -33,6 +33,7 @@ FILE = "mm_projector.safetensors"
 INSIDE = "mm_projector."  # what stands before a key, after whatever else
 MERGER = ".merger."  # the same in a LLaVA-OneVision-2
 PREFIX = "model.mm_projector."
+NORM_OUT = "norm_out.weight"  # of a projector with a norm behind
 SETTINGS = "projector"  # the metadata entry with the configuration
 _NUMBERED = re.compile(r"(\d+)\.(?:weight|bias)|(\d+)\.(?:pre_norm|proj\.[02])\.(?:weight|bias)")
 
@@ -185,10 +186,10 @@ def fold_of(projector: Projector, select_layer: int = -1) -> Fold:
         Merger(merge=2, out=128, eps=1e-06, norm='layer', joined=False)
     """
     config = projector.config
-    if config.kind not in ("spatial_merge", "patch_merger") or config.compat is not None:
+    if config.kind not in ("spatial_merge", "patch_merger") or config.compat is not None or config.norm_out:
+        odd = f"compat={config.compat!r}" if config.compat else "norm_out" if config.norm_out else config.kind
         raise ConfigError(
-            "the tower's merger joins blocks as spatial_merge does; it cannot be "
-            + (f"compat={config.compat!r}" if config.compat else config.kind),
+            f"the tower's merger joins blocks as spatial_merge does; it cannot be {odd}",
             expected="spatial_merge",
             got=config.kind,
         )
@@ -241,6 +242,7 @@ def _settle(given: dict[str, Any], checkpoint: Checkpoint, entries: Mapping[str,
         merge = max(1, round((wide / in_dim) ** 0.5))
     else:
         out_dim, in_dim = _shape(entries, "0.weight", 2, checkpoint.name)
+    given["norm_out"] = NORM_OUT in entries
     try:
         return ProjectorConfig(kind=shaped.kind, in_dim=in_dim, out_dim=out_dim, merge=merge, **given)
     except ConfigError as e:
@@ -269,6 +271,7 @@ def _kind_beside(checkpoint: Checkpoint) -> str | None:
 
 def _kind_of(entries: Mapping[str, Entry], source: str) -> str:
     """The only kind that has these keys. Raises ConfigError where two have them, KeyMismatch where none has."""
+    entries = {name: entry for name, entry in entries.items() if name != NORM_OUT}
     if "ln_q.weight" in entries:
         raise ConfigError(
             "these keys are those of spatial_merge and of patch_merger: say which, kind='spatial_merge'",

@@ -50,6 +50,7 @@ class ProjectorConfig:
     odd: Odd = "error"
     compat: Compat | None = None
     eps: float = NORM_EPS
+    norm_out: bool = False
 
     def __post_init__(self) -> None:
         if (self.kind not in KINDS or "N" in self.kind) and not _MLP.fullmatch(self.kind):
@@ -67,6 +68,7 @@ class ProjectorConfig:
             ("odd", self.odd != "error", ("spatial_merge", "pooler")),
             (f"compat={self.compat!r}", self.compat is not None, (COMPAT.get(self.compat or ""),)),
             ("eps", self.eps != NORM_EPS, ("spatial_merge", "patch_merger")),
+            ("norm_out", self.norm_out and self.kind == "identity", ()),
         ):
             if given and self.kind not in kinds:
                 raise ConfigError(f"{option} means nothing to {self.kind}", expected=kinds, got=self.kind)
@@ -89,6 +91,7 @@ class Projector(nn.Module):
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         self.config = config
+        self.norm_out = nn.RMSNorm(config.out_dim, eps=NORM_EPS) if config.norm_out else None
 
     @door
     def forward(self, p: Packed) -> Packed:
@@ -100,7 +103,8 @@ class Projector(nn.Module):
                 got=p.x.shape[1],
             )
         weight = next(self.parameters(), None)
-        return self.project(p if weight is None else p.to(dtype=weight.dtype))
+        rows = self.project(p if weight is None else p.to(dtype=weight.dtype))
+        return rows if self.norm_out is None else rows.with_x(self.norm_out(rows.x))
 
     def project(self, p: Packed) -> Packed:
         """The rows, checked and in the weights' type, projected."""
@@ -121,6 +125,7 @@ def build_projector(
     odd: Odd | None = None,
     compat: Compat | None = None,
     eps: float | None = None,
+    norm_out: bool = False,
 ) -> Projector:
     """A projector with torch's fresh weights, from rows of `in_dim` to rows of `out_dim`; kinds in the module's head.
 
@@ -145,6 +150,7 @@ def build_projector(
         odd="error" if odd is None else odd,
         compat=compat,
         eps=NORM_EPS if eps is None else eps,
+        norm_out=norm_out,
     )
     return from_config(config)
 
@@ -212,8 +218,8 @@ class Mlp(Projector):
 
     def project(self, p: Packed) -> Packed:
         x = p.x
-        for step in self.children():
-            x = step(x)
+        for name, step in self.named_children():
+            x = step(x) if name.isdigit() else x
         return p.with_x(x)
 
 
