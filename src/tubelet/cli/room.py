@@ -1,5 +1,6 @@
 """Whether a question fits into this machine's memory, told before the model is loaded."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ def tell_room(
     from tubelet.inspect.budget.scene_cost import scene_cost
     from tubelet.weights.locate import find_folder
 
-    folder = find_folder(model)
-    outline = outline_whole(folder) if folder.fetch is None else None  # of a hub nothing is fetched for this
+    local = os.path.exists(model)  # noqa: PTH110  that of Path raises where a name is too long
+    outline = outline_whole(find_folder(model)) if local else None  # of a hub nothing is fetched for this
     if outline is None:
         return
     kind: Any = outline.stored if dtype == "stored" else dtype
