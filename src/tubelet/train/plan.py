@@ -4,8 +4,7 @@
     model on torch's meta device + the largest of the first batches -> every living tensor, moment by moment
 
 The model is read once for its shapes and types; nothing of it is computed. Not counted: the interpreter and torch, what
-an allocator keeps, and what a device's own kernels work in. Under bfloat16 autocast the plan is too high: torch's meta
-device does not cast.
+an allocator keeps, and what a device's own kernels work in.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tubelet.errors import ConfigError
 from tubelet.inspect.budget.alive import KernelsOf, LivingBytes, run_backward
@@ -36,6 +37,11 @@ from tubelet.train.work import work_of
 
 CHOSEN = 512  # samples whose tokens are counted; more are drawn from these
 LOOKED = 16  # steps whose batches are compared
+_PRODUCTS = {  # what autocast gives bfloat16, of what models here call
+    *(F.linear, F.conv1d, F.conv2d, F.conv3d, F.scaled_dot_product_attention),
+    *(torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum),
+    *(Tensor.matmul, Tensor.__matmul__, Tensor.mm, Tensor.bmm, Tensor.addmm, Tensor.baddbmm),
+}
 
 
 @dataclass(frozen=True)
@@ -156,18 +162,50 @@ def run_memory(model: nn.Module, batch: PackedBatch | PairBatch, config: RunConf
     given = pixels.x.numel() * pixels.x.element_size() + 12 * len(pixels.x)
     shown = Packed(pixels.x.to("meta"), pixels.pos.to("meta"), pixels.items, pixels.lengths)
     known: Any = model.vlm if isinstance(model, LanguageTraining) else getattr(model, "alignment", model)
-    count = LivingBytes(known, kernels_of("float32", device))
-    with KernelsOf(device), count:
-        if isinstance(model, LanguageTraining) and isinstance(batch, PackedBatch):
-            loss = _language_loss(model, replace(batch, pixels=shown))
-        elif isinstance(model, PairTraining) and isinstance(batch, PairBatch):
-            loss = _pair_loss(model, replace(batch, patches=shown))
-        else:
-            raise ConfigError(f"no memory is known of a {type(model).__name__}", got=type(model).__name__)
+    half = config.precision == "bf16"
+    count = LivingBytes(known, kernels_of("bfloat16" if half else "float32", device))
+    with KernelsOf(device), _Casts(device), count:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            loss = _loss(model, batch, shown)
         count.end_forward()
         run_backward(loss)
     where = max(count.most, key=lambda moment: count.most[moment])
     return RunMemory(weights, 0, count.most[where] + given + SMALL, f"{where[0]}, {where[2]}")
+
+
+def _loss(model: nn.Module, batch: PackedBatch | PairBatch, shown: Packed) -> Tensor:
+    if isinstance(model, LanguageTraining) and isinstance(batch, PackedBatch):
+        return _language_loss(model, replace(batch, pixels=shown))
+    if isinstance(model, PairTraining) and isinstance(batch, PairBatch):
+        return _pair_loss(model, replace(batch, patches=shown))
+    raise ConfigError(f"no memory is known of a {type(model).__name__}", got=type(model).__name__)
+
+
+class _Casts(TorchFunctionMode):
+    """What autocast to bfloat16 does, which torch's meta device knows nothing of: products read bfloat16, and of a
+    weight that learns the first such copy is kept as long as autocast lasts."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self._device = device
+        self._kept = dict[int, Tensor]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _PRODUCTS:
+            return func(*args, **(kwargs or {}))
+        if not torch.is_autocast_enabled(self._device):  # also in what backward computes again it is
+            self._kept.clear()
+            return func(*args, **(kwargs or {}))
+        return func(*map(self._cast, args), **{name: self._cast(value) for name, value in (kwargs or {}).items()})
+
+    def _cast(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_meta or value.dtype != torch.float32:
+            return value
+        if not (value.requires_grad and value.is_leaf):
+            return value.to(torch.bfloat16)
+        if id(value) not in self._kept:
+            self._kept[id(value)] = value.to(torch.bfloat16)
+        return self._kept[id(value)]
 
 
 def _language_loss(model: LanguageTraining, batch: PackedBatch) -> Tensor:
