@@ -1,11 +1,11 @@
-"""Features by tubelet, choice of frames and VGGT over scenes: tubelet against upstream's way of doing the same.
+"""Features by tubelet and choice of frames: tubelet against upstream's way of doing the same.
 
     python benchmarks/geometry.py            writes results/geometry.json
     python benchmarks/geometry.py --quick    three rounds of smaller inputs, written as geometry_quick.json
 
-Upstream's way is written plainly below, from its description: features copied twice for the connector, voxels of each
-frame as a Python set, scenes one after the other with every layer's output kept. Results must be equal before anything
-is timed.
+Upstream's way is written plainly below, from its description: features copied to channels first and back for the
+connector, voxels of each frame as a Python set. Results must be equal before anything is timed. Scenes are in
+geometry_scenes.py.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import tubelet
 from tubelet.geometry.fuse import gather_tubelets
 from tubelet.geometry.sampling import cover_space
 from tubelet.geometry.tubelets import paired
-from tubelet.geometry.vggt import VGGT, untrained_vggt, vggt_config
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,18 @@ class Settings:
     pool: int = 128  # frames to choose from
     points: tuple[int, int] = (98, 130)  # a quarter of VGGT's 392 x 518 along each side
     keep: int = 16
-    scenes: tuple[tuple[int, int, int], ...] = ((2, 8, 10), (5, 12, 8), (1, 16, 16), (8, 6, 8))
-    width: int = 128
-    layers: int = 6
 
 
-def upstream_merge(x: Tensor, h: int, w: int) -> Tensor:
-    """(S, 5 + h w, C) -> rows of (dy, dx, C, frame), in two copies: two frames side by side, then blocks."""
-    s, _, c = x.shape
-    x = x[:, 5:].reshape(s // 2, 2, h * w, c).permute(0, 2, 3, 1).contiguous()
-    x = x.view(s // 2, h // 2, 2, w // 2, 2, 2 * c).permute(0, 1, 3, 2, 4, 5).contiguous()
-    return x.view(-1, 8 * c)
+def upstream_merge(scenes: list[Tensor], h: int, w: int) -> Tensor:
+    """(S, 5 + h w, C) of each scene -> rows of (dy, dx, C, frame): a copy with channels first, another with blocks
+    first and channels and frames last, and a third that joins the scenes, also where there is one."""
+    rows = []
+    for x in scenes:
+        s, _, c = x.shape
+        maps = x[:, 5:].view(s, h, w, c).permute(0, 3, 1, 2).contiguous()
+        blocks = maps.view(s // 2, 2, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 4, 6, 2, 1).contiguous()
+        rows.append(blocks.view(-1, 8 * c))
+    return torch.cat(rows)
 
 
 def merging(settings: Settings) -> dict[str, Any]:
@@ -53,13 +53,14 @@ def merging(settings: Settings) -> dict[str, Any]:
     p = tubelet.pack([x[:, 5:].reshape(-1, c)], [tubelet.Item.of(settings.frames, h, w)])
     plan = paired([float(i) for i in range(settings.frames)])
     mine = gather_tubelets(p, [plan]).x
-    assert torch.equal(mine.view(-1, 2, 2, 2, c).permute(0, 2, 3, 4, 1).flatten(1), upstream_merge(x, h, w))
+    assert torch.equal(mine.view(-1, 2, 2, 2, c).permute(0, 2, 3, 4, 1).flatten(1), upstream_merge([x], h, w))
     del mine
     turns: dict[str, Callable[[], object]] = {
         "tubelet": lambda: gather_tubelets(p, [plan]),
-        "upstream's order of channels": lambda: upstream_merge(x, h, w),
+        "upstream's copies of features": lambda: upstream_merge([x], h, w),
+        "floor: a copy of as many bytes": lambda: p.x.clone(),
     }
-    return timed("merge", turns, settings, "clip")
+    return harness.compare("merge", turns, rounds=settings.rounds, unit="clip")
 
 
 def with_sets(points: np.ndarray, confidence: np.ndarray, keep: int) -> list[int]:
@@ -95,40 +96,7 @@ def sampling(settings: Settings) -> dict[str, Any]:
         "tubelet": lambda: cover_space(points, confidence, settings.keep),
         "Python sets": lambda: with_sets(points, confidence, settings.keep),
     }
-    return timed("space-aware sampling", turns, settings, "video")
-
-
-def scenes(settings: Settings) -> dict[str, Any]:
-    """Scenes of different size and length: in one pack, one by one, and one by one with every level kept."""
-    model: VGGT = untrained_vggt(vggt_config(layers=settings.layers, width=settings.width, heads=4, patch_layers=2))
-    rows = [torch.randn(t * h * w, model.pixels.width) for t, h, w in settings.scenes]
-    items = [tubelet.Item.of(*grid) for grid in settings.scenes]
-    both = tubelet.pack(rows, items)
-    alone = [tubelet.pack([r], [i]) for r, i in zip(rows, items, strict=True)]
-    with torch.no_grad():
-        assert torch.allclose(model(both).x, torch.cat([model(p).x for p in alone]), atol=1e-4)
-
-        def packed() -> object:
-            return model(both)
-
-        def one_by_one() -> object:
-            return [model(p) for p in alone]
-
-        def every_level() -> object:
-            return [model.run(p, keep=range(settings.layers), heads=()) for p in alone]
-
-        turns: dict[str, Callable[[], object]] = {
-            "tubelet": packed,
-            "one by one": one_by_one,
-            "one by one, every level kept": every_level,
-        }
-        return timed("scenes", turns, settings, "pack")
-
-
-def timed(name: str, turns: dict[str, Callable[[], object]], settings: Settings, unit: str) -> dict[str, Any]:
-    timings = harness.measure(turns, rounds=settings.rounds, warmup=1, control="tubelet")
-    harness.show(name, timings, ours="tubelet", unit=unit)
-    return harness.report(timings, ours="tubelet")
+    return harness.compare("space-aware sampling", turns, rounds=settings.rounds, unit="video")
 
 
 def main() -> None:
@@ -137,7 +105,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     settings = Settings(3, channels=256, pool=24, points=(28, 37)) if quick else Settings(rounds=5)
     torch.set_num_threads(1)
-    results = {"merge": merging(settings), "sampling": sampling(settings), "scenes": scenes(settings)}
+    results = {"merge": merging(settings), "sampling": sampling(settings)}
     print(f"\nwritten: {harness.save('geometry_quick' if quick else 'geometry', results, settings=settings).name}")
 
 

@@ -7,16 +7,25 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tubelet.inspect.speed.turns import AGAIN, Timing, machine, measure, ratio, report, show
 
-__all__ = ["AGAIN", "RESULTS", "Timing", "machine", "measure", "ratio", "report", "save", "show"]
+__all__ = ["AGAIN", "RESULTS", "Timing", "compare", "machine", "measure", "ratio", "report", "save", "show"]
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def compare(
+    title: str, turns: Mapping[str, Callable[[], object]], *, rounds: int, ours: str = "tubelet", unit: str = "run"
+) -> dict[str, Any]:
+    """Time the contenders in turns, `ours` twice, print the table, and give the report."""
+    timings = measure(turns, rounds=rounds, warmup=1, control=ours)
+    show(title, timings, ours=ours, unit=unit)
+    return report(timings, ours=ours)
 
 
 def save(name: str, results: Mapping[str, Any], *, settings: Any = None, folder: Path = RESULTS) -> Path:

@@ -81,8 +81,9 @@ def batch(chosen: Sequence[tuple[int, tuple[int, int] | None]], width: int) -> P
     cu = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     media = tuple(int(sides is not None) for _, sides in chosen)
     numbers = tuple(range(len(chosen)))
+    alone = (1,) * len(items)
     return PackedBatch(
-        pixels, torch.cat(ids), torch.cat(labels), places, cu, numbers, tuple(lengths), tuple(rows), media
+        pixels, torch.cat(ids), torch.cat(labels), places, cu, numbers, tuple(lengths), tuple(rows), media, alone
     )
 
 

@@ -78,6 +78,21 @@ def test_the_answer_is_the_library_s(
     assert "to first token" in err
 
 
+def test_what_does_not_fit_into_memory_is_told_before_the_model_is_loaded(
+    files: dict[str, Path], models: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    free, told = [1 << 10], []
+    monkeypatch.setattr("tubelet.inspect.budget.room.free_bytes", lambda device: free[0])
+    monkeypatch.setattr(VLM, "from_pretrained", lambda *a, **k: told.append(capsys.readouterr().err))  # ends it
+    for kind in ("qwen2_5_vl", "qwen3_vl"):
+        ask(files["wide"], "What is it?", "--model", models[kind])
+        assert "needs at least" in told[-1] and "cpu has 0.00 MiB free" in told[-1]
+    free[0] = 1 << 40
+    capsys.readouterr()
+    ask(files["wide"], "What is it?", "--model", models["qwen2_5_vl"])
+    assert told[-1] == ""
+
+
 def test_json_is_one_document(files: dict[str, Path], models: dict[str, Path], capsys: pytest.CaptureFixture[str]):
     named = [files["wide"], files["clip"]]
     text, prompt, visual = expected(models["qwen2_5_vl"], named, "Why?", fps=5.0)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.cli.conftest import Run
+from tests.language.vlm.spatial_folder import write_spatial_folder
 
 from tubelet.cli.terminal import UsageError
 from tubelet.cli.values import parse_bytes
@@ -36,6 +37,35 @@ def test_the_known_run_of_single_frames(tubelet: Run):
     known = ("--size", "644x476x16", "--patch", 14, "--merge", 2, "--merge-time", 2)
     assert [s["shape"] for s in planned(tubelet, *known)["stages"] if s["name"] == "merged"] == [[3128, None]]
     assert "3,128 x 8 D" in tubelet("plan", *known).stdout
+
+
+def test_a_geometry_network_says_its_parts_and_that_scenes_are_long(tubelet: Run):
+    known = ("--size", "644x476x16", "--patch", 14, "--temporal", 2, "--merge", 2)
+    found = planned(tubelet, *known, "--geometry", "vggt")
+    flop = {s["name"]: round(s["flop"] / 2e12, 1) for s in found["stages"] if s["flop"]}
+    assert flop == {"geometry patches": 9.5, "geometry frame layers": 9.5, "geometry scene layers": 38.6}
+    assert found["scene_attention"]["frames"] == 16 and found["scene_attention"]["halved"] == 10
+    memory = found["memory_bytes"]["float32"]
+    assert memory["weights"] == 4 * 909_111_296 < memory["inference"] < 1.5 * memory["weights"]
+    assert "training" not in memory
+    done = tubelet("plan", *known, "--geometry", "vggt-heads")
+    for words in ("geometry camera", "geometry depth", "10 frames halve it", "the geometry network"):
+        assert words in done.stdout, words
+    short = planned(tubelet, "--size", "644x476x4", "--patch", 14, "--temporal", 2, "--merge", 2, "--geometry", "vggt")
+    assert "scene_attention" not in short and "warnings" not in short
+
+
+def test_a_whole_model_s_folder_says_what_follows(tubelet: Run, files: dict[str, Path], tmp_path: Path):
+    """Spatial-MLLM: clips as its own processor sizes them, geometry and language model from its own files."""
+    folder = write_spatial_folder(tmp_path)
+    found = planned(tubelet, files["clip"], "--num-frames", 4, "--model", folder)
+    names = [s["name"] for s in found["stages"]]
+    assert names[-3:] == ["connector input", "connector", "prefill"] and "geometry scene layers" in names
+    assert found["stages"][-1]["shape"] == [found["tokens"], 64] and found["llm"] == folder.name
+    assert found["language_model_bytes"]["bfloat16"] > 0
+    assert found["memory_bytes"]["float32"]["inference"] > found["memory_bytes"]["float32"]["weights"]
+    said = tubelet("plan", files["clip"], "--num-frames", 4, "--model", folder).stdout
+    assert "language model" in said and "encoder and the geometry network" in said
 
 
 def test_files_cost_what_encoding_them_gives(tubelet: Run, files: dict[str, Path], model: Path):

@@ -59,6 +59,10 @@ class Ask:
         start = time.perf_counter()
         clips = self._read(files, sampling)  # before the model: a wrong file name is told at once
         laps["read"] = time.perf_counter() - start
+        from tubelet.cli.room import tell_room
+
+        pixels = self.reading.max_pixels
+        tell_room(terminal, self.model, clips, dtype=self.dtype, device=self.device, max_pixels=pixels)
         start = time.perf_counter()
         vlm = self._load()
         if vlm.untrained:

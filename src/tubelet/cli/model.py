@@ -66,13 +66,18 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
             raise UsageError(f"--config says what stored weights are; {name} is a variant itself")
         encoder = untrained(name, seed=SEED).to(where, kind)
     else:
-        if "/" not in name and "\\" not in name and not os.path.exists(name):  # noqa: PTH110  that of Path raises where a name is too long
-            raise UsageError(f"--model {name}: no such variant, folder or file; tubelet models lists the variants")
+        require_named(name)
         encoder = load_encoder(name, config=config, dtype=kind, device=where)
     if pool and not encoder.can_pool:
         raise UsageError(f"{name} has neither a pooling head nor a class token for --pool")
     stored = str(encoder.patch.weight.dtype).removeprefix("torch.")
     return Model(file_name(name), encoder, encoder.untrained, stored, where)
+
+
+def require_named(name: str) -> None:
+    """Raises UsageError for a name that can be neither a folder, a file nor a hub id."""
+    if "/" not in name and "\\" not in name and not os.path.exists(name):  # noqa: PTH110  that of Path raises where a name is too long
+        raise UsageError(f"--model {name}: no such variant, folder or file; tubelet models lists the variants")
 
 
 def load_vlm(

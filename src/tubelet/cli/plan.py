@@ -13,6 +13,8 @@ from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from tubelet.encoder.config import EncoderConfig
+    from tubelet.geometry.vggt import VGGTConfig
+    from tubelet.inspect.budget.outline import ModelOutline
     from tubelet.inspect.budget.values import Downstream
     from tubelet.pixels.recipe import PixelRecipe
 
@@ -54,7 +56,10 @@ class Plan:
     llm_width: Annotated[int | None, option("or its width alone", "N")] = None
     projector: Annotated[str, option("identity, linear or mlpNx_gelu (default: mlp2x_gelu)", "KIND")] = "mlp2x_gelu"
     step: Annotated[float, option("M-RoPE positions from one row of time to the next (default: 1)", "F")] = 1.0
-    geometry: Annotated[Literal["none", "vggt"], option("a geometry network beside the encoder")] = "none"
+    geometry: Annotated[
+        Literal["none", "vggt", "vggt-heads"],
+        option("VGGT beside the encoder: its features alone, or also cameras, depth and points (default: the model's)"),
+    ] = "none"
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], option("for --fit-memory, --plot and --measure")] = (
         "float32"
     )
@@ -95,12 +100,12 @@ class Plan:
         from tubelet.inspect.budget.plan import plan
         from tubelet.pixels.views import ViewRule
 
-        what, after = self._what()
+        what, after, outline = self._what()
         views = view_rule(self.views, self.pool, self.join)
         tiled = isinstance(views, ViewRule)
         if tiled and self.select is not None and (views.pool is not None or views.join != "flat"):
             raise UsageError("--select takes the place of pooling: add --pool none --join flat")
-        if views is not None and self.geometry != "none":
+        if views is not None and after.geometry is not None:
             raise UsageError("--geometry sees whole frames, so it does not go with --views")
         inputs = [Input(w, h, f) for w, h, f in sizes] or inputs_of_files(
             self.files,
@@ -116,7 +121,7 @@ class Plan:
             limits = {"max_tokens": self.fit_tokens, "max_memory_bytes": most_bytes}
             fitted = [fit_budget(one, what, after, views, **limits, **how) for one in inputs]
         rate = self._rate(found.config)
-        more = extras(found, fitted, rate, self.device)
+        more = extras(found, fitted, rate, self.device, outline)
         if out is not None:
             from tubelet.cli.plan_plot import plan_chart
 
@@ -146,10 +151,9 @@ class Plan:
 
         return gemm_rate(config.hidden, dtype=self.dtype, device=device_of(self.device))
 
-    def _what(self) -> "tuple[EncoderConfig | PixelRecipe, Downstream]":
-        """The encoder or recipe, whose sizes --merge divides, and what follows it."""
-        from tubelet.families.catalogue import variants
-        from tubelet.inspect.budget.networks import LANGUAGE, VGGT
+    def _what(self) -> "tuple[EncoderConfig | PixelRecipe, Downstream, ModelOutline | None]":
+        """The encoder or recipe, whose sizes --merge divides, what follows it, and what the model's folder says."""
+        from tubelet.inspect.budget.networks import LANGUAGE
         from tubelet.inspect.budget.values import Downstream
         from tubelet.pixels.recipe import PixelRecipe
 
@@ -163,18 +167,40 @@ class Plan:
             llm_width=self.llm_width,
             projector=self.projector,
             step=self.step,
-            aggregator=VGGT if self.geometry == "vggt" else None,
+            geometry=None if self.geometry == "none" else _network(heads=self.geometry == "vggt-heads"),
         )
         if self.patch is not None:
             order = "block" if self.merge > 1 else "raster"
             recipe = PixelRecipe(self.patch, temporal=self.temporal, merge=self.merge, order=order)
-            return with_budget(recipe, self.max_pixels), after
-        if self.model in (known := variants()):
-            config = known[self.model][1]
-        else:
-            from tubelet.cli.model import load_model
-
-            config = load_model(self.model, None, "cpu", pool=False).encoder.config
+            return with_budget(recipe, self.max_pixels), after, None
+        outline = self._outline()
+        config, own = outline.encoder, outline.after
         if config.merger is None and self.merge > 1:
             config = replace(config, pixels=replace(config.pixels, merge=self.merge, order="block"))
-        return replace(config, pixels=with_budget(config.pixels, self.max_pixels)), after
+        if outline.whole:
+            told = self.llm is not None or self.llm_width is not None
+            after = replace(
+                after,
+                llm=after.llm if told else own.llm,
+                projector=after.projector if told else own.projector,
+                geometry=after.geometry or own.geometry,
+                level=own.level,
+                clips=None if own.clips is None else with_budget(own.clips, self.max_pixels),
+            )
+        return replace(config, pixels=with_budget(config.pixels, self.max_pixels)), after, outline
+
+    def _outline(self) -> "ModelOutline":
+        from tubelet.cli.model import require_named
+        from tubelet.families.catalogue import variants
+        from tubelet.inspect.budget.outline import ModelOutline, outline_model
+
+        if self.model in (known := variants()):
+            return ModelOutline(known[self.model][1])
+        require_named(self.model)
+        return outline_model(self.model)
+
+
+def _network(*, heads: bool) -> "VGGTConfig":
+    from tubelet.geometry.vggt import VGGT_1B
+
+    return VGGT_1B if heads else replace(VGGT_1B, camera=None, depth=None, points=None)

@@ -12,6 +12,8 @@ from rich.text import Text
 from tubelet.cli.terminal import megabytes, seconds, visible
 from tubelet.inspect.budget.fit import Fitted
 from tubelet.inspect.budget.memory import Dtype
+from tubelet.inspect.budget.outline import ModelOutline
+from tubelet.inspect.budget.scene_cost import scene_cost
 from tubelet.inspect.budget.values import Plan
 from tubelet.pixels.views import PageCrops, Pyramid
 
@@ -20,18 +22,30 @@ MODES = ("inference", "training", "checkpointed")
 MOST_ROWS = 40
 
 
-def extras(found: Plan, fitted: Sequence[Fitted], rate: float | None, device: Literal["cpu", "cuda"]) -> dict[str, Any]:
+def extras(
+    found: Plan,
+    fitted: Sequence[Fitted],
+    rate: float | None,
+    device: Literal["cpu", "cuda"],
+    outline: ModelOutline | None = None,
+) -> dict[str, Any]:
     """Memory in every type and mode, KV cache, what fits, and the time at the measured rate, as plain values."""
     more: dict[str, Any] = {"device": device, "memory_bytes": {}}
-    if found.config is not None:
+    modes = MODES if found.after.geometry is None else MODES[:1]
+    if found.config is not None or found.after.geometry is not None:
         for dtype in DTYPES:
-            of = {mode: found.memory(dtype=dtype, mode=mode, device=device) for mode in MODES}
+            of = {mode: found.memory(dtype=dtype, mode=mode, device=device) for mode in modes}
             more["memory_bytes"][dtype] = {
                 "weights": of["inference"].weights_bytes,
                 "projector": found.projector_bytes(dtype),
                 **{mode: m.total_bytes for mode, m in of.items()},
                 "peak_at": of["inference"].where,
             }
+    if outline is not None and outline.language is not None:
+        more["language_model_bytes"] = {dtype: outline.language_bytes(dtype) for dtype in DTYPES}
+    if (cost := scene_cost(found)) is not None:
+        more["scene_attention"] = asdict(cost)
+        more["warnings"] = [cost.text]
     if found.after.llm is not None:
         more["llm"] = found.after.llm.name
         more["kv_cache_bytes"] = {dtype: found.kv_bytes(dtype) for dtype in ("bfloat16", "float32")}
@@ -102,9 +116,12 @@ def _stages(found: Plan) -> Table:
 def _memory(memory: dict[str, dict[str, Any]], device: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"memory ({device})")
-    _columns(table, "weights", "inference", "training", "training, checkpointed")
+    heads = {"weights": "weights", "inference": "inference", "training": "training"}
+    heads["checkpointed"] = "training, checkpointed"
+    known = [k for k in heads if all(k in of for of in memory.values())]
+    _columns(table, *(heads[k] for k in known))
     for dtype, of in memory.items():
-        table.add_row(dtype, *(megabytes(of[k]) for k in ("weights", "inference", "training", "checkpointed")))
+        table.add_row(dtype, *(megabytes(of[k]) for k in known))
     return table
 
 
@@ -138,11 +155,17 @@ def _lines(found: Plan, more: dict[str, Any]) -> list[Text]:
         rate, spent = more["gemm_flop_per_s"] / 1e9, seconds(more["seconds_at_gemm_rate"])
         lines.append(Text(f"time    {spent} or more, at {rate:,.0f} GFLOP/s as measured for matrix products"))
     if more["memory_bytes"]:
-        whose = "encoder" if found.projection is None else "encoder and projector"
-        lines.append(
-            Text(f"memory  tensors of the {whose}, training with AdamW; the runtime and the allocator need more")
-        )
+        lines.append(Text(f"memory  tensors of {_whose(found)}; the runtime and the allocator need more"))
+    if "language_model_bytes" in more:
+        lines.append(Text(f"beside  {megabytes(more['language_model_bytes']['bfloat16'])} of language model, bfloat16"))
+    lines += [Text(f"note    {text}") for text in more.get("warnings", ())]
     return lines
+
+
+def _whose(found: Plan) -> str:
+    if found.after.geometry is not None:
+        return f"the {'' if found.config is None else 'encoder and the '}geometry network"
+    return f"the encoder{'' if found.projection is None else ' and projector'}, training with AdamW"
 
 
 def _views(found: Plan) -> str:

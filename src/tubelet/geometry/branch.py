@@ -129,14 +129,19 @@ def picture_scenes(p: Packed, stills: Sequence[bool]) -> tuple[int, ...]:
         >>> picture_scenes(tubelet.pack(rows, [picture] * 3), [True, True, False])
         (2, 1)
     """
+    return still_scenes([item.grid for item in p.items], stills)
+
+
+def still_scenes(grids: Sequence[Grid], stills: Sequence[bool]) -> tuple[int, ...]:
+    """`picture_scenes` of items of these grids."""
     scenes: list[int] = []
     before = None
-    for item, still in zip(p.items, stills, strict=True):
-        if still and item.grid == before:
+    for grid, still in zip(grids, stills, strict=True):
+        if still and grid == before:
             scenes[-1] += 1
         else:
             scenes.append(1)
-        before = item.grid if still else None
+        before = grid if still else None
     return tuple(scenes)
 
 

@@ -8,6 +8,8 @@ Layers that see the scene are quadratic in the number of frames; all else is lin
 over F rows. Counted are multiply-adds of matrix products and convolutions, half of what torch.utils.flop_counter gives.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from tubelet.encoder.config import EncoderConfig
@@ -37,7 +39,7 @@ def vggt_macs(config: VGGTConfig, frames: int, height: int, width: int) -> dict[
         "patches": embed + (0 if config.patches is None else sum(_by_span(config.patches, grid).values())),
         "frame": each["frame"],
         "scene": each["scene"],
-        "camera": 0 if config.camera is None else _camera(config.camera, frames),
+        "camera": 0 if config.camera is None else sum(camera_macs(config.camera, (frames,))),
         "depth": 0 if config.depth is None else frames * dpt_macs(config.depth, grid.h, grid.w),
         "points": 0 if config.points is None else frames * dpt_macs(config.points, grid.h, grid.w),
     }
@@ -64,10 +66,11 @@ def _by_span(config: EncoderConfig, grid: Grid) -> dict[str, int]:
     return found
 
 
-def _camera(config: CameraConfig, frames: int) -> int:
-    d = config.width
-    trunk = config.layers * (frames * 12 * d * d + 2 * d * frames * frames)
-    return config.iterations * (trunk + frames * (POSE * d + 3 * d * d + d * (d // 2) + (d // 2) * POSE))
+def camera_macs(config: CameraConfig, scenes: Sequence[int]) -> tuple[int, int]:
+    """Multiply-adds of the camera head for scenes of so many frames: of products over rows, and of attention."""
+    d, frames = config.width, sum(scenes)
+    rows = config.layers * 12 * d * d + POSE * d + 3 * d * d + d * (d // 2) + (d // 2) * POSE
+    return config.iterations * frames * rows, config.iterations * config.layers * 2 * d * sum(n * n for n in scenes)
 
 
 def dpt_macs(config: DPTConfig, h: int, w: int) -> int:

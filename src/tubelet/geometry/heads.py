@@ -7,7 +7,6 @@ from their description. Upstream's residual unit works in place, so what it adds
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -190,9 +189,14 @@ class DPTHead(nn.Module):
         return value.sign() * torch.expm1(value.abs()), confidence
 
     def _placed(self, x: Tensor, image: Size) -> Tensor:
+        """x, which is this call's own, with sines of places added to it: x's first half by columns, then by rows."""
         if not self.config.places:
             return x
-        return x + PLACE * place_features(x.shape[2], x.shape[3], x.shape[1], image[1] / image[0]).to(x)
+        across, down = place_features(x.shape[2], x.shape[3], x.shape[1], image[1] / image[0])
+        half = x.shape[1] // 2
+        x[:, :half] += PLACE * across.to(x)[:, None, :]
+        x[:, half:] += PLACE * down.to(x)[:, :, None]
+        return x
 
 
 def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -200,19 +204,20 @@ def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=(int(size[0]), int(size[1])), mode="bilinear", align_corners=True)
 
 
-@lru_cache(maxsize=64)
-def place_features(h: int, w: int, channels: int, aspect: float) -> Float[Tensor, "channels h w"]:
-    """Sines and cosines of where each place lies in an image of this width over height, x first; never write into it.
+def place_features(
+    h: int, w: int, channels: int, aspect: float
+) -> tuple[Float[Tensor, "half w"], Float[Tensor, "half h"]]:
+    """Sines and cosines of the columns and of the rows of an image of this width over height.
 
     Places span the image with a diagonal of 2: x from -a (w - 1) / w to a (w - 1) / w, a = aspect / sqrt(aspect^2 + 1).
     """
     diagonal = math.sqrt(aspect * aspect + 1)
     n = channels // 4
     speed = 1.0 / 100.0 ** (torch.arange(n, dtype=torch.float64, device="cpu") / n)
-    parts = []
-    for count, span, along in ((w, aspect / diagonal, -1), (h, 1 / diagonal, -2)):
+
+    def waves(count: int, span: float) -> Tensor:
         end = span * (count - 1) / count
         angle = torch.linspace(-end, end, count, dtype=torch.float64, device="cpu")[:, None] * speed
-        both = torch.cat([angle.sin(), angle.cos()], dim=1).T.float()
-        parts.append((both[:, None, :] if along == -1 else both[:, :, None]).expand(2 * n, h, w))
-    return torch.cat(parts)
+        return torch.cat([angle.sin(), angle.cos()], dim=1).T.float()
+
+    return waves(w, aspect / diagonal), waves(h, 1 / diagonal)

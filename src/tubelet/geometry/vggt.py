@@ -70,6 +70,22 @@ class VGGTConfig:
         return 2 * self.aggregator.hidden
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads it has."""
+        return tuple(name for name in ("camera", "depth", "points") if getattr(self, name) is not None)
+
+    def levels_read(self, keep: Sequence[int] = (), heads: Sequence[str] = ()) -> tuple[int, ...]:
+        """The levels, from 0 and in order, whose states these results are made of: no other is kept. Without results
+        it is the last."""
+        levels = len(self.states)
+        read = {level % levels for level in keep}
+        for name, head in (("depth", self.depth), ("points", self.points)):
+            read |= set(head.layers) if name in heads and head is not None else set()
+        if not read or (self.camera is not None and "camera" in heads):
+            read.add(levels - 1)
+        return tuple(sorted(read))
+
+    @property
     def states(self) -> tuple[tuple[int, int], ...]:
         """Of each level, from 0, the hidden states of its frame layer and its scene layer."""
         found = {
@@ -213,10 +229,8 @@ class VGGT(nn.Module):
             name: head for name in ("depth", "points") if name in heads and (head := getattr(self, name)) is not None
         }
         camera = self.camera if "camera" in heads else None
-        read = {level for head in dense.values() for level in head.config.layers} | set(keep)
-        read |= {levels - 1} if camera is not None or not read else set()
         rows = p if config.patches is None else self.patches(p)
-        pairs = {level: config.states[level] for level in sorted(read)}
+        pairs = {level: config.states[level] for level in config.levels_read(keep, heads)}
         until = max(number for pair in pairs.values() for number in pair)
         ran = self.aggregator.run(rows, only=tuple(pairs.values()), until=until, scenes=scenes)
         frames = ran.layout.units_of(p)

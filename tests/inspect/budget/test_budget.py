@@ -18,10 +18,11 @@ from tubelet import load_patches, patchify, plan, read
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.errors import ConfigError, CountedInput, InputError, LimitError, ShapeError
 from tubelet.families.onevision import VARIANTS
+from tubelet.geometry.vggt import VGGT_1B
 from tubelet.inspect.budget.fit import Fitted, fit_budget, largest, scaled
 from tubelet.inspect.budget.flops import projector_flop, projector_layers, projector_parameters
 from tubelet.inspect.budget.inputs import Input, inputs_of_files
-from tubelet.inspect.budget.networks import LANGUAGE, VGGT
+from tubelet.inspect.budget.networks import LANGUAGE
 from tubelet.inspect.budget.values import Downstream
 from tubelet.packed.grid import Grid
 from tubelet.pixels import load, load_one
@@ -43,15 +44,23 @@ def shapes(p: object) -> dict[str, tuple[int | None, ...]]:
 # ---- a known run: 16 frames of 640 x 480, Qwen2.5-VL-3B beside VGGT
 
 
+VGGT = replace(VGGT_1B, camera=None, depth=None, points=None)
+
+
 def test_the_known_run_comes_out_exactly():
-    p = plan([Input(640, 480, 16)], QWEN, Downstream(space=2, llm=LANGUAGE["qwen2.5-3b"], aggregator=VGGT, width=512))
+    p = plan([Input(640, 480, 16)], QWEN, Downstream(space=2, llm=LANGUAGE["qwen2.5-3b"], geometry=VGGT, width=512))
     assert shapes(p) == {
         "frames": (16, 3, 476, 644),
         "patches": (12512, 1176),
         "merged": (3128, 2048),
         "projected": (3128, 2048),
+        "geometry patches": (25024, 1024),
+        "geometry frame layers": (25104, 1024),
+        "geometry scene layers": (25104, 1024),
         "aggregator": (16, 1569, 2048),
         "connector input": (3128, 16384),
+        "connector": (3128, 2048),
+        "prefill": (3128, 2048),
     }
     assert (p.grids, p.tokens, p.items[0].merged) == ((Grid(8, 34, 46),), 3128, Grid(8, 17, 23))
 
@@ -150,8 +159,14 @@ def test_selection_cache_and_positions():
     assert p.kv_bytes() == 2 * 28 * 4 * 128 * 200 * 2
     assert [i.extent for i in p.items] == [28, 9]
     assert plan([(64, 64, 9)], PixelRecipe(16), Downstream(step=2.5)).extent == 21  # trunc(8 x 2.5) + 1
-    assert p.stages[-1].shape == (200, 3584)
-    assert p.stages[-1].flop == projector_flop("mlp2x_gelu", 200, 384, 3584) == 2 * 200 * (384 + 3584) * 3584
+    *_, projected, prefill = p.stages
+    assert (projected.name, prefill.name, prefill.flop) == (
+        "projected",
+        "prefill",
+        LANGUAGE["qwen2.5-7b"].prefill_flop(200),
+    )
+    assert projected.shape == prefill.shape == (200, 3584)
+    assert projected.flop == projector_flop("mlp2x_gelu", 200, 384, 3584) == 2 * 200 * (384 + 3584) * 3584
     assert p.projector_bytes() == 4 * projector_parameters("mlp2x_gelu", 384, 3584)
 
 
@@ -318,6 +333,7 @@ def test_views_of_a_picture():
         "patches": (7290, 588),
         "projected": (7290, 4096),
         "joined": (1668, 4096),
+        "prefill": (1668, 4096),
     }
     assert p.extent == p.tokens == 1668
     assert p.as_dict()["items"][0]["patches"] == 3645
@@ -328,7 +344,7 @@ def test_all_tokens_of_five_views_and_a_selection_out_of_them():
     assert plan((768, 768), PixelRecipe(14), views=whole).tokens == 5 * 729 == 3645
     p = plan((768, 768), PixelRecipe(14), Downstream(select=980, llm_width=4096), whole)
     assert (p.tokens, p.patches, p.stages[-1].shape) == (980, 3645, (980, 4096))
-    for wrong in (Downstream(select=980), Downstream(aggregator=VGGT)):
+    for wrong in (Downstream(select=980), Downstream(geometry=VGGT)):
         with pytest.raises(ConfigError):
             plan((768, 768), PixelRecipe(14), wrong, LAVIDA)
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from tests.language.vlm.tiny_speakers import tokenizer, whole_model
+from tests.language.vlm.spatial_folder import NETWORK_CONFIG, network, write_spatial_folder
 from tests.train.data_sets import lines, llava, picture
 
 from tubelet import Clip, Item, Packed, pack, patchify
 from tubelet.errors import ConfigError, KeyMismatch, ShapeError
-from tubelet.geometry.branch import CONNECTOR, NETWORK, SpatialBranch, frames_of, picture_scenes
-from tubelet.geometry.fuse import Connector, connector_tensors
+from tubelet.geometry.branch import CONNECTOR, SpatialBranch, frames_of, picture_scenes
+from tubelet.geometry.fuse import Connector
 from tubelet.geometry.vggt import VGGT, untrained_vggt, vggt_config
 from tubelet.geometry.vggt_keys import aggregator_config, to_theirs
 from tubelet.language.vlm.chat import ask
@@ -30,7 +30,6 @@ from tubelet.train.parts import parts_of, set_modes, set_trainable
 from tubelet.train.tokenize import Tokenizing
 
 HEAD_NORM = "aggregator.frame_blocks.0.attn.q_norm.weight"
-NETWORK_CONFIG = vggt_config(layers=2, width=32, heads=2, patch_layers=1, table=4)
 
 
 def clip(frames: int, height: int = 56, width: int = 84, seed: int = 0) -> Clip:
@@ -38,38 +37,9 @@ def clip(frames: int, height: int = 56, width: int = 84, seed: int = 0) -> Clip:
     return Clip(pixels, tuple(i / 2 for i in range(frames)), "clip", is_video=frames > 1)
 
 
-def network() -> VGGT:
-    made = untrained_vggt(NETWORK_CONFIG, seed=3)
-    with torch.no_grad():
-        for i, weight in enumerate(made.parameters()):
-            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
-            weight.copy_(1 + 0.1 * noise if weight.ndim == 1 else 0.2 * noise)
-    return made
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As upstream's save_pretrained under transformers 4.51 writes it: flat, no "model." before the tower, and all of
-    VGGT's heads in it, of which nothing is read."""
-    out = tmp_path_factory.mktemp("spatial")
-    whole_model("qwen2_5_vl").save_pretrained(out)
-    tensors = {}
-    for name, tensor in load_file(out / "model.safetensors").items():
-        tensors[name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")] = tensor
-    torch.manual_seed(0)
-    tensors |= {NETWORK + name: x for name, x in to_theirs(network().state_dict(), NETWORK_CONFIG).items()}
-    tensors |= {CONNECTOR + name: x for name, x in connector_tensors(Connector(64, 64)).items()}
-    tensors[f"{NETWORK}track_head.corr_mlp.weight"] = torch.full((2, 2), float("nan"))
-    tensors[f"{NETWORK}camera_head.token_norm.weight"] = torch.full((64,), float("nan"))
-    save_file({name: x.contiguous() for name, x in tensors.items()}, out / "model.safetensors", {"format": "pt"})
-    config = json.loads((out / "config.json").read_text())
-    said = config | config.pop("text_config") | {"model_type": "spatial-mllm"}
-    said.pop("text_config", None)  # it was joined before it was taken out
-    said |= {"spatial_config": {"embed_dim": 32, "img_size": 56, "patch_size": 14}, "tie_word_embeddings": False}
-    said |= {"connector_config": {"connector_type": "mlp_add", "spatial_embeds_layer_idx": -1}}
-    (out / "config.json").write_text(json.dumps(said))
-    tokenizer().save_pretrained(out)
-    return out
+    return write_spatial_folder(tmp_path_factory.mktemp("spatial"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ adds what one of its kind left behind in the forward pass, and the gradients of 
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -52,17 +52,25 @@ class LivingBytes(TorchDispatchMode):
     """Counts storages that operators make, from their making to their end, and the most of them in each moment.
 
     module: whose weights name the moments: a moment is named by the one that was used last. layers: how many it has,
-    of an encoder. Views and writes in place make nothing. Not reentrant.
+    of an encoder. part_of: of a weight's name, the layer and the part; None: an encoder's. Views and writes in place
+    make nothing. Not reentrant.
     """
 
-    def __init__(self, module: nn.Module, kernels: Kernels, layers: int = 0) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        kernels: Kernels,
+        layers: int = 0,
+        part_of: Callable[[str], tuple[int, str]] | None = None,
+    ) -> None:
         super().__init__()
+        part_of = part_of or (lambda name: _part(name, layers))
         self.kernels = kernels
         self.alive, self.most = 0, dict[Moment, int]()
         self.begins = dict[int, int]()  # bytes alive when the forward pass comes to each layer
         self.moment: Moment = ("forward", -1, "rotary tables")
         self.layers = layers
-        self._parts = {w.untyped_storage()._cdata: _part(name, layers) for name, w in module.named_parameters()}
+        self._parts = {w.untyped_storage()._cdata: part_of(name) for name, w in module.named_parameters()}
         self._living = dict[int, weakref.ref[torch.UntypedStorage]]()
 
     @classmethod
@@ -189,6 +197,13 @@ def _sample(config: EncoderConfig) -> _Sample:
     return _Sample(spans, tuple(sorted({0, len(spans) - 1, *between.values()})))
 
 
+def few_layers(config: EncoderConfig, sample: _Sample | None = None) -> EncoderConfig:
+    """The encoder with the layers that run in place of all, and without deepstack, which `forward` leaves out."""
+    sample = _sample(config) if sample is None else sample
+    spans = tuple(config.layer_spans[i] for i in sample.layers)
+    return replace(config, layers=len(spans), spans=spans, deepstack=(), deepstack_merger=None)
+
+
 @lru_cache(maxsize=32)
 def _encoder(config: EncoderConfig, dtype: torch.dtype, options: RunOptions, plain: bool) -> Encoder:
     with torch.inference_mode(False), torch.device("meta"):
@@ -224,8 +239,8 @@ def moments(
     are normalised pixels. sampled: few layers run for all. Cost: some 10 ms for each that runs, whatever the sizes.
     """
     sample = _sample(config) if sampled else _Sample(config.layer_spans, tuple(range(config.layers)))
-    spans = tuple(config.layer_spans[i] for i in sample.layers)
-    small = replace(config, layers=len(spans), spans=spans, deepstack=(), deepstack_merger=None)
+    small = few_layers(config, sample)
+    spans = small.layer_spans
     backend: Backend = "varlen" if device != "cpu" and dtype.itemsize < 4 else "sdpa"
     encoder = _encoder(small, dtype, RunOptions(backend, checkpointing), plain or device != "cpu")
     rows = sum(g.rows for g in grids)

@@ -69,8 +69,7 @@ def memory(
         >>> small.where, small.weights_bytes
         ('fc1 of a layer', 25433856)
     """
-    if dtype not in ITEM_BYTES or mode not in ("inference", "training", "checkpointed"):
-        raise ConfigError(f"no plan for {mode} in {dtype}", expected=(*ITEM_BYTES,), got=(mode, dtype))
+    check_asked(dtype, mode)
     import torch
 
     from tubelet.inspect.budget.alive import moments, parameter_count
@@ -95,6 +94,12 @@ def memory(
     input_bytes = rows * (config.pixels.width * (1 if pixels == "uint8" else item) + POS_BYTES)
     optimizer = 0 if mode == "inference" else 2 * weights
     return Memory(weights, input_bytes, found[where] + SMALL, optimizer, where, found)
+
+
+def check_asked(dtype: str, mode: str) -> None:
+    """Raises ConfigError for a type or a mode that nothing is planned for."""
+    if dtype not in ITEM_BYTES or mode not in ("inference", "training", "checkpointed"):
+        raise ConfigError(f"no plan for {mode} in {dtype}", expected=(*ITEM_BYTES,), got=(mode, dtype))
 
 
 def beside_product(dtype: Dtype, rows: int, inner: int, out: int, *, device: str = "cpu") -> int:

@@ -10,6 +10,8 @@
     selected    at most so many    of each input
     projected   x LLM width                                      tubelet.inspect.budget.projector
     joined      pooled, unpadded   of a view rule
+    geometry    of every frame     beside it                      tubelet.inspect.budget.geometry
+    prefill     x LLM width        of a language model, of these tokens alone
 
 All counts are those of the code that runs, from the same functions or checked against it; nothing is decoded.
 """
@@ -23,8 +25,8 @@ from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, InputError, ShapeError, TubeletError
 from tubelet.inspect.budget.flops import encoder_flop, projector_flop
+from tubelet.inspect.budget.geometry import geometry_stages
 from tubelet.inspect.budget.inputs import Input
-from tubelet.inspect.budget.networks import Aggregator
 from tubelet.inspect.budget.values import Downstream, Plan, PlannedItem, Stage
 from tubelet.packed.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
@@ -46,7 +48,7 @@ def plan(
     picture into views, each an item of the encoder (tubelet.pixels.views). For files see
     `tubelet.inspect.budget.inputs.inputs_of`. Nothing is read and nothing allocated.
     Raises: ShapeError and LimitError of the size rule, naming the item; ShapeError where a merge does not divide a
-    grid; ConfigError, also for a selection beside a view rule that pools or unpads, and for an aggregator of views.
+    grid; ConfigError, also for a selection beside a view rule that pools or unpads, or a geometry network beside any.
 
         >>> from tubelet.families.onevision import VARIANTS
         >>> p = plan([(1920, 1080), (640, 360, 16)], VARIANTS["llava_vit_packing_small"])
@@ -89,18 +91,20 @@ def _joins(views: Views | None) -> bool:
 
 
 def _agree(after: Downstream, views: Views | None) -> None:
-    """A selection takes the place of pooling; an aggregator sees whole frames."""
+    """A selection takes the place of pooling; a geometry network sees whole frames."""
     if views is None:
         return
     if after.select is not None and _joins(views):
         raise ConfigError("a selection takes the place of pool and unpad: give the views neither", got=after.select)
-    if after.aggregator is not None:
-        raise ConfigError("an aggregator sees whole frames, no views", got=after.aggregator)
+    if after.geometry is not None:
+        raise ConfigError("a geometry network sees whole frames, no views", expected=None, got="views")
 
 
 def _item(
     one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: Downstream, views: Views | None
 ) -> PlannedItem:
+    if after.clips is not None and (one.frames > 1 or one.duration_s is not None):
+        recipe = after.clips
     times = -(-one.frames // recipe.temporal)
     space = after.space * (config.merger.merge if config is not None and config.merger else 1)
     if views is None:
@@ -172,10 +176,16 @@ def _stages(
     if target is not None:
         flop = 0 if width is None else projector_flop(after.projector, rows, width, target)
         stages.append(Stage("projected", (rows, target), flop))
+    tokens = sum(i.tokens for i in items)
     if _joins(views):
         width, times = (width, times) if target is None else (target, 1)
-        stages.append(Stage("joined", (sum(i.tokens for i in items), width), times=times))
-    return stages + ([] if after.aggregator is None else _geometry(items, recipe, after.aggregator))
+        stages.append(Stage("joined", (tokens, width), times=times))
+    stages += geometry_stages(items, recipe, after)
+    if (llm := after.llm) is not None:
+        stages.append(
+            Stage("prefill", (tokens, llm.width), llm.prefill_flop(tokens), llm.prefill_attention_flop(tokens))
+        )
+    return stages
 
 
 def _frames(items: Sequence[PlannedItem], recipe: PixelRecipe) -> tuple[int, ...]:
@@ -186,15 +196,3 @@ def _frames(items: Sequence[PlannedItem], recipe: PixelRecipe) -> tuple[int, ...
     if len(set(sides)) == 1:
         return (sum(frames), 3, *sides[0])
     return (sum(n * 3 * h * w for n, (h, w) in zip(frames, sides, strict=True)),)
-
-
-def _geometry(items: Sequence[PlannedItem], recipe: PixelRecipe, aggregator: Aggregator) -> list[Stage]:
-    """The aggregator's features of every frame, and what its connector reads: as many rows as merged tokens."""
-    found: list[Stage] = []
-    for i in items:
-        frames = i.grid.t * recipe.temporal
-        shape = aggregator.shape(frames, i.height, i.width)
-        time, space = frames // i.merged.t, i.height // aggregator.patch // i.merged.h
-        found.append(Stage("aggregator", shape))
-        found.append(Stage("connector input", (i.merged.rows, aggregator.connector_width(time, space))))
-    return found

@@ -6,7 +6,7 @@ are torch's (tests compare both).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -21,8 +21,9 @@ _PLAIN = {"scale", "alpha", "attn_mask"}  # what changes neither shape nor type
 
 def result_of(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What `op` gives on meta tensors. What is written in place is not written, for it has no values."""
-    if op is _aten.arange.default and kwargs.get("dtype") is not None:
-        return torch.empty(math.ceil(args[0]), dtype=kwargs["dtype"], device=kwargs["device"])
+    device = kwargs.get("device")  # tables on the host are kept for later calls and must have their values
+    if op is _aten.arange.default and kwargs.get("dtype") is not None and device is not None and device.type == "meta":
+        return torch.empty(math.ceil(args[0]), dtype=kwargs["dtype"], device=device)
     made = _RESULTS.get(op) if kwargs.keys() <= _PLAIN else None
     if made is not None:
         out = made(*args)
@@ -72,11 +73,17 @@ def _both(*args: Any) -> Tensor | None:
         return _like(a)
     if not isinstance(b, Tensor) or a.dtype != b.dtype or not (a.dtype.is_floating_point and a.ndim and b.ndim):
         return None
+    if a.shape == b.shape:
+        return _like(a)
     sides = zip_longest(reversed(a.shape), reversed(b.shape), fillvalue=1)
     return a.new_empty([max(m, n) if m and n else 0 for m, n in sides][::-1])
 
 
-def _mean(x: Tensor) -> Tensor:
+def _compared(a: Tensor, b: Tensor) -> Tensor | None:
+    return a.new_empty(a.shape, dtype=torch.bool) if a.shape == b.shape else None
+
+
+def _scalar(x: Tensor) -> Tensor:
     return x.new_empty(())
 
 
@@ -136,7 +143,27 @@ def _sized(x: Tensor, size: list[int], *_: Any) -> Tensor:
 
 
 def _resized(picture: Tensor, size: list[int], *_: Any) -> Tensor:
-    return picture.new_empty(*picture.shape[:2], *size)
+    return _picture(picture, picture.shape[1], size)
+
+
+def _picture(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+    """Pictures of another size, with channels last in memory where they are in `like`."""
+    last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    n = len(like)
+    return like.new_empty(n, *size, channels).movedim(3, 1) if last else like.new_empty(n, channels, *size)
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor | None:
+    """On a CPU channels are last in the result where they are last in the input; torch's meta puts them first."""
+    stride, padding, dilation, transposed, more, groups = how
+    if x.ndim != 4 or groups != 1:
+        return None
+    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, more, strict=True)
+    if transposed:
+        size = [(n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in sides]
+    else:
+        size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in sides]
+    return _picture(x, weight.shape[1 if transposed else 0], size)
 
 
 def _resized_back(grad: Tensor, size: list[int], whole: list[int], *_: Any) -> Tensor:
@@ -144,12 +171,13 @@ def _resized_back(grad: Tensor, size: list[int], whole: list[int], *_: Any) -> T
 
 
 _RESULTS: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys((_aten.gelu.default, _aten.silu.default, _aten.neg.default), _same),
+    **dict.fromkeys((_aten.gelu.default, _aten.silu.default, _aten.neg.default, _aten.relu.default), _same),
     **dict.fromkeys((_aten.gelu_backward.default, _aten.silu_backward.default), _second),
     **dict.fromkeys((_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor), _both),
     **dict.fromkeys((_aten.sin.default, _aten.cos.default, _aten.reciprocal.default), _of_floats),
     **dict.fromkeys((_aten.pow.Tensor_Scalar, _aten.div.Scalar, _aten.mul.Scalar), _of_floats),
-    _aten.mean.default: _mean,
+    _aten.eq.Tensor: _compared,
+    **dict.fromkeys((_aten.mean.default, _aten.all.default), _scalar),
     _aten.sum.dim_IntList: _summed,
     _aten.cat.default: _joined,
     _aten.stack.default: _stacked,
@@ -158,6 +186,7 @@ _RESULTS: dict[Any, Callable[..., Any]] = {
     _aten.native_layer_norm.default: _normed,
     _aten.native_layer_norm_backward.default: _norm_back,
     _aten.clone.default: _same,
+    _aten.convolution.default: _convolved,
     _aten.slice_backward.default: _sized,
     _aten._scaled_dot_product_flash_attention_for_cpu.default: _attended,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attended_back,

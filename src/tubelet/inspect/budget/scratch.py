@@ -83,7 +83,26 @@ def _antialiased(kernels: Kernels, args: Sequence[Any], out: Tensor) -> int:
 
 
 def _cornered(kernels: Kernels, args: Sequence[Any], out: Tensor) -> int:
+    if args[0].is_contiguous(memory_format=torch.channels_last):
+        return 0
     return (args[0].numel() + out.numel()) * FLOAT  # both pictures once more, channels last
+
+
+def _convolution(kernels: Kernels, args: Sequence[Any], out: Tensor) -> int:
+    """oneDNN's blocked copies: of the input and the weight where the input is stored channels first (of a transposed
+    convolution, of its result twice); of the weight twice, and a block of rows, where it is stored channels last. A
+    convolution of single places copies nothing."""
+    x, weight, transposed = args[0], args[1], args[6]
+    if weight.shape[-1] == 1:
+        return 0
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    if not last and transposed:
+        return 2 * out.nbytes
+    if not last:
+        padded = -(-x.shape[1] // 8) * 8
+        return x.nbytes // x.shape[1] * padded + weight.nbytes + (padded > x.shape[1]) * out.nbytes
+    block = (400 if transposed else 80) * max(x.shape[1], out.shape[1]) * FLOAT
+    return 2 * weight.nbytes + kernels.threads * (block + 16_384)
 
 
 _aten = torch.ops.aten
@@ -97,6 +116,7 @@ _FORMULAS: dict[Any, Callable[[Kernels, Sequence[Any], Any], int]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_back,
     _aten.native_layer_norm_backward.default: _norm_back,
     _aten.mean.default: _mean,
+    _aten.convolution.default: _convolution,
     _aten._upsample_bicubic2d_aa.default: _antialiased,
     _aten._upsample_bilinear2d_aa.default: _antialiased,
     _aten._upsample_bicubic2d_aa_backward.default: _antialiased,

@@ -1,15 +1,18 @@
 """What a plan is: its stages, its items and their counts."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, CountedInput, CountedRows, LimitError
+from tubelet.geometry.branch import still_scenes
+from tubelet.geometry.vggt import VGGTConfig
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype, Memory, Mode, memory
-from tubelet.inspect.budget.networks import Aggregator, LanguageShape
+from tubelet.inspect.budget.networks import LanguageShape
 from tubelet.inspect.budget.projector import Projection, with_projector
 from tubelet.packed.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
@@ -20,7 +23,9 @@ from tubelet.pixels.views import Views
 class Downstream:
     """What follows the encoder. space, time: neighbours merged into channels; select: tokens kept of each input at
     most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind; step: M-RoPE steps of one
-    temporal row; width: channels of a row where only a recipe is known; aggregator: a geometry network beside it."""
+    temporal row; width: channels of a row where only a recipe is known; geometry: a network beside it that sees the
+    frames, whose heads run where it has any, and whose `level` is joined with the tokens; clips: how clips are sized,
+    by a model that sizes them otherwise than pictures."""
 
     space: int = 1
     time: int = 1
@@ -30,7 +35,9 @@ class Downstream:
     projector: str = "mlp2x_gelu"
     step: float = 1.0
     width: int | None = None
-    aggregator: Aggregator | None = None
+    geometry: VGGTConfig | None = None
+    level: int = -1
+    clips: PixelRecipe | None = None
 
     def __post_init__(self) -> None:
         if min(self.space, self.time) < 1 or (self.select is not None and self.select < 1):
@@ -68,6 +75,12 @@ class PlannedItem:
     def merged_rows(self) -> int:
         """Rows of all of them once neighbours are merged."""
         return sum(merged.rows for _, merged in self.cuts) or self.merged.rows
+
+
+def scenes_of(items: Sequence[PlannedItem]) -> tuple[int, ...]:
+    """As `tubelet ask` makes them: a clip by itself, stills of one size that follow each other together."""
+    stills = [i.input.frames == 1 and i.input.duration_s is None for i in items]
+    return still_scenes([i.grid for i in items], stills)
 
 
 @dataclass(frozen=True)
@@ -143,13 +156,28 @@ class Plan:
 
     def memory(self, *, dtype: Dtype = "float32", mode: Mode = "inference", **how: Any) -> Memory:
         """`tubelet.inspect.budget.memory.memory` of these items, and of the projector where there is one; `how` is its
-        device, threads and pixels. Raises ConfigError where only a recipe is known."""
-        if self.config is None:
+        device, threads and pixels. Raises ConfigError where only a recipe is known and no geometry network, and for
+        training beside one."""
+        if self.after.geometry is not None:
+            alone = self._with_geometry(self.after.geometry, dtype, mode, **how)
+        elif self.config is not None:
+            alone = memory(self.config, self.grids, dtype=dtype, mode=mode, **how)
+        else:
             raise ConfigError("memory needs an encoder, and this plan knows a recipe only")
-        alone = memory(self.config, self.grids, dtype=dtype, mode=mode, **how)
         if self.projection is None:
             return alone
         return with_projector(alone, self.projection, dtype, mode, device=how.get("device", "cpu"))
+
+    def _with_geometry(self, geometry: VGGTConfig, dtype: Dtype, mode: Mode, **how: Any) -> Memory:
+        from tubelet.inspect.budget.geometry_memory import memory_beside, vggt_memory  # they build torch's modules
+
+        if mode != "inference":
+            raise ConfigError("training beside a geometry network is not planned", expected="inference", got=mode)
+        level, scenes = self.after.level, scenes_of(self.items)
+        if self.config is not None:
+            return memory_beside(self.config, geometry, self.grids, level=level, scenes=scenes, dtype=dtype, **how)
+        asked = {"keep": (level,), "heads": geometry.heads, "scenes": scenes, "dtype": dtype}
+        return vggt_memory(geometry, [Grid(g.t * self.recipe.temporal, g.h, g.w) for g in self.grids], **asked, **how)
 
     def projector_bytes(self, dtype: Dtype = "float32") -> int:
         """Weights of the projector, which are part of `memory`; 0 where there is none."""
