@@ -8,7 +8,19 @@ import pickle
 import pytest
 
 from tubelet import errors
-from tubelet.errors import InputError, KeyMismatch, LimitError, RunError, ShapeError, TubeletError, WeightsError
+from tubelet.errors import (
+    ConfigError,
+    InputError,
+    KeyMismatch,
+    LimitError,
+    RunError,
+    ShapeError,
+    TubeletError,
+    WeightsError,
+    near_names,
+)
+from tubelet.families.catalogue import require_variant
+from tubelet.reduce.methods import method_of
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, TubeletError)]
 TREE = {
@@ -101,3 +113,13 @@ def test_the_text_of_a_foreign_error_stays_in_its_cause():
     except LimitError as error:
         assert "0x" not in str(error) + json.dumps(error.as_dict())
         assert isinstance(error.__cause__, OSError)
+
+
+def test_names_that_may_have_been_meant_stand_in_the_message():
+    with pytest.raises(ConfigError, match=r"\(did you mean llava_vit_packing_small"):
+        require_variant("LLAVA_vit_packing_smal")
+    with pytest.raises(InputError, match=r"no method divprun \(did you mean divprune\?\); there are "):
+        method_of("divprun")
+    with pytest.raises(InputError, match=r"no method zzz; there are "):
+        method_of("zzz")
+    assert near_names("a" * 10**6, ["a"]) == near_names(None, ["b"]) == ""

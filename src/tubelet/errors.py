@@ -9,7 +9,7 @@ Messages are ours: the text of a foreign exception stays in `__cause__`, because
 carry addresses and paths that do not belong in an answer to a client.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -188,3 +188,16 @@ class DataError(RunError):
 
 class WorkerDied(RunError):
     """The process that decoded for us died, ran out of its limits or did not answer in time."""
+
+
+def near_names(name: object, known: Iterable[str]) -> str:
+    """What may have been meant by a name that is none, to stand behind it in a message; empty where nothing is near.
+
+    >>> near_names("siglip2_base_patch16_nafle", ["siglip2_base_patch16_naflex", "clip_vit_base_patch32"])
+    ' (did you mean siglip2_base_patch16_naflex?)'
+    """
+    from difflib import get_close_matches
+
+    by_small = {each.lower(): each for each in known}
+    close = get_close_matches(str(name)[:80].lower(), by_small, n=2, cutoff=0.7)
+    return f" (did you mean {' or '.join(by_small[each] for each in close)}?)" if close else ""

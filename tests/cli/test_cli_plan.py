@@ -176,8 +176,8 @@ def test_a_missing_file_is_an_error(tubelet: Run):
 
 
 def test_sizes_in_words():
-    assert [parse_bytes(t) for t in ("24GiB", "1.5 KiB", "2MB", "7")] == [24 * 2**30, 1536, 2_000_000, 7]
-    for wrong in ("", "0", "-1GiB", "1TiB", "GiB"):
+    assert [parse_bytes(t) for t in ("24GiB", "1.5 KiB", "2MB", "7 B")] == [24 * 2**30, 1536, 2_000_000, 7]
+    for wrong in ("", "0", "0GiB", "-1GiB", "1TiB", "GiB", "24"):
         with pytest.raises(UsageError):
             parse_bytes(wrong)
 

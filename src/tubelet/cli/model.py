@@ -9,7 +9,7 @@ import torch
 from tubelet.cli.options import SEED, with_budget
 from tubelet.cli.terminal import UsageError, file_name
 from tubelet.encoder.model import Encoder
-from tubelet.errors import InputError
+from tubelet.errors import InputError, near_names
 from tubelet.families.catalogue import variants
 from tubelet.weights.load import load_encoder, report_of, untrained
 
@@ -60,7 +60,7 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
     """
     where, kind, known = device_of(device), None if dtype is None else getattr(torch, dtype), variants()
     if config is not None and config not in known:
-        raise UsageError(f"--config {config}: no such variant; tubelet models lists them")
+        raise UsageError(f"--config {config}: no such variant{near_names(config, known)}; tubelet models lists them")
     if name in known:
         if config is not None:
             raise UsageError(f"--config says what stored weights are; {name} is a variant itself")
@@ -77,7 +77,8 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
 def require_named(name: str) -> None:
     """Raises UsageError for a name that can be neither a folder, a file nor a hub id."""
     if "/" not in name and "\\" not in name and not os.path.exists(name):  # noqa: PTH110  that of Path raises where a name is too long
-        raise UsageError(f"--model {name}: no such variant, folder or file; tubelet models lists the variants")
+        near = near_names(name, variants())
+        raise UsageError(f"--model {name}: no such variant, folder or file{near}; tubelet models lists the variants")
 
 
 def load_vlm(

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from tubelet.encoder.config import EncoderConfig
-from tubelet.errors import ConfigError
+from tubelet.errors import ConfigError, near_names
 from tubelet.families.family import Family
 from tubelet.families.fields import refuse_code
 from tubelet.families.match import Match, matches
@@ -155,7 +155,9 @@ def require_variant(name: str) -> tuple[Family, EncoderConfig]:
     known = variants()
     if name not in known:
         raise ConfigError(
-            f"no variant called {name!r:.60}; there are {', '.join(known)}", expected=tuple(known), got=name
+            f"no variant called {name!r:.60}{near_names(name, known)}; there are {', '.join(known)}",
+            expected=tuple(known),
+            got=name,
         )
     return known[name]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tubelet.doors import door
-from tubelet.errors import InputError
+from tubelet.errors import InputError, near_names
 from tubelet.packed import Packed
 from tubelet.packed.order import rows_in
 from tubelet.reduce.cells import dilate
@@ -120,9 +120,11 @@ def method_of(name: str) -> Method:
         past = historical_methods()
         if name in past:
             return past[name]
-        raise InputError(f"no version {name}; there are {', '.join(past)}", expected=tuple(past), got=name)
+        near = near_names(name, past)
+        raise InputError(f"no version {name}{near}; there are {', '.join(past)}", expected=tuple(past), got=name)
     if name not in METHODS:
-        raise InputError(f"no method {name}; there are {', '.join(METHODS)}", expected=tuple(METHODS), got=name)
+        near = near_names(name, METHODS)
+        raise InputError(f"no method {name}{near}; there are {', '.join(METHODS)}", expected=tuple(METHODS), got=name)
     return METHODS[name]
 
 
