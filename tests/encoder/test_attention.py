@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tubelet.encoder import attention
 from tubelet.encoder.attention import (
     Segments,
     backends,
@@ -43,6 +44,46 @@ def test_equals_the_dense_mask(lengths: list[int], seed: int) -> None:
     into = torch.full_like(q, torch.nan)
     sdpa_into(into, q, k, v, Segments(tuple(lengths)))
     assert torch.equal(into, out)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=lengths_of, flop=st.integers(1, 20_000), rows=st.integers(1, 5), sick=st.integers(0, 7))
+def test_pieces_change_nothing(lengths: list[int], flop: int, rows: int, sick: int) -> None:
+    q, k, v = qkv(sum(lengths), seed=7)
+    segments = Segments(tuple(lengths))
+    whole = varlen_attention(q, k, v, segments)
+    own = slice(sum(lengths[:sick]), sum(lengths[: sick + 1]))
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(attention, "PIECE_FLOP", flop)
+        patch.setattr(attention, "PIECE_ROWS", rows)
+        torch.testing.assert_close(varlen_attention(q, k, v, segments), whole, atol=1e-6, rtol=1e-5)
+        for x in (q, k, v):
+            x[own] = torch.nan
+        out = varlen_attention(q, k, v, segments)
+    assert out[own].isnan().all()
+    healthy = torch.ones(len(q), dtype=torch.bool)
+    healthy[own] = False
+    torch.testing.assert_close(out[healthy], whole[healthy], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(80_640,), (256,) * 3_000, (5_000, 5_000, 5_000, 77)])
+def test_no_call_is_so_long_that_ctrl_c_waits_for_it(lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are not needed for that: rows on meta."""
+    calls: list[int] = []
+    run = attention.F.scaled_dot_product_attention
+
+    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        calls.append(4 * q.shape[0] * q.shape[2] * k.shape[2] * q.shape[1] * q.shape[3])
+        return run(q, k, v)
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", counted)
+    q, k, v = (torch.empty(sum(lengths), 16, 64, device="meta") for _ in range(3))
+    with torch.no_grad():
+        out = varlen_attention(q, k, v, Segments(lengths), backend="sdpa")
+    assert out.shape == q.shape
+    assert sum(calls) == sum(4 * n * n * 16 * 64 for n in lengths)
+    least = 4 * attention.PIECE_ROWS * max(lengths) * 16 * 64
+    assert max(calls) <= max(attention.PIECE_FLOP, least) <= 3e11
 
 
 @settings(max_examples=30, deadline=None)

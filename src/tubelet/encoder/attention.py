@@ -24,6 +24,8 @@ from tubelet.packed import MAX_ROWS, Packed
 from tubelet.shapes import Int32, Shaped
 
 Backend = Literal["auto", "sdpa", "varlen", "flash"]
+PIECE_FLOP = 40_000_000_000  # of one call of sdpa in inference: below a second on two cores
+PIECE_ROWS = 768  # queries of one at least, as many as torch's CPU kernel wants to work at full speed
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,11 @@ def varlen_attention(
         )
     backend = resolve(backend, q.device, q.dtype)
     if backend == "sdpa":
+        longest_call = max((4 * n * m * m for _, n, m in segments.runs), default=0) * q.shape[1] * q.shape[2]
+        if not torch.is_grad_enabled() and longest_call > PIECE_FLOP:
+            out = v.new_empty(v.shape)
+            sdpa_into(out, q, k, v, segments)
+            return out
         parts = [_sdpa_run(q[a : a + n * m], k[a : a + n * m], v[a : a + n * m], n) for a, n, m in segments.runs]
         return parts[0] if len(parts) == 1 else torch.cat([q[:0], *parts])
     return kernel_attention(q, k, v, segments.on(q.device), segments.longest, backend)
@@ -135,16 +142,26 @@ def kernel_attention(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, 
 
 
 def _sdpa_run(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
-    """`count` segments of equal length as one batch: views in, (rows, H, K) out."""
+    """`count` segments of equal length as one batch: views in, (rows, H, K) out. q may be a part of one segment."""
     q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
 
 
 def sdpa_into(out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> None:
-    """`varlen_attention` for inference, run by run into `out` (T, H, K), so nothing is joined afterwards."""
+    """`varlen_attention` for inference, piece by piece into `out` (T, H, K), so nothing is joined afterwards.
+
+    No piece takes long, because Python hears of Ctrl-C only between them: a call of sdpa on a segment of 80,000 rows
+    takes minutes. A row's result does not depend on the pieces, up to rounding.
+    """
     for a, n, m in segments.runs:
-        b = a + n * m
-        out[a:b] = _sdpa_run(q[a:b], k[a:b], v[a:b], n)
+        flop = 4 * m * q.shape[1] * q.shape[2]  # of one row
+        together = max(1, PIECE_FLOP // (flop * m))
+        for first in range(a, a + n * m, together * m):
+            end = min(first + together * m, a + n * m)
+            rows = max(PIECE_ROWS, PIECE_FLOP // flop) if together == 1 else end - first
+            for b in range(first, end, rows):
+                part = slice(b, min(b + rows, end))
+                out[part] = _sdpa_run(q[part], k[first:end], v[first:end], (end - first) // m)
 
 
 # ---- which kernel runs
