@@ -248,7 +248,7 @@ class PackedTrainer(Trainer):
         sums = [sum(m[i] for m in micros) for i in range(3)]
         wait = self.save_every_s
         late = self.group.rank == 0 and wait is not None and time.monotonic() - self._saved >= wait
-        total, count, flop, late, *rest = self.group.sum([*sums, float(late), *self._signals.seen(), *flags])
+        total, count, flop, late, *rest = self.group.sum([*sums, float(late), *self._signals.seen, *flags])
         flags = rest[len(SIGNALS) :]
         loss = total / count if count else math.nan
         if zero:

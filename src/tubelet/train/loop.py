@@ -173,7 +173,7 @@ class _Run:
         begun, step = time.monotonic(), self.progress.step
         values, flags, shown, flop = self._gradients(step)
         first = self.group.rank == 0
-        summed = self.group.sum([*values, flop, float(late and first), *self.signals.seen(), *flags])
+        summed = self.group.sum([*values, flop, float(late and first), *self.signals.seen, *flags])
         (loss_sum, count, flop, late_sum), rest = summed[:4], summed[4:]
         stop, flags = asked(rest[: len(SIGNALS)]), rest[len(SIGNALS) :]
         self.loss = loss_sum / count if count else math.nan

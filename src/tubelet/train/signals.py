@@ -10,13 +10,12 @@ SIGNALS = tuple(EXIT_CODES)
 class StopSignals:
     """While the block runs, the signals are noted; afterwards they do what they did before.
 
-    A second SIGINT does what it did before at once. Must be entered in the main thread, as Python asks of everyone who
-    handles signals.
+    A second SIGINT does what it did before at once. `seen` is a count for each of SIGNALS, for a sum over ranks.
+    Must be entered in the main thread, as Python asks of everyone who handles signals.
     """
 
     def __init__(self) -> None:
-        self._seen = [0] * len(SIGNALS)
-        self._twice = False
+        self.seen = [0] * len(SIGNALS)
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -30,25 +29,10 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def seen(self) -> list[int]:
-        """A count for each of SIGNALS, for a sum over ranks.
-
-        Raises KeyboardInterrupt after a second SIGINT: that which it raised is lost where it came in a finalizer or in
-        a library that asks Python nothing.
-        """
-        if self._twice:
-            raise KeyboardInterrupt
-        return self._seen
-
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._seen[SIGNALS.index(signal.Signals(number))] += 1
+        self.seen[SIGNALS.index(signal.Signals(number))] += 1
         if number == signal.SIGINT:
-            signal.signal(number, self._again)
-
-    def _again(self, number: int, frame: FrameType | None) -> None:
-        self._twice = True
-        signal.signal(number, self._before[signal.SIGINT])
-        signal.raise_signal(number)
+            signal.signal(number, self._before[signal.SIGINT])
 
 
 def asked(counts: list[float]) -> signal.Signals | None:
