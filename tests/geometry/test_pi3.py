@@ -194,6 +194,15 @@ def test_what_does_not_fit_is_told(model: Pi3, file: Path, tmp_path: Path):
         Pi3Config(vggt_config(layers=2, width=32, heads=2, patch_layers=1), TINY.decoder)
 
 
+def test_pixels_that_are_nan_name_the_frame(model: Pi3):
+    """Frames of a scene see each other: the first of that scene is named, and the scene before it is well."""
+    p = packed(frames("a"), frames("b"))
+    p.x[-1] = torch.nan
+    with torch.no_grad(), pytest.raises(NotFinite, match="NaN or infinity") as caught:
+        model.run(p)
+    assert caught.value.item == 3
+
+
 def test_random_weights_say_so():
     model = untrained_pi3(TINY)
     assert model.untrained

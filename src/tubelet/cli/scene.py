@@ -10,7 +10,7 @@ from tyro.conf import Positional
 from tubelet.cli.options import Device, Isolate, OutputOptions, StoredDtype, option, require_files
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, megabytes, seconds, visible
-from tubelet.errors import InputError
+from tubelet.errors import InputError, near_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tubelet.geometry.scene import Cloud
     from tubelet.geometry.scene import Scene as Seen
     from tubelet.geometry.vggt import VGGT, VGGTConfig
+    from tubelet.inspect.budget.memory import Dtype
     from tubelet.weights.locate import Source
 
 STAGES = ("seeing", "points", "choosing", "writing")
@@ -84,7 +85,7 @@ class Scene:
         start = time.perf_counter()
         seen = self._read(pool)
         laps["read"] = time.perf_counter() - start
-        cost = cost_of(config_for(self.model, heads_for(self.points)), seen, self._itemsize, device)
+        cost = cost_of(config_for(self.model, heads_for(self.points)), seen, self._kind, device)
         terminal.aside(cost_words(cost, seen, device))
         start = time.perf_counter()
         model = self._load(source, device)
@@ -145,12 +146,14 @@ class Scene:
         if self.model in UNTRAINED:
             return self.model
         if "/" not in self.model and "\\" not in self.model and not os.path.exists(self.model):  # noqa: PTH110
-            raise UsageError(f"--model {self.model}: no such folder or file, and not {' or '.join(UNTRAINED)}")
+            near = near_names(self.model, UNTRAINED)
+            raise UsageError(f"--model {self.model}: no such folder or file{near}, and not {' or '.join(UNTRAINED)}")
         return find_folder(self.model)
 
     @property
-    def _itemsize(self) -> int:
-        return 2 if self.dtype in ("bfloat16", "float16") else 4
+    def _kind(self) -> "Dtype":
+        """The type of the layers; of stored weights the widest that they may have."""
+        return "float32" if self.dtype == "stored" else self.dtype
 
     # ---- what is done
 
@@ -208,24 +211,29 @@ class Scene:
 # ---- what it costs
 
 
-def cost_of(config: "VGGTConfig", seen: "SceneFrames", itemsize: int, device: str) -> dict[str, Any]:
+def cost_of(config: "VGGTConfig", seen: "SceneFrames", dtype: "Dtype", device: str) -> dict[str, Any]:
     """Multiply-adds by part, bytes, and, where it may take a while, seconds at the speed this device multiplies
     matrices: a lower bound."""
-    from tubelet.geometry.cost import vggt_bytes, vggt_macs, vggt_parameters
+    from tubelet.geometry.cost import vggt_macs
+    from tubelet.inspect.budget.geometry_memory import vggt_memory
     from tubelet.inspect.speed.rate import gemm_rate
+    from tubelet.packed.grid import Grid
 
     height, width = seen.frames.shape[1:3]
     macs = vggt_macs(config, len(seen), height, width)
     flop = 2 * sum(macs.values())
-    weights = vggt_parameters(config) * itemsize
+    patch = config.pixels.patch
+    grid = Grid(len(seen), height // patch, width // patch)
+    on: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
+    memory = vggt_memory(config, [grid], dtype=dtype, device=on, keep=(), heads=config.heads)
     slow = flop > SLOW
-    rate = gemm_rate(1024, dtype="float32" if itemsize == 4 else "bfloat16", device=device, rounds=2) if slow else None
+    rate = gemm_rate(1024, dtype=dtype, device=device, rounds=2) if slow else None
     return {
         "frames": len(seen),
         "macs": macs,
         "flop": flop,
-        "weights_bytes": weights,
-        "memory_bytes": weights + vggt_bytes(config, len(seen), height, width, itemsize),
+        "weights_bytes": memory.weights_bytes,
+        "memory_bytes": memory.total_bytes,
         "seconds_at_least": None if rate is None else flop / rate,
     }
 

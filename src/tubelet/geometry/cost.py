@@ -16,7 +16,7 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.spans import span_lengths, whole_cuts
 from tubelet.errors import ShapeError
 from tubelet.geometry.heads import POSE, CameraConfig, DPTConfig
-from tubelet.geometry.vggt import CHUNK, VGGT, VGGTConfig
+from tubelet.geometry.vggt import VGGT, VGGTConfig
 from tubelet.packed import Grid
 
 
@@ -99,23 +99,3 @@ def vggt_parameters(config: VGGTConfig) -> int:
     """
     with torch.device("meta"):
         return sum(p.numel() for p in VGGT(config).parameters())
-
-
-def vggt_bytes(config: VGGTConfig, frames: int, height: int, width: int, itemsize: int = 4) -> int:
-    """About how many bytes one run needs besides the weights, for an estimate before it starts. itemsize: of the
-    layers' type; heads are float32.
-
-    Rows with what a layer makes of them (q, k, v and the inside of its MLP), the levels a DPT head reads, its maps for
-    `CHUNK` frames (7 bytes a feature and pixel, as measured), and the results. Raises what `vggt_macs` raises.
-    """
-    grid = _grid(config, frames, height, width)
-    own = config.aggregator
-    rows = grid.rows + frames * own.prefix
-    layer = rows * (own.hidden * 6 + own.mlp) * itemsize
-    heads = [head for head in (config.depth, config.points) if head is not None]
-    levels = {level for head in heads for level in head.layers} | {len(config.states) - 1}
-    kept = 2 * len(levels) * rows * config.kept_width * itemsize  # inside, and as rows of the pack
-    pixels = grid.rows * config.pixels.patch**2
-    maps = max((min(frames, CHUNK) * (pixels // frames) * h.features * 7 for h in heads), default=0)
-    results = sum(pixels * (h.out or 0) * 4 for h in heads)
-    return grid.rows * config.pixels.width * 5 + kept + max(layer, maps) + results

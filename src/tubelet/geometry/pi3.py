@@ -23,10 +23,10 @@ from tubelet.encoder.attention import resolve
 from tubelet.encoder.config import EncoderConfig, Span
 from tubelet.encoder.layers import Layer, LayerInputs, SegmentSpan, span_of
 from tubelet.encoder.model import Encoder
-from tubelet.errors import ConfigError, ShapeError
+from tubelet.errors import ConfigError, NotFinite, ShapeError
 from tubelet.geometry.cameras import LEAST_FOV, MOST_FOV, Cameras, Size, cameras_of
 from tubelet.geometry.rotation import orthogonal
-from tubelet.geometry.vggt import VGGTConfig, random_state, vggt_config
+from tubelet.geometry.vggt import VGGTConfig, vggt_config, with_random_weights
 from tubelet.packed import Packed
 from tubelet.packed.order import check_order
 from tubelet.pixels.recipe import PixelRecipe
@@ -125,6 +125,8 @@ class PoseHead(nn.Module):
             x = x + y
         x = torch.stack([part.mean(dim=0) for part in x.split(list(rows))])
         x = F.relu(self.fc2(F.relu(self.fc1(x))))
+        if not bool((known := x.isfinite().all(dim=1)).all()):  # no rotation is near NaN
+            raise NotFinite("this frame's features hold NaN or infinity", item=int((~known).nonzero()[0]))
         turn = orthogonal(F.normalize(self.rotation(x).unflatten(-1, (3, 3)), dim=-1))
         pose = torch.cat([turn, self.shift(x)[..., None]], dim=-1)
         return torch.cat([pose, pose.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(pose), 1, 4)], dim=1)
@@ -202,7 +204,7 @@ class Pi3(nn.Module):
         """Points, confidence and poses of a pack of pixels, as `patchify` cuts them with `pixels`.
 
         scenes: how many consecutive items make each scene; None: an item each. Raises ShapeError for rows or scenes
-        that do not fit: whole items in raster order.
+        that do not fit: whole items in raster order. NotFinite naming a frame of the pack whose features are NaN.
         """
         if not p.whole:
             raise ShapeError("a map needs every row of its frames: no row may be dropped before")
@@ -241,9 +243,8 @@ def untrained_pi3(config: Pi3Config, seed: int = 0) -> Pi3:
     """The network with seeded random weights; what it says means nothing, and it says so."""
     with torch.device("meta"):
         model = Pi3(config)
-    model.load_state_dict(random_state(model, seed), assign=True)
     model.untrained = True
-    return model.eval()
+    return with_random_weights(model, seed)
 
 
 def _lenses(local: Float[Tensor, "F H W 3"]) -> tuple[Float[Tensor, "F 3 3"], Bool[Tensor, " F"]]:

@@ -14,6 +14,7 @@ their description. Differs: angles are float32 whatever the weights' type.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from tubelet.packed import Packed
 from tubelet.packed.order import check_order
 from tubelet.pixels.recipe import IMAGENET_MEAN, IMAGENET_STD, PixelRecipe
 
+M = TypeVar("M", bound=nn.Module)
 SPECIAL = 5  # a camera token and four registers before the patches of each frame
 CHUNK = 4  # frames that a DPT head sees at once
 
@@ -280,13 +282,12 @@ def untrained_vggt(config: VGGTConfig, seed: int = 0) -> VGGT:
     """The network with seeded random weights, for trying things out; what it says means nothing, and it says so."""
     with torch.device("meta"):
         model = VGGT(config)
-    model.load_state_dict(random_state(model, seed), assign=True)
     model.untrained = True
-    return model.eval()
+    return with_random_weights(model, seed)
 
 
-def random_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Seeded random values for a network made on meta: small ones, biases 0, other vectors 1."""
+def with_random_weights(model: M, seed: int) -> M:
+    """A network made on meta with seeded random weights, in eval mode: small ones, biases 0, other vectors 1."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, like in model.state_dict().items():
@@ -296,4 +297,5 @@ def random_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
             state[name] = (
                 torch.ones(like.shape) if like.ndim == 1 else torch.randn(like.shape, generator=generator) * 0.02
             )
-    return state
+    model.load_state_dict(state, assign=True)
+    return model.eval()

@@ -8,18 +8,16 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite
-from tubelet.geometry.vggt import VGGT, VGGT_1B, VGGTConfig, vggt_config
+from tubelet.geometry.vggt import VGGT, VGGT_1B, M, VGGTConfig, vggt_config
 from tubelet.packed.header import Entry
 from tubelet.weights.locate import Checkpoint, Source, find_folder
 from tubelet.weights.tensors import TensorReader, compare_names, entries_of, stored_type
 
-M = TypeVar("M", bound=nn.Module)
 HEADS = {"camera": "camera_head", "depth": "depth_head", "points": "point_head"}
 UNREAD = ("track_head.", "aggregator.patch_embed.mask_token")  # no part of this network
 

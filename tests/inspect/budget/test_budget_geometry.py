@@ -215,3 +215,10 @@ def test_what_cannot_be_planned_is_said():
     with pytest.raises(ShapeError, match="patches of 16"):
         plan([(160, 160)], PixelRecipe(16), beside)
     assert plan([], PixelRecipe(14), beside).stages[-1].name == "patches"
+
+
+def test_memory_grows_with_frames_as_rows_do_where_heads_see_a_few_at_once():
+    heads = VGGT_1B.heads
+    one, two = (vggt_memory(VGGT_1B, [Grid(n, 28, 37)], keep=(), heads=heads).work_bytes for n in (16, 32))
+    assert 1.3 * one < two < 2 * one
+    assert vggt_memory(VGGT_1B, [Grid(16, 28, 37)], dtype="bfloat16", keep=(), heads=heads).work_bytes < one
