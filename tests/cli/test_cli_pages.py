@@ -50,6 +50,21 @@ def test_pages_come_with_conversations_boxes_and_recipe(tmp_path: Path, capsys: 
 
 
 @pytest.mark.usefixtures("one_face")
+def test_a_folder_of_pages_is_replaced_whole_and_one_of_something_else_never(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    assert run("--out", out, "--count", 3) == 0
+    assert run("--out", out, "--count", 1, "--first", 9) == 0
+    assert sorted(f.name for f in out.glob("*.png")) == ["page-0000009.png"]
+    (out / "diary.txt").write_text("dear")
+    assert run("--out", out, "--count", 2) == 1
+    assert "diary.txt" in capsys.readouterr().err
+    assert sorted(f.name for f in out.glob("*.png")) == ["page-0000009.png"]
+    assert [f.name for f in tmp_path.iterdir() if f.is_dir()] == ["out"]
+
+
+@pytest.mark.usefixtures("one_face")
 def test_the_same_command_writes_the_same_pages(tmp_path: Path):
     for name in ("a", "b"):
         assert (

@@ -1,11 +1,12 @@
 """`tubelet pages`: pages to train and test a reader with, their questions and answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.options import OutputOptions, option
 from tubelet.cli.output import output_file
+from tubelet.cli.progress import progress
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.writing import save_png
 
@@ -25,7 +26,7 @@ class Pages:
     Example: tubelet pages --out pages --count 100 --show pages.png
     """
 
-    out: Annotated[str | None, option("the folder to write", "FOLDER")] = None
+    out: Annotated[str | None, option("the folder to write; one of pages is replaced", "FOLDER")] = None
     count: Annotated[int, option("how many (default: 24)", "N")] = 24
     seed: Annotated[int, option("of all that is drawn (default: 0)", "N")] = 0
     first: Annotated[int, option("number of the first page (default: 0)", "N")] = 0
@@ -60,7 +61,11 @@ class Pages:
         if self.out is None:
             pages = [print_page(recipe, fonts, number) for number in numbers[:SHOWN]]
         else:
-            pages = list(write_pages(Path(self.out), recipe, fonts, numbers))
+            pages = []
+            with progress(terminal, self.count) as tick:
+                for page in write_pages(Path(self.out), recipe, fonts, numbers):
+                    tick("printing", len(pages) + 1)  # of all but those shown the pixels are only on disk
+                    pages.append(page if len(pages) < SHOWN else replace(page, pixels=page.pixels[:0].copy()))
             terminal.line(f"{visible(file_name(self.out))}  ({len(pages):,} pages, {_questions(pages):,} questions)")
         if sheet is not None:
             save_png(contact_sheet(pages[:SHOWN]), sheet)

@@ -7,6 +7,7 @@ recipe.json       the recipe, the fonts and their hash
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,33 +18,39 @@ from PIL import Image
 from tubelet.errors import RunError
 from tubelet.train.pages.fonts import Fonts
 from tubelet.train.pages.page import Page, PageRecipe, Question, print_page
+from tubelet.writing import new_folder
 
 CHAT, QUESTIONS, RECIPE = "chat.jsonl", "questions.jsonl", "recipe.json"
 
 
 def write_pages(folder: Path, recipe: PageRecipe, fonts: Fonts, numbers: Iterable[int]) -> Iterator[Page]:
-    """Write the pages of these numbers, one after the other, and give each. Files of the same names are replaced.
+    """Write the pages of these numbers, one after the other, and give each. The folder is there after the last, or not
+    at all; one that holds pages and nothing else is replaced.
 
-    A page without questions has a picture and no line in chat.jsonl. Raises RunError where the folder cannot be
-    written.
+    A page without questions has a picture and no line in chat.jsonl. Raises InputError for a folder that holds
+    something else, RunError where it cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECIPE).write_text(json.dumps(recipe_of(recipe, fonts), indent=2) + "\n", encoding="utf-8")
         with (
-            (folder / CHAT).open("w", encoding="utf-8") as chat,
-            (folder / QUESTIONS).open("w", encoding="utf-8") as asked,
+            new_folder(folder, _is_part, overwrite=True) as beside,
+            (beside / CHAT).open("w", encoding="utf-8") as chat,
+            (beside / QUESTIONS).open("w", encoding="utf-8") as asked,
         ):
+            (beside / RECIPE).write_text(json.dumps(recipe_of(recipe, fonts), indent=2) + "\n", encoding="utf-8")
             for number in numbers:
                 page = print_page(recipe, fonts, number)
                 name = f"page-{number:07d}.png"
-                Image.fromarray(page.pixels).save(folder / name)
+                Image.fromarray(page.pixels).save(beside / name)
                 if page.questions:
                     chat.write(_line(conversation(page, name)))
                 asked.writelines(_line(_asked(page, question, name)) for question in page.questions)
                 yield page
     except OSError as e:
         raise RunError(f"the pages cannot be written: {e.strerror}", source=folder.name) from e
+
+
+def _is_part(name: str) -> bool:
+    return name in (CHAT, QUESTIONS, RECIPE) or re.fullmatch(r"page-[0-9]{7,}\.png", name) is not None
 
 
 def recipe_of(recipe: PageRecipe, fonts: Fonts) -> dict[str, Any]:
