@@ -1,9 +1,13 @@
 """Segments and attention against one dense masked softmax in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tubelet.encoder import attention
 from tubelet.encoder.attention import (
@@ -68,7 +72,7 @@ def test_pieces_change_nothing(lengths: list[int], flop: int, rows: int, sick: i
 
 @pytest.mark.parametrize("lengths", [(80_640,), (256,) * 3_000, (5_000, 5_000, 5_000, 77)])
 def test_no_call_is_so_long_that_ctrl_c_waits_for_it(lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values are not needed for that: rows on meta."""
+    """Values are not needed for that: fake rows."""
     calls: list[int] = []
     run = attention.F.scaled_dot_product_attention
 
@@ -77,8 +81,8 @@ def test_no_call_is_so_long_that_ctrl_c_waits_for_it(lengths: tuple[int, ...], m
         return run(q, k, v)
 
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", counted)
-    q, k, v = (torch.empty(sum(lengths), 16, 64, device="meta") for _ in range(3))
-    with torch.no_grad():
+    with torch.no_grad(), FakeTensorMode():
+        q, k, v = (torch.empty(sum(lengths), 16, 64) for _ in range(3))
         out = varlen_attention(q, k, v, Segments(lengths), backend="sdpa")
     assert out.shape == q.shape
     assert sum(calls) == sum(4 * n * n * 16 * 64 for n in lengths)
@@ -101,6 +105,28 @@ def test_a_nan_stays_in_its_segment(lengths: list[int], data: st.DataObject) -> 
     healthy[a:b] = False
     assert torch.equal(out[healthy], clean[healthy])
     assert out[a:b].isnan().all()
+
+
+def test_the_gradient_of_many_segments_writes_each_row_a_few_times() -> None:
+    """Not once for every segment, as the gradient of a slice does."""
+
+    class Written(TorchDispatchMode):
+        rows = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if not func.is_view:
+                self.rows += sum(
+                    t.shape[0] for t in (out if isinstance(out, tuple) else (out,)) if t is not None and t.dim() == 3
+                )
+            return out
+
+    lengths = tuple(range(1, 65))
+    leaves = [x.requires_grad_() for x in qkv(sum(lengths))]
+    out = varlen_attention(*leaves, Segments(lengths))
+    with Written() as written:
+        torch.autograd.grad(out.sum(), leaves)
+    assert 3 * sum(lengths) <= written.rows <= 12 * sum(lengths)
 
 
 def test_gradients_equal_the_dense_mask_and_the_operator_agrees() -> None:

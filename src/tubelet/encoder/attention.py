@@ -9,7 +9,7 @@ block mask it does, because 0 x NaN is NaN.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, groupby
@@ -130,8 +130,12 @@ def varlen_attention(
             out = v.new_empty(v.shape)
             sdpa_into(out, q, k, v, segments)
             return out
-        parts = [_sdpa_run(q[a : a + n * m], k[a : a + n * m], v[a : a + n * m], n) for a, n, m in segments.runs]
-        return parts[0] if len(parts) == 1 else torch.cat([q[:0], *parts])
+        if len(segments.runs) == 1:
+            return _sdpa_run(q, k, v, segments.runs[0][1])
+        rows = [n * m for _, n, m in segments.runs]
+        pieces = zip(*(x.split(rows) for x in (q, k, v)), strict=True)  # a slice's gradient would be as long as q
+        parts = [_sdpa_run(*piece, n) for piece, (_, n, _) in zip(pieces, segments.runs, strict=True)]
+        return torch.cat([q[:0], *parts])
     return kernel_attention(q, k, v, segments.on(q.device), segments.longest, backend)
 
 
@@ -151,17 +155,27 @@ def sdpa_into(out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Segments) 
     """`varlen_attention` for inference, piece by piece into `out` (T, H, K), so nothing is joined afterwards.
 
     No piece takes long, because Python hears of Ctrl-C only between them: a call of sdpa on a segment of 80,000 rows
-    takes minutes. A row's result does not depend on the pieces, up to rounding.
+    takes minutes. A row's result does not depend on the pieces, up to rounding. On meta one piece of each run is made,
+    for its others are no larger: a plan of hours of video is as short as any.
     """
-    for a, n, m in segments.runs:
-        flop = 4 * m * q.shape[1] * q.shape[2]  # of one row
-        together = max(1, PIECE_FLOP // (flop * m))
-        for first in range(a, a + n * m, together * m):
-            end = min(first + together * m, a + n * m)
-            rows = max(PIECE_ROWS, PIECE_FLOP // flop) if together == 1 else end - first
-            for b in range(first, end, rows):
-                part = slice(b, min(b + rows, end))
-                out[part] = _sdpa_run(q[part], k[first:end], v[first:end], (end - first) // m)
+    for run in segments.runs:
+        for queries, keys, count in _pieces(*run, 4 * q.shape[1] * q.shape[2]):
+            out[queries] = _sdpa_run(q[queries], k[keys], v[keys], count)
+            if out.is_meta:
+                break
+
+
+def _pieces(start: int, count: int, length: int, flop: int) -> Iterator[tuple[slice, slice, int]]:
+    """A run in pieces of bounded work: (queries, keys, segments): whole segments together, or queries of one.
+
+    flop: of one query and one key.
+    """
+    together = max(1, PIECE_FLOP // (flop * length * length))
+    for a in range(start, start + count * length, together * length):
+        b = min(a + together * length, start + count * length)
+        rows = max(PIECE_ROWS, PIECE_FLOP // (flop * length)) if together == 1 else b - a
+        for first in range(a, b, rows):
+            yield slice(first, min(first + rows, b)), slice(a, b), (b - a) // length
 
 
 # ---- which kernel runs
