@@ -79,7 +79,7 @@ def new_folder(
     with write_errors(f"{path.name}: the folder"):
         names = sorted(_names(path)) if path.exists() else []
     if names and not overwrite:
-        raise error("the output exists already; overwrite=True replaces it", source=path.name)
+        raise error("the output exists already; overwrite=True (--overwrite) replaces it", source=path.name)
     if strange := [name for name in names if not is_part(name)]:
         raise error(
             f"the output exists already and holds {', '.join(strange[:3])}, which this does not write: not replaced",

@@ -2,14 +2,14 @@
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import Device, FrameOptions, OutputOptions, ReadingOptions, StoredDtype, option
+from tubelet.cli.options import Device, FrameOptions, OutputOptions, Overwrite, ReadingOptions, StoredDtype, option
 from tubelet.cli.output import on_one_page, output_file
+from tubelet.cli.sources import Inputs, inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
 from tubelet.writing import save_png
 
@@ -39,7 +39,7 @@ class Ask:
     vision_tower: Annotated[
         str | None, option("where the tower of a LLaVA checkpoint is, when it is not inside", "MODEL")
     ] = None
-    show: Annotated[str | None, option("also a PNG of what the model saw, with its tokens", "FILE")] = None
+    show: Annotated[str | None, option("also a .png of what the model saw, with its tokens", "FILE")] = None
     max_new_tokens: Annotated[int, option("longest answer (default: 256)", "N")] = 256
     temperature: Annotated[
         float | None, option("draw tokens, the more freely the higher (default: the likeliest token)", "T")
@@ -48,16 +48,19 @@ class Ask:
     frames: FrameOptions = FrameOptions()
     dtype: StoredDtype = "stored"
     device: Device = "auto"
+    overwrite: Overwrite = False
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         files, question, sampling = self._checked()
-        out = None if self.show is None else output_file(self.show, files)
+        inputs = inputs_of(files, terminal, urls=self.reading.urls)
+        how = {"overwrite": self.overwrite, "option": "--show"}
+        out = None if self.show is None else output_file(self.show, inputs.names, **how)
         laps: dict[str, float] = {}
         start = time.perf_counter()
-        clips = self._read(files, sampling)  # before the model: a wrong file name is told at once
+        clips = self._read(inputs, sampling)  # before the model: a wrong file name is told at once
         laps["read"] = time.perf_counter() - start
         from tubelet.cli.room import tell_room
 
@@ -74,11 +77,12 @@ class Ask:
         asked = ask(vlm, clips, question)
         laps["encode"] = time.perf_counter() - start
         if out is not None:
-            save_png(drawn(asked), out)
+            with out.file() as path:
+                save_png(drawn(asked), path)
         answer, counts = self._answer(vlm, asked, terminal, start, laps)
         report = {"command": "ask", "answer": answer, "model": file_name(self.model), "untrained": vlm.untrained}
         report |= {"files": _files(asked), "tokens": counts, "seconds": laps}
-        report |= {} if out is None else {"show": file_name(str(out))}
+        report |= {} if out is None else {"show": out.name}
         terminal.aside(_table(counts, laps, self.model))
         terminal.document(report)
         return OK
@@ -105,11 +109,11 @@ class Ask:
         pixels = self.reading.max_pixels
         return load_vlm(self.model, self.dtype, self.device, max_pixels=pixels, vision_tower=self.vision_tower)
 
-    def _read(self, files: Sequence[str], sampling: "Sampling") -> "list[Clip]":
+    def _read(self, inputs: Inputs, sampling: "Sampling") -> "list[Clip]":
         from tubelet.reading.read import read
 
         return read(
-            list(files),
+            list(inputs.sources),
             fps=sampling.fps,
             num_frames=sampling.num_frames,
             times_s=sampling.times_s,

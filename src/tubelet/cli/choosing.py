@@ -237,7 +237,7 @@ def _box(values: Any) -> "Box":
 
 
 def encoded(
-    file: str,
+    file: Any,
     index: int,
     wish: SelectionRequest,
     model: "Model",

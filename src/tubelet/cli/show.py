@@ -11,12 +11,13 @@ from tubelet.cli.options import (
     FrameOptions,
     OnError,
     OutputOptions,
+    Overwrite,
     ReadingOptions,
     option,
-    require_files,
     with_budget,
 )
 from tubelet.cli.output import Drawings, on_one_page
+from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import view_rule
 from tubelet.errors import InputError, TubeletError
@@ -44,7 +45,9 @@ class Show:
     """
 
     files: Files
-    out: Annotated[str | None, option("the PNG to write, or a folder for those of several files", "FILE")] = None
+    out: Annotated[
+        str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
+    ] = None
     model: Annotated[
         str, option(f"whose patches: a variant, folder, file or hub id (default: {DEFAULT_MODEL})", "MODEL")
     ] = DEFAULT_MODEL
@@ -56,24 +59,25 @@ class Show:
     no_grid: Annotated[bool, option("frames of a clip without the patch grid")] = False
     frames: FrameOptions = FrameOptions()
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        require_files(self.files)
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
         rule = view_rule(self.views, None, None)
-        drawings = Drawings(self.out, self.files)
+        inputs = inputs_of(self.files, terminal, urls=self.reading.urls, skip=self.on_error == "skip")
+        drawings = Drawings(self.out, inputs.names, terminal, overwrite=self.overwrite)
         recipe = self._recipe()
         drawn: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
-        for i, file in enumerate(self.files):
+        for i, file in enumerate(inputs.names):
             try:
-                clip = self._read(file, i, sampling)
+                clip = self._read(inputs.sources[i], i, sampling)
                 picture, about = self._draw(clip, recipe, i, rule)
             except InputError as e:
                 if self.on_error == "raise":
@@ -81,15 +85,16 @@ class Show:
                 terminal.say(str(e))
                 errors.append(e.as_dict() | {"file": file_name(file)})
                 continue
-            path = drawings.path(i, "frames" if clip.is_video else "grid")
-            save_png(picture, path)
-            drawn.append({"file": file_name(file), "out": file_name(str(path)), **about})
+            place = drawings.place(i, "frames" if clip.is_video else "grid")
+            with place.file() as path:
+                save_png(picture, path)
+            drawn.append({"file": file_name(file), "out": place.name, **about})
             if not terminal.json and not terminal.quiet:
-                terminal.line(f"{visible(str(path))}  ({_words(clip, about)})")
+                terminal.line(f"{visible(place.name)}  ({_words(clip, about)})")
         terminal.document({"command": "show", "files": drawn, "errors": errors})
         return FAILED if errors else OK
 
-    def _read(self, file: str, index: int, sampling: "Sampling") -> "Clip":
+    def _read(self, file: Any, index: int, sampling: "Sampling") -> "Clip":
         from tubelet.reading.read import read
 
         try:
