@@ -73,6 +73,22 @@ def new_folder(
     An empty folder is taken. One with something in it is replaced with `overwrite`, as one, and only where `is_part` is
     true of every name in it. Raises `error` where something stands there, RunError where it cannot be written.
     """
+    path = folder_place(target, is_part, overwrite=overwrite, error=error)
+    with write_errors(f"{path.name}: the folder"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(path) as beside:
+            beside.mkdir()
+            yield beside
+
+
+def folder_place(
+    target: str | os.PathLike[str],
+    is_part: Callable[[str], bool],
+    *,
+    overwrite: bool = False,
+    error: type[TubeletError] = InputError,
+) -> Path:
+    """The path that `new_folder` would write to, links followed. Raises what it raises; writes nothing."""
     path = resolved(target)
     if path.exists() and not path.is_dir():
         raise error("the output exists already and is no folder", source=path.name)
@@ -86,11 +102,7 @@ def new_folder(
             source=path.name,
             got=tuple(strange),
         )
-    with write_errors(f"{path.name}: the folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(path) as beside:
-            beside.mkdir()
-            yield beside
+    return path
 
 
 @contextmanager

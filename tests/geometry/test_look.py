@@ -70,7 +70,7 @@ def test_pictures_of_several_sizes_are_told_or_made_one():
     [
         ([], InputError, "at least one frame"),
         ([clip(2), clip(2, seed=1)], InputError, "a video beside others"),
-        ([clip(1, video=False), clip(2)], InputError, "item 1, clip0.mp4"),
+        ([clip(1, video=False), clip(2)], InputError, "clip0.mp4"),
         ([clip(9)], LimitError, "a scene of 9 frames, at most 8"),
         ([clip(1, (2, 300), video=False)], LimitError, "too long"),
     ],

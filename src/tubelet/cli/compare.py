@@ -10,6 +10,7 @@ from tubelet.cli.choosing import (
     boxes_of,
     checked,
     encoded,
+    require_text_side,
     settings_for,
     words_of,
 )
@@ -73,6 +74,8 @@ class Compare:
         boxes = boxes_of(wish, inputs.names)
         where = {"overwrite": self.overwrite, "kind": "compared", "option": "--show"}
         drawings = Drawings(self.show, inputs.names, terminal, **where)
+        inputs.look()
+        require_text_side(wish, self.choosing)
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
         text = words_of(wish, model)

@@ -64,8 +64,8 @@ class Data:
         from tubelet.train.data.check import FILES, RECORDS, check
         from tubelet.train.data.open import open_dataset
 
-        measure = measured(*self._recipe(), sampling, self._words())
         dataset = open_dataset(self.paths, root=self.root, seed=self.seed, follow_links=self.follow_links)
+        measure = measured(*self._recipe(), sampling, self._words())
         records, files = (None, None) if self.all else (RECORDS, FILES)
         total = len(dataset) if records is None else min(records, len(dataset))
         with progress(terminal, total) as tick:

@@ -58,7 +58,9 @@ class Encode:
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], option("of weights and tokens (default: float32)")] = (
         "float32"
     )
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], option("where it runs (default: auto, the fastest there is)")
+    ] = "auto"
     overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
@@ -71,9 +73,10 @@ class Encode:
         from tubelet.packed.file import is_pack
 
         sampling = self._checked()
-        inputs = inputs_of(self.files, terminal, urls=self.reading.urls, skip=self.on_error == "skip")
+        inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
         where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
         out = output_file(self.out, inputs.names, is_pack, **where)
+        inputs.look(skip=self.on_error == "skip")
         start = time.perf_counter()
         from tubelet.cli.model import load_model
 

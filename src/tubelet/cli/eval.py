@@ -12,7 +12,6 @@ from tubelet.cli.options import (
     FrameOptions,
     OnError,
     OutputOptions,
-    Overwrite,
     ReadingOptions,
     StoredDtype,
     option,

@@ -43,7 +43,7 @@ Config = Annotated[
     str | None, option("the variant that the weights are, instead of what their config.json says", "VARIANT")
 ]
 StoredDtype = Annotated[Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("where it runs (default: auto, the fastest there is)")]
 Isolate = Annotated[
     Literal["auto", "always", "never"],
     option("decode in a child process that may die (default: auto, not for paths)"),

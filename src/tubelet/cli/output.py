@@ -149,7 +149,7 @@ def _names_folder(out: str) -> bool:
     """Whether a name for drawings is a folder's: one that is there, one that ends so, or one without a suffix."""
     if not out or out == "-":
         return False
-    return out.endswith("/") or os.path.isdir(out) or not Path(out).suffix and not os.path.lexists(out)  # noqa: PTH112
+    return out.endswith("/") or os.path.isdir(out) or (not Path(out).suffix and not os.path.lexists(out))  # noqa: PTH112
 
 
 def on_one_page(pictures: "Sequence[Image]", columns: int = 1) -> "Image":

@@ -10,6 +10,7 @@ from tubelet.cli.output import output_file
 from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
+from tubelet.errors import near_names
 from tubelet.writing import save_png
 
 if TYPE_CHECKING:
@@ -48,10 +49,11 @@ class Plan:
     ] = None
     pool: Annotated[
         Literal["none", "bilinear", "average", "max"] | None,
-        option("of the tokens of each view, 2 by 2 (default: none)"),
+        option("of the tokens of each view, 2 by 2 (default: none)", "{none,bilinear,average,max}"),
     ] = None
     join: Annotated[
-        Literal["flat", "spatial", "unpad"] | None, option("views one by one, or tiles as one grid (default: flat)")
+        Literal["flat", "spatial", "unpad"] | None,
+        option("views one by one, or tiles as one grid (default: flat)", "{flat,spatial,unpad}"),
     ] = None
     llm: Annotated[str | None, option("a language model's shape, for width and KV cache", "NAME")] = None
     llm_width: Annotated[int | None, option("or its width alone", "N")] = None
@@ -101,6 +103,8 @@ class Plan:
         given = inputs_of(self.files, terminal, urls=self.urls) if self.files else None
         where = {"overwrite": self.overwrite, "option": "--plot", "terminal": terminal}
         out = None if self.plot is None else output_file(self.plot, () if given is None else given.names, **where)
+        if given is not None:
+            given.look()
         from tubelet.cli.plan_report import extras, plan_table
         from tubelet.inspect.budget.fit import fit_budget
         from tubelet.inspect.budget.inputs import Input, inputs_of_files
@@ -166,7 +170,8 @@ class Plan:
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.llm is not None and self.llm not in LANGUAGE:
-            raise UsageError(f"--llm is one of {', '.join(LANGUAGE)}; for others give --llm-width")
+            near = near_names(self.llm, LANGUAGE)
+            raise UsageError(f"no --llm {self.llm[:40]}{near}; there are {', '.join(LANGUAGE)}; or give --llm-width")
         after = Downstream(
             space=self.merge,
             time=self.merge_time,

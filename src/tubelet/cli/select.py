@@ -11,6 +11,7 @@ from tubelet.cli.choosing import (
     boxes_of,
     checked,
     encoded,
+    require_text_side,
     settings_for,
     words_of,
 )
@@ -58,7 +59,9 @@ class Select:
 
     files: Files
     budget: Budget
-    method: Annotated[str | None, option("(default: shirg with a text, divprune without)", "NAME")] = None
+    method: Annotated[
+        str | None, option("how they are chosen (default: shirg with a text, divprune without)", "NAME")
+    ] = None
     out: Annotated[str | None, option("the .safetensors file of kept tokens to write, - for stdout", "FILE")] = None
     show: Annotated[
         str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
@@ -80,7 +83,7 @@ class Select:
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
         method = self.method or ("shirg" if self.choosing.has_text else "divprune")
-        inputs = inputs_of(self.files, terminal, urls=self.reading.urls, skip=self.on_error == "skip")
+        inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
         wish = checked(self.choosing.request((method,), self.budget), inputs.names)
         boxes = boxes_of(wish, inputs.names)
         from tubelet.packed.file import is_pack
@@ -88,6 +91,8 @@ class Select:
         where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
         out = None if self.out is None else output_file(self.out, inputs.names, is_pack, **where)
         drawings = Drawings(self.show, inputs.names, terminal, overwrite=self.overwrite, kind="kept", option="--show")
+        inputs.look(skip=self.on_error == "skip")
+        require_text_side(wish, self.choosing)
         start = time.perf_counter()
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)

@@ -70,8 +70,9 @@ class Show:
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
         rule = view_rule(self.views, None, None)
-        inputs = inputs_of(self.files, terminal, urls=self.reading.urls, skip=self.on_error == "skip")
+        inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
         drawings = Drawings(self.out, inputs.names, terminal, overwrite=self.overwrite)
+        inputs.look(skip=self.on_error == "skip")
         recipe = self._recipe()
         drawn: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []

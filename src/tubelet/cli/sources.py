@@ -22,9 +22,25 @@ class Inputs:
 
     names: tuple[str, ...]  # to show, and to name drawings after
     sources: "tuple[str | BinaryFile, ...]"  # what `tubelet.read` and its kind take
+    unseen: tuple[int, ...] = ()  # which nobody has looked at
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def look(self, *, skip: bool = False) -> None:
+        """Raise what opening the first of them that cannot be a picture or clip raises, before anything long is done.
+
+        Files of folders and patterns were looked at when they were listed, addresses are asked for when they are read.
+        skip: what cannot be read is an error of its own, later.
+        """
+        from tubelet.reading.limits import Limits
+        from tubelet.reading.source import open_source
+
+        for i in () if skip else self.unseen:
+            try:
+                open_source(self.sources[i], Limits()).close()
+            except TubeletError as e:
+                raise e.placed(item=i) from e.__cause__
 
 
 class StandardInput(io.BytesIO):
@@ -33,14 +49,12 @@ class StandardInput(io.BytesIO):
     name = STDIN
 
 
-def inputs_of(
-    files: Sequence[str], terminal: Terminal, *, urls: bool = False, skip: bool = False, pictures_only: bool = False
-) -> Inputs:
-    """The inputs that the words of a command line mean, each looked at: it is there, and a picture or clip by its
-    first bytes. What a folder or pattern holds beside such files is said and left out.
+def inputs_of(files: Sequence[str], terminal: Terminal, *, urls: bool = False, pictures_only: bool = False) -> Inputs:
+    """The inputs that the words of a command line mean. What a folder or pattern holds beside pictures and clips is
+    said and left out.
 
-    skip: what cannot be read is an error of its own, later. Raises UsageError for nothing and for stdin twice, and the
-    first InputError of a path.
+    Raises UsageError for nothing, and for stdin twice or from a terminal; InputError for a folder or pattern without
+    one picture or clip, for an address that cannot be one, and LimitError for a stdin without end.
     """
     from tubelet.reading.files import expand
 
@@ -54,9 +68,11 @@ def inputs_of(
         more = f" and {len(listed.skipped) - SHOWN} more" if len(listed.skipped) > SHOWN else ""
         terminal.say(f"left out, no picture or clip: {shown}{more}")
     sources = tuple(_source(name, urls) for name in listed.files)
-    if not skip:
-        _look_at(sources)
-    return Inputs(tuple(STDIN if name == "-" else name for name in listed.files), sources)
+    names = tuple(STDIN if name == "-" else name for name in listed.files)
+    unseen = (
+        i for i, name in enumerate(listed.files) if name == files[listed.of[i]] and (name == "-" or sources[i] is name)
+    )
+    return Inputs(names, sources, tuple(unseen))
 
 
 def _source(name: str, urls: bool) -> "str | BinaryFile":
@@ -72,18 +88,3 @@ def _source(name: str, urls: bool) -> "str | BinaryFile":
     from tubelet.reading.urls import is_url, open_url
 
     return open_url(name) if urls and is_url(name) else name
-
-
-def _look_at(sources: "Sequence[str | BinaryFile]") -> None:
-    """Raise what opening the first file that cannot be one raises, before anything long is done."""
-    from tubelet.reading.limits import Limits
-    from tubelet.reading.source import open_source
-    from tubelet.reading.urls import UrlFile
-
-    for i, source in enumerate(sources):
-        if isinstance(source, UrlFile):  # asked for once, when it is read
-            continue
-        try:
-            open_source(source, Limits()).close()
-        except TubeletError as e:
-            raise e.placed(item=i) from e.__cause__

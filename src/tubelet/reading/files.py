@@ -23,7 +23,7 @@ class FileList:
 
 
 def expand(names: Iterable[str], *, pictures_only: bool = False) -> FileList:
-    """The files that names mean: a folder's own files and a pattern's matches by their first bytes, 2.png before 10.png.
+    """The files that names mean: of folders and patterns what is one by its first bytes, 2.png before 10.png.
 
     A name of something else is kept as it is, whether it is there or not. A folder's hidden files and the folders in
     it are not looked at; the pattern FOLDER/** takes those below, too. pictures_only: of folders, not of patterns.

@@ -75,10 +75,11 @@ def read(
     """One Clip for each input, in the order given: upright sRGB frames and the true time of each.
 
     sources: one input or several (any iterable). An input is a path (str, os.PathLike) of a local regular file, bytes,
-    a binary file object, or pixels in memory: a Pillow picture, a uint8 array with channels last, (H, W), (H, W, 3) or
-    (F, H, W, 3), a uint8 tensor with channels first, (3, H, W) or (F, 3, H, W), of sRGB from 0 to 255, or a Clip. Frames
-    of arrays and tensors are one second apart, and all of them are taken. fps, num_frames, times_s: which frames of a video, by time; at most one of them, none means
-    2 a second and at most 64 (an animation: all of its frames). background: what transparent parts are laid on.
+    a binary file object, or pixels in memory: a Pillow picture, a Clip, sRGB of 0 to 255 as a uint8 array with channels
+    last, (H, W), (H, W, 3) or (F, H, W, 3), or as a uint8 tensor with channels first, (3, H, W) or (F, 3, H, W). Frames
+    of arrays and tensors are one second apart, and all of them are taken. fps, num_frames, times_s: which frames of a
+    video, by time; at most one of them, none means 2 a second and at most 64 (an animation: all).
+    background: what transparent parts are laid on.
     animation: read GIF, WEBP, PNG and AVIF that move as clips; else their first frame, with a note.
     hdr: "tonemap" brings PQ and HLG to SDR by the curve of `tubelet.reading.hdr`, "clip" shows their code values as if
     they were SDR; either is noted, and nothing else is touched.
