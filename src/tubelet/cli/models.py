@@ -110,18 +110,21 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
 
 
 def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
-    """A table for each family, under a line that says what is verified of it."""
+    """A table for each family, under lines that say what is verified of it and what all its networks share."""
     from rich.console import Group
     from rich.text import Text
 
     parts: list[Any] = []
     for family in told:
+        own = [(row, _notes(row)) for row in rows if row["family"] == family["name"]]
+        shared = [note for note in own[0][1] if all(note in notes for _, notes in own)]
         said = [proof.replace("_", " ") for proof, yes in family["verified"].items() if yes]
         proven = f"verified against upstream: {', '.join(said)}" if said else "verified by recorded cases"
-        formats = f"formats {', '.join(family['formats'])}" if len(family["formats"]) > 1 else ""
-        parts.append(Text(f"{family['name']}  ", style="bold") + Text(proven, style="not bold dim"))
-        parts += [Text(f"  {formats}", style="dim")] if formats else []
-        parts.append(_table([row for row in rows if row["family"] == family["name"]]))
+        parts.append(Text(family["name"], style="bold") + Text(f"  {proven}", style="not bold"))
+        more = [f"formats {', '.join(family['formats'])}"] if len(family["formats"]) > 1 else []
+        if more + shared:
+            parts.append(Text(f"  {'; '.join(more + shared)}", style="dim"))
+        parts.append(_table([(row, [note for note in notes if note not in shared]) for row, notes in own]))
     note = (
         "By name, a model has seeded random weights: UNTRAINED, for trying things out.\n"
         "For trained weights give --model a hub id above, or a folder or .safetensors file of any of these\n"
@@ -130,30 +133,32 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
     return Group(*parts, Text(note))
 
 
-def _table(rows: list[dict[str, Any]]) -> "Table":
+def _notes(row: dict[str, Any]) -> list[str]:
+    """What is special about a network."""
+    notes = ["the default"] if row["name"] == DEFAULT_MODEL else []
+    notes += [] if row["pool"] else ["no pooling head"]
+    notes += [f"merges {row['merge']} x {row['merge']}"] if row["merge"] > 1 else []
+    return notes + ([_attention(row["spans"], row["span_frames"])] if row["spans"] != ["item"] else [])
+
+
+def _table(rows: list[tuple[dict[str, Any], list[str]]]) -> "Table":
     """Networks of one family; the last column has the hub id and, under it, what is special."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
-    table.add_column("shape", justify="right", no_wrap=True)
-    table.add_column("patch", justify="right", no_wrap=True)
-    table.add_column("params", justify="right", no_wrap=True)
-    width = max(NOTES, *(len(row["hub"] or "") for row in rows))
+    for name in ("shape", "patch", "params"):
+        table.add_column(name, justify="right", no_wrap=True)
+    width = max(NOTES, *(len(row["hub"] or "") for row, _ in rows))
     table.add_column("trained weights on the hub", max_width=width, overflow="fold")
-    for row in rows:
-        extras = ["the default"] if row["name"] == DEFAULT_MODEL else []
-        extras += [] if row["pool"] else ["no pooling head"]
-        if row["merge"] > 1:
-            extras.append(f"merges {row['merge']} x {row['merge']}")
-        if row["spans"] != ["item"]:
-            extras.append(_attention(row["spans"], row["span_frames"]))
+    for row, notes in rows:
         last = [Text(row["hub"])] if row["hub"] else []
-        last += [Text(", ".join(extras), style="dim")] if extras else []
-        shape = f"{row['layers']} x {row['hidden']}"
-        table.add_row(row["name"], shape, str(row["patch"]), f"{row['parameters'] / 1e6:,.1f} M", Text("\n").join(last))
+        last += [Text(", ".join(notes), style="dim")] if notes else []
+        numbers = f"{row['layers']} x {row['hidden']}", str(row["patch"]), f"{row['parameters'] / 1e6:,.1f} M"
+        table.add_row(row["name"], *numbers, Text("\n").join(last))
+    table.add_row("")
     return table
 
 
