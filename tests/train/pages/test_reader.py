@@ -1,5 +1,6 @@
 """The reader: a folder that loads as any model does, a tokenizer of bytes, losses against their slow twins."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tubelet.train.pages.evaluate import evaluate
 from tubelet.train.pages.fonts import Fonts
 from tubelet.train.pages.labels import CLASSES, IGNORED
 from tubelet.train.pages.page import PageRecipe, print_page
-from tubelet.train.pages.reader import ANSWER, ASK, IMAGE, ReaderConfig, build_reader, byte_tokenizer
+from tubelet.train.pages.reader import ANSWER, ASK, END, IMAGE, ReaderConfig, build_reader, byte_tokenizer
 from tubelet.train.pages.task import ReaderTask, Weights, told
 
 SMALL = ReaderConfig(hidden=64, heads=2, layers=2, mlp=64, text_layers=2, text_mlp=64)
@@ -169,3 +170,24 @@ def test_pictures_are_told_apart(fonts: Fonts, task: ReaderTask):
     both = task.vlm.encode(concat(parts)).tokens.x.detach()
     assert not torch.allclose(one, two, atol=1e-3)
     assert np.isclose(float(both.square().mean().sqrt()), 0.3, atol=0.02)
+
+
+def test_what_is_not_there_is_answered_by_the_end(fonts: Fonts, task: ReaderTask):
+    """A page of which nothing can be told has answers and no pointer."""
+    recipe = replace(RECIPE, mix=(("picture", 1.0),), absent=1.0)
+    batch = batch_of([print_page(recipe, fonts, n) for n in range(3)])
+    count = sum(map(len, batch.questions))
+    assert count >= 3
+    assert batch.labels[batch.labels != IGNORED].tolist() == [END] * count
+    losses = task.run(batch).losses
+    assert {"answers", "slots"} <= set(losses)
+    assert "pointer" not in losses
+    assert all(bool(loss.isfinite()) for loss in losses.values())
+
+
+def test_shares_of_what_is_there_and_what_is_not(fonts: Fonts, task: ReaderTask):
+    recipe = replace(RECIPE, mix=(("form", 0.5), ("fine", 0.5)), absent=1.0)
+    done = evaluate(task, recipe, fonts, range(6))
+    assert done.exact().asked + done.absent().asked == len(done.answered)
+    assert done.exact().asked == sum(share.asked for share in done.by(lambda a: a.layout).values()) > 0
+    assert done.absent().asked > 0

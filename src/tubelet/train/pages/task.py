@@ -119,7 +119,7 @@ class ReaderTask(nn.Module):
         hit = logits.argmax(-1) == wanted
         right = whole(hit, batch)
         figures |= {"bytes": hit.float().mean(), "exact": right.float().mean()}
-        if self.weights.pointer:
+        if self.weights.pointer and bool((batch.pointers != IGNORED).any()):
             losses["pointer"], figures["pointer"] = pointed(out.attentions[self.pointing][:, 0], batch)
         return Seen(losses, figures, right)
 
