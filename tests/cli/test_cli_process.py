@@ -134,7 +134,18 @@ def test_interrupted_at_any_moment(files: dict[str, Path], model: Path, tmp_path
 
 def test_interrupted_json_is_still_a_document(files: dict[str, Path], model: Path, tmp_path: Path):
     names = [str(files["clip"])] * 2000
-    command = [sys.executable, "-m", "tubelet", "encode", *names, "--model", str(model), "--out", "o.safetensors", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tubelet",
+        "encode",
+        *names,
+        "--model",
+        str(model),
+        "--out",
+        "o.safetensors",
+        "--json",
+    ]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
