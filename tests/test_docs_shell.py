@@ -38,11 +38,7 @@ NOT_RUN = {
 
 
 def shell_lines(text: str) -> list[str]:
-    """The commands of indented blocks, in order: comments cut off, continued lines joined, `&&` taken apart.
-
-    >>> shell_lines("text\\n\\n    tubelet a \\\\\\n        b   # why\\n    pip install x && tubelet c\\n    x = tubelet\\n")
-    ['tubelet a b', 'pip install x', 'tubelet c']
-    """
+    """The commands of indented blocks, in order: comments cut off, continued lines joined, `&&` taken apart."""
     plain = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     lines = re.findall(r"^    (\S.*)$", re.sub(r" *\\\n +", " ", plain), re.M)
     parts = (part.strip() for line in lines for part in re.split(r"\s#", line)[0].split("&&"))
@@ -159,5 +155,6 @@ def test_commands_of_training_pages_are_followed_elsewhere():
 
 
 def test_what_a_shell_line_is():
-    text = "a\n\n    tubelet a \\\n        b   # why\n    pip install x && tubelet c\n    x = tubelet\n\n```\n    tubelet d\n```\n"
+    text = "a\n\n    tubelet a \\\n        b   # why\n    pip install x && tubelet c\n    x = tubelet\n"
+    text += "\n```\n    tubelet d\n```\n"
     assert shell_lines(text) == ["tubelet a b", "pip install x", "tubelet c"]

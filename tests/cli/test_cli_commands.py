@@ -194,6 +194,7 @@ def test_models_lists_every_variant_with_its_true_size(capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert all(name in said for name in (*told, *(f.name for f in families())))
     assert "12.7 M" in said
+    assert max(map(len, said.splitlines())) <= 100
     assert "UNTRAINED" in said
 
 

@@ -75,7 +75,7 @@ def find(config: Mapping[str, Any] | None, keys: Collection[str]) -> tuple[Match
 def foreign(keys: Collection[str]) -> str | None:
     """What to say of a vision transformer with timm's names or DINOv2's own, which look like Qwen2-VL's; else None.
 
-    Theirs have a table and a class token as bare parameters, and factors called gamma; Qwen's towers have none of these.
+    Theirs have a table and a class token as bare parameters, and factors called gamma; Qwen's have none of them.
 
     >>> foreign(["visual.patch_embed.proj.weight", "visual.blocks.0.attn.qkv.weight"])
     """
