@@ -84,6 +84,7 @@ def _magic(name: str) -> bool:
 
 def _kind(path: str) -> Format | str:
     """The format in capitals, or in words what else it is."""
+    head = b""
     try:
         if not Path(path).is_file():
             return "not a regular file"
