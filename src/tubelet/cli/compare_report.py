@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def compare_table(result: "Compared", columns: int, *, arrows: bool = True) -> Group:
-    """A row for each method with its numbers over all files, the best of each bold; what they mean; where the pages are.
+    """A row for each method with its numbers over all files, the best bold; what they mean; where the pages are.
 
     columns: letters in a line. Where they are few, an interval stands under its number; where they are too few for
     that, each number has a row of its own. arrows: stdout can write them.

@@ -147,8 +147,8 @@ def overlay(
             _inner_lines(part, mask, *cell)
         fine = len(rows) < 12 * len({i for _, i in rows})
         if show == "heat":
-            _outline(part, ~mask, AROUND, 1)
-        _outline(part, mask, (255, 255, 255) if show == "heat" else OUTLINE, 1 if fine else 2)
+            outline(part, ~mask, AROUND, 1)
+        outline(part, mask, (255, 255, 255) if show == "heat" else OUTLINE, 1 if fine else 2)
         if len(panel) > 1:
             _edge(part)
     return Image.fromarray(out)
@@ -233,7 +233,7 @@ def _heated(pixels: np.ndarray, none: np.ndarray, heat: Float[np.ndarray, "H W"]
     return np.where(np.isnan(heat)[..., None], none, np.rint(mixed)).astype(np.uint8)
 
 
-def _outline(part: np.ndarray, mask: Bool[np.ndarray, "H W"], colour: Colour, thick: int) -> None:
+def outline(part: np.ndarray, mask: Bool[np.ndarray, "H W"], colour: Colour, thick: int) -> None:
     """A line along the inner side of every kept region, drawn into `part`."""
     outside = ~mask
     for _ in range(thick):

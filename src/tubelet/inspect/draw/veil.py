@@ -1,4 +1,4 @@
-"""What is left out of a choice, drawn so that it can still be read: a light veil on pages, less light on photographs."""
+"""What is left out of a choice, drawn so that it can be read: a light veil on pages, half the light on photographs."""
 
 import numpy as np
 
