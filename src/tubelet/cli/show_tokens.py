@@ -63,7 +63,9 @@ def draw_file(
         lines.append(warning(f"{model} is UNTRAINED", "random weights: its tokens mean nothing"))
     elif model:
         lines.append(TextLine((model,)))
-    page = draw_tokens(p, clips, found.names, like=like, lines=lines, max_side=max_side)
+    page = draw_tokens(
+        p, clips, [PurePath(name).name for name in found.names], like=like, lines=lines, max_side=max_side
+    )
     names = found.names or ("",) * len(p)
     return page, {
         "tokens": len(p.x),

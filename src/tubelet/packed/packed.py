@@ -271,7 +271,7 @@ class Packed:
         return iter(self.split([1] * len(self)))
 
     def _repr_html_(self) -> str:
-        return packed_html(self)
+        return packed_html(self.x, self.items, self.lengths)
 
     def show(self, clips: Sequence[Any] | None = None, *, max_side: int = 1200) -> "Image":
         """Which cells of each item have a row, on the clips that `Item.picture` counts or on blank grids, as a picture.

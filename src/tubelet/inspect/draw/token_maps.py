@@ -42,7 +42,7 @@ class TokenMap:
     """One colour for each row of a pack."""
 
     name: str
-    colours: UInt8[np.ndarray, "T 3"]
+    colours: UInt8[np.ndarray, "T 3"] | None  # None: one number is the same for all rows, and `about` says it
     about: str  # what the colours mean
     scale: Image.Image | None = None  # a bar that says it in numbers
 
@@ -144,13 +144,10 @@ def _scaled(name: str, values: Float[Tensor, " T"], finite: Bool[Tensor, " T"], 
     """A map of numbers, from the least to the greatest but for a hundredth at each end."""
     known = values[finite]
     low, high = torch.quantile(_some(known[:, None])[:, 0], torch.tensor(SPREAD)).tolist() if len(known) else (0.0, 1.0)
-    if high - low <= SAME * max(abs(low), abs(high)):  # what differs by rounding, as behind a norm, has one colour
-        low = high = (low + high) / 2
-        about, scale = f"{about}: {low:.4g} for all", None
-    else:
-        scale = legend(name, *ends(low, high))
+    if high - low <= SAME * max(abs(low), abs(high)):  # what differs by rounding, as behind a norm
+        return TokenMap(name, None, f"{about}: {low:.4g} for all")
     shown = torch.where(finite, values, torch.nan).numpy()[None]
-    return TokenMap(name, shaded(shown, low, high)[0], about, scale)
+    return TokenMap(name, shaded(shown, low, high)[0], about, legend(name, *ends(low, high)))
 
 
 def _some(values: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:

@@ -92,18 +92,19 @@ def draw_tokens(
     """
     if max_side < NARROW + 2 * MARGIN:
         raise ShapeError(f"a drawing needs at least {NARROW + 2 * MARGIN} pixels a side", got=max_side)
-    maps = token_maps(p, like)
+    found = token_maps(p, like)
+    maps = [one for one in found if one.colours is not None]
     chosen = None if like is None else row_at(p, like)
     blocks = _blocks(p, clips, names, len(maps))
     width = max_side - 2 * MARGIN
     broken = p.x.is_floating_point() and not bool(p.x.isfinite().all())
-    foot = _legend(width, maps, broken)
+    foot = _legend(width, found, broken)
     room = width - caption(width, [*lines, TextLine(("x",))]).height - foot.height - 2 * GAP
     shown, tallest = _fitting(blocks, width, room)
     more = [] if len(shown) == len(blocks) else [TextLine((f"{len(shown)} of {len(blocks)} pictures are shown",))]
     drawn = [_drawn(block, maps, width, tallest, chosen) for block in shown]
     across = max(NARROW, *(one.width for one in drawn))
-    head, foot = caption(across, [*lines, *more]), _legend(across, maps, broken)
+    head, foot = caption(across, [*lines, *more]), _legend(across, found, broken)
     page = Image.new(
         "RGB",
         (across + 2 * MARGIN, head.height + GAP + sum(d.height for d in drawn) + foot.height + 2 * MARGIN),
@@ -157,7 +158,7 @@ def _drawn(block: Block, maps: Sequence[TokenMap], width: int, tallest: int, cho
     size, times = block.size(width, tallest), block.times
     still = len(times) == 1
     pictures = [("the picture" if still else "frames", None)] if block.clip is not None else []
-    columns = [*pictures, *((m.name, m) for m in maps)]
+    columns = [*pictures, *((m.name, m.colours) for m in maps)]
     across = len(columns) if still else len(times)
     step = size[1] + TITLE
     page = Image.new(
@@ -192,7 +193,9 @@ def _frame_at(block: Block, t: int) -> UInt8[np.ndarray, "H W 3"]:
     return block.clip.frames[int(np.argmin(np.abs(np.array(block.clip.times_s) - time)))]
 
 
-def _map(block: Block, colours: TokenMap, t: int, size: tuple[int, int], chosen: int | None) -> Image.Image:
+def _map(
+    block: Block, colours: UInt8[np.ndarray, "T 3"], t: int, size: tuple[int, int], chosen: int | None
+) -> Image.Image:
     """The colours of the rows at their cells; where there is no row, the picture under a veil, or nothing."""
     box = extent(block.panel)
     if block.clip is None:
@@ -206,7 +209,7 @@ def _map(block: Block, colours: TokenMap, t: int, size: tuple[int, int], chosen:
             continue
         index = table[t][np.ix_([i for _, i in rows], [j for _, j in columns])]
         here = out[rows[0][0] : rows[-1][0] + 1, columns[0][0] : columns[-1][0] + 1]
-        here[index >= 0] = colours.colours[index[index >= 0]]
+        here[index >= 0] = colours[index[index >= 0]]
         mark = index == chosen if chosen is not None else np.zeros_like(index, bool)
         if mark.any():
             outline(here, ~mark, AROUND, 1)
