@@ -32,7 +32,7 @@ def compare_table(result: "Compared", columns: int, *, arrows: bool = True) -> G
 
 
 def _columns(result: "Compared", numbers: "Comparison", form: "Callable[[str, str], str]", arrows: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("method")
     table.add_column("tokens", justify="right", no_wrap=True)
     for measure in numbers.measures:
