@@ -12,7 +12,7 @@ from tubelet.cli import main as tubelet
 HERE = Path(__file__).parent
 OUT = HERE / "compare.png"
 COMMAND = (
-    *("compare", str(HERE.parents[1] / "examples" / "receipt.png"), "--quiet", "--runs", "0", "--max-side", "1300"),
+    *("compare", str(HERE.parents[1] / "examples" / "receipt.png"), "--quiet", "--max-side", "1300"),
     *("--methods", "edges,divprune,visionzip", "--budget", "64", "--max-pixels", "230000"),
     *("--boxes", "340,565,525,605", "--show", str(OUT)),
 )
@@ -23,7 +23,7 @@ def main() -> None:
     if tubelet(COMMAND):
         raise SystemExit(1)
     with Image.open(OUT) as page:
-        small = page.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT)
+        small = page.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT)
     small.save(OUT, optimize=True)
     print(f"{OUT.name}: {small.width} x {small.height}, {OUT.stat().st_size:,} bytes")
 

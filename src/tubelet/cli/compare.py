@@ -118,7 +118,7 @@ class Compare:
             cell = None
             if method_of(name).kind == "resizes":
                 cell = model.encoder.pixels.unit if name == "downsample" else 1
-            note = f"{len(choice.kept.x):,} tokens: {method_of(name).about}"
+            note = f"{len(choice.kept.x):,} tokens", method_of(name).about
             entries.append(Entry(name, note, tuple(layers_of(tokens, choice.kept, 0)), cell))
         about = [f"budget {wish.budget:,} of {len(tokens.x):,} tokens"]
         about += [f'text "{wish.text}"'] if wish.text is not None else []

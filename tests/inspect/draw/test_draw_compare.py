@@ -21,7 +21,7 @@ VEIL = veiled(np.full((1, 1, 3), 240, np.uint8), page=True)[0, 0]  # of the clip
 
 def entries(count: int = 2) -> list[Entry]:
     p = rows(WHOLE)
-    return [Entry(f"m{i}", "1 token", tuple(layers_of(p, p.keep(torch.tensor([i % 16])), 0))) for i in range(count)]
+    return [Entry(f"m{i}", ("1 token",), tuple(layers_of(p, p.keep(torch.tensor([i % 16])), 0))) for i in range(count)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
@@ -29,7 +29,7 @@ def entries(count: int = 2) -> list[Entry]:
 def test_every_entry_is_on_the_page(count: int, height: int, width: int):
     item = Item(Grid(1, 4, 4), (0.0,), 0, (0, 0, width, height))
     p = rows(item)
-    several = [Entry(f"m{i}", "note", tuple(layers_of(p, p.keep(torch.arange(0)), 0))) for i in range(count)]
+    several = [Entry(f"m{i}", ("note",), tuple(layers_of(p, p.keep(torch.arange(0)), 0))) for i in range(count)]
     page = draw_comparison(clip(height, width), several, NUMBERS, [TextLine(("name",))], max_side=900)
     assert page.width <= 900
     dim = (np.asarray(page) == VEIL).all(axis=2).sum()
@@ -73,9 +73,9 @@ def test_pooled_smaller_and_viewed():
     p = rows(WHOLE, width=2)
     views = pack([torch.zeros(16, 1)] * 5, [WHOLE, *TILES])
     several = [
-        Entry("pool", "4", tuple(layers_of(p, pool_to(p, budget=4), 0)), 1),
-        Entry("smaller", "4", tuple(layers_of(p, pool_to(p, budget=4), 0)), 4),
-        Entry("views", "2", tuple(layers_of(views, views.keep(torch.tensor([3, 40])), 0))),
+        Entry("pool", ("4",), tuple(layers_of(p, pool_to(p, budget=4), 0)), 1),
+        Entry("smaller", ("4",), tuple(layers_of(p, pool_to(p, budget=4), 0)), 4),
+        Entry("views", ("2",), tuple(layers_of(views, views.keep(torch.tensor([3, 40])), 0))),
     ]
     assert draw_comparison(clip(), several, NUMBERS, [], max_side=900).mode == "RGB"
 
@@ -83,7 +83,7 @@ def test_pooled_smaller_and_viewed():
 def test_a_clip_shows_some_frames_of_each():
     frames = clip(24, 32, frames=9)
     p = rows(Item(Grid(9, 2, 2), frames.times_s, 0, (0, 0, 32, 24)))
-    entry = Entry("one", "36", tuple(layers_of(p, p, 0)))
+    entry = Entry("one", ("36",), tuple(layers_of(p, p, 0)))
     page = draw_comparison(frames, [entry, entry], NUMBERS, [], max_side=900)
     assert page.width <= 900
 

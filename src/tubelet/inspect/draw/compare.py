@@ -37,7 +37,7 @@ from tubelet.reading.clip import Clip
 FRAMES = 6  # of a clip that each choice shows
 ROW, CELL_GAP = 22, 26  # height of a row of the table, room between its columns
 NAME_ROOM = 24  # above each picture, for its name
-NOTE_ROOM = 24  # below
+NOTE_ROOM = 42  # below
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Entry:
     """One choice and how it is drawn."""
 
     name: str
-    note: str  # under its picture
+    note: tuple[str, ...]  # under its picture, on up to two lines
     layers: tuple[ViewLayer, ...]
     cell: int | None = None  # pixels of a side of a cell: None for rows of the picture itself, 1 for averages of them
 
@@ -67,7 +67,7 @@ def draw_comparison(
         >>> p = tubelet.patchify([clip], tubelet.PixelRecipe(16))
         >>> from tubelet.inspect.draw.cells import layers_of
         >>> from tubelet.inspect.metrics import mean_of
-        >>> entry = Entry("first", "2 of 24", tuple(layers_of(p, p.keep(torch.tensor([0, 1])), 0)))
+        >>> entry = Entry("first", ("2 of 24",), tuple(layers_of(p, p.keep(torch.tensor([0, 1])), 0)))
         >>> draw_comparison(clip, [entry], Comparison({"first": {"coverage": mean_of([0.25])}}), []).mode
         'RGB'
     """
@@ -150,7 +150,7 @@ def _named(picture: Image.Image, entry: Entry) -> Image.Image:
     page = Image.new("RGB", (picture.width, picture.height + NAME_ROOM + NOTE_ROOM), PAPER)
     page.paste(words(shorten(drawable(entry.name), 17, picture.width), 17, INK), (0, 0))
     page.paste(picture, (0, NAME_ROOM))
-    page.paste(words(shorten(drawable(entry.note), 13, picture.width), 13, MUTED), (0, NAME_ROOM + picture.height + 4))
+    page.paste(caption(picture.width, [TextLine(entry.note, 13)]), (0, NAME_ROOM + picture.height + 4))
     return page
 
 
@@ -192,7 +192,8 @@ def _head(measure: Measure) -> Image.Image:
 def _with_notes(table: Image.Image, numbers: Comparison, width: int) -> Image.Image:
     """The table with what its columns mean and how far its numbers can be trusted."""
     marks = "arrows: which way is better", "bold: the best"
-    notes = caption(width, [TextLine((*numbers.legend, *marks), 13), TextLine(numbers.footnotes, 13)])
+    trust = (TextLine(tuple(note.split(", ")), 13) for note in numbers.footnotes)
+    notes = caption(width, [TextLine((*numbers.legend, *marks), 13), *trust])
     page = Image.new("RGB", (width, table.height + 10 + notes.height), PAPER)
     page.paste(table, (0, 0))
     page.paste(notes, (0, table.height + 10))
