@@ -49,12 +49,14 @@ class Compared:
         whole = concat([self.seen[i].inputs.tokens for i in picked])
         boxes = {n: self.seen[i].inputs.boxes for n, i in enumerate(picked)}
         known = {n: found[0] for n, found in boxes.items() if found}
-        draws = 0 if len(picked) > 1 else self._draws(picked[0])
+        only = picked[0] if len(picked) == 1 else None
+        draws = 0 if only is None else self._draws(only)
         out = {}
         for name in self.wish.methods:
-            kept = concat([self.choices[i][name].kept for i in picked])
-            chance = name == "random" and draws
-            numbers = self._chance(picked[0], draws) if chance else summary(whole, kept, known)
+            if name == "random" and only is not None:
+                numbers = self._chance(only, draws)
+            else:
+                numbers = summary(whole, concat([self.choices[i][name].kept for i in picked]), known)
             quotients = [q for i in picked for q in self.costs[i].get(name, ())]
             out[name] = numbers | ({"time": quantile_of(quotients, 0.5)} if quotients else {})
         return Comparison(out, draws)

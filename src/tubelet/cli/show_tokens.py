@@ -9,16 +9,16 @@ from tubelet.cli.terminal import UsageError, file_name
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tubelet.inspect.draw.token_maps import Place
+    from tubelet.inspect.draw.token_maps import Point
     from tubelet.packed.token_file import TokenFile
     from tubelet.reading.clip import Clip
 
 SUFFIX = ".safetensors"
 
 
-def place_of(text: str | None) -> "Place | None":
+def place_of(text: str | None) -> "Point | None":
     """[N:]X,Y[,SECONDS] as a place; N is 0 where it is not said. Raises UsageError."""
-    from tubelet.inspect.draw.token_maps import Place
+    from tubelet.inspect.draw.token_maps import Point
 
     if text is None:
         return None
@@ -27,13 +27,13 @@ def place_of(text: str | None) -> "Place | None":
         values = [float(v) for v in rest.split(",")]
         if len(values) not in (2, 3):
             raise ValueError(rest)
-        return Place(int(number) if colon else 0, *values)
+        return Point(int(number) if colon else 0, *values)
     except ValueError as e:
         raise UsageError(f"--like is [PICTURE:]X,Y[,SECONDS], such as 340,565 or 1:120,80,2.5, got {text}") from e
 
 
 def draw_file(
-    path: str, pictures: Sequence[str], like: "Place | None", max_side: int, **reading: Any
+    path: str, pictures: Sequence[str], like: "Point | None", max_side: int, **reading: Any
 ) -> "tuple[Image, dict[str, Any]]":
     """The page of a file's tokens, and what is said of it.
 

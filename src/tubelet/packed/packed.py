@@ -225,10 +225,8 @@ class Packed:
             raise ShapeError(f"{list(counts)} does not divide {len(self.items)} items", expected=len(self.items))
         parts, first = [], 0
         for c in counts:
-            a, b = self.starts[first], self.starts[first + c]
-            parts.append(
-                Packed(self.x[a:b], self.pos[a:b], self.items[first : first + c], self.lengths[first : first + c])
-            )
+            a, b, own = self.starts[first], self.starts[first + c], slice(first, first + c)
+            parts.append(Packed(self.x[a:b], self.pos[a:b], self.items[own], self.lengths[own]))
             first += c
         return parts
 
@@ -254,18 +252,17 @@ class Packed:
         try:
             return Packed(*read_pack(path)[:4]).check()
         except ShapeError as e:
-            e.placed(source=Path(path).name)
-            raise
+            raise e.placed(source=Path(path).name) from e.__cause__
 
     # ---- to look at
 
     def __getitem__(self, which: int | slice) -> "Packed":
         """One item, or those of a slice, as a pack of views; a step other than 1 copies. Pictures keep their number."""
-        chosen = range(len(self))[which]  # beyond the last: IndexError, which ends loops
-        chosen = range(chosen, chosen + 1) if isinstance(chosen, int) else chosen
-        if chosen.step != 1:
-            return self.reorder(chosen)
-        return self.split((chosen.start, len(chosen), len(self) - chosen.start - len(chosen)))[1]
+        found = range(len(self))[which]  # beyond the last: IndexError, which ends loops
+        first, count = (found.start, len(found)) if isinstance(found, range) else (found, 1)
+        if isinstance(found, range) and found.step != 1:
+            return self.reorder(found)
+        return self.split((first, count, len(self) - first - count))[1]
 
     def __iter__(self) -> Iterator["Packed"]:
         return iter(self.split([1] * len(self)))
@@ -276,7 +273,7 @@ class Packed:
     def show(self, clips: Sequence[Any] | None = None, *, max_side: int = 1200) -> "Image":
         """Which cells of each item have a row, on the clips that `Item.picture` counts or on blank grids, as a picture.
         Raises ShapeError for clips these items cannot come from."""
-        import tubelet  # drawing comes later in the flow, and is asked for by its public name only to be looked at
+        import tubelet  # drawing comes later in the flow: it is asked for by its public name, when a person looks
 
         return tubelet.inspect.draw_packed(self, clips, max_side=max_side)
 

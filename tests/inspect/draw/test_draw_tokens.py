@@ -8,7 +8,7 @@ import torch
 from tests.inspect.draw.test_draw_kept import TILES, WHOLE, clip, light
 
 from tubelet.errors import InputError, ShapeError
-from tubelet.inspect import Place, draw_tokens
+from tubelet.inspect import Point, draw_tokens
 from tubelet.inspect.draw.shades import UNKNOWN, VIRIDIS
 from tubelet.inspect.draw.token_maps import principal_colours, row_at, token_maps
 from tubelet.packed import Grid, Item, Packed, pack
@@ -68,7 +68,7 @@ def test_norms_and_likeness_are_the_numbers():
     x[:, 0] = torch.arange(100.0) + 1
     x[50:, 1] = x[50:, 0]
     p = pack([x], [Item.of(1, 10, 10)])
-    _, norm, like = token_maps(p, Place(0, 0.5, 0.5))
+    _, norm, like = token_maps(p, Point(0, 0.5, 0.5))
     assert norm.colours is not None and like.colours is not None
     brightness = norm.colours.astype(int).sum(1)
     assert brightness[:50].argmin() == 0 and (np.diff(brightness[2:50]) >= 0).all()
@@ -101,14 +101,14 @@ def test_rows_that_are_no_numbers_have_a_colour_of_their_own():
 def test_a_place_is_a_row_of_the_finest_view_at_the_nearest_time():
     clips = Item(Grid(3, 2, 2), (0.0, 1.0, 2.0), 0, (0, 0, 64, 64))
     p = pack([rows(12)], [clips])
-    assert row_at(p, Place(0, 40, 10, 1.2)) == 4 + 1
+    assert row_at(p, Point(0, 40, 10, 1.2)) == 4 + 1
     views = pack([rows(16)] * 5, [WHOLE, *TILES])
-    assert row_at(views, Place(0, 63, 63)) == 79
-    for wrong in (Place(0, 64, 0), Place(0, -1, 0), Place(1, 3, 3)):
+    assert row_at(views, Point(0, 63, 63)) == 79
+    for wrong in (Point(0, 64, 0), Point(0, -1, 0), Point(1, 3, 3)):
         with pytest.raises(InputError, match="no token at"):
             row_at(views, wrong)
     with pytest.raises(InputError, match="no token at"):
-        row_at(p.keep(torch.tensor([0])), Place(0, 40, 10))
+        row_at(p.keep(torch.tensor([0])), Point(0, 40, 10))
 
 
 # ---- the page
@@ -145,7 +145,7 @@ def test_pages_hold_clips_views_and_many_pictures():
     frames = clip(32, 48, frames=20)
     item = Item(Grid(20, 2, 3), frames.times_s, 0, (0, 0, 48, 32))
     moving = pack([rows(120)], [item])
-    assert max(page(moving, [frames], ["walk.mp4"], like=Place(0, 3, 3, 2.0)).shape) <= 1600
+    assert max(page(moving, [frames], ["walk.mp4"], like=Point(0, 3, 3, 2.0)).shape) <= 1600
     views = pack([rows(16)] * 5, [WHOLE, *TILES])
     assert max(page(views, [clip()]).shape) <= 1600
     many = pack([rows(6)] * 40, [Item.of(1, 2, 3, picture=i) for i in range(40)])

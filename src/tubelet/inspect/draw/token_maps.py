@@ -28,7 +28,7 @@ STEPS, BESIDE = 8, 5  # turns of the search for directions, and how many are loo
 SPREAD = (0.01, 0.99)  # of the values along a direction, what is darkest and what is lightest
 
 
-class Place(NamedTuple):
+class Point(NamedTuple):
     """A place in one of the pictures, in its upright pixels; of a clip, at a time."""
 
     picture: int
@@ -47,13 +47,13 @@ class TokenMap:
     scale: Image.Image | None = None  # a bar that says it in numbers
 
 
-def token_maps(p: Packed, like: Place | None = None) -> list[TokenMap]:
+def token_maps(p: Packed, like: Point | None = None) -> list[TokenMap]:
     """Maps of a pack's rows: own basis, one basis for all (of several pictures), norm, and likeness with the row at
     `like`. Rows with NaN or infinity have a colour of their own. Syncs. Raises ShapeError for no rows, InputError for a
     place without a row.
 
         >>> p = tubelet.pack([torch.randn(24, 8)], [tubelet.Item.of(1, 4, 6)])
-        >>> [m.name for m in token_maps(p, Place(0, x=2.5, y=0.5))]
+        >>> [m.name for m in token_maps(p, Point(0, x=2.5, y=0.5))]
         ['principal directions', 'norm', 'like the chosen one']
     """
     if not len(p.x):
@@ -121,7 +121,7 @@ def principal_colours(x: Float[Tensor, "n D"], finite: Bool[Tensor, " n"]) -> tu
     return colours, float(lengths[:3].square().sum()) / total if total > 0 else 0.0
 
 
-def row_at(p: Packed, place: Place) -> int:
+def row_at(p: Packed, place: Point) -> int:
     """The row at a place: of the view with the finest cells there, at the nearest time. Raises InputError for none."""
     fine = sorted(range(len(p.items)), key=lambda i: p.items[i].cell[0] * p.items[i].cell[1])
     for i in (i for i in fine if p.items[i].picture == place.picture):

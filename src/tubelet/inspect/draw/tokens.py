@@ -28,7 +28,7 @@ from tubelet.inspect.draw.lettering import (
     time_text,
     words,
 )
-from tubelet.inspect.draw.token_maps import Place, TokenMap, row_at, token_maps
+from tubelet.inspect.draw.token_maps import Point, TokenMap, row_at, token_maps
 from tubelet.inspect.draw.veil import is_page, veiled
 from tubelet.packed import Packed
 from tubelet.reading.clip import Clip
@@ -74,7 +74,7 @@ def draw_tokens(
     clips: Sequence[Clip | None] = (),
     names: Sequence[str] = (),
     *,
-    like: Place | None = None,
+    like: Point | None = None,
     lines: Sequence[TextLine] = (),
     max_side: int = 1600,
 ) -> Image.Image:
