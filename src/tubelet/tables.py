@@ -10,7 +10,7 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str 
     """An HTML table: the first column to the left, the others, mostly numbers, to the right. foot: a last row, bold.
 
     >>> html_table(["file", "tokens"], [["<a>.png", "24"]])[:7], "&lt;a&gt;.png" in html_table(["f"], [["<a>.png"]])
-    (('<table>'), True)
+    ('<table>', True)
     """
     title = f'<caption style="text-align:left">{escape(caption)}</caption>' if caption else ""
     body = "".join(f"<tr>{_cells(row, 'td')}</tr>" for row in rows)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.inspect.draw.test_draw_kept import TILES, WHOLE, clip, light
 
-from tubelet.errors import InputError, ShapeError
+from tubelet.errors import InputError, LimitError, ShapeError
 from tubelet.inspect import Point, draw_tokens
 from tubelet.inspect.draw.shades import UNKNOWN, VIRIDIS
 from tubelet.inspect.draw.token_maps import principal_colours, row_at, token_maps
@@ -151,6 +151,24 @@ def test_pages_hold_clips_views_and_many_pictures():
     many = pack([rows(6)] * 40, [Item.of(1, 2, 3, picture=i) for i in range(40)])
     small = page(many, max_side=700)
     assert max(small.shape) <= 700
+
+
+def test_what_a_file_may_say():
+    """Grids that no memory holds are refused by their counts; boxes like needles are drawn."""
+    item = Item(Grid(1, 40_000, 40_000), (0.0,), 0, (0, 0, 1, 1))
+    vast = Packed(torch.zeros(1, 4), torch.zeros(1, 3, dtype=torch.int32), (item,), (1,))
+    with pytest.raises(LimitError, match="cells are too many"):
+        draw_tokens(vast)
+    with pytest.raises(LimitError, match="cells are too many"):
+        vast.show()
+    needle = Item(Grid(1, 1, 2), (0.0,), 0, (0.0, 0.0, 1e-300, 1e300))
+    assert max(page(pack([rows(2)], [needle])).shape) <= 1600
+
+
+def test_of_very_many_pictures_the_first_are_looked_at():
+    many = pack([rows(1)] * 3000, [Item.of(1, 1, 1, picture=i) for i in range(3000)])
+    assert max(page(many).shape) <= 1600
+    assert max(np.asarray(many.show()).shape) <= 2000
 
 
 def test_what_cannot_be_drawn():

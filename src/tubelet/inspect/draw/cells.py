@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tubelet.errors import ShapeError
+from tubelet.errors import LimitError, ShapeError
 from tubelet.inspect.draw.frames import FRAME
 from tubelet.inspect.draw.grid_lines import draw_lines
 from tubelet.inspect.draw.lettering import Colour
@@ -34,6 +34,7 @@ VIEW_EDGE: Colour = (120, 190, 255)
 AROUND: Colour = (24, 24, 26)  # of the white outline on heat
 HEAT = np.array([(72, 30, 112), (118, 34, 116), (190, 55, 84), (249, 142, 10), (252, 240, 140)], np.float64)
 RELIEF = 0.3  # of the picture's light and shade that heat keeps; their mean is left out, so the scale holds
+MOST_CELLS = 1 << 26  # of the views of one picture: a drawing has fewer pixels, and a file may say anything
 SAME = 1e-5  # scores that differ by less of their size differ by rounding, and have one colour
 Show = Literal["kept", "heat"]
 
@@ -59,13 +60,15 @@ def layers_of(
     """The views of one picture with what is kept of each. Packs with grids of their own (pooled) are their own views.
 
     scores: one for each row of `whole`; they are scaled from the least to the greatest of the picture. Syncs.
-    Raises ShapeError for a picture there is not.
+    Raises ShapeError for a picture there is not, LimitError for one with more cells than a drawing can have.
     """
     if kept.items != whole.items:
         whole, scores = kept, None
     chosen = [i for i, item in enumerate(whole.items) if item.picture == picture]
     if not chosen:
         raise ShapeError(f"there is no picture {picture}", got=picture)
+    if (cells := sum(whole.items[i].grid.rows for i in chosen)) > MOST_CELLS:
+        raise LimitError(f"{cells:,} cells are too many to draw", item=chosen[0], limit=MOST_CELLS, got=cells)
     spread, scale = (None, None) if scores is None else _scaled(whole, chosen, scores)
     out = []
     for i in chosen:

@@ -39,7 +39,8 @@ def draw_packed(p: Packed, clips: Sequence[Clip] | None = None, *, max_side: int
         raise ShapeError("there is no item to draw", limit=1, got=0)
     drawn: list[Image.Image] = []
     count = 0
-    for picture in sorted({item.picture for item in p.items}):
+    pictures = sorted({item.picture for item in p.items})
+    for picture in pictures[:MOST]:
         if clips is not None and picture >= len(clips):
             raise ShapeError(f"picture {picture} of {len(clips)} clips", item=picture, limit=len(clips), got=picture)
         clip = None if clips is None else clips[picture]
@@ -51,7 +52,8 @@ def draw_packed(p: Packed, clips: Sequence[Clip] | None = None, *, max_side: int
                 if count <= MOST:
                     drawn.append(_panel(clip, panel, row, picture))
     columns = max(1, (max_side - 2 * MARGIN + GAP) // (max(d.width for d in drawn) + GAP))
-    more = [TextLine((f"{len(drawn)} of {count} panels are shown",))] if count > len(drawn) else []
+    left_out = count - len(drawn) + max(0, len(pictures) - MOST)
+    more = [TextLine((f"{left_out:,} more are not shown",))] if left_out else []
     rows, values = p.x.shape
     head = TextLine((f"{len(p)} items" if len(p) != 1 else "1 item", f"{rows:,} rows of {values:,} values"), 17, INK)
     return page_of(drawn, [head, *more], columns=columns)

@@ -8,6 +8,7 @@
 Computed on the host in float32, in memory and time that grow with rows x width.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,9 +48,10 @@ class TokenMap:
     scale: Image.Image | None = None  # a bar that says it in numbers
 
 
-def token_maps(p: Packed, like: Point | None = None) -> list[TokenMap]:
+def token_maps(p: Packed, like: Point | None = None, *, drawn: Collection[int] | None = None) -> list[TokenMap]:
     """Maps of a pack's rows: own basis, one basis for all (of several pictures), norm, and likeness with the row at
-    `like`. Rows with NaN or infinity have a colour of their own. Syncs. Raises ShapeError for no rows, InputError for a
+    `like`. Rows with NaN or infinity have a colour of their own. drawn: the pictures whose own basis is looked for, all
+    if None. Syncs. Raises ShapeError for no rows, InputError for a
     place without a row.
 
         >>> p = tubelet.pack([torch.randn(24, 8)], [tubelet.Item.of(1, 4, 6)])
@@ -63,14 +65,14 @@ def token_maps(p: Packed, like: Point | None = None) -> list[TokenMap]:
     pictures = rows_by_picture(p)
     own = np.zeros((len(x), 3), np.uint8)
     shares = []
-    for rows in pictures.values():
-        if len(rows):
+    for picture, rows in pictures.items():
+        if len(rows) and (drawn is None or picture in drawn):
             own[rows.numpy()], share = principal_colours(x[rows], finite[rows])
             shares.append(share)
-    low, high = min(shares), max(shares)
+    low, high = min(shares, default=0.0), max(shares, default=0.0)
     held = f"{low:.0%}" if round(low, 2) == round(high, 2) else f"{low:.0%} to {high:.0%}"
     what = "the first three principal directions as red, green, blue"
-    one = len(shares) == 1
+    one = len(pictures) == 1
     maps = [
         TokenMap(
             "principal directions" if one else "own basis",

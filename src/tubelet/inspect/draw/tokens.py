@@ -34,7 +34,8 @@ from tubelet.packed import Packed
 from tubelet.reading.clip import Clip
 from tubelet.shapes import Int64, UInt8
 
-FRAMES = 8  # of a clip
+FRAMES, MOST = 8, 40  # of a clip, and pictures that are looked at one by one
+STRETCHED = 200.0  # sides of a map, at most: a file may say anything
 TALLEST, LOWEST = 460, 90  # pixels of a map, as far as the page has room
 TITLE, NAME = 26, 30  # above a map, and above those of a picture
 NOTHING: Colour = (226, 224, 218)  # where there is no token and no picture
@@ -58,7 +59,7 @@ class Block:
     def size(self, width: int, tallest: int) -> tuple[int, int]:
         """Of one map, (width, height), where so much is there for all."""
         left, top, right, bottom = extent(self.panel)
-        aspect = (right - left) / (bottom - top)
+        aspect = min(max((right - left) / (bottom - top), 1 / STRETCHED), STRETCHED)
         columns = self.maps if len(self.times) == 1 else len(self.times)
         wide = min((width - GAP * (columns - 1)) / columns, tallest * aspect)
         return max(1, int(wide)), max(1, int(wide / aspect))
@@ -92,16 +93,18 @@ def draw_tokens(
     """
     if max_side < NARROW + 2 * MARGIN:
         raise ShapeError(f"a drawing needs at least {NARROW + 2 * MARGIN} pixels a side", got=max_side)
-    found = token_maps(p, like)
+    pictures = sorted({item.picture for item in p.items})
+    found = token_maps(p, like, drawn=pictures[:MOST])
     maps = [one for one in found if one.colours is not None]
     chosen = None if like is None else row_at(p, like)
-    blocks = _blocks(p, clips, names, len(maps))
+    blocks = _blocks(p, pictures[:MOST], clips, names, len(maps))
     width = max_side - 2 * MARGIN
     broken = p.x.is_floating_point() and not bool(p.x.isfinite().all())
     foot = _legend(width, found, broken)
     room = width - caption(width, [*lines, TextLine(("x",))]).height - foot.height - 2 * GAP
     shown, tallest = _fitting(blocks, width, room)
-    more = [] if len(shown) == len(blocks) else [TextLine((f"{len(shown)} of {len(blocks)} pictures are shown",))]
+    left_out = len(blocks) - len(shown) + max(0, len(pictures) - MOST)
+    more = [TextLine((f"{left_out:,} more are not shown",))] if left_out else []
     drawn = [_drawn(block, maps, width, tallest, chosen) for block in shown]
     across = max(NARROW, *(one.width for one in drawn))
     head, foot = caption(across, [*lines, *more]), _legend(across, found, broken)
@@ -119,9 +122,11 @@ def draw_tokens(
     return page
 
 
-def _blocks(p: Packed, clips: Sequence[Clip | None], names: Sequence[str], maps: int) -> list[Block]:
+def _blocks(
+    p: Packed, pictures: Sequence[int], clips: Sequence[Clip | None], names: Sequence[str], maps: int
+) -> list[Block]:
     out = []
-    for picture in sorted({item.picture for item in p.items}):
+    for picture in pictures:
         own = [i for i, item in enumerate(p.items) if item.picture == picture]
         layers = layers_of(p, p, picture)
         tables = {id(layer): _table(p, i) for i, layer in zip(own, layers, strict=True)}

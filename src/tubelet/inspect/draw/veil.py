@@ -28,7 +28,7 @@ def veiled(pixels: UInt8[np.ndarray, "H W 3"], page: bool) -> UInt8[np.ndarray, 
     """Pixels of a page under a light veil, or of a photograph at half its light, both nearly without colour.
 
     >>> veiled(np.array([[[255, 255, 255], [0, 0, 0]]], np.uint8), page=True)[0].tolist()
-    [[228, 231, 237], [113, 116, 122]]
+    [[230, 233, 238], [102, 106, 111]]
     """
     grey = luminance(pixels)[..., None]
     muted = grey * GREY + pixels * (1 - GREY)
