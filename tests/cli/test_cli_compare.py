@@ -116,7 +116,7 @@ def test_one_picture_has_plain_numbers_and_one_footnote(
     assert len(NUMBER.findall(table)) == 4 * 4  # methods x columns
     assert "[" not in table and "n=" not in table and "time" not in table
     assert "coverage \N{UPWARDS ARROW}" in table and "distance \N{DOWNWARDS ARROW}" in table
-    assert rest.count("one picture: no number has an interval") == 1
+    assert rest.count("one input: no number has an interval") == 1
     assert f"random: the mean of {compared.DRAWS} draws; 95 % of it: coverage" in rest
     assert "in boxes" not in rest and "time:" not in rest  # only the columns that are there are explained
 
@@ -139,7 +139,7 @@ def test_over_several_pictures_no_number_is_without_its_interval(
         table, _, rest = drawn(table_of(found[0], columns), columns).partition("coverage: ")
         assert len(INTERVAL.findall(table)) == 4 * 4
         assert len(NUMBER.findall(INTERVAL.sub("", table))) == 4 * 4
-        assert "95 % intervals over 2 pictures" in rest
+        assert "95 % intervals over 2 inputs" in rest
         heights.append(table.count("\n"))
     assert heights[0] < heights[1] < heights[2]
     plain = drawn(table_of(found[0], 200, arrows=False), 200)

@@ -272,7 +272,7 @@ def test_several_pictures_say_how_far_their_numbers_can_be_trusted(
     assert sorted(f["metrics"]["coverage"] for f in told["files"]) == [wanted.low, wanted.high]
     assert select(files["wide"], *args) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("spread"))
-    assert line.endswith("(one picture: no interval)") and "[" not in line
+    assert line.endswith("(one input: no interval)") and "[" not in line
 
 
 def test_one_file_that_cannot_be_read(files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]):

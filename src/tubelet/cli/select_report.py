@@ -57,7 +57,7 @@ def select_table(result: "Selected", out: str | None) -> Group:
     if result.files:
         count = len(result.files)
         numbers = ", ".join(f"{name} {_number(e)}" for name, e in result.metrics.items())
-        over = f"95 % intervals over {count} pictures" if count > 1 else "one picture: no interval"
+        over = f"95 % intervals over {count} inputs" if count > 1 else "one input: no interval"
         lines.append(Text(f"spread  {numbers} ({over})"))
     if out is not None and result.kept:
         total = sum(f["kept"] for f in result.files)

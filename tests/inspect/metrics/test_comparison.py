@@ -46,8 +46,8 @@ def test_what_nothing_defines_is_a_dash_and_never_the_best():
 @pytest.mark.parametrize(
     ("numbers", "cell", "note"),
     [
-        (one(0.5), "0.50", "one picture: no number has an interval"),
-        (several(0.5), "0.50 [0.40, 0.60]", "95 % intervals over 3 pictures"),
+        (one(0.5), "0.50", "one input: no number has an interval"),
+        (several(0.5), "0.50 [0.40, 0.60]", "95 % intervals over 3 inputs"),
     ],
 )
 def test_footnotes_say_once_what_cells_leave_out(numbers: Estimate, cell: str, note: str):
@@ -71,7 +71,7 @@ def test_drawn_chance_and_times_have_their_own_footnotes():
     assert table.cell("random", "coverage") == "0.40"
     assert table.cell("random", "time") == "1.00 [0.90, 1.10]"
     assert table.footnotes == (
-        "one picture: no number has an interval",
+        "one input: no number has an interval",
         "random: the mean of 20 draws; 95 % of it: coverage 0.38 to 0.42",
         "time: the median of 6 runs, with its 95 % interval where there is one",
     )

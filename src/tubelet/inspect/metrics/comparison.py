@@ -42,7 +42,7 @@ class Comparison:
     >>> from tubelet.inspect.metrics import mean_of
     >>> one = Comparison({"edges": {"coverage": mean_of([0.25])}, "pool": {"coverage": mean_of([1.0])}})
     >>> one.cell("edges", "coverage"), one.best("coverage"), one.footnotes
-    ('0.25', ('pool',), ('one picture: no number has an interval',))
+    ('0.25', ('pool',), ('one input: no number has an interval',))
     """
 
     rows: Mapping[str, Mapping[str, Estimate]]
@@ -97,7 +97,7 @@ class Comparison:
     def footnotes(self) -> tuple[str, ...]:
         """How far the numbers can be trusted, once for all."""
         many = self.pictures > 1
-        out = [f"95 % intervals over {self.pictures} pictures" if many else "one picture: no number has an interval"]
+        out = [f"95 % intervals over {self.pictures} inputs" if many else "one input: no number has an interval"]
         if self.draws and "random" in self.rows:
             random = [(m.name, self.rows["random"][m.key]) for m in self.measures if m.key in self.rows["random"]]
             known = ", ".join(f"{name} {e.low:.2f} to {e.high:.2f}" for name, e in random if e.known and name != "time")
