@@ -19,6 +19,7 @@ COMMAND = (
 
 def main() -> None:
     """Write the PNG and print its size."""
+    OUT.unlink(missing_ok=True)
     if tubelet(COMMAND):
         raise SystemExit(1)
     with Image.open(OUT) as page:

@@ -17,6 +17,7 @@ OUT = HERE / "tokens.png"
 
 def main() -> None:
     """Write the PNG and print its size."""
+    OUT.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         tokens = str(Path(folder) / "tokens.safetensors")
         encode = ("encode", *EXAMPLES, "--num-frames", "6", "--max-pixels", "300000", "--out", tokens, "--quiet")

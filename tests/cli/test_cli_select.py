@@ -280,7 +280,7 @@ def test_several_pictures_say_how_far_their_numbers_can_be_trusted(
     wanted = coverage(p, choose("uniform", Inputs(p), budget=4).kept)
     assert told["metrics"]["coverage"] == pytest.approx(wanted.as_dict())
     assert sorted(f["metrics"]["coverage"] for f in told["files"]) == [wanted.low, wanted.high]
-    assert select(files["wide"], *args) == 0
+    assert select(files["wide"], *args, "--show", "again.png") == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("spread"))
     assert line.endswith("(one input: no interval)") and "[" not in line
 
