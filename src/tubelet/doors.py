@@ -147,4 +147,6 @@ def _impossible(name: str, value: Any, hint: Any, cause: Exception) -> TubeletEr
 
 
 def _said(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    """An annotation in words, with how one is made where its class says so."""
+    made = f": {hint.MADE_BY}" if hasattr(hint, "MADE_BY") else ""
+    return hint.__name__ + made if isinstance(hint, type) and not get_args(hint) else str(hint)

@@ -94,7 +94,7 @@ def test_every_method_that_needs_nothing_more_runs(
 def test_a_historical_version(files: dict[str, Path], siglip: Path, capsys: pytest.CaptureFixture[str]):
     assert select(files["wide"], "--model", siglip, "--budget", 9, "--method", "shirg-fovea", "--json") == 0
     assert document(capsys)["kept"] == 9
-    args = ("--model", siglip, "--budget", 9, "--method", "shirg-v2-views", "--json")
+    args = ("--model", siglip, "--budget", 9, "--method", "shirg-v2-views", "--json", "--overwrite")
     assert select(files["wide"], *args) == 1
     assert document(capsys)["error"] == "ShapeError"
 
@@ -118,7 +118,7 @@ def test_a_question_is_read_by_the_text_tower_of_the_same_folder(files: dict[str
 
 def test_vectors_from_a_file_serve_any_model(files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]):
     save_file({"words": torch.randn(3, 64)}, "words.safetensors")
-    args = ("--model", model, "--budget", 4, "--text-embeddings", "words.safetensors", "--json")
+    args = ("--model", model, "--budget", 4, "--text-embeddings", "words.safetensors", "--json", "--overwrite")
     assert select(files["wide"], *args) == 0
     assert document(capsys)["method"] == "shirg"
     assert select(files["wide"], *args, "--text-space", "rows", "--method", "cdpruner") == 0
@@ -181,7 +181,17 @@ def test_heat_views_scaffold_and_boxes(
 def test_shirg_keeps_the_whole_view_beside_tiles(
     files: dict[str, Path], siglip: Path, capsys: pytest.CaptureFixture[str]
 ):
-    args = (files["wide"], "--model", siglip, "--views", "64:128x64,128x128", "--text", "total", "--json")
+    args = (
+        files["wide"],
+        "--model",
+        siglip,
+        "--views",
+        "64:128x64,128x128",
+        "--text",
+        "total",
+        "--json",
+        "--overwrite",
+    )
     assert select(*args, "--budget", 80) == 0
     told = document(capsys)
     assert told["settings"]["scaffold"] == 64
@@ -277,7 +287,7 @@ def test_several_pictures_say_how_far_their_numbers_can_be_trusted(
 
 def test_one_file_that_cannot_be_read(files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]):
     names = (files["wide"], files["broken"], files["tall"])
-    args = ("--model", model, "--budget", 3, "--json")
+    args = ("--model", model, "--budget", 3, "--json", "--overwrite")
     assert select(*names, *args) == 1
     assert document(capsys)["item"] == 1
     assert select(*names, *args, "--on-error", "skip", "--out", "t.safetensors") == 1

@@ -1,7 +1,7 @@
 """`tubelet show`: what the encoder is given, and what tokens hold, as PNG."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.options import (
@@ -11,13 +11,14 @@ from tubelet.cli.options import (
     FrameOptions,
     OnError,
     OutputOptions,
+    Overwrite,
     ReadingOptions,
     option,
-    require_files,
     with_budget,
 )
 from tubelet.cli.output import Drawings, on_one_page
 from tubelet.cli.show_tokens import SUFFIX, draw_file, place_of
+from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import view_rule
 from tubelet.errors import InputError, TubeletError, UnsafeFile
@@ -47,7 +48,9 @@ class Show:
     """
 
     files: Files
-    out: Annotated[str | None, option("the PNG to write, or a folder for those of several files", "FILE")] = None
+    out: Annotated[
+        str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
+    ] = None
     model: Annotated[
         str, option(f"whose patches: a variant, folder, file or hub id (default: {DEFAULT_MODEL})", "MODEL")
     ] = DEFAULT_MODEL
@@ -65,32 +68,34 @@ class Show:
         str | None, option("likeness of tokens with the one at a place, in pixels of an input", "[N:]X,Y[,SECONDS]")
     ] = None
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        require_files(self.files)
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
         rule, like = view_rule(self.views, None, None), place_of(self.like)
-        held = [file for file in self.files if file.lower().endswith(SUFFIX)]
+        inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
+        held = {i for i, name in enumerate(inputs.names) if name.lower().endswith(SUFFIX)}
         if (self.pictures or like is not None) and not held:
             raise UsageError("--pictures and --like are for a file of tokens, such as tokens.safetensors")
-        drawings = Drawings(self.out, self.files)
-        recipe = self._recipe() if len(held) < len(self.files) else None
+        drawings = Drawings(self.out, inputs.names, terminal, overwrite=self.overwrite)
+        replace(inputs, unseen=tuple(i for i in inputs.unseen if i not in held)).look(skip=self.on_error == "skip")
+        recipe = self._recipe() if len(held) < len(inputs) else None
         drawn: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
-        for i, file in enumerate(self.files):
+        for i, file in enumerate(inputs.names):
             try:
-                if recipe is None or file in held:
+                if recipe is None or i in held:
                     options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
                     picture, about = draw_file(file, self.pictures, like, self.max_side, **options)
                     kind, said = "maps", _token_words(about)
                 else:
-                    clip = self._read(file, i, sampling)
+                    clip = self._read(inputs.sources[i], i, sampling)
                     picture, about = self._draw(clip, recipe, i, rule)
                     kind, said = "frames" if clip.is_video else "grid", _words(clip, about)
             except (InputError, UnsafeFile) as e:
@@ -99,15 +104,16 @@ class Show:
                 terminal.say(str(e))
                 errors.append(e.as_dict() | {"file": file_name(file)})
                 continue
-            path = drawings.path(i, kind)
-            save_png(picture, path)
-            drawn.append({"file": file_name(file), "out": file_name(str(path)), **about})
+            place = drawings.place(i, kind)
+            with place.file() as path:
+                save_png(picture, path)
+            drawn.append({"file": file_name(file), "out": place.name, **about})
             if not terminal.json and not terminal.quiet:
-                terminal.line(f"{visible(str(path))}  ({said})")
+                terminal.line(f"{visible(place.name)}  ({said})")
         terminal.document({"command": "show", "files": drawn, "errors": errors})
         return FAILED if errors else OK
 
-    def _read(self, file: str, index: int, sampling: "Sampling") -> "Clip":
+    def _read(self, file: Any, index: int, sampling: "Sampling") -> "Clip":
         from tubelet.reading.read import read
 
         try:

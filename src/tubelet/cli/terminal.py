@@ -69,6 +69,7 @@ class Terminal:
         self.debug = debug
         self.quiet = quiet
         self._documents = 0
+        self._given = False  # stdout carries a file
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # the caller has closed it
                 setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (stays open)
@@ -78,6 +79,19 @@ class Terminal:
 
     # ---- stdout
 
+    def give_stdout(self, option: str) -> None:
+        """Leave stdout to a file that is written there; lines and tables go to stderr from now on.
+
+        Raises UsageError where it cannot carry one.
+        """
+        if self.json:
+            raise UsageError(f"{option} - writes to stdout, and so does --json")
+        if self._given:
+            raise UsageError(f"{option} - writes to stdout, and so does another option")
+        if sys.stdout.isatty():
+            raise UsageError(f"{option} - writes to stdout, and stdout is a terminal; name a file or redirect it")
+        self._given = True
+
     def line(self, text: str) -> None:
         """A line of the result."""
         self._write(text + "\n")
@@ -85,6 +99,9 @@ class Terminal:
     def show(self, what: "RenderableType") -> None:
         """A table or another rich renderable as part of the result; not in JSON mode and not when quiet."""
         if self.json or self.quiet:
+            return
+        if self._given:
+            self.aside(what)
             return
         from rich.console import Console
 
@@ -116,6 +133,10 @@ class Terminal:
             self._write(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
     def _write(self, text: str) -> None:
+        if self._given and text:
+            with contextlib.suppress(OSError, ValueError):  # nobody is left to tell
+                print(text, end="", file=sys.stderr, flush=True)
+            return
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
