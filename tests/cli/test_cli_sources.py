@@ -216,7 +216,7 @@ def test_stdout_that_is_a_terminal_gets_no_file(monkeypatch: pytest.MonkeyPatch)
         (("models", "siglp2"), "(did you mean siglip2"),
         (("select", "a.png", "--budget", 3, "--method", "divprun"), "(did you mean divprune?); there are shirg, text"),
         (("select", "a.png", "--budget", 3, "--method", "shirg-v9"), "; historical: shirg-v1"),
-        (("convert", "x", "y", "--to", "standrd"), "(did you mean standard?)"),
+        (("convert", "x", "y", "--to", "packing_"), "(did you mean packing?)"),
         (("plan", "a.png", "--llm", "qwen2.5-7bb"), "(did you mean qwen2.5-7b"),
         (("bench", "--family", "siglip3"), "(did you mean siglip"),
         (

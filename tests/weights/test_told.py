@@ -50,3 +50,10 @@ def test_metas_own_names_of_dinov2_and_dinov3():
     assert "DINOv3 in Meta's own form" in str(foreign([*layer, "cls_token", "storage_tokens", "mask_token"]))
     qwen = ["visual.blocks.0.attn.qkv.weight", "visual.patch_embed.proj.weight", "visual.pos_embed.weight"]
     assert foreign(qwen) is None and foreign([name.removeprefix("visual.") for name in qwen]) is None
+
+
+def test_a_name_of_a_network_is_told_from_weights():
+    with pytest.raises(WeightsError, match="no such file or folder.*tubelet.untrained makes it with random ones"):
+        load_encoder("siglip_base_patch16_224")
+    with pytest.raises(WeightsError, match=r"did you mean siglip_base_patch16_224 or"):
+        load_encoder("siglip_base_patch16_22")

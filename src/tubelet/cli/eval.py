@@ -94,12 +94,12 @@ class Eval:
         )
         answers = f"{self.benchmark}.answers.jsonl" if self.answers is None else self.answers
         how = {"overwrite": True, "suffix": ".jsonl", "option": "--answers"}  # it is gone on with
-        path = output_file(answers, self.files, lambda _: True, **how).path
+        place = output_file(answers, self.files, lambda _: True, **how)
         arms = self._arms(names)
         vlm = self._load()
         if vlm.untrained:
             terminal.say(f"{file_name(self.model)} is UNTRAINED: random weights, its scores mean nothing")
-        with AnswerFile(path, self._run()) as kept, progress(terminal, len(chosen)) as tick:
+        with place.file() as path, AnswerFile(path, self._run()) as kept, progress(terminal, len(chosen)) as tick:
             before = len(kept.answers)
             left = answer_questions(
                 vlm,

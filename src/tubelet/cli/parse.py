@@ -89,7 +89,7 @@ class Help(io.StringIO):
         self.out = out
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.out.encoding
 
     def isatty(self) -> bool:

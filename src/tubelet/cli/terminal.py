@@ -103,12 +103,7 @@ class Terminal:
         if self._given:
             self.aside(what)
             return
-        from rich.console import Console
-
-        console = Console(file=sys.stdout, width=self.columns, highlight=False, emoji=False, markup=False)
-        with console.capture() as text:
-            console.print(what)
-        self._write("\n".join(row.rstrip() for row in text.get().split("\n")).lstrip("\n"))
+        self._write(_laid_out(what, sys.stdout, self.columns))
 
     def piece(self, text: str) -> None:
         """A piece of a result that comes bit by bit; its control characters are escaped, but for ends of lines, tabs
@@ -158,17 +153,24 @@ class Terminal:
         """A table for the person on stderr, beside a result that is text; not in JSON mode and not when quiet."""
         if self.json or self.quiet:
             return
-        from rich.console import Console
-
         width = shutil.get_terminal_size().columns if sys.stderr.isatty() else PIPED_COLUMNS
-        console = Console(file=sys.stderr, width=width, highlight=False, emoji=False, markup=False)
         with contextlib.suppress(OSError, ValueError):  # nobody is left to tell
-            console.print(what)
+            print(_laid_out(what, sys.stderr, width), end="", file=sys.stderr, flush=True)
 
     @property
     def lively(self) -> bool:
         """Whether a progress bar has someone to watch it."""
         return not self.quiet and sys.stderr.isatty()
+
+
+def _laid_out(what: "RenderableType", stream: Any, width: int) -> str:
+    """A renderable as the text of a stream, without spaces at the ends of lines and empty lines before the first."""
+    from rich.console import Console
+
+    console = Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+    with console.capture() as text:
+        console.print(what)
+    return "\n".join(row.rstrip() for row in text.get().split("\n")).lstrip("\n")
 
 
 class Boundary:

@@ -53,8 +53,6 @@ class Packed:
         Packed(T=3, D=8, float32, cpu, 2 items: [1x2x3 (2 kept), 1x2x2 (1 kept)])
     """
 
-    MADE_BY = "tubelet.patchify(tubelet.read(files), encoder.pixels) makes one"  # for who gives something else
-
     x: Shaped[Tensor, "T D"]
     pos: Int[Tensor, "T 3"]
     items: tuple[Item, ...]

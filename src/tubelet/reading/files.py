@@ -30,8 +30,8 @@ def expand(names: Iterable[str], *, pictures_only: bool = False) -> FileList:
     Cost: one read of 64 bytes for each file of a folder or pattern. Raises InputError for a folder or a pattern without
     one picture or clip.
 
-        >>> expand(["page.png", "scans", "clips/*.mp4"]).files
-        ('page.png', 'scans/2.png', 'scans/10.png', 'clips/walk.mp4')
+        >>> expand(["walk.mp4", "rec*.png"]).files
+        ('walk.mp4', 'receipt.png')
     """
     found: list[str] = []
     skipped: list[tuple[str, str]] = []
@@ -84,6 +84,7 @@ def _magic(name: str) -> bool:
 
 def _kind(path: str) -> Format | str:
     """The format in capitals, or in words what else it is."""
+    head = b""
     try:
         if not Path(path).is_file():
             return "not a regular file"

@@ -1,8 +1,8 @@
 """One input, opened: a local file, bytes, or a file object, with its size and its format known.
 
 This is the only place of the library that turns what a caller names into something readable. A string is a path of a
-local regular file and nothing else: no address, no protocol, no directory, pipe or device; and it is never handed on,
-decoders get the open file.
+local regular file and nothing else: no address (`reading.urls` makes a file object of one, for who asks), no protocol,
+no directory, pipe or device; and it is never handed on, decoders get the open file.
 """
 
 import io

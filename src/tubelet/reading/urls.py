@@ -60,7 +60,8 @@ class UrlFile:
             import fsspec
 
             try:
-                self._opened = fsspec.open(self.name, "rb").open()
+                pointer: Any = fsspec.open(self.name, "rb")
+                self._opened = pointer.open()
             except ImportError as e:  # the protocol's own library
                 raise InputError(f"reading this address needs {NEEDS}") from e
             except (OSError, ValueError) as e:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
+from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError, near_names
 from tubelet.families.fields import refuse_code
 from tubelet.packed.header import (
     MAX_HEADER_VALUES,
@@ -145,7 +145,7 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
     if not str(source) or not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
             return _from_hub(str(source), revision)
-        raise WeightsError("no such file or folder, and not a hub id of the form owner/name", source=str(source)[:200])
+        raise _nothing(str(source))
     if path.is_dir():
         return _from_folder(path, str(source))
     if path.suffix.lower() in PICKLES:
@@ -156,6 +156,16 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
     if path.suffix != ".safetensors":
         raise UnsafeFile("weights are read from .safetensors files only", source=path.name, expected=".safetensors")
     return _single(path, root, str(source))
+
+
+def _nothing(name: str) -> WeightsError:
+    from tubelet.families.catalogue import variants
+
+    known = variants()
+    hint = near_names(name, known)
+    if name in known:
+        hint = "; the network of that name has no weights here: tubelet.untrained makes it with random ones"
+    return WeightsError(f"no such file or folder, and not a hub id of the form owner/name{hint}", source=name[:200])
 
 
 def _pickle(name: str) -> UnsafeFile:
