@@ -14,11 +14,12 @@ from tests.reduce.tiny_siglip import saved
 from tubelet import Packed, read
 from tubelet.cli import main
 from tubelet.families.siglip import SIGLIP
+from tubelet.inspect.metrics import coverage
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.sparse import read_sparse
 from tubelet.reduce.history.versions import VERSIONS
 from tubelet.reduce.inputs import inputs_of
-from tubelet.reduce.methods import METHODS, choose
+from tubelet.reduce.methods import METHODS, Inputs, choose
 from tubelet.reduce.settings import Settings
 from tubelet.reduce.siglip_text import SiglipText
 from tubelet.weights.load import load_encoder, untrained
@@ -266,6 +267,22 @@ def test_the_command_line_is_checked_before_anything_is_loaded(
     ):
         assert select(*args, *nowhere) == 2, args
         assert said in capsys.readouterr().err
+
+
+def test_several_pictures_say_how_far_their_numbers_can_be_trusted(
+    files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]
+):
+    args = ("--model", model, "--budget", 4, "--method", "uniform")
+    assert select(files["wide"], files["tall"], *args, "--json") == 0
+    told = document(capsys)
+    encoder = load_encoder(model, dtype=torch.float32)
+    p = patchify(read([files["wide"], files["tall"]]), encoder.pixels)
+    wanted = coverage(p, choose("uniform", Inputs(p), budget=4).kept)
+    assert told["metrics"]["coverage"] == pytest.approx(wanted.as_dict())
+    assert sorted(f["metrics"]["coverage"] for f in told["files"]) == [wanted.low, wanted.high]
+    assert select(files["wide"], *args, "--show", "again.png") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("spread"))
+    assert line.endswith("(one input: no interval)") and "[" not in line
 
 
 def test_one_file_that_cannot_be_read(files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]):

@@ -39,9 +39,10 @@ class Compare:
     """Compare ways to choose tokens at the same budget: one page with a picture for each, and a table of numbers.
 
     page.jpg becomes page.compared.png in the current folder, unless --show says otherwise. A random choice, pooling
-    and down-sampling are always there: what does not beat them is not worth its time. Every number comes with its 95 %
-    interval over pictures, or says that one picture has none; chance is the mean of 20 draws where there is one
-    picture. "time" is the encoder and the method over the encoder alone. Methods are those of tubelet select.
+    and down-sampling are always there: what does not beat them is not worth its time. Over several pictures every
+    number has its 95 % interval; one picture gives none, and chance is then the mean of 20 draws. Arrows say which way
+    is better, the best is bold. --runs 6 adds the time of the encoder and the method over the encoder alone. Methods
+    are those of tubelet select.
 
     Example: tubelet compare receipt.png --methods divprune,edges --budget 64 --boxes 340,565,525,605
     """
@@ -54,7 +55,7 @@ class Compare:
     show: Annotated[
         str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
     ] = None
-    runs: Annotated[int, option("how often the encoder and each method are timed, 0: never (default: 6)", "N")] = 6
+    runs: Annotated[int, option("how often the encoder and each method are timed (default: 0, never)", "N")] = 0
     choosing: ChoosingOptions = ChoosingOptions()
     frames: FrameOptions = FrameOptions()
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
@@ -91,7 +92,7 @@ class Compare:
                 with place.file() as path:
                     save_png(self._page(seen, choices, result, len(result.files)), path)
                 result.files.append(self._about(file, place.name, seen))
-        terminal.show(compare_table(result, terminal.columns))
+        terminal.show(compare_table(result, terminal.columns, arrows=terminal.arrows))
         terminal.document(compare_document(result))
         return OK
 
@@ -113,7 +114,6 @@ class Compare:
         return out
 
     def _page(self, seen: "EncodedFile", choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
-        from tubelet.cli.compare_report import cells
         from tubelet.inspect.draw.cells import layers_of
         from tubelet.inspect.draw.compare import Entry, draw_comparison
         from tubelet.inspect.draw.frames import name_of
@@ -126,15 +126,15 @@ class Compare:
         for name, choice in choices.items():
             cell = None
             if method_of(name).kind == "resizes":
-                cell = model.encoder.pixels.unit if name == "downsample" else 0
-            note = f"{len(choice.kept.x):,} tokens: {method_of(name).about}"
+                cell = model.encoder.pixels.unit if name == "downsample" else 1
+            note = f"{len(choice.kept.x):,} tokens", method_of(name).about
             entries.append(Entry(name, note, tuple(layers_of(tokens, choice.kept, 0)), cell))
         about = [f"budget {wish.budget:,} of {len(tokens.x):,} tokens"]
         about += [f'text "{wish.text}"'] if wish.text is not None else []
         lines = [TextLine((name_of(seen.clip),), 19, INK), TextLine(tuple(about)), TextLine((model.name,))]
         if model.untrained:
             lines[2] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
-        return draw_comparison(seen.clip, entries, cells(result.rows(index)), lines, max_side=self.max_side)
+        return draw_comparison(seen.clip, entries, result.numbers(index), lines, max_side=self.max_side)
 
     def _about(self, file: str, path: str, seen: "EncodedFile") -> dict[str, Any]:
         return {

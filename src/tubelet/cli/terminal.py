@@ -116,6 +116,11 @@ class Terminal:
         """Letters in a line of stdout."""
         return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
 
+    @property
+    def arrows(self) -> bool:
+        """Whether stdout can write letters beyond ASCII."""
+        return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+
     def document(self, content: dict[str, Any]) -> None:
         """The one JSON document of this run; nothing unless `--json`."""
         if self.json and not self._documents:
