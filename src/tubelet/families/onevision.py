@@ -24,7 +24,7 @@ from tubelet.families.family import Dialects, Family
 from tubelet.families.onevision_config import FLOAT32_EPS, MODEL_TYPES, config_from, config_to, format_of
 from tubelet.families.onevision_keys import FORMATS, IGNORED, TABLES, Format
 from tubelet.packed import Grid
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, PICTURE_TOKENS, PixelRecipe
 from tubelet.shapes import Bool, Int64
 
 __all__ = [
@@ -46,7 +46,9 @@ __all__ = [
 
 
 def _encoder(patch: int, layers: int, hidden: int, heads: int, mlp: int, image_size: int = 448) -> EncoderConfig:
-    pixels = PixelRecipe(patch, rule="native_floor", size=image_size)
+    pixels = PixelRecipe(
+        patch, rule="native_floor", size=image_size, max_tokens=PICTURE_TOKENS, max_clip_tokens=CLIP_TOKENS
+    )
     return EncoderConfig(hidden, layers, heads, mlp, pixels)
 
 
@@ -66,7 +68,14 @@ _HEAD = {
 _OV2 = replace(
     _encoder(14, 24, 1024, 16, 4096),
     pixels=PixelRecipe(
-        14, rule="smart", merge=3, order="block", size=448, min_pixels=256 * 28 * 28, max_pixels=1605632
+        14,
+        rule="smart",
+        merge=3,
+        order="block",
+        size=448,
+        min_pixels=256 * 28 * 28,
+        max_pixels=1605632,
+        max_clip_tokens=CLIP_TOKENS,
     ),
     post_norm=False,
     pool=False,

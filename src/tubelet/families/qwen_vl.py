@@ -9,7 +9,7 @@ counts time: it is checked, nothing here reads it, and it is not written. `video
 clips as upstream does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import isqrt
 from typing import Any
@@ -66,9 +66,8 @@ EPS = 1e-6  # of every norm, fixed upstream
 def qwen2_from(config: Mapping[str, Any]) -> EncoderConfig:
     """The encoder of a Qwen2-VL vision configuration. Raises ConfigError."""
     f = read_fields(config, FIELDS_2, INERT)
-    return _encoder(
-        f, f["embed_dim"], f["embed_dim"] * f["mlp_ratio"], Merger(f["spatial_merge_size"], f["hidden_size"], EPS)
-    )
+    merger = Merger(f["spatial_merge_size"], f["hidden_size"], EPS)
+    return with_clips(_encoder(f, f["embed_dim"], f["embed_dim"] * f["mlp_ratio"], merger), video_pixels)
 
 
 def qwen2_5_from(config: Mapping[str, Any]) -> EncoderConfig:
@@ -81,7 +80,7 @@ def qwen2_5_from(config: Mapping[str, Any]) -> EncoderConfig:
     merger = Merger(merge, f["out_hidden_size"], EPS, "rms")
     base = _encoder(f, f["hidden_size"], f["intermediate_size"], merger)
     spans: tuple[Span, ...] = tuple("frame" if i in full else "window" for i in range(f["depth"]))
-    return replace(base, norm="rms", gated=True, spans=spans, span_side=side)
+    return with_clips(replace(base, norm="rms", gated=True, spans=spans, span_side=side), video_pixels)
 
 
 def qwen3_from(config: Mapping[str, Any]) -> EncoderConfig:
@@ -97,14 +96,19 @@ def qwen3_from(config: Mapping[str, Any]) -> EncoderConfig:
     merger = Merger(f["spatial_merge_size"], f["out_hidden_size"], EPS)
     base = _encoder(f, f["hidden_size"], f["intermediate_size"], merger)
     pixels = replace(base.pixels, min_pixels=1 << 16, max_pixels=1 << 24, mean=HALF, std=HALF)
+    base = with_clips(replace(base, pixels=pixels), qwen3_video_pixels)
     return replace(
         base,
-        pixels=pixels,
         patch_bias=True,
         table=Table(side, side, "corners"),
         deepstack=tuple(deep),
         deepstack_merger=replace(merger, joined=True) if deep else None,
     )
+
+
+def with_clips(base: EncoderConfig, clips: Callable[[EncoderConfig], PixelRecipe]) -> EncoderConfig:
+    """The encoder whose recipe also says how clips are sized."""
+    return replace(base, pixels=replace(base.pixels, clips=clips(base)))
 
 
 def _encoder(f: Mapping[str, Any], hidden: int, mlp: int, merger: Merger) -> EncoderConfig:
@@ -220,7 +224,8 @@ def video_pixels(config: EncoderConfig, *, capped: bool = False) -> PixelRecipe:
     Source: huggingface/transformers:src/transformers/models/qwen2_vl/video_processing_qwen2_vl.py@v5.23.0.
     """
     total = int(128_000 * config.pixels.unit**2 * 0.9) if capped else None
-    return replace(config.pixels, min_pixels=128 * 28 * 28, max_pixels=768 * 28 * 28, max_video_pixels=total)
+    low, high = 128 * 28 * 28, 768 * 28 * 28
+    return replace(config.pixels, clips=None, min_pixels=low, max_pixels=high, max_video_pixels=total)
 
 
 def qwen3_video_pixels(config: EncoderConfig, *, capped: bool = False) -> PixelRecipe:
@@ -235,7 +240,14 @@ def qwen3_video_pixels(config: EncoderConfig, *, capped: bool = False) -> PixelR
     """
     frame = 768 * config.pixels.unit**2 if capped else None
     low, high = 128 * 32 * 32, 768 * 32 * 32
-    return replace(config.pixels, rule="smart_clip_compat", min_pixels=low, max_pixels=frame, max_video_pixels=high)
+    return replace(
+        config.pixels,
+        clips=None,
+        rule="smart_clip_compat",
+        min_pixels=low,
+        max_pixels=frame,
+        max_video_pixels=high,
+    )
 
 
 # ---- names

@@ -15,7 +15,7 @@ from tubelet.families.family import Family, Line
 from tubelet.families.fields import Field, read_fields
 from tubelet.families.siglip import LINES, SHARED, tower
 from tubelet.families.towers import BASE, INERT, PREFIXES, SO400M, processor_to, widths_to
-from tubelet.pixels.recipe import HALF, PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, HALF, PixelRecipe
 
 FIELDS = {**SHARED, "num_patches": Field(256, most=1 << 16)}
 
@@ -43,7 +43,9 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
     if side * side != places:
         raise ConfigError(f"num_patches {places} is not a square, which the table of positions is", got=places)
     most = places * patch * patch
-    pixels = PixelRecipe(patch, "naflex", max_pixels=most, interpolation="bilinear", mean=HALF, std=HALF)
+    pixels = PixelRecipe(
+        patch, "naflex", max_pixels=most, interpolation="bilinear", mean=HALF, std=HALF, max_clip_tokens=CLIP_TOKENS
+    )
     return tower(f, pixels, Table(side, side, "bilinear_antialias"))
 
 

@@ -137,6 +137,16 @@ def native_floor(
     return _in_budget(height, width, height // factor, width // factor, factor, min_pixels, max_pixels)
 
 
+def within(height: int, width: int, factor: int, units: int) -> tuple[int, int]:
+    """Sides of about `units` units of factor x factor, never more, nearest to the picture's ratio.
+
+    >>> within(1440, 2560, 16, 4096)
+    (768, 1360)
+    """
+    rows, cols = _nearest_units(height, width, units, 1, units)
+    return rows * factor, cols * factor
+
+
 def _in_budget(
     height: int, width: int, rows: int, cols: int, factor: int, min_pixels: int | None, max_pixels: int | None
 ) -> tuple[int, int]:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed.grid import Grid, Item
+from tubelet.pixels.fit import check_resized
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import check_resized, resize_frames
+from tubelet.pixels.resize import resize_frames
 from tubelet.pixels.sizes import Pad, check_sides
 from tubelet.pixels.views_plan import LAVIDA as LAVIDA
 from tubelet.pixels.views_plan import View as View

@@ -18,6 +18,7 @@ All counts are those of the code that runs, from the same functions or checked a
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import index
 from typing import Any
 
@@ -29,8 +30,9 @@ from tubelet.inspect.budget.geometry import geometry_stages
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.values import Downstream, Plan, PlannedItem, Stage
 from tubelet.packed.grid import Grid
+from tubelet.pixels.budget import frames_within, is_clip, size_notes
+from tubelet.pixels.fit import fit
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import fit
 from tubelet.pixels.views import Views, cut_to_units, views_of
 from tubelet.pixels.views_plan import ViewRule
 
@@ -103,8 +105,12 @@ def _agree(after: Downstream, views: Views | None) -> None:
 def _item(
     one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: Downstream, views: Views | None
 ) -> PlannedItem:
-    if after.clips is not None and (one.frames > 1 or one.duration_s is not None):
-        recipe = after.clips
+    moves = is_clip(one.frames, one.duration_s is not None)
+    recipe = (recipe if after.clips is None or not moves else after.clips).of(moves)
+    notes: tuple[str, ...] = ()
+    if views is None:
+        notes = size_notes(one.width, one.height, one.frames, recipe, moves=moves)
+        one = replace(one, frames=frames_within(one.height, one.width, one.frames, recipe) if moves else 1)
     times = -(-one.frames // recipe.temporal)
     space = after.space * (config.merger.merge if config is not None and config.merger else 1)
     if views is None:
@@ -121,7 +127,7 @@ def _item(
     tokens = rows if after.select is None else min(rows, after.select)
     mrope = max(math.floor((merged.t - 1) * after.step) + 1, merged.h, merged.w)
     extent, cuts = (mrope, ()) if views is None else (tokens, cuts)
-    return PlannedItem(one, height, width, grid, merged, tokens, extent, named, cuts)
+    return PlannedItem(one, height, width, grid, merged, tokens, extent, named, cuts, notes)
 
 
 def _merged(grid: Grid, time: int, space: int) -> Grid:

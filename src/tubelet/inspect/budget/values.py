@@ -52,9 +52,10 @@ class Downstream:
 
 @dataclass(frozen=True)
 class PlannedItem:
-    """One input: the size it (or the first of its views) is resized to, that grid, its merged grid; tokens of all of it
-    at the end, and the positions they take. views: (name, tokens) of each, empty without a view rule; with `select` the
-    tokens before it, for which of them go is not known. cuts: grid and merged grid of each view, empty without."""
+    """One input, with the frames that its budget has room for: the size it (or the first of its views) is resized to,
+    that grid, its merged grid; tokens of all of it at the end, and the positions they take. views: (name, tokens) of each, empty without a view rule; with `select` the
+    tokens before it, for which of them go is not known. cuts: grid and merged grid of each view, empty without.
+    notes: what a person might want to know of the size, as `tubelet.pixels.budget.size_notes` says it."""
 
     input: Input
     height: int
@@ -65,6 +66,7 @@ class PlannedItem:
     extent: int
     views: tuple[tuple[str, int], ...] = ()
     cuts: tuple[tuple[Grid, Grid], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -193,7 +195,7 @@ class Plan:
             "items": [
                 {**asdict(i.input), "resized": [i.width, i.height], "grid": list(i.grid),
                  "patches": sum(g.rows for g in i.grids), "merged": list(i.merged), "tokens": i.tokens,
-                 "mrope_extent": i.extent, "views": [{"name": name, "tokens": n} for name, n in i.views]}
+                 "mrope_extent": i.extent, "notes": list(i.notes), "views": [{"name": name, "tokens": n} for name, n in i.views]}
                 for i in self.items
             ],
             "stages": [
