@@ -69,7 +69,7 @@ class Compare:
         boxes = boxes_of(wish, self.files)
         drawings = Drawings(self.show, self.files, option="--show")
         model = self.choosing.load()
-        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         text = words_of(wish, model)
         result = Compared(wish, model, self.runs)
         with progress(terminal, len(self.files)) as tick:

@@ -74,7 +74,7 @@ class Encode:
         from tubelet.cli.model import load_model
 
         model = load_model(self.model, self.dtype, self.device, pool=self.pool, config=self.config)
-        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         result = Result(model_s=time.perf_counter() - start)
         with progress(terminal, len(self.files)) as tick:
             self._encode(recipe, sampling, model, result, terminal, tick)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from tubelet.cli.options import DEFAULT_MODEL, Files, FrameOptions, OutputOptions, option, with_budget
+from tubelet.cli.options import DEFAULT_MODEL, Files, FrameOptions, MaxTokens, OutputOptions, option, with_budget
 from tubelet.cli.output import output_file
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
@@ -76,6 +76,7 @@ class Plan:
     changes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()  # with --train: words that change its file
     frames: FrameOptions = FrameOptions()
     max_pixels: Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")] = None
+    max_tokens: MaxTokens = None
     animation: Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")] = False
     output: OutputOptions = OutputOptions()
 
@@ -155,7 +156,7 @@ class Plan:
         """The encoder or recipe, whose sizes --merge divides, what follows it, and what the model's folder says."""
         from tubelet.inspect.budget.networks import LANGUAGE
         from tubelet.inspect.budget.values import Downstream
-        from tubelet.pixels.recipe import PixelRecipe
+        from tubelet.pixels.recipe import CLIP_TOKENS, PICTURE_TOKENS, PixelRecipe
 
         if self.llm is not None and self.llm not in LANGUAGE:
             raise UsageError(f"--llm is one of {', '.join(LANGUAGE)}; for others give --llm-width")
@@ -171,12 +172,13 @@ class Plan:
         )
         if self.patch is not None:
             order = "block" if self.merge > 1 else "raster"
-            recipe = PixelRecipe(self.patch, temporal=self.temporal, merge=self.merge, order=order)
-            return with_budget(recipe, self.max_pixels), after, None
+            most = {"max_tokens": PICTURE_TOKENS, "max_clip_tokens": CLIP_TOKENS}
+            recipe = PixelRecipe(self.patch, temporal=self.temporal, merge=self.merge, order=order, **most)
+            return self._with_budget(recipe), after, None
         outline = self._outline()
         config, own = outline.encoder, outline.after
         if config.merger is None and self.merge > 1:
-            config = replace(config, pixels=replace(config.pixels, merge=self.merge, order="block"))
+            config = replace(config, pixels=_merging(config.pixels, self.merge))
         if outline.whole:
             told = self.llm is not None or self.llm_width is not None
             after = replace(
@@ -185,9 +187,12 @@ class Plan:
                 projector=after.projector if told else own.projector,
                 geometry=after.geometry or own.geometry,
                 level=own.level,
-                clips=None if own.clips is None else with_budget(own.clips, self.max_pixels),
+                clips=None if own.clips is None else self._with_budget(own.clips),
             )
-        return replace(config, pixels=with_budget(config.pixels, self.max_pixels)), after, outline
+        return replace(config, pixels=self._with_budget(config.pixels)), after, outline
+
+    def _with_budget(self, recipe: "PixelRecipe") -> "PixelRecipe":
+        return with_budget(recipe, self.max_pixels, self.max_tokens)
 
     def _outline(self) -> "ModelOutline":
         from tubelet.cli.model import require_named
@@ -198,6 +203,16 @@ class Plan:
             return ModelOutline(known[self.model][1])
         require_named(self.model)
         return outline_model(self.model)
+
+
+def _merging(recipe: "PixelRecipe", merge: int) -> "PixelRecipe":
+    """The recipe with sides that a merge divides; of its patches there are at most as many as without."""
+    per = (merge // recipe.merge) ** 2 or 1
+    budgets = {
+        name: None if most is None else max(1, most // per)
+        for name, most in (("max_tokens", recipe.max_tokens), ("max_clip_tokens", recipe.max_clip_tokens))
+    }
+    return replace(recipe, merge=merge, order="block", **budgets)
 
 
 def _network(*, heads: bool) -> "VGGTConfig":

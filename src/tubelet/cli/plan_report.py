@@ -93,8 +93,10 @@ def _inputs(found: Plan) -> Table:
         views = (str(len(item.views)),) if found.views else ()
         sizes = (f"{one.width} x {one.height}", f"{one.frames:,}", *views, f"{item.width} x {item.height}")
         counts = (sum(g.rows for g in item.grids), item.tokens, item.extent)
-        name = visible(one.name) or f"input {i}"
-        table.add_row(Text(name), *sizes, _grid(item.grid), *(f"{n:,}" for n in counts))
+        name = Text(visible(one.name) or f"input {i}")
+        for note in item.notes:
+            name += Text(f"\n  {visible(note)}", style="dim")
+        table.add_row(name, *sizes, _grid(item.grid), *(f"{n:,}" for n in counts))
     if count > MOST_ROWS:
         table.add_row(Text(f"... and {count - MOST_ROWS:,} more (--json lists all)", style="dim"))
     return table

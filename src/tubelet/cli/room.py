@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 
 def tell_room(
-    terminal: Terminal, model: str, clips: "Sequence[Clip]", *, dtype: str, device: str, max_pixels: int | None
+    terminal: Terminal,
+    model: str,
+    clips: "Sequence[Clip]",
+    *,
+    dtype: str,
+    device: str,
+    max_pixels: int | None,
+    max_tokens: str | None = None,
 ) -> None:
     """Say where the memory there is falls short of what seeing these clips needs at least, and where scenes are long.
 
@@ -31,7 +38,7 @@ def tell_room(
     if outline is None:
         return
     kind: Any = outline.stored if dtype == "stored" else dtype
-    found, where = _planned(outline.encoder, outline.after, clips, max_pixels), device_of(device)
+    found, where = _planned(outline.encoder, outline.after, clips, (max_pixels, max_tokens)), device_of(device)
     if (cost := scene_cost(found)) is not None:
         terminal.say(cost.text)
     there = free_bytes(where)
@@ -46,14 +53,14 @@ def tell_room(
         )
 
 
-def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", max_pixels: int | None) -> "Plan":
+def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", most: tuple[int | None, str | None]) -> "Plan":
     from dataclasses import replace
 
     from tubelet.inspect.budget.inputs import Input
     from tubelet.inspect.budget.plan import plan
 
-    config = replace(encoder, pixels=with_budget(encoder.pixels, max_pixels))
-    sized = None if after.clips is None else with_budget(after.clips, max_pixels)
+    config = replace(encoder, pixels=with_budget(encoder.pixels, *most))
+    sized = None if after.clips is None else with_budget(after.clips, *most)
     inputs = [
         Input(c.width, c.height, len(c), file_name(c.source or ""), (c.duration_s or 0.0) if c.is_video else None)
         for c in clips

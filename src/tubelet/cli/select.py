@@ -85,7 +85,7 @@ class Select:
         drawings = Drawings(self.show, self.files, option="--show")
         start = time.perf_counter()
         model = self.choosing.load()
-        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         text = words_of(wish, model)
         result = Selected(wish.methods[0], self.budget, model, time.perf_counter() - start)
         with progress(terminal, len(self.files)) as tick:

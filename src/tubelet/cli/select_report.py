@@ -29,6 +29,8 @@ def select_table(result: "Selected", out: str | None) -> Group:
         name = Text(visible(f["file"]))
         if not f["complete"]:
             name += Text("  INCOMPLETE", style="red")
+        for note in f["notes"]:
+            name += Text(f"\n  {visible(note)}", style="dim")
         t, h, w = f["views"][0]["grid"]
         views = f"{t} x {h} x {w}" if len(f["views"]) == 1 else f"{len(f['views'])} views"
         share = f["kept"] / f["tokens"] if f["tokens"] else 0.0

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError
+from tubelet.pixels.recipe import PixelRecipe
 
 View = Callable[[Tensor, EncoderConfig], Tensor]
 
@@ -95,7 +96,9 @@ class Family:
     class reads it. ignored: regular expressions of whole bare names that may be stored and mean nothing (position
     numbers). unused: tensors upstream keeps and inference never reads (mask tokens), with their shapes: optional when
     loading, written as zeros, unless the key table uses them. processor_to: the preprocessor_config.json upstream's
-    processor reads; None where the family's own size rule counts, and no such file is read or written. variants:
+    processor reads; None where the family's own size rule counts, and no such file is read or written. clips_from: how
+    clips are sized, from what the video processor's file says ({} without one); None where they are as pictures.
+    variants:
     published networks by name. verified: what tests/families proves against upstream's own code. source:
     repo:path@version this was written from.
     """
@@ -111,6 +114,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     unused: Mapping[str, Callable[[EncoderConfig], tuple[int, ...]]] = field(default_factory=dict)
     processor_to: Callable[[EncoderConfig], dict[str, Any]] | None = None
+    clips_from: Callable[[EncoderConfig, Mapping[str, Any]], PixelRecipe] | None = None
     variants: Mapping[str, EncoderConfig] = field(default_factory=dict)
     verified: tuple[Proof, ...] = ()
     dialects: Dialects | None = None

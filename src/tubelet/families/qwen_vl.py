@@ -11,13 +11,14 @@ clips as upstream does.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from math import isqrt
 from typing import Any
 
 from tubelet.encoder.config import EncoderConfig, Merger, Rope, Span, Table
 from tubelet.errors import ConfigError
 from tubelet.families.family import Family, Line, affine, conv3d
-from tubelet.families.fields import ACTS, Field, read_fields
+from tubelet.families.fields import ACTS, Field, read_fields, refuse_code
 from tubelet.families.towers import COLOURS
 from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, HALF, PixelRecipe
 
@@ -250,6 +251,46 @@ def qwen3_video_pixels(config: EncoderConfig, *, capped: bool = False) -> PixelR
     )
 
 
+WHERE = "the video processor's file"
+
+
+def clip_pixels(encoder: EncoderConfig, said: Mapping[str, Any], *, whole: bool = False) -> PixelRecipe:
+    """The recipe for clips: the family's own, with the budget that its video processor's file says, if there is one.
+
+    said: {} without one. whole: a budget is of a whole clip, as Qwen3-VL's, and not of a frame. Published Qwen2-VL and
+    Qwen2.5-VL folders have no such file; their clips are sized as qwen-vl-utils does, which was published with them
+    (transformers gives clips the limits of pictures then). Raises ConfigError.
+    """
+    refuse_code(said)
+    capped = said.get("cap_pixels_per_frame") or False
+    if not isinstance(capped, bool):
+        raise ConfigError("cap_pixels_per_frame is true or false", source=WHERE, got=capped)
+    for name, own in (("patch_size", "patch"), ("temporal_patch_size", "temporal"), ("merge_size", "merge")):
+        if said.get(name, getattr(encoder.pixels, own)) != getattr(encoder.pixels, own):
+            raise ConfigError(f"{name} is not the encoder's", source=WHERE, got=said[name])
+    recipe = (qwen3_video_pixels if whole else video_pixels)(encoder, capped=capped)
+    recipe = replace(recipe, mean=encoder.pixels.mean, std=encoder.pixels.std)
+    low, high = _clip_budget(said)
+    if low is None:
+        return recipe
+    return replace(recipe, min_pixels=low, **{"max_video_pixels" if whole else "max_pixels": high})
+
+
+def _clip_budget(said: Mapping[str, Any]) -> tuple[int, int] | tuple[None, None]:
+    """Least and most pixels, under either of the names they have had; None where a file says neither."""
+    size = said.get("size", {})
+    size = size if isinstance(size, Mapping) else {"size": size}
+    found = [
+        said.get(old, size.get(new)) for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
+    ]
+    if found == [None, None] and not size:
+        return None, None
+    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < 1 << 40 for n in found):
+        raise ConfigError("size has the numbers shortest_edge and longest_edge", source=WHERE, got=dict(size))
+    low, high = found
+    return low, high
+
+
 # ---- names
 
 
@@ -298,6 +339,7 @@ _TOWER_2_5 = {"hidden_size": 1280}
 _TOWER_3 = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
 
 QWEN2_VL = Family(
+    clips_from=clip_pixels,
     name="qwen2_vl",
     model_types=("qwen2_vl_vision", "qwen2_vl"),
     architecture="Qwen2VisionTransformerPretrainedModel",
@@ -315,6 +357,7 @@ QWEN2_VL = Family(
     source=_SOURCE.format("qwen2_vl"),
 )
 QWEN2_5_VL = Family(
+    clips_from=clip_pixels,
     name="qwen2_5_vl",
     model_types=("qwen2_5_vl_vision", "qwen2_5_vl"),
     architecture="Qwen2_5_VisionTransformerPretrainedModel",
@@ -332,6 +375,7 @@ QWEN2_5_VL = Family(
     source=_SOURCE.format("qwen2_5_vl"),
 )
 QWEN3_VL = Family(
+    clips_from=partial(clip_pixels, whole=True),
     name="qwen3_vl",
     model_types=("qwen3_vl_vision", "qwen3_vl", "qwen3_vl_moe_vision", "qwen3_vl_moe"),
     architecture="Qwen3VLVisionModel",

@@ -41,9 +41,9 @@ def patchify(clips: Sequence[Clip], recipe: PixelRecipe, *, views: Views | None 
     """uint8 rows of every clip, resized as `recipe` says: one item a clip, `picture` its index in `clips`.
 
     x is (T, 3 x pt x p x p) in the order of the module's head. Frames are filled up to a multiple of `temporal` by
-    repeating the last one. A clip has the recipe's budget for clips: its frames, where it has too many, and their size
-    are those of `tubelet.pixels.budget`. views: a rule that makes several items of a picture (tubelet.pixels.views), one after the
-    other, all with its `picture`. Their sizes are the rule's and not the recipe's, their black borders are known
+    repeating the last one. Where a clip has more than its budget of tokens, frames are taken and sizes chosen as
+    `tubelet.pixels.budget` says. views: a rule that makes several items of a picture (tubelet.pixels.views), one after
+    the other, all with its `picture`. Their sizes are the rule's and not the recipe's, their black borders are known
     (`Item.seen`), and a clip of several frames has one view. Runs on the calling thread; cost: one resize and one
     strided copy a clip, with views one resize for each canvas.
     Raises ShapeError or LimitError naming the item (see `fit`, `view_items`).

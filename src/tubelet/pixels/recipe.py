@@ -52,7 +52,7 @@ class PixelRecipe:
     """
 
     patch: int  # side of a patch in pixels
-    rule: Rule = "native_floor"  # how the size is chosen; tubelet.pixels.resize describes each
+    rule: Rule = "native_floor"  # how the size is chosen; tubelet.pixels.fit describes each
     temporal: int = 1  # frames that one tubelet spans
     merge: int = 1  # the sides of the grid, in patches, are multiples of it
     order: Literal["raster", "block"] = "raster"  # block: the merge x merge patches of one merged token in turn
@@ -63,7 +63,9 @@ class PixelRecipe:
     max_video_pixels: int | None = None  # budget of all rows of time of a clip together
     max_tokens: int | None = None  # of a picture, and of each row of time of a clip
     max_clip_tokens: int | None = None  # of a clip
-    clips: "PixelRecipe | None" = None  # how clips are sized, where their publisher sizes them otherwise
+    clips: "PixelRecipe | None" = (
+        None  # rule and budgets of clips, where a publisher has others; the rest is as here
+    )
     resampler: Resampler = "torch"  # whose: torch's fast one, or Pillow's, a few grey levels from it at most
     interpolation: Interpolation = "bicubic"  # the filter, antialiased
     mean: tuple[float, float, float] = CLIP_MEAN  # of red, green and blue, for pixels in 0..1
@@ -106,11 +108,9 @@ class PixelRecipe:
         other = self.clips
         if other is None:
             return
-        ours, theirs = (
-            (r.patch, r.temporal, r.merge, r.order, r.resampler, r.interpolation, r.mean, r.std) for r in (self, other)
-        )
-        if ours != theirs or other.clips is not None:
-            raise ConfigError("clips differ from pictures in their sizes alone", expected=ours, got=theirs)
+        cut = {name: getattr(self, name) for name in ("patch", "temporal", "merge", "order")}
+        seen = {name: getattr(self, name) for name in ("resampler", "interpolation", "mean", "std")}
+        object.__setattr__(self, "clips", replace(other, **cut, **seen, clips=None))
 
     def of(self, clip: bool) -> "PixelRecipe":
         """The recipe that sizes a clip, or a picture.

@@ -1,7 +1,7 @@
 """How large a picture becomes: every size rule, as plain arithmetic on host integers.
 
 A side is chosen before a pixel is decoded, so grids, offsets and row counts of a whole batch are known from headers.
-`tubelet.pixels.resize` joins these rules into `fit`. All functions take and give (height, width) in that order.
+`tubelet.pixels.fit` joins these rules into `fit`. All functions take and give (height, width) in that order.
 """
 
 import math

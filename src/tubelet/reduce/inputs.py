@@ -70,9 +70,9 @@ def smaller_patches(
     """Patches of every clip made so small that they become at most `budget` rows, of nearly the shape they would have.
 
     The part that the recipe keeps is resized to the largest grid of about its ratio that fits (`fitting_grid`). No
-    frame is left out that the recipe has room for. per_unit: rows that one merge x merge unit becomes, 1 for encoders that merge. native: the most
-    is the picture's own size, not the recipe's, which is fair beside views. Raises LimitError where a frame would get
-    no unit.
+    frame is left out that the recipe has room for. per_unit: rows that one merge x merge unit becomes, 1 for encoders
+    that merge. native: the most is the picture's own size, not the recipe's, which is fair beside views. Raises
+    LimitError where a frame would get no unit.
 
         >>> clip = tubelet.read("photo.jpg")[0]
         >>> smaller_patches([clip], tubelet.PixelRecipe(patch=16), budget=8)

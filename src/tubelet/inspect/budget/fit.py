@@ -43,8 +43,9 @@ def fit_budget(
 ) -> Fitted:
     """The largest variations of one input inside a budget of tokens, of memory, or both; `how` is `memory`'s.
 
-    The size keeps the input's ratio as well as whole units can, and the pixels that the size rule limits still hold: a
-    rule that shrinks a picture is not overruled. The budget asked for takes the place of the recipe's own tokens. Raises ConfigError without a budget.
+    The size keeps the input's ratio as well as whole units can, and the recipe's own pixel budget still holds: a size
+    rule that shrinks a picture is not overruled. The budget asked for takes the place of the recipe's own of tokens.
+    Raises ConfigError without a budget.
 
         >>> fit_budget(Input(1600, 900), PixelRecipe(14, merge=2), max_tokens=1000)
         Fitted(input=Input(width=1600, height=900, frames=1, name='', duration_s=None), size=(560, 308), frames=None, \

@@ -3,7 +3,7 @@
     plan([Input(640, 480, frames=16)], recipe or encoder configuration, ...)   ->   Plan
 
     stage       rows x width                                    one line of arithmetic each
-    frames      F x 3 x H x W      views, the recipe's size rule  tubelet.pixels.views, tubelet.pixels.resize
+    frames      F x 3 x H x W      views, the recipe's size rule  tubelet.pixels.views, tubelet.pixels.fit
     patches     t h w x 3 pt p p   what `patchify` gives
     encoder     t h w x D          what the encoder gives        inspect.budget.flops, inspect.budget.memory
     merged      / (time space^2)   neighbours become channels

@@ -52,21 +52,20 @@ class Downstream:
 
 @dataclass(frozen=True)
 class PlannedItem:
-    """One input, with the frames that its budget has room for: the size it (or the first of its views) is resized to,
-    that grid, its merged grid; tokens of all of it at the end, and the positions they take. views: (name, tokens) of each, empty without a view rule; with `select` the
-    tokens before it, for which of them go is not known. cuts: grid and merged grid of each view, empty without.
-    notes: what a person might want to know of the size, as `tubelet.pixels.budget.size_notes` says it."""
+    """One input, what it is resized to and what it costs."""
 
-    input: Input
-    height: int
+    input: Input  # with the frames that its budget has room for
+    height: int  # the size that it, or the first of its views, is resized to
     width: int
-    grid: Grid
-    merged: Grid
-    tokens: int
-    extent: int
+    grid: Grid  # of that
+    merged: Grid  # and once neighbours are merged
+    tokens: int  # of all of it at the end
+    extent: int  # positions that they take
+    # Name and tokens of each view, none without a view rule; with `select` the tokens before it, for which of them go
+    # is not known
     views: tuple[tuple[str, int], ...] = ()
-    cuts: tuple[tuple[Grid, Grid], ...] = ()
-    notes: tuple[str, ...] = ()
+    cuts: tuple[tuple[Grid, Grid], ...] = ()  # grid and merged grid of each view, none without
+    notes: tuple[str, ...] = ()  # of its size, as `tubelet.pixels.budget.size_notes` says them
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -195,7 +194,8 @@ class Plan:
             "items": [
                 {**asdict(i.input), "resized": [i.width, i.height], "grid": list(i.grid),
                  "patches": sum(g.rows for g in i.grids), "merged": list(i.merged), "tokens": i.tokens,
-                 "mrope_extent": i.extent, "notes": list(i.notes), "views": [{"name": name, "tokens": n} for name, n in i.views]}
+                 "mrope_extent": i.extent, "notes": list(i.notes),
+                 "views": [{"name": name, "tokens": n} for name, n in i.views]}
                 for i in self.items
             ],
             "stages": [
