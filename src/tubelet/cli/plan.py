@@ -54,7 +54,12 @@ class Plan:
     ] = None
     llm: Annotated[str | None, option("a language model's shape, for width and KV cache", "NAME")] = None
     llm_width: Annotated[int | None, option("or its width alone", "N")] = None
-    projector: Annotated[str, option("identity, linear or mlpNx_gelu (default: mlp2x_gelu)", "KIND")] = "mlp2x_gelu"
+    projector: Annotated[
+        str | None,
+        option(
+            "identity, linear or mlpNx_gelu (default: none where the encoder gives its width, else mlp2x_gelu)", "KIND"
+        ),
+    ] = None
     step: Annotated[float, option("M-RoPE positions from one row of time to the next (default: 1)", "F")] = 1.0
     geometry: Annotated[
         Literal["none", "vggt", "vggt-heads"],
@@ -184,7 +189,6 @@ class Plan:
             after = replace(
                 after,
                 llm=after.llm if told else own.llm,
-                projector=after.projector if told else own.projector,
                 geometry=after.geometry or own.geometry,
                 level=own.level,
                 clips=None if own.clips is None else self._with_budget(own.clips),

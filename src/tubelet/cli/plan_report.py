@@ -41,8 +41,10 @@ def extras(
                 **{mode: m.total_bytes for mode, m in of.items()},
                 "peak_at": of["inference"].where,
             }
-    if outline is not None and outline.language is not None:
+    if outline is not None and outline.language is not None and found.after.llm == outline.after.llm:
         more["language_model_bytes"] = {dtype: outline.language_bytes(dtype) for dtype in DTYPES}
+    elif found.language_bytes() is not None:
+        more["language_model_bytes"] = {dtype: found.language_bytes(dtype) for dtype in DTYPES}
     if (cost := scene_cost(found)) is not None:
         more["scene_attention"] = asdict(cost)
         more["warnings"] = [cost.text]

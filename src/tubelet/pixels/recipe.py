@@ -63,9 +63,7 @@ class PixelRecipe:
     max_video_pixels: int | None = None  # budget of all rows of time of a clip together
     max_tokens: int | None = None  # of a picture, and of each row of time of a clip
     max_clip_tokens: int | None = None  # of a clip
-    clips: "PixelRecipe | None" = (
-        None  # rule and budgets of clips, where a publisher has others; the rest is as here
-    )
+    clips: "PixelRecipe | None" = None  # rule and budgets of clips, where a publisher has others; the rest is as here
     resampler: Resampler = "torch"  # whose: torch's fast one, or Pillow's, a few grey levels from it at most
     interpolation: Interpolation = "bicubic"  # the filter, antialiased
     mean: tuple[float, float, float] = CLIP_MEAN  # of red, green and blue, for pixels in 0..1

@@ -80,7 +80,6 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
         scheme = qwen_scheme(str(kind), config, opened.config)
     after = Downstream(
         llm=language_shape(config, Path(folder.name).name),
-        projector="identity",
         geometry=None if level is None else _geometry(folder),
         level=-1 if level is None else level,
         clips=scheme.video_pixels,

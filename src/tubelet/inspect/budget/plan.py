@@ -60,6 +60,7 @@ def plan(
     config = what if isinstance(what, EncoderConfig) else None
     recipe = what if isinstance(what, PixelRecipe) else what.pixels
     _agree(after, views)
+    after = after.with_projector(config)
     inputs = [_input(s) for s in _listed(sources)]
     items: list[PlannedItem] = []
     for i, one in enumerate(inputs):
@@ -179,8 +180,8 @@ def _stages(
         rows = sum(i.tokens for i in items)
         stages.append(Stage("selected", (rows, width), times=times))
     target = after.language_width
-    if target is not None:
-        flop = 0 if width is None else projector_flop(after.projector, rows, width, target)
+    if target is not None and (after.projector != "identity" or width != target):
+        flop = 0 if width is None else projector_flop(str(after.projector), rows, width, target)
         stages.append(Stage("projected", (rows, target), flop))
     tokens = sum(i.tokens for i in items)
     if _joins(views):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,8 @@ from tubelet.pixels.views import Views
 @dataclass(frozen=True)
 class Downstream:
     """What follows the encoder. space, time: neighbours merged into channels; select: tokens kept of each input at
-    most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind; step: M-RoPE steps of one
+    most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind, None: none where the
+    encoder's tokens have the language model's width already, else mlp2x_gelu; step: M-RoPE steps of one
     temporal row; width: channels of a row where only a recipe is known; geometry: a network beside it that sees the
     frames, whose heads run where it has any, and whose `level` is joined with the tokens; clips: how clips are sized,
     by a model that sizes them otherwise than pictures."""
@@ -32,7 +33,7 @@ class Downstream:
     select: int | None = None
     llm: LanguageShape | None = None
     llm_width: int | None = None
-    projector: str = "mlp2x_gelu"
+    projector: str | None = None
     step: float = 1.0
     width: int | None = None
     geometry: VGGTConfig | None = None
@@ -48,6 +49,14 @@ class Downstream:
     @property
     def language_width(self) -> int | None:
         return self.llm_width if self.llm is None or self.llm_width is not None else self.llm.width
+
+    def with_projector(self, config: EncoderConfig | None) -> "Downstream":
+        """With the projector named that follows this encoder."""
+        if self.projector is not None:
+            return self
+        merges = config is not None and config.merger is not None and self.space * self.time == 1
+        known = merges and config.out == self.language_width
+        return replace(self, projector="identity" if known else "mlp2x_gelu")
 
 
 @dataclass(frozen=True)
@@ -153,7 +162,7 @@ class Plan:
         rows, wide = next(stages[n] for n in ("selected", "merged", "merger", "encoder layers") if n in stages)
         tokens, width = stages["merger" if self.config.merger is not None else "encoder layers"]
         copied = "selected" in stages or "merged" in stages
-        return Projection(self.after.projector, tokens or 0, width or 0, rows or 0, wide or 0, out, copied)
+        return Projection(str(self.after.projector), tokens or 0, width or 0, rows or 0, wide or 0, out, copied)
 
     def memory(self, *, dtype: Dtype = "float32", mode: Mode = "inference", **how: Any) -> Memory:
         """`tubelet.inspect.budget.memory.memory` of these items, and of the projector where there is one; `how` is its
@@ -187,6 +196,11 @@ class Plan:
     def kv_bytes(self, dtype: Dtype = "bfloat16") -> int | None:
         """Keys and values of the visual tokens; None without a language model."""
         return None if self.after.llm is None else self.after.llm.kv_bytes(self.tokens, dtype)
+
+    def language_bytes(self, dtype: Dtype = "bfloat16") -> int | None:
+        """Weights of the language model; None without one, or where its shape does not say its vocabulary."""
+        values = None if self.after.llm is None else self.after.llm.parameters
+        return None if values is None else values * ITEM_BYTES[dtype]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and for errors. FLOPs are counts, memory is in bytes."""
