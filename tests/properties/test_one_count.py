@@ -50,7 +50,7 @@ def test_every_family_counts_an_input_once(family: Family, frames: int, moves: b
 
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
 def test_every_family_has_a_limit_for_pictures_and_for_clips(family: Family):
-    """Its publisher's where one is stated, else 4,096 and 16,384 tokens; a whole phone clip and a 12 megapixel photo."""
+    """Its publisher's where one is stated, else 4,096 and 16,384 tokens."""
     for name, config in family.variants.items():
         recipe = config.pixels
         [photo] = plan(Input(4032, 3024), recipe).items

@@ -191,7 +191,6 @@ class Plan:
                 llm=after.llm if told else own.llm,
                 geometry=after.geometry or own.geometry,
                 level=own.level,
-                clips=None if own.clips is None else self._with_budget(own.clips),
             )
         return replace(config, pixels=self._with_budget(config.pixels)), after, outline
 

@@ -60,9 +60,8 @@ def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", most: tuple[int 
     from tubelet.inspect.budget.plan import plan
 
     config = replace(encoder, pixels=with_budget(encoder.pixels, *most))
-    sized = None if after.clips is None else with_budget(after.clips, *most)
     inputs = [
         Input(c.width, c.height, len(c), file_name(c.source or ""), (c.duration_s or 0.0) if c.is_video else None)
         for c in clips
     ]
-    return plan(inputs, config, replace(after, clips=sized))
+    return plan(inputs, config, after)

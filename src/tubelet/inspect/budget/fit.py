@@ -55,7 +55,6 @@ fps=None)
         raise ConfigError("a budget is max_tokens or max_memory_bytes")
     recipe = (what if isinstance(what, PixelRecipe) else what.pixels).budgeted(None)
     what = recipe if isinstance(what, PixelRecipe) else replace(what, pixels=recipe)
-    after = after if after.clips is None else replace(after, clips=after.clips.budgeted(None))
 
     def fits(candidate: Input) -> Plan | None:
         try:

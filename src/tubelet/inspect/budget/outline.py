@@ -82,9 +82,9 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
         llm=language_shape(config, Path(folder.name).name),
         geometry=None if level is None else _geometry(folder),
         level=-1 if level is None else level,
-        clips=scheme.video_pixels,
     )
-    encoder = replace(opened.config, pixels=scheme.pixels)
+    clips = scheme.pixels.clips if scheme.video_pixels is None else scheme.video_pixels
+    encoder = replace(opened.config, pixels=replace(scheme.pixels, clips=clips))
     return ModelOutline(encoder, after, True, _language_values(folder, opened), _stored(opened))
 
 

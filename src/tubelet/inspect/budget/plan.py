@@ -107,7 +107,7 @@ def _item(
     one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: Downstream, views: Views | None
 ) -> PlannedItem:
     moves = is_clip(one.frames, one.duration_s is not None)
-    recipe = (recipe if after.clips is None or not moves else after.clips).of(moves)
+    recipe = recipe.of(moves)
     notes: tuple[str, ...] = ()
     if views is None:
         notes = size_notes(one.width, one.height, one.frames, recipe, moves=moves)

@@ -25,8 +25,7 @@ class Downstream:
     most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind, None: none where the
     encoder's tokens have the language model's width already, else mlp2x_gelu; step: M-RoPE steps of one
     temporal row; width: channels of a row where only a recipe is known; geometry: a network beside it that sees the
-    frames, whose heads run where it has any, and whose `level` is joined with the tokens; clips: how clips are sized,
-    by a model that sizes them otherwise than pictures."""
+    frames, whose heads run where it has any, and whose `level` is joined with the tokens."""
 
     space: int = 1
     time: int = 1
@@ -38,7 +37,6 @@ class Downstream:
     width: int | None = None
     geometry: VGGTConfig | None = None
     level: int = -1
-    clips: PixelRecipe | None = None
 
     def __post_init__(self) -> None:
         if min(self.space, self.time) < 1 or (self.select is not None and self.select < 1):
