@@ -55,10 +55,13 @@ class Compared:
 
         seen = self.seen[index]
         settings = settings_for(self.wish, seen, "random")
+        budget = self.wish.budget.of(len(seen.inputs.tokens.x))
         draws = []
         for draw in range(DRAWS):
             own = replace(settings, seed=settings.seed + draw)
-            kept = choose("random", seen.inputs, budget=self.wish.budget, settings=own).kept
+            kept = choose(
+                "random", seen.inputs, budget=budget, settings=own
+            ).kept
             draws.append(summary(seen.inputs.tokens, kept, seen.inputs.boxes))
         return {name: mean_of([draw[name].value for draw in draws]) for name in draws[0]}
 
@@ -75,6 +78,7 @@ def whole_costs(seen: "EncodedFile", wish: SelectionRequest, model: "Model", run
     if not runs:
         return {}
     encoder, inputs = model.encoder, seen.inputs
+    budget = wish.budget.of(len(inputs.tokens.x))
     watched = {"attention", "keys"}
     stages: dict[str, dict[str, Any]] = {"": {"encode": lambda: encoder(seen.patches)}}
     if watched & wish.needs:
@@ -87,7 +91,7 @@ def whole_costs(seen: "EncodedFile", wish: SelectionRequest, model: "Model", run
         first = {"features": lambda: in_joint_space(encoder, tokens)} if reads else {}
         stages[f"method {name}"] = {
             **first,
-            "choose": lambda n=name, s=settings: choose(n, inputs, budget=wish.budget, settings=s),
+            "choose": lambda n=name, s=settings: choose(n, inputs, budget=budget, settings=s),
         }
     with torch.inference_mode():
         settle = torch.cuda.synchronize if model.device == "cuda" else None

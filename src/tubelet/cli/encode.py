@@ -20,6 +20,7 @@ from tubelet.cli.options import (
 from tubelet.cli.output import output_file
 from tubelet.cli.progress import Tick, progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
+from tubelet.cli.work import with_work_told
 from tubelet.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,15 +109,10 @@ class Encode:
         from tubelet.reading.job import ReadJob
 
         done = 0
-        for loaded in stream(
-            self.files,
-            recipe,
-            ReadJob(sampling=sampling, animation=self.reading.animation),
-            isolate=self.reading.isolate,
-            on_error=self.on_error,
-            workers=self.workers,
-            progress=lambda files, name: tick("decoding", files),
-        ):
+        job = ReadJob(sampling=sampling, animation=self.reading.animation)
+        how: Any = {"isolate": self.reading.isolate, "on_error": self.on_error, "workers": self.workers}
+        sources = with_work_told(terminal, self.files, recipe, job, model, **how)
+        for loaded in stream(sources, recipe, job, **how, progress=lambda files, name: tick("decoding", files)):
             for error in loaded.errors:
                 terminal.say(str(error))
             done += len(loaded.sources)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tubelet.cli.options import with_budget
 from tubelet.cli.terminal import Terminal, file_name, megabytes
+from tubelet.cli.work import tell_flop
 
 if TYPE_CHECKING:
     from tubelet.inspect.budget.values import Plan
@@ -41,6 +42,8 @@ def tell_room(
     found, where = _planned(outline.encoder, outline.after, clips, (max_pixels, max_tokens)), device_of(device)
     if (cost := scene_cost(found)) is not None:
         terminal.say(cost.text)
+    if kind in ITEM_BYTES:
+        tell_flop(terminal, found.flop, outline.encoder.hidden, dtype=kind, device=where)
     there = free_bytes(where)
     if there is None or kind not in ITEM_BYTES:
         return

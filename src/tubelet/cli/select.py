@@ -12,6 +12,7 @@ from tubelet.cli.choosing import (
     checked,
     encoded,
     settings_for,
+    tell_choosing,
     words_of,
 )
 from tubelet.cli.options import (
@@ -87,7 +88,8 @@ class Select:
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         text = words_of(wish, model)
-        result = Selected(wish.methods[0], self.budget, model, time.perf_counter() - start)
+        result = Selected(wish.methods[0], wish.budget, model, time.perf_counter() - start)
+        tell_choosing(terminal, self.files, wish, recipe, model, sampling, self.reading)
         with progress(terminal, len(self.files)) as tick:
             for i, file in enumerate(self.files):
                 tick("choosing", i)
@@ -115,7 +117,8 @@ class Select:
         name = wish.methods[0]
         start = time.perf_counter()
         try:
-            choice = choose(name, seen.inputs, budget=wish.budget, settings=settings_for(wish, seen, name))
+            budget = wish.budget.of(len(seen.inputs.tokens.x))
+            choice = choose(name, seen.inputs, budget=budget, settings=settings_for(wish, seen, name))
         except InputError as e:
             raise e.placed(item=index, source=seen.clip.source) from None
         seen.seconds["choose"] = time.perf_counter() - start
@@ -133,7 +136,7 @@ class Select:
 
         name, tokens = wish.methods[0], seen.inputs.tokens
         layers = layers_of(tokens, choice.kept, 0, choice.scores)
-        about = [f"{name}: {method_of(name).about}", f"budget {wish.budget:,}"]
+        about = [f"{name}: {method_of(name).about}", f"budget {wish.budget}"]
         if wish.text is not None:
             about.append(f'text "{wish.text}"')
         lines = [TextLine(tuple(about)), TextLine((model.name,))]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tubelet.cli.choosing import SelectionRequest
 from tubelet.cli.terminal import file_name, seconds, visible
+from tubelet.cli.values import TokenBudget
 
 if TYPE_CHECKING:
     from tubelet.cli.choosing import SelectionRequest
@@ -48,7 +49,7 @@ def select_table(result: "Selected", out: str | None) -> Group:
     lines: list[Any] = [
         table,
         Text.assemble("model   ", (visible(model.note), "yellow" if model.untrained else "")),
-        Text(f"method  {result.method}, budget {result.budget:,}"),
+        Text(f"method  {result.method}, budget {result.budget}"),
     ]
     if out is not None and result.kept:
         total = sum(f["kept"] for f in result.files)
@@ -67,7 +68,7 @@ def select_document(result: "Selected", out: str | None, wish: "SelectionRequest
         "command": "select",
         "method": result.method,
         "kind": method_of(result.method).kind,
-        "budget": result.budget,
+        "budget": result.budget.plain,
         "settings": {
             "coverage": settings.coverage,
             "words": settings.words,
@@ -101,7 +102,7 @@ class Selected:
     """What a run has made so far: kept tokens on the host, and what to say of each file."""
 
     method: str
-    budget: int
+    budget: TokenBudget
     model: "Model"
     model_s: float
     files: list[dict[str, Any]] = field(default_factory=list)
