@@ -239,7 +239,9 @@ def test_the_command_line_is_checked_before_anything_is_loaded(
     wide = files["wide"]
     nowhere = ("--model", "no_such_model")
     for args, said in (
-        ((wide, "--budget", -1), "0 tokens or more"),
+        ((wide, "--budget", -1), "--budget is a number of tokens from 1"),
+        ((wide, "--budget", 0), "or a share such as 10%, got '0'"),
+        ((wide, "--budget", "0%"), "or a share such as 10%, got '0%'"),
         ((wide, "--budget", 4, "--method", "best"), "no method best"),
         ((wide, "--budget", 4, "--method", "text"), "--text or --text-embeddings"),
         ((wide, "--budget", 4, "--method", "edges", "--text", "a"), "reads a text"),

@@ -59,9 +59,7 @@ class Compared:
         draws = []
         for draw in range(DRAWS):
             own = replace(settings, seed=settings.seed + draw)
-            kept = choose(
-                "random", seen.inputs, budget=budget, settings=own
-            ).kept
+            kept = choose("random", seen.inputs, budget=budget, settings=own).kept
             draws.append(summary(seen.inputs.tokens, kept, seen.inputs.boxes))
         return {name: mean_of([draw[name].value for draw in draws]) for name in draws[0]}
 
