@@ -55,7 +55,7 @@ def plan(
         >>> from tubelet.families.onevision import VARIANTS
         >>> p = plan([(1920, 1080), (640, 360, 16)], VARIANTS["llava_vit_packing_small"])
         >>> p.patches, p.items[1].grid, p.stages[-1].shape
-        (22120, Grid(t=16, h=22, w=40), (22120, 384))
+        (18160, Grid(t=16, h=22, w=40), (18160, 384))
     """
     config = what if isinstance(what, EncoderConfig) else None
     recipe = what if isinstance(what, PixelRecipe) else what.pixels
