@@ -69,6 +69,7 @@ class Plan:
         "float32"
     )
     device: Annotated[Literal["cpu", "cuda"], option("whose memory (default: cpu)")] = "cpu"
+    memory: Annotated[bool, option("also the memory of inference and training, which takes torch and a second")] = False
     fit_tokens: Annotated[int | None, option("what fits into so many tokens", "N")] = None
     fit_memory: Annotated[str | None, option("what fits into so much memory for inference, such as 24GiB", "SIZE")] = (
         None
@@ -127,7 +128,8 @@ class Plan:
             limits = {"max_tokens": self.fit_tokens, "max_memory_bytes": most_bytes}
             fitted = [fit_budget(one, what, after, views, **limits, **how) for one in inputs]
         rate = self._rate(found.config)
-        more = extras(found, fitted, rate, self.device, outline)
+        memory = self.memory or most_bytes is not None or out is not None
+        more = extras(found, fitted, rate, self.device, outline, memory=memory)
         if out is not None:
             from tubelet.cli.plan_plot import plan_chart
 
@@ -146,8 +148,8 @@ class Plan:
                 raise UsageError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
         if self.patch is None and self.temporal != 1:
             raise UsageError("--temporal belongs to --patch; a model has its own")
-        if self.patch is not None and (most_bytes is not None or self.measure):
-            raise UsageError("--fit-memory and --measure need a --model, not --patch")
+        if self.patch is not None and (most_bytes is not None or self.measure or self.memory):
+            raise UsageError("--memory, --fit-memory and --measure need a --model, not --patch")
 
     def _rate(self, config: "EncoderConfig | None") -> float | None:
         if not self.measure or config is None:
@@ -180,11 +182,11 @@ class Plan:
             most = {"max_tokens": PICTURE_TOKENS, "max_clip_tokens": CLIP_TOKENS}
             recipe = PixelRecipe(self.patch, temporal=self.temporal, merge=self.merge, order=order, **most)
             return self._with_budget(recipe), after, None
-        outline = self._outline()
-        config, own = outline.encoder, outline.after
+        config, outline = self._outline()
         if config.merger is None and self.merge > 1:
             config = replace(config, pixels=_merging(config.pixels, self.merge))
-        if outline.whole:
+        if outline is not None and outline.whole:
+            own = outline.after
             told = self.llm is not None or self.llm_width is not None
             after = replace(
                 after,
@@ -197,15 +199,18 @@ class Plan:
     def _with_budget(self, recipe: "PixelRecipe") -> "PixelRecipe":
         return with_budget(recipe, self.max_pixels, self.max_tokens)
 
-    def _outline(self) -> "ModelOutline":
-        from tubelet.cli.model import require_named
+    def _outline(self) -> "tuple[EncoderConfig, ModelOutline | None]":
+        """The encoder, and what its folder says; of a variant there is none, and counting it needs no torch."""
         from tubelet.families.catalogue import variants
-        from tubelet.inspect.budget.outline import ModelOutline, outline_model
 
         if self.model in (known := variants()):
-            return ModelOutline(known[self.model][1])
+            return known[self.model][1], None
+        from tubelet.cli.model import require_named
+        from tubelet.inspect.budget.outline import outline_model
+
         require_named(self.model)
-        return outline_model(self.model)
+        outline = outline_model(self.model)
+        return outline.encoder, outline
 
 
 def _merging(recipe: "PixelRecipe", merge: int) -> "PixelRecipe":

@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.errors import ConfigError
 from tubelet.families.fields import Field, read_fields
 from tubelet.families.onevision_keys import Format
 from tubelet.pixels.recipe import CLIP_TOKENS, PICTURE_TOKENS, PixelRecipe
 
-FLOAT32_EPS = float(torch.finfo(torch.float32).eps)  # what torch.nn.RMSNorm uses when it is given no eps
+FLOAT32_EPS = 2.0**-23  # of float32: what torch.nn.RMSNorm uses when it is given no eps
 
 _ACTS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _NORMS = {"layer_norm": "layer", "rms_norm": "rms"}

@@ -26,7 +26,6 @@ from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, InputError, ShapeError, TubeletError
 from tubelet.inspect.budget.flops import encoder_flop, projector_flop
-from tubelet.inspect.budget.geometry import geometry_stages
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.values import Downstream, Plan, PlannedItem, Stage
 from tubelet.packed.grid import Grid
@@ -187,7 +186,10 @@ def _stages(
     if _joins(views):
         width, times = (width, times) if target is None else (target, 1)
         stages.append(Stage("joined", (tokens, width), times=times))
-    stages += geometry_stages(items, recipe, after)
+    if after.geometry is not None:
+        from tubelet.inspect.budget.geometry import geometry_stages  # with torch, which counting does without
+
+        stages += geometry_stages(items, recipe, after)
     if (llm := after.llm) is not None:
         stages.append(
             Stage("prefill", (tokens, llm.width), llm.prefill_flop(tokens), llm.prefill_attention_flop(tokens))

@@ -4,12 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, CountedInput, CountedRows, LimitError
-from tubelet.geometry.branch import still_scenes
-from tubelet.geometry.vggt import VGGTConfig
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype, Memory, Mode, memory
 from tubelet.inspect.budget.networks import LanguageShape
@@ -17,6 +15,9 @@ from tubelet.inspect.budget.projector import Projection, with_projector
 from tubelet.packed.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import Views
+
+if TYPE_CHECKING:
+    from tubelet.geometry.vggt import VGGTConfig
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Downstream:
     projector: str | None = None
     step: float = 1.0
     width: int | None = None
-    geometry: VGGTConfig | None = None
+    geometry: "VGGTConfig | None" = None
     level: int = -1
 
     def __post_init__(self) -> None:
@@ -87,6 +88,8 @@ class PlannedItem:
 
 def scenes_of(items: Sequence[PlannedItem]) -> tuple[int, ...]:
     """As `tubelet ask` makes them: a clip by itself, stills of one size that follow each other together."""
+    from tubelet.geometry.branch import still_scenes  # with torch, which counting does without
+
     stills = [i.input.frames == 1 and i.input.duration_s is None for i in items]
     return still_scenes([i.grid for i in items], stills)
 
@@ -176,7 +179,7 @@ class Plan:
             return alone
         return with_projector(alone, self.projection, dtype, mode, device=how.get("device", "cpu"))
 
-    def _with_geometry(self, geometry: VGGTConfig, dtype: Dtype, mode: Mode, **how: Any) -> Memory:
+    def _with_geometry(self, geometry: "VGGTConfig", dtype: Dtype, mode: Mode, **how: Any) -> Memory:
         from tubelet.inspect.budget.geometry_memory import memory_beside, vggt_memory  # they build torch's modules
 
         if mode != "inference":
