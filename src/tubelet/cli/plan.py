@@ -69,7 +69,10 @@ class Plan:
         "float32"
     )
     device: Annotated[Literal["cpu", "cuda"], option("whose memory (default: cpu)")] = "cpu"
-    memory: Annotated[bool, option("also the memory of inference and training, which takes torch and a second")] = False
+    memory: Annotated[
+        bool,
+        option("also memory of inference and training, which takes torch and a second (a folder's is always told)"),
+    ] = False
     fit_tokens: Annotated[int | None, option("what fits into so many tokens", "N")] = None
     fit_memory: Annotated[str | None, option("what fits into so much memory for inference, such as 24GiB", "SIZE")] = (
         None
@@ -128,7 +131,8 @@ class Plan:
             limits = {"max_tokens": self.fit_tokens, "max_memory_bytes": most_bytes}
             fitted = [fit_budget(one, what, after, views, **limits, **how) for one in inputs]
         rate = self._rate(found.config)
-        memory = self.memory or most_bytes is not None or out is not None
+        heavy = outline is not None or after.geometry is not None  # torch is there already
+        memory = self.memory or heavy or most_bytes is not None or out is not None
         more = extras(found, fitted, rate, self.device, outline, memory=memory)
         if out is not None:
             from tubelet.cli.plan_plot import plan_chart

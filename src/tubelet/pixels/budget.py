@@ -10,12 +10,13 @@ Host integers throughout, known before a pixel is decoded. The same functions st
 
 from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from tubelet.pixels.fit import Fit, sized
 from tubelet.pixels.recipe import FILLING, FIXED, PixelRecipe
-from tubelet.reading.clip import Clip
+
+if TYPE_CHECKING:
+    from tubelet.reading.clip import Clip
 
 ROW_TOKENS = 128  # a row of time keeps so many where it has them: what Qwen2-VL's processors give a frame at least
 CROPPED = 0.1  # a crop that drops more of a picture is told
@@ -62,7 +63,7 @@ def spread(frames: int, kept: int) -> list[int]:
     return list(range(frames)) if kept >= frames else [(2 * i + 1) * frames // (2 * kept) for i in range(kept)]
 
 
-def clip_within(clip: Clip, recipe: PixelRecipe) -> Clip:
+def clip_within(clip: "Clip", recipe: PixelRecipe) -> "Clip":
     """The clip with the frames that `recipe` has room for; itself where that is all. Copies the frames that stay.
 
     Raises as `fit`.
@@ -73,7 +74,7 @@ def clip_within(clip: Clip, recipe: PixelRecipe) -> Clip:
     if kept == len(clip):
         return clip
     chosen = spread(len(clip), kept)
-    return replace(clip, frames=np.ascontiguousarray(clip.frames[chosen]), times_s=times_of(clip.times_s, chosen))
+    return replace(clip, frames=clip.frames[chosen], times_s=times_of(clip.times_s, chosen))
 
 
 def times_of(times_s: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
@@ -81,7 +82,7 @@ def times_of(times_s: Sequence[float], chosen: Sequence[int]) -> tuple[float, ..
     return tuple(times_s[i] for i in chosen)
 
 
-def told(clip: Clip, recipe: PixelRecipe) -> Clip:
+def told(clip: "Clip", recipe: PixelRecipe) -> "Clip":
     """`clip_within`, with what `size_notes` says of it among its notes: for those who show clips beside tokens."""
     fitted = clip_within(clip, recipe)
     notes = size_notes(clip.width, clip.height, len(clip), recipe, moves=clip.is_video)

@@ -5,11 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tubelet.errors import InputError, TubeletError
-from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
-from tubelet.reading.outline import outline_source
 from tubelet.reading.sampling import Sampling
-from tubelet.reading.source import open_source
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,10 @@ def inputs_of_files(
         >>> inputs_of_files(["walk.mp4"], num_frames=8)
         [Input(width=480, height=270, frames=8, name='walk.mp4', duration_s=4.5)]
     """
+    from tubelet.reading.job import ReadJob  # loads Pillow, which sizes alone do without
+    from tubelet.reading.outline import outline_source
+    from tubelet.reading.source import open_source
+
     job = ReadJob(limits, Sampling(fps, num_frames, None if times_s is None else tuple(times_s)), animation=animation)
     found: list[Input] = []
     for i, file in enumerate(files):
