@@ -71,7 +71,7 @@ class Plan:
     device: Annotated[Literal["cpu", "cuda"], option("whose memory (default: cpu)")] = "cpu"
     memory: Annotated[
         bool,
-        option("also memory of inference and training, which takes torch and a second (a folder's is always told)"),
+        option("also memory of inference and training, by torch; a folder's is always told"),
     ] = False
     fit_tokens: Annotated[int | None, option("what fits into so many tokens", "N")] = None
     fit_memory: Annotated[str | None, option("what fits into so much memory for inference, such as 24GiB", "SIZE")] = (
