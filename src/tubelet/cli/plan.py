@@ -183,8 +183,8 @@ class Plan:
         )
         if self.patch is not None:
             order = "block" if self.merge > 1 else "raster"
-            most = {"max_tokens": PICTURE_TOKENS, "max_clip_tokens": CLIP_TOKENS}
-            recipe = PixelRecipe(self.patch, temporal=self.temporal, merge=self.merge, order=order, **most)
+            recipe = PixelRecipe(self.patch, temporal=self.temporal, merge=self.merge, order=order)
+            recipe = replace(recipe, max_tokens=PICTURE_TOKENS, max_clip_tokens=CLIP_TOKENS)
             return self._with_budget(recipe), after, None
         config, outline = self._outline()
         if config.merger is None and self.merge > 1:

@@ -53,9 +53,9 @@ class Downstream:
         """With the projector named that follows this encoder."""
         if self.projector is not None:
             return self
-        merges = config is not None and config.merger is not None and self.space * self.time == 1
-        known = merges and config.out == self.language_width
-        return replace(self, projector="identity" if known else "mlp2x_gelu")
+        if config is None or config.merger is None or self.space * self.time > 1 or config.out != self.language_width:
+            return replace(self, projector="mlp2x_gelu")
+        return replace(self, projector="identity")
 
 
 @dataclass(frozen=True)
