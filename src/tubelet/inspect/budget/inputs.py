@@ -3,10 +3,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tubelet.errors import InputError, TubeletError
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
+
+if TYPE_CHECKING:
+    from tubelet.reading.source import BinaryFile
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Input:
 
 
 def inputs_of_files(
-    files: Sequence[str | os.PathLike[str]],
+    files: "Sequence[str | os.PathLike[str] | BinaryFile]",
     *,
     fps: float | None = None,
     num_frames: int | None = None,
@@ -47,7 +51,7 @@ def inputs_of_files(
     job = ReadJob(limits, Sampling(fps, num_frames, None if times_s is None else tuple(times_s)), animation=animation)
     found: list[Input] = []
     for i, file in enumerate(files):
-        name = os.fsdecode(file)
+        name = os.fsdecode(file) if isinstance(file, (str, os.PathLike)) else str(getattr(file, "name", "<file>"))
         try:
             with open_source(file, limits) as src:
                 seen = outline_source(src, job)
