@@ -258,7 +258,7 @@ def _box(values: Any) -> "Box":
 
 def tell_choosing(
     terminal: Terminal,
-    files: Sequence[str],
+    files: Sequence[Any],
     wish: SelectionRequest,
     recipe: "PixelRecipe",
     model: "Model",
@@ -272,6 +272,8 @@ def tell_choosing(
     from tubelet.reading.job import ReadJob
 
     if terminal.quiet or wish.views is not None or len(files) > MOST_FILES:
+        return
+    if not all(isinstance(file, str) for file in files):  # a stream is read only once
         return
     job = ReadJob(sampling=sampling, animation=reading.animation)
     plans = plan_inputs(list(files), recipe, job, isolate=reading.isolate, on_error="skip")

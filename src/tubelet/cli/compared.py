@@ -63,7 +63,8 @@ class Compared:
 
     def _draws(self, index: int) -> int:
         tokens = self.seen[index].inputs.tokens
-        return DRAWS if len(tokens.x) * min(self.wish.budget, len(tokens.x)) <= MUCH else FEW_DRAWS
+        kept = min(self.wish.budget.of(len(tokens.x)), len(tokens.x))
+        return DRAWS if len(tokens.x) * kept <= MUCH else FEW_DRAWS
 
     def _chance(self, index: int, draws: int) -> "dict[str, Estimate]":
         """The mean of many random choices from one picture."""
