@@ -70,7 +70,8 @@ def test_an_encoder_with_the_default_budgets(
         how = ("--model", model, "--fps", 4, *most)
         planned = said(capsys, "plan", *folder, *how)
         assert said(capsys, "encode", *folder, *how, "--out", tmp_path / f"{most}.safetensors") == planned
-        assert said(capsys, "select", *folder, *how, "--budget", 12, "--show", tmp_path) == planned
-        compared = said(capsys, "compare", *folder, *how, "--budget", 12, "--runs", 0, "--show", tmp_path)
+        assert said(capsys, "select", *folder, *how, "--budget", 12, "--show", tmp_path, "--overwrite") == planned
+        page = ("--budget", 12, "--runs", 0, "--show", tmp_path, "--overwrite")
+        compared = said(capsys, "compare", *folder, *how, *page)
         assert compared == planned
         assert max(planned) == (30 if "30" in map(str, most) else 288)
