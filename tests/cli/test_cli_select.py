@@ -250,7 +250,9 @@ def test_the_command_line_is_checked_before_anything_is_loaded(
     wide = files["wide"]
     nowhere = ("--model", "no_such_model")
     for args, said in (
-        ((wide, "--budget", -1), "0 tokens or more"),
+        ((wide, "--budget", -1), "--budget is a number of tokens from 1"),
+        ((wide, "--budget", 0), "or a share such as 10%, got '0'"),
+        ((wide, "--budget", "0%"), "or a share such as 10%, got '0%'"),
         ((wide, "--budget", 4, "--method", "best"), "no method best"),
         ((wide, "--budget", 4, "--method", "text"), "--text or --text-embeddings"),
         ((wide, "--budget", 4, "--method", "edges", "--text", "a"), "reads a text"),
@@ -297,11 +299,14 @@ def test_one_file_that_cannot_be_read(files: dict[str, Path], model: Path, capsy
     assert Packed.load("t.safetensors").lengths == (3, 3)
 
 
-@pytest.mark.parametrize("budget", [0, 10_000])
-def test_nothing_and_everything(budget: int, files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("budget", ["25%", 10_000])
+def test_a_share_and_everything(
+    budget: int | str, files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]
+):
     assert select(files["wide"], "--model", model, "--budget", budget, "--json", "--out", "t.safetensors") == 0
     told = document(capsys)
-    assert told["kept"] == min(budget, told["tokens"])
+    assert (told["budget"], told["tokens"]) == (budget, 12)
+    assert told["kept"] == (3 if budget == "25%" else 12)
     assert sum(Packed.load("t.safetensors").lengths) == told["kept"]
 
 

@@ -11,7 +11,8 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 
 from tubelet.errors import ConfigError
 from tubelet.families.catalogue import read_config
-from tubelet.families.qwen_vl import FIELDS_2_5, QWEN2_5_VL, processor_to, video_pixels
+from tubelet.families.qwen_clips import video_pixels
+from tubelet.families.qwen_vl import FIELDS_2_5, QWEN2_5_VL, processor_to
 
 # ---- whole models
 

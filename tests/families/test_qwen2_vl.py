@@ -12,7 +12,8 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionCon
 
 from tubelet.errors import ConfigError
 from tubelet.families.catalogue import read_config
-from tubelet.families.qwen_vl import FIELDS_2, QWEN2_VL, processor_to, video_pixels
+from tubelet.families.qwen_clips import video_pixels
+from tubelet.families.qwen_vl import FIELDS_2, QWEN2_VL, processor_to
 
 # ---- whole models
 

@@ -13,8 +13,9 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionCon
 
 from tubelet.errors import ConfigError
 from tubelet.families.catalogue import read_config
-from tubelet.families.qwen_vl import FIELDS_3, QWEN3_VL, processor_to, qwen3_video_pixels
-from tubelet.pixels.resize import grid_of
+from tubelet.families.qwen_clips import qwen3_video_pixels
+from tubelet.families.qwen_vl import FIELDS_3, QWEN3_VL, processor_to
+from tubelet.pixels.fit import grid_of
 
 # ---- whole models
 

@@ -12,7 +12,8 @@ from tubelet.errors import LimitError, ShapeError
 from tubelet.packed import Grid, Packed
 from tubelet.pixels.patchify import from_pixels, normalise, pad_time, patchify, unpatchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Pad, anyres, native_round, pad_frames, resize_frames
+from tubelet.pixels.resize import pad_frames, resize_frames
+from tubelet.pixels.sizes import Pad, anyres, native_round
 from tubelet.reading.clip import Clip
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "onevision" / "open"

@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 
 from tubelet.errors import LimitError, ShapeError
+from tubelet.pixels.fit import fit
 from tubelet.pixels.load import load_patches
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Pad, ResizeBuffers, anyres, fit, pad_frames, resize_frames
+from tubelet.pixels.resize import ResizeBuffers, pad_frames, resize_frames
+from tubelet.pixels.sizes import Pad, anyres
 from tubelet.pixels.stream import plan_inputs
 from tubelet.pixels.views import Pyramid, view_items
 from tubelet.reading.clip import Clip

@@ -12,15 +12,12 @@ from safetensors.torch import load_file
 
 from tubelet.errors import ConfigError, InputError, LimitError, ShapeError
 from tubelet.packed import Grid
+from tubelet.pixels.fit import Fit, box_of, fit, grid_of
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import (
-    Fit,
+from tubelet.pixels.sizes import (
     anyres,
     best_pinpoint,
-    box_of,
-    fit,
     frame_budget_compat,
-    grid_of,
     longest_side,
     naflex,
     native_floor,

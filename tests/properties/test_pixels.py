@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from tubelet.errors import LimitError
 from tubelet.packed import positions
+from tubelet.pixels.fit import box_of, fit, grid_of
 from tubelet.pixels.patchify import from_pixels, patchify, unpatchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import box_of, fit, grid_of, native_floor, smart_resize, smart_resize_compat
+from tubelet.pixels.sizes import native_floor, smart_resize, smart_resize_compat
 from tubelet.reading.clip import Clip
 
 sides = st.one_of(st.integers(1, 60), st.integers(1, 5000), st.integers(1, 65_535))

@@ -68,8 +68,8 @@ class Ask:
         laps["read"] = time.perf_counter() - start
         from tubelet.cli.room import tell_room
 
-        pixels = self.reading.max_pixels
-        tell_room(terminal, self.model, clips, dtype=self.dtype, device=self.device, max_pixels=pixels)
+        most = {"max_pixels": self.reading.max_pixels, "max_tokens": self.reading.max_tokens}
+        tell_room(terminal, self.model, clips, dtype=self.dtype, device=self.device, **most)
         start = time.perf_counter()
         vlm = self._load()
         if vlm.untrained:
@@ -116,11 +116,11 @@ class Ask:
         return tuple(files), question, self.frames.sampling
 
     def _load(self) -> "VLM":
-        """The model, with --max-pixels in its recipes. Raises what `VLM.from_pretrained` raises, and UsageError."""
+        """The model, with --max-pixels and --max-tokens in its recipes. Raises as `load_vlm`."""
         from tubelet.cli.model import load_vlm
 
-        pixels = self.reading.max_pixels
-        return load_vlm(self.model, self.dtype, self.device, max_pixels=pixels, vision_tower=self.vision_tower)
+        most = {"max_pixels": self.reading.max_pixels, "max_tokens": self.reading.max_tokens}
+        return load_vlm(self.model, self.dtype, self.device, vision_tower=self.vision_tower, **most)
 
     def _read(self, inputs: Inputs, sampling: "Sampling") -> "list[Clip]":
         from tubelet.reading.read import read

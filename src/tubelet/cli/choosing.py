@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.options import DEFAULT_MODEL, Config, option
-from tubelet.cli.terminal import UsageError, file_name
+from tubelet.cli.options import DEFAULT_MODEL, Config, ReadingOptions, option
+from tubelet.cli.terminal import Terminal, UsageError, file_name
+from tubelet.cli.values import TokenBudget, parse_budget
+from tubelet.cli.work import MOST_FILES, tell_work
 from tubelet.errors import InputError, TubeletError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ TEXT_SIDE = (
 )
 SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
 
-Budget = Annotated[int, option("tokens that are kept of each picture or clip", "N")]
+Budget = Annotated[str, option("tokens that are kept of each picture or clip, or such as 10%", "N")]
 Coverage = Annotated[int | None, option("the best of each N x N region comes first, for a quarter of them", "N")]
 WordsOf = Annotated[Literal["max", "logsumexp", "mean"], option("how several words count (default: max)")]
 Dilate = Annotated[int | None, option("how many tokens around a word count with it (default: 3 for shirg)", "N")]
@@ -92,7 +94,7 @@ class ChoosingOptions:
         Literal["auto", "cpu", "cuda", "mps"], option("where it runs (default: auto, the fastest there is)")
     ] = "auto"
 
-    def request(self, methods: Iterable[str], budget: int) -> "SelectionRequest":
+    def request(self, methods: Iterable[str], budget: str) -> "SelectionRequest":
         """What these options ask of those methods. Raises UsageError where they mean nothing together."""
         from tubelet.cli.values import view_rule
         from tubelet.reduce.settings import Settings
@@ -100,7 +102,7 @@ class ChoosingOptions:
         settings = Settings(coverage=self.coverage, words=self.words, radius=self.dilate, seed=self.seed)
         views = view_rule(self.views, None, None)
         asked = (self.text, self.text_embeddings, self.text_space, self.boxes, views, self.scaffold, self.layer)
-        return SelectionRequest(tuple(methods), budget, settings, *asked)
+        return SelectionRequest(tuple(methods), parse_budget(budget), settings, *asked)
 
     @property
     def has_text(self) -> bool:
@@ -118,7 +120,7 @@ class SelectionRequest:
     """What the options ask for, before anything is loaded."""
 
     methods: tuple[str, ...]
-    budget: int
+    budget: TokenBudget  # of each file
     settings: "Settings"
     text: str | None
     text_file: str | None
@@ -146,8 +148,6 @@ def checked(wish: SelectionRequest, files: Sequence[str]) -> SelectionRequest:
     """The wish, if the command line can mean it. Raises UsageError."""
     from tubelet.reduce.methods import METHODS, method_of
 
-    if wish.budget < 0:
-        raise UsageError(f"--budget is 0 tokens or more, got {wish.budget}")
     for name in wish.methods:
         try:
             method_of(name)
@@ -254,6 +254,31 @@ def _box(values: Any) -> "Box":
     except (TypeError, ValueError) as e:
         raise UsageError(f"a box is left,top,right,bottom, got {values}") from e
     return left, top, right, bottom
+
+
+def tell_choosing(
+    terminal: Terminal,
+    files: Sequence[Any],
+    wish: SelectionRequest,
+    recipe: "PixelRecipe",
+    model: "Model",
+    sampling: "Sampling",
+    reading: ReadingOptions,
+    times: int = 1,
+) -> None:
+    """Say how long encoding the files takes, where that is long and known: views are not counted here, and what cannot
+    be read is told when it is its turn."""
+    from tubelet.pixels.stream import plan_inputs
+    from tubelet.reading.job import ReadJob
+
+    if terminal.quiet or wish.views is not None or len(files) > MOST_FILES:
+        return
+    if not all(isinstance(file, str) for file in files):  # a stream is read only once
+        return
+    job = ReadJob(sampling=sampling, animation=reading.animation)
+    plans = plan_inputs(list(files), recipe, job, isolate=reading.isolate, on_error="skip")
+    grids = [plan.item.grid for plan in plans if plan.item is not None]
+    tell_work(terminal, model.encoder.config, grids, dtype=model.dtype, device=model.device, times=times)
 
 
 def encoded(

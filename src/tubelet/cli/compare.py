@@ -12,6 +12,7 @@ from tubelet.cli.choosing import (
     encoded,
     require_text_side,
     settings_for,
+    tell_choosing,
     words_of,
 )
 from tubelet.cli.compared import Compared
@@ -78,9 +79,10 @@ class Compare:
         inputs.look()
         require_text_side(wish, self.choosing)
         model = self.choosing.load()
-        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         text = words_of(wish, model)
         result = Compared(wish, model, self.runs)
+        tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading, times=1 + self.runs)
         with progress(terminal, len(inputs)) as tick:
             for i, file in enumerate(inputs.names):
                 tick("comparing", i)
@@ -105,9 +107,10 @@ class Compare:
         from tubelet.reduce.methods import choose
 
         out = {}
+        budget = wish.budget.of(len(seen.inputs.tokens.x))
         for name in wish.methods:
             try:
-                out[name] = choose(name, seen.inputs, budget=wish.budget, settings=settings_for(wish, seen, name))
+                out[name] = choose(name, seen.inputs, budget=budget, settings=settings_for(wish, seen, name))
             except TubeletError as e:
                 e.message = f"{name}: {e.message}"
                 raise e.placed(item=index, source=seen.clip.source) from None
@@ -129,7 +132,7 @@ class Compare:
                 cell = model.encoder.pixels.unit if name == "downsample" else 1
             note = f"{len(choice.kept.x):,} tokens", method_of(name).about
             entries.append(Entry(name, note, tuple(layers_of(tokens, choice.kept, 0)), cell))
-        about = [f"budget {wish.budget:,} of {len(tokens.x):,} tokens"]
+        about = [f"budget {wish.budget} of {len(tokens.x):,} tokens"]
         about += [f'text "{wish.text}"'] if wish.text is not None else []
         lines = [TextLine((name_of(seen.clip),), 19, INK), TextLine(tuple(about)), TextLine((model.name,))]
         if model.untrained:

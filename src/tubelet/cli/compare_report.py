@@ -87,7 +87,7 @@ def compare_document(result: "Compared") -> dict[str, Any]:
     wish, rows = result.wish, result.numbers().rows
     return {
         "command": "compare",
-        "budget": wish.budget,
+        "budget": wish.budget.plain,
         "text": wish.text,
         "model": result.model.as_dict(),
         "untrained": result.model.untrained,

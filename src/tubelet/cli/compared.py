@@ -63,7 +63,8 @@ class Compared:
 
     def _draws(self, index: int) -> int:
         tokens = self.seen[index].inputs.tokens
-        return DRAWS if len(tokens.x) * min(self.wish.budget, len(tokens.x)) <= MUCH else FEW_DRAWS
+        kept = min(self.wish.budget.of(len(tokens.x)), len(tokens.x))
+        return DRAWS if len(tokens.x) * kept <= MUCH else FEW_DRAWS
 
     def _chance(self, index: int, draws: int) -> "dict[str, Estimate]":
         """The mean of many random choices from one picture."""
@@ -72,10 +73,11 @@ class Compared:
 
         seen = self.seen[index]
         settings = settings_for(self.wish, seen, "random")
+        budget = self.wish.budget.of(len(seen.inputs.tokens.x))
         found = []
         for draw in range(draws):
             own = replace(settings, seed=settings.seed + draw)
-            kept = choose("random", seen.inputs, budget=self.wish.budget, settings=own).kept
+            kept = choose("random", seen.inputs, budget=budget, settings=own).kept
             found.append(summary(seen.inputs.tokens, kept, seen.inputs.boxes))
         return {name: mean_of([one[name].value for one in found]) for name in found[0]}
 
@@ -92,6 +94,7 @@ def whole_costs(seen: "EncodedFile", wish: SelectionRequest, model: "Model", run
     if not runs:
         return {}
     encoder, inputs = model.encoder, seen.inputs
+    budget = wish.budget.of(len(inputs.tokens.x))
     watched = {"attention", "keys"}
     stages: dict[str, dict[str, Any]] = {"": {"encode": lambda: encoder(seen.patches)}}
     if watched & wish.needs:
@@ -104,7 +107,7 @@ def whole_costs(seen: "EncodedFile", wish: SelectionRequest, model: "Model", run
         first = {"features": lambda: in_joint_space(encoder, tokens)} if reads else {}
         stages[f"method {name}"] = {
             **first,
-            "choose": lambda n=name, s=settings: choose(n, inputs, budget=wish.budget, settings=s),
+            "choose": lambda n=name, s=settings: choose(n, inputs, budget=budget, settings=s),
         }
     with torch.inference_mode():
         settle = torch.cuda.synchronize if model.device == "cuda" else None

@@ -21,6 +21,7 @@ from tubelet.cli.output import output_file
 from tubelet.cli.progress import Tick, progress
 from tubelet.cli.sources import Inputs, inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
+from tubelet.cli.work import with_work_told
 from tubelet.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Encode:
         from tubelet.cli.model import load_model
 
         model = load_model(self.model, self.dtype, self.device, pool=self.pool, config=self.config)
-        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         result = Result(model_s=time.perf_counter() - start)
         with progress(terminal, len(inputs)) as tick:
             self._encode(inputs, recipe, sampling, model, result, terminal, tick)
@@ -116,15 +117,10 @@ class Encode:
         from tubelet.reading.job import ReadJob
 
         done = 0
-        for loaded in stream(
-            inputs.sources,
-            recipe,
-            ReadJob(sampling=sampling, animation=self.reading.animation),
-            isolate=self.reading.isolate,
-            on_error=self.on_error,
-            workers=self.workers,
-            progress=lambda files, name: tick("decoding", files),
-        ):
+        job = ReadJob(sampling=sampling, animation=self.reading.animation)
+        how: Any = {"isolate": self.reading.isolate, "on_error": self.on_error, "workers": self.workers}
+        sources = with_work_told(terminal, inputs.sources, recipe, job, model, **how)
+        for loaded in stream(sources, recipe, job, **how, progress=lambda files, name: tick("decoding", files)):
             for error in loaded.errors:
                 terminal.say(str(error))
             done += len(loaded.sources)

@@ -82,16 +82,25 @@ def require_named(name: str) -> None:
 
 
 def load_vlm(
-    name: str, dtype: str, device: str, *, max_pixels: int | None = None, vision_tower: str | None = None
+    name: str,
+    dtype: str,
+    device: str,
+    *,
+    max_pixels: int | None = None,
+    max_tokens: str | None = None,
+    vision_tower: str | None = None,
 ) -> "VLM":
-    """A whole model, with --max-pixels in its recipes. Raises what `VLM.from_pretrained` raises, and UsageError."""
+    """A whole model, with --max-pixels and --max-tokens in its recipes.
+
+    Raises what `VLM.from_pretrained` raises, and UsageError.
+    """
     from tubelet.language.vlm.model import VLM
 
     kind = None if dtype == "stored" else getattr(torch, dtype)
     vlm = VLM.from_pretrained(name, dtype=kind, device=device_of(device), vision_tower=vision_tower)
     scheme = vlm.scheme
-    clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, max_pixels)
-    vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, max_pixels), video_pixels=clips)
+    clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, max_pixels, max_tokens)
+    vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, max_pixels, max_tokens), video_pixels=clips)
     return vlm
 
 

@@ -53,6 +53,29 @@ OnError = Annotated[
 ]
 
 
+MaxTokens = Annotated[
+    str | None,
+    option(
+        "most tokens of a picture or a clip, or none (default: the model's own; where it states none 4,096 of a "
+        "picture and 16,384 of a clip)",
+        "N",
+    ),
+]
+
+
+def most_tokens(text: str) -> int | None:
+    """The number that --max-tokens gives, None for "none". Raises UsageError.
+
+    >>> most_tokens("4096"), most_tokens("none")
+    (4096, None)
+    """
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 31):
+        raise UsageError(f"--max-tokens is a number from 1, or none, got {text!r}")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class FrameOptions:
     """Which frames of a clip are taken."""
@@ -77,6 +100,7 @@ class ReadingOptions:
     """How files become pictures and clips."""
 
     max_pixels: Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")] = None
+    max_tokens: MaxTokens = None
     animation: Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")] = False
     isolate: Isolate = "auto"
     urls: Urls = False
@@ -105,14 +129,21 @@ def sampling_of(fps: float | None, num_frames: int | None, times: tuple[float, .
         raise UsageError(message) from e
 
 
-def with_budget(recipe: "PixelRecipe", max_pixels: int | None) -> "PixelRecipe":
-    """The recipe with another ceiling on the pixels of a picture or frame. Raises UsageError where it has none."""
+def with_budget(recipe: "PixelRecipe", max_pixels: int | None, max_tokens: str | None = None) -> "PixelRecipe":
+    """The recipe with other ceilings: pixels of a picture or frame, tokens of a picture or clip ("none" lifts them).
+
+    Raises UsageError where the size rule has none, and for words that are no number.
+    """
     from dataclasses import replace
 
     from tubelet.pixels.recipe import UNBUDGETED
 
+    if max_tokens is not None:
+        recipe = recipe.budgeted(most_tokens(max_tokens))
     if max_pixels is None:
         return recipe
+    if recipe.clips is not None:
+        recipe = replace(recipe, clips=with_budget(recipe.clips, max_pixels))
     if recipe.rule in UNBUDGETED:
         raise UsageError(f"--max-pixels has no meaning for the size rule {recipe.rule} of this model")
     if max_pixels < recipe.unit**2:

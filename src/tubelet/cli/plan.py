@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from tubelet.cli.options import DEFAULT_MODEL, Files, FrameOptions, OutputOptions, Overwrite, Urls, option, with_budget
+from tubelet.cli.options import (
+    DEFAULT_MODEL,
+    Files,
+    FrameOptions,
+    MaxTokens,
+    OutputOptions,
+    Overwrite,
+    Urls,
+    option,
+    with_budget,
+)
 from tubelet.cli.output import output_file
 from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
@@ -57,7 +67,12 @@ class Plan:
     ] = None
     llm: Annotated[str | None, option("a language model's shape, for width and KV cache", "NAME")] = None
     llm_width: Annotated[int | None, option("or its width alone", "N")] = None
-    projector: Annotated[str, option("identity, linear or mlpNx_gelu (default: mlp2x_gelu)", "KIND")] = "mlp2x_gelu"
+    projector: Annotated[
+        str | None,
+        option(
+            "identity, linear or mlpNx_gelu (default: none where the encoder gives its width, else mlp2x_gelu)", "KIND"
+        ),
+    ] = None
     step: Annotated[float, option("M-RoPE positions from one row of time to the next (default: 1)", "F")] = 1.0
     geometry: Annotated[
         Literal["none", "vggt", "vggt-heads"],
@@ -67,6 +82,10 @@ class Plan:
         "float32"
     )
     device: Annotated[Literal["cpu", "cuda"], option("whose memory (default: cpu)")] = "cpu"
+    memory: Annotated[
+        bool,
+        option("also memory of inference and training, by torch; a folder's is always told"),
+    ] = False
     fit_tokens: Annotated[int | None, option("what fits into so many tokens", "N")] = None
     fit_memory: Annotated[str | None, option("what fits into so much memory for inference, such as 24GiB", "SIZE")] = (
         None
@@ -81,6 +100,7 @@ class Plan:
     changes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()  # with --train: words that change its file
     frames: FrameOptions = FrameOptions()
     max_pixels: Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")] = None
+    max_tokens: MaxTokens = None
     animation: Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")] = False
     urls: Urls = False
     overwrite: Overwrite = False
@@ -132,7 +152,9 @@ class Plan:
             limits = {"max_tokens": self.fit_tokens, "max_memory_bytes": most_bytes}
             fitted = [fit_budget(one, what, after, views, **limits, **how) for one in inputs]
         rate = self._rate(found.config)
-        more = extras(found, fitted, rate, self.device, outline)
+        heavy = outline is not None or after.geometry is not None  # torch is there already
+        memory = self.memory or heavy or most_bytes is not None or out is not None
+        more = extras(found, fitted, rate, self.device, outline, memory=memory)
         if out is not None:
             from tubelet.cli.plan_plot import plan_chart
 
@@ -152,8 +174,8 @@ class Plan:
                 raise UsageError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
         if self.patch is None and self.temporal != 1:
             raise UsageError("--temporal belongs to --patch; a model has its own")
-        if self.patch is not None and (most_bytes is not None or self.measure):
-            raise UsageError("--fit-memory and --measure need a --model, not --patch")
+        if self.patch is not None and (most_bytes is not None or self.measure or self.memory):
+            raise UsageError("--memory, --fit-memory and --measure need a --model, not --patch")
 
     def _rate(self, config: "EncoderConfig | None") -> float | None:
         if not self.measure or config is None:
@@ -167,7 +189,7 @@ class Plan:
         """The encoder or recipe, whose sizes --merge divides, what follows it, and what the model's folder says."""
         from tubelet.inspect.budget.networks import LANGUAGE
         from tubelet.inspect.budget.values import Downstream
-        from tubelet.pixels.recipe import PixelRecipe
+        from tubelet.pixels.recipe import CLIP_TOKENS, PICTURE_TOKENS, PixelRecipe
 
         if self.llm is not None and self.llm not in LANGUAGE:
             near = near_names(self.llm, LANGUAGE)
@@ -185,32 +207,47 @@ class Plan:
         if self.patch is not None:
             order = "block" if self.merge > 1 else "raster"
             recipe = PixelRecipe(self.patch, temporal=self.temporal, merge=self.merge, order=order)
-            return with_budget(recipe, self.max_pixels), after, None
-        outline = self._outline()
-        config, own = outline.encoder, outline.after
+            recipe = replace(recipe, max_tokens=PICTURE_TOKENS, max_clip_tokens=CLIP_TOKENS)
+            return self._with_budget(recipe), after, None
+        config, outline = self._outline()
         if config.merger is None and self.merge > 1:
-            config = replace(config, pixels=replace(config.pixels, merge=self.merge, order="block"))
-        if outline.whole:
+            config = replace(config, pixels=_merging(config.pixels, self.merge))
+        if outline is not None and outline.whole:
+            own = outline.after
             told = self.llm is not None or self.llm_width is not None
             after = replace(
                 after,
                 llm=after.llm if told else own.llm,
-                projector=after.projector if told else own.projector,
                 geometry=after.geometry or own.geometry,
                 level=own.level,
-                clips=None if own.clips is None else with_budget(own.clips, self.max_pixels),
             )
-        return replace(config, pixels=with_budget(config.pixels, self.max_pixels)), after, outline
+        return replace(config, pixels=self._with_budget(config.pixels)), after, outline
 
-    def _outline(self) -> "ModelOutline":
-        from tubelet.cli.model import require_named
+    def _with_budget(self, recipe: "PixelRecipe") -> "PixelRecipe":
+        return with_budget(recipe, self.max_pixels, self.max_tokens)
+
+    def _outline(self) -> "tuple[EncoderConfig, ModelOutline | None]":
+        """The encoder, and what its folder says; of a variant there is none, and counting it needs no torch."""
         from tubelet.families.catalogue import variants
-        from tubelet.inspect.budget.outline import ModelOutline, outline_model
 
         if self.model in (known := variants()):
-            return ModelOutline(known[self.model][1])
+            return known[self.model][1], None
+        from tubelet.cli.model import require_named
+        from tubelet.inspect.budget.outline import outline_model
+
         require_named(self.model)
-        return outline_model(self.model)
+        outline = outline_model(self.model)
+        return outline.encoder, outline
+
+
+def _merging(recipe: "PixelRecipe", merge: int) -> "PixelRecipe":
+    """The recipe with sides that a merge divides; of its patches there are at most as many as without."""
+    per = (merge // recipe.merge) ** 2 or 1
+    budgets = {
+        name: None if most is None else max(1, most // per)
+        for name, most in (("max_tokens", recipe.max_tokens), ("max_clip_tokens", recipe.max_clip_tokens))
+    }
+    return replace(recipe, merge=merge, order="block", **budgets)
 
 
 def _network(*, heads: bool) -> "VGGTConfig":

@@ -70,7 +70,8 @@ def _some(step: int, most: int) -> list[int]:
 def _tokens(label: str, points: list[tuple[float, Plan]], at: float | None, here: Plan, limit: int | None) -> Panel:
     x, y = tuple(x for x, _ in points), tuple(float(p.tokens) for _, p in points)
     mark = None if at is None else (at, here.tokens)
-    return Panel("tokens", label, x, y, "{:,.0f}".format, mark=mark, limit=_shown(limit, y))
+    title = "tokens" if limit is None or _shown(limit, y) is not None else f"tokens: {limit:,} is above all of this"
+    return Panel(title, label, x, y, "{:,.0f}".format, mark=mark, limit=_shown(limit, y))
 
 
 def _memory(
@@ -84,12 +85,13 @@ def _memory(
     x, y = tuple(x for x, _ in points), tuple(p.memory(**how).total_bytes / MIB for _, p in points)
     level = _shown(None if limit is None else limit / MIB, y)
     mark = None if at is None else (at, here.memory(**how).total_bytes / MIB)
-    return Panel("memory", label, x, y, _mebibytes, mark=mark, limit=level)
+    title = "memory" if limit is None or level is not None else f"memory: {megabytes(limit)} is above all of this"
+    return Panel(title, label, x, y, _mebibytes, mark=mark, limit=level)
 
 
 def _shown(limit: float | None, y: tuple[float, ...]) -> float | None:
-    """A limit far above the curve would flatten it."""
-    return limit if limit is not None and limit <= 1.5 * max(y) else None
+    """A limit far above the curve would flatten it; the title says it then."""
+    return limit if limit is not None and limit <= 3 * max(y) else None
 
 
 def _mebibytes(value: float) -> str:

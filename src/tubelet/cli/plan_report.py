@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Group
@@ -12,10 +12,11 @@ from rich.text import Text
 from tubelet.cli.terminal import megabytes, seconds, visible
 from tubelet.inspect.budget.fit import Fitted
 from tubelet.inspect.budget.memory import Dtype
-from tubelet.inspect.budget.outline import ModelOutline
-from tubelet.inspect.budget.scene_cost import scene_cost
 from tubelet.inspect.budget.values import Plan
 from tubelet.pixels.views import PageCrops, Pyramid
+
+if TYPE_CHECKING:
+    from tubelet.inspect.budget.outline import ModelOutline
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16")
 MODES = ("inference", "training", "checkpointed")
@@ -27,12 +28,15 @@ def extras(
     fitted: Sequence[Fitted],
     rate: float | None,
     device: Literal["cpu", "cuda"],
-    outline: ModelOutline | None = None,
+    outline: "ModelOutline | None" = None,
+    *,
+    memory: bool = True,
 ) -> dict[str, Any]:
-    """Memory in every type and mode, KV cache, what fits, and the time at the measured rate, as plain values."""
+    """Memory in every type and mode where it is asked for, KV cache, weights of the language model, what fits, and the
+    time at the measured rate, as plain values."""
     more: dict[str, Any] = {"device": device, "memory_bytes": {}}
     modes = MODES if found.after.geometry is None else MODES[:1]
-    if found.config is not None or found.after.geometry is not None:
+    if memory and (found.config is not None or found.after.geometry is not None):
         for dtype in DTYPES:
             of = {mode: found.memory(dtype=dtype, mode=mode, device=device) for mode in modes}
             more["memory_bytes"][dtype] = {
@@ -41,11 +45,16 @@ def extras(
                 **{mode: m.total_bytes for mode, m in of.items()},
                 "peak_at": of["inference"].where,
             }
-    if outline is not None and outline.language is not None:
+    if outline is not None and outline.language is not None and found.after.llm == outline.after.llm:
         more["language_model_bytes"] = {dtype: outline.language_bytes(dtype) for dtype in DTYPES}
-    if (cost := scene_cost(found)) is not None:
-        more["scene_attention"] = asdict(cost)
-        more["warnings"] = [cost.text]
+    elif found.language_bytes() is not None:
+        more["language_model_bytes"] = {dtype: found.language_bytes(dtype) for dtype in DTYPES}
+    if found.after.geometry is not None:
+        from tubelet.inspect.budget.scene_cost import scene_cost  # with torch, which counting does without
+
+        if (cost := scene_cost(found)) is not None:
+            more["scene_attention"] = asdict(cost)
+            more["warnings"] = [cost.text]
     if found.after.llm is not None:
         more["llm"] = found.after.llm.name
         more["kv_cache_bytes"] = {dtype: found.kv_bytes(dtype) for dtype in ("bfloat16", "float32")}
@@ -93,8 +102,10 @@ def _inputs(found: Plan) -> Table:
         views = (str(len(item.views)),) if found.views else ()
         sizes = (f"{one.width} x {one.height}", f"{one.frames:,}", *views, f"{item.width} x {item.height}")
         counts = (sum(g.rows for g in item.grids), item.tokens, item.extent)
-        name = visible(one.name) or f"input {i}"
-        table.add_row(Text(name), *sizes, _grid(item.grid), *(f"{n:,}" for n in counts))
+        name = Text(visible(one.name) or f"input {i}")
+        for note in item.notes:
+            name += Text(f"\n  {visible(note)}", style="dim")
+        table.add_row(name, *sizes, _grid(item.grid), *(f"{n:,}" for n in counts))
     if count > MOST_ROWS:
         table.add_row(Text(f"... and {count - MOST_ROWS:,} more (--json lists all)", style="dim"))
     return table

@@ -1,9 +1,13 @@
-"""How far a command is: a bar on stderr while someone watches."""
+"""How far a command is: a bar on stderr while someone watches, else a line now and then."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
 
-from tubelet.cli.terminal import Terminal
+from tubelet.cli.terminal import Terminal, seconds
+
+EVERY_S = 30.0  # between two lines where nobody watches a bar
 
 
 class Tick:
@@ -15,9 +19,13 @@ class Tick:
 
 @contextmanager
 def progress(terminal: Terminal, total: int) -> Iterator[Tick]:
-    """A progress bar on stderr while the block runs, when someone can see it."""
-    if not terminal.lively:
+    """A progress bar on stderr while the block runs, when someone can see it; lines for who reads stderr later."""
+    if terminal.quiet:
         yield Tick()
+        return
+    if not terminal.lively:
+        with _lines(terminal, total) as tick:
+            yield tick
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -31,3 +39,32 @@ def progress(terminal: Terminal, total: int) -> Iterator[Tick]:
                 bar.update(task, description=stage, completed=files)
 
         yield Bar()
+
+
+class _Last(Tick):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told = ("reading", 0)
+
+    def __call__(self, stage: str, files: int) -> None:
+        self.told = (stage, files)
+
+
+@contextmanager
+def _lines(terminal: Terminal, total: int) -> Iterator[Tick]:
+    """Every EVERY_S seconds a line that says how far it is."""
+    last, over, start = _Last(), Event(), time.monotonic()
+
+    def speak() -> None:
+        while not over.wait(EVERY_S):
+            stage, files = last.told
+            terminal.say(f"{stage}, {files:,} of {total:,} files done, {seconds(time.monotonic() - start)}")
+
+    speaker = Thread(target=speak, name="tubelet-progress", daemon=True)
+    speaker.start()
+    try:
+        yield last
+    finally:
+        over.set()
+        speaker.join()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tubelet.cli.options import with_budget
 from tubelet.cli.terminal import Terminal, file_name, megabytes
+from tubelet.cli.work import tell_flop
 
 if TYPE_CHECKING:
     from tubelet.inspect.budget.values import Plan
@@ -13,7 +14,14 @@ if TYPE_CHECKING:
 
 
 def tell_room(
-    terminal: Terminal, model: str, clips: "Sequence[Clip]", *, dtype: str, device: str, max_pixels: int | None
+    terminal: Terminal,
+    model: str,
+    clips: "Sequence[Clip]",
+    *,
+    dtype: str,
+    device: str,
+    max_pixels: int | None,
+    max_tokens: str | None = None,
 ) -> None:
     """Say where the memory there is falls short of what seeing these clips needs at least, and where scenes are long.
 
@@ -31,9 +39,11 @@ def tell_room(
     if outline is None:
         return
     kind: Any = outline.stored if dtype == "stored" else dtype
-    found, where = _planned(outline.encoder, outline.after, clips, max_pixels), device_of(device)
+    found, where = _planned(outline.encoder, outline.after, clips, (max_pixels, max_tokens)), device_of(device)
     if (cost := scene_cost(found)) is not None:
         terminal.say(cost.text)
+    if kind in ITEM_BYTES:
+        tell_flop(terminal, found.flop, outline.encoder.hidden, dtype=kind, device=where)
     there = free_bytes(where)
     if there is None or kind not in ITEM_BYTES:
         return
@@ -46,16 +56,15 @@ def tell_room(
         )
 
 
-def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", max_pixels: int | None) -> "Plan":
+def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", most: tuple[int | None, str | None]) -> "Plan":
     from dataclasses import replace
 
     from tubelet.inspect.budget.inputs import Input
     from tubelet.inspect.budget.plan import plan
 
-    config = replace(encoder, pixels=with_budget(encoder.pixels, max_pixels))
-    sized = None if after.clips is None else with_budget(after.clips, max_pixels)
+    config = replace(encoder, pixels=with_budget(encoder.pixels, *most))
     inputs = [
         Input(c.width, c.height, len(c), file_name(c.source or ""), (c.duration_s or 0.0) if c.is_video else None)
         for c in clips
     ]
-    return plan(inputs, config, replace(after, clips=sized))
+    return plan(inputs, config, after)

@@ -13,6 +13,7 @@ from tubelet.cli.choosing import (
     encoded,
     require_text_side,
     settings_for,
+    tell_choosing,
     words_of,
 )
 from tubelet.cli.options import (
@@ -95,9 +96,10 @@ class Select:
         require_text_side(wish, self.choosing)
         start = time.perf_counter()
         model = self.choosing.load()
-        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
+        recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         text = words_of(wish, model)
-        result = Selected(wish.methods[0], self.budget, model, time.perf_counter() - start)
+        result = Selected(wish.methods[0], wish.budget, model, time.perf_counter() - start)
+        tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading)
         with progress(terminal, len(inputs)) as tick:
             for i, file in enumerate(inputs.names):
                 tick("choosing", i)
@@ -126,7 +128,8 @@ class Select:
         name = wish.methods[0]
         start = time.perf_counter()
         try:
-            choice = choose(name, seen.inputs, budget=wish.budget, settings=settings_for(wish, seen, name))
+            budget = wish.budget.of(len(seen.inputs.tokens.x))
+            choice = choose(name, seen.inputs, budget=budget, settings=settings_for(wish, seen, name))
         except InputError as e:
             raise e.placed(item=index, source=seen.clip.source) from None
         seen.seconds["choose"] = time.perf_counter() - start
@@ -145,7 +148,7 @@ class Select:
 
         name, tokens = wish.methods[0], seen.inputs.tokens
         layers = layers_of(tokens, choice.kept, 0, choice.scores)
-        about = [f"{name}: {method_of(name).about}", f"budget {wish.budget:,}"]
+        about = [f"{name}: {method_of(name).about}", f"budget {wish.budget}"]
         if wish.text is not None:
             about.append(f'text "{wish.text}"')
         lines = [TextLine(tuple(about)), TextLine((model.name,))]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tubelet.cli.choosing import SelectionRequest
 from tubelet.cli.terminal import file_name, seconds, visible
+from tubelet.cli.values import TokenBudget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,8 @@ def select_table(result: "Selected", out: str | None) -> Group:
         name = Text(visible(f["file"]))
         if not f["complete"]:
             name += Text("  INCOMPLETE", style="red")
+        for note in f["notes"]:
+            name += Text(f"\n  {visible(note)}", style="dim")
         t, h, w = f["views"][0]["grid"]
         views = f"{t} x {h} x {w}" if len(f["views"]) == 1 else f"{len(f['views'])} views"
         share = f["kept"] / f["tokens"] if f["tokens"] else 0.0
@@ -52,7 +55,7 @@ def select_table(result: "Selected", out: str | None) -> Group:
     lines: list[Any] = [
         table,
         Text.assemble("model   ", (visible(model.note), "yellow" if model.untrained else "")),
-        Text(f"method  {result.method}, budget {result.budget:,}"),
+        Text(f"method  {result.method}, budget {result.budget}"),
     ]
     if result.files:
         count = len(result.files)
@@ -80,7 +83,7 @@ def select_document(result: "Selected", out: str | None, wish: "SelectionRequest
         "command": "select",
         "method": result.method,
         "kind": method_of(result.method).kind,
-        "budget": result.budget,
+        "budget": result.budget.plain,
         "settings": {
             "coverage": settings.coverage,
             "words": settings.words,
@@ -107,7 +110,7 @@ class Selected:
     """What a run has made so far: kept tokens on the host, and what to say of each file."""
 
     method: str
-    budget: int
+    budget: TokenBudget
     model: "Model"
     model_s: float
     files: list[dict[str, Any]] = field(default_factory=list)

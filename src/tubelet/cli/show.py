@@ -143,15 +143,18 @@ class Show:
             from tubelet.cli.model import load_model
 
             recipe = load_model(self.model, None, "cpu", pool=False, config=self.config).encoder.pixels
-        return with_budget(recipe, self.reading.max_pixels)
+        return with_budget(recipe, self.reading.max_pixels, self.reading.max_tokens)
 
     def _draw(
         self, clip: "Clip", recipe: "PixelRecipe", index: int, rule: "Views | None"
     ) -> "tuple[Image, dict[str, Any]]":
         from tubelet.inspect.draw.frames import contact_sheet, draw_grid
+        from tubelet.pixels.budget import is_clip, told
         from tubelet.pixels.patchify import item_of
         from tubelet.pixels.views import view_items
 
+        if rule is None:  # as it would be encoded
+            clip, recipe = told(clip, recipe), recipe.of(is_clip(len(clip), clip.is_video))
         size = clip.height, clip.width, clip.times_s, index, recipe
         try:
             cut = [] if rule is None else view_items(*size, rule)

@@ -1,7 +1,7 @@
 """Words of the command line made into values: sizes, bytes, view rules."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from tubelet.cli.terminal import UsageError
@@ -101,3 +101,43 @@ def parse_bytes(text: str) -> int:
     if found is None or not float(found[1]) > 0:
         raise UsageError(f"--fit-memory takes a number above 0 with its unit, such as 24GiB, got {text!r}")
     return int(float(found[1]) * UNITS[found[2] or ""])
+
+
+@dataclass(frozen=True)
+class TokenBudget:
+    """Tokens to keep: a number of them, or a share of what there is."""
+
+    number: int | None  # of tokens
+    percent: float | None = None  # or of a hundred
+
+    def of(self, tokens: int) -> int:
+        """How many that is of so many: at least one.
+
+        >>> TokenBudget(None, 10.0).of(805), TokenBudget(64).of(805)
+        (80, 64)
+        """
+        if self.number is not None:
+            return self.number
+        return max(1, int(tokens * (self.percent or 0) / 100))
+
+    @property
+    def plain(self) -> int | str:
+        """As JSON has it: the number, or the share as it was written."""
+        return str(self) if self.number is None else self.number
+
+    def __str__(self) -> str:
+        return f"{self.percent:g}%" if self.number is None else f"{self.number:,}"
+
+
+def parse_budget(text: str) -> TokenBudget:
+    """The budget that "64" or "10%" gives. Raises UsageError.
+
+    >>> str(parse_budget("10%")), parse_budget("64").number
+    ('10%', 64)
+    """
+    found = re.fullmatch(r"([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%", text.strip())
+    if found is not None and found[1] is not None and int(found[1]) > 0:
+        return TokenBudget(int(found[1]))
+    if found is not None and found[2] is not None and 0 < float(found[2]) <= 100:
+        return TokenBudget(None, float(found[2]))
+    raise UsageError(f"--budget is a number of tokens from 1, or a share such as 10%, got {text!r}")

@@ -15,7 +15,7 @@ from tubelet.errors import ConfigError
 from tubelet.families.family import Family, Line, affine, batched, conv2d, single
 from tubelet.families.fields import ACTS, Field, read_fields
 from tubelet.families.towers import COLOURS, image_size_of, processor_to
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, PICTURE_TOKENS, PixelRecipe
 
 FIELDS = {
     "hidden_size": 1024,
@@ -46,7 +46,9 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
         layers=f["num_hidden_layers"],
         heads=f["num_attention_heads"],
         mlp=f["intermediate_size"],
-        pixels=PixelRecipe(patch, "native_crop") if native else PixelRecipe(patch, "shortest_crop", size=size),
+        pixels=PixelRecipe(patch, "native_crop", max_tokens=PICTURE_TOKENS, max_clip_tokens=CLIP_TOKENS)
+        if native
+        else PixelRecipe(patch, "shortest_crop", size=size, max_clip_tokens=CLIP_TOKENS),
         norm="rms",
         eps=f["rms_norm_eps"],
         act=f["hidden_act"],

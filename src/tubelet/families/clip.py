@@ -23,7 +23,7 @@ from tubelet.families.towers import (
     widths_from,
     widths_to,
 )
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, PixelRecipe
 
 FIELDS = {
     **BASE,
@@ -47,7 +47,7 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
     side = f["image_size"] // f["patch_size"]
     return EncoderConfig(
         **widths_from(f),
-        pixels=PixelRecipe(f["patch_size"], "shortest_crop", size=f["image_size"]),
+        pixels=PixelRecipe(f["patch_size"], "shortest_crop", size=f["image_size"], max_clip_tokens=CLIP_TOKENS),
         rope=None,
         post_norm="pooled",
         head=Head("first"),

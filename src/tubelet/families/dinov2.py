@@ -16,7 +16,7 @@ from tubelet.errors import ConfigError
 from tubelet.families.family import Family, Line, affine, batched, conv2d
 from tubelet.families.fields import ACTS, Field, read_fields
 from tubelet.families.towers import COLOURS, image_size_of, processor_to
-from tubelet.pixels.recipe import IMAGENET_MEAN, IMAGENET_STD, PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, IMAGENET_MEAN, IMAGENET_STD, PixelRecipe
 
 FIELDS = {
     "hidden_size": 768,
@@ -58,7 +58,13 @@ def _config_from(config: Mapping[str, Any], registers: bool) -> EncoderConfig:
         heads=f["num_attention_heads"],
         mlp=_mlp_width(f["hidden_size"], f["mlp_ratio"], gated),
         pixels=PixelRecipe(
-            f["patch_size"], "shortest_crop", size=CROP, shortest=SHORTEST, mean=IMAGENET_MEAN, std=IMAGENET_STD
+            f["patch_size"],
+            "shortest_crop",
+            size=CROP,
+            shortest=SHORTEST,
+            max_clip_tokens=CLIP_TOKENS,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         ),
         eps=f["layer_norm_eps"],
         act="silu" if gated else f["hidden_act"],

@@ -15,7 +15,7 @@ from tubelet.families.dinov2 import BACKBONE
 from tubelet.families.family import Family, Line, affine, batched, conv2d
 from tubelet.families.fields import ACTS, Field, read_fields
 from tubelet.families.towers import COLOURS, image_size_of, processor_to, widths_from, widths_to
-from tubelet.pixels.recipe import IMAGENET_MEAN, IMAGENET_STD, PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, IMAGENET_MEAN, IMAGENET_STD, PixelRecipe
 
 FIELDS = {
     "patch_size": 16,
@@ -61,6 +61,7 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
             f["patch_size"],
             "square",
             size=f["image_size"],
+            max_clip_tokens=CLIP_TOKENS,
             interpolation="bilinear",
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,

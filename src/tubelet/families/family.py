@@ -15,15 +15,16 @@ not used.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError
+from tubelet.pixels.recipe import PixelRecipe
 
-View = Callable[[Tensor, EncoderConfig], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+View = Callable[["Tensor", EncoderConfig], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ class Family:
     class reads it. ignored: regular expressions of whole bare names that may be stored and mean nothing (position
     numbers). unused: tensors upstream keeps and inference never reads (mask tokens), with their shapes: optional when
     loading, written as zeros, unless the key table uses them. processor_to: the preprocessor_config.json upstream's
-    processor reads; None where the family's own size rule counts, and no such file is read or written. variants:
+    processor reads; None where the family's own size rule counts, and no such file is read or written. clips_from: how
+    clips are sized, from what the video processor's file says ({} without one); None where they are as pictures.
+    variants:
     published networks by name. verified: what tests/families proves against upstream's own code. source:
     repo:path@version this was written from.
     """
@@ -111,6 +114,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     unused: Mapping[str, Callable[[EncoderConfig], tuple[int, ...]]] = field(default_factory=dict)
     processor_to: Callable[[EncoderConfig], dict[str, Any]] | None = None
+    clips_from: Callable[[EncoderConfig, Mapping[str, Any]], PixelRecipe] | None = None
     variants: Mapping[str, EncoderConfig] = field(default_factory=dict)
     verified: tuple[Proof, ...] = ()
     dialects: Dialects | None = None
@@ -140,8 +144,10 @@ def expand(lines: Sequence[Line], config: EncoderConfig, names: Mapping[str, Any
         raise ConfigError(f"the key table has no line for {', '.join(sorted(unsaid)[:4])}", got=tuple(sorted(unsaid)))
 
 
-def to_theirs(state: Mapping[str, Tensor], lines: Sequence[Line], config: EncoderConfig) -> dict[str, Tensor]:
+def to_theirs(state: "Mapping[str, Tensor]", lines: Sequence[Line], config: EncoderConfig) -> "dict[str, Tensor]":
     """Our state_dict (or gradients, or meta tensors) under their names and in their shapes; views where possible."""
+    import torch  # a configuration is read without
+
     out: dict[str, Tensor] = {}
     for line in expand(lines, config, state):
         parts = [state[name] for name in line.left]
@@ -156,9 +162,11 @@ def from_theirs(
     shapes: Mapping[str, Sequence[int]],
     lines: Sequence[Line],
     config: EncoderConfig,
-    read: Callable[[str], Tensor],
-) -> dict[str, Tensor]:
+    read: "Callable[[str], Tensor]",
+) -> "dict[str, Tensor]":
     """Our state_dict, each tensor read by its name in the file; `shapes` are those of our tensors."""
+    import torch
+
     out: dict[str, Tensor] = {}
     for line in expand(lines, config, shapes):
         wide = [tuple(shapes[name]) for name in line.left]
@@ -171,7 +179,7 @@ def from_theirs(
             tensor = read(name)
             tensor = tensor if line.back is None else line.back(tensor, config)
             parts.append(tensor.reshape(rows, *wide[0][1:]))
-        like = next(p for p in parts if isinstance(p, Tensor))
+        like = next(p for p in parts if not isinstance(p, int))
         filled = [
             like.new_zeros(p, *like.shape[1:]) if isinstance(p, int) else p
             for p in parts
@@ -192,23 +200,23 @@ def _rows(line: Line, config: EncoderConfig, total: int) -> list[int]:
 # ---- shapes of theirs
 
 
-def conv2d(x: Tensor, config: EncoderConfig) -> Tensor:
+def conv2d(x: "Tensor", config: EncoderConfig) -> "Tensor":
     """(D, 3 p p) as the kernel (D, 3, p, p) of a convolution."""
     patch = config.pixels.patch
     return x.unflatten(1, (3, patch, patch))
 
 
-def conv3d(x: Tensor, config: EncoderConfig) -> Tensor:
+def conv3d(x: "Tensor", config: EncoderConfig) -> "Tensor":
     """(D, 3 t p p) as the kernel (D, 3, t, p, p) of a convolution."""
     patch = config.pixels.patch
     return x.unflatten(1, (3, config.pixels.temporal, patch, patch))
 
 
-def batched(x: Tensor, config: EncoderConfig) -> Tensor:
+def batched(x: "Tensor", config: EncoderConfig) -> "Tensor":
     """(R, D) as (1, R, D)."""
     return x[None]
 
 
-def single(x: Tensor, config: EncoderConfig) -> Tensor:
+def single(x: "Tensor", config: EncoderConfig) -> "Tensor":
     """(D) as (1, 1, D)."""
     return x[None, None]

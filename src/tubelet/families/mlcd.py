@@ -18,7 +18,7 @@ from tubelet.families.towers import (
     widths_from,
     widths_to,
 )
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, PixelRecipe
 
 _THETA = 10000.0
 FIELDS = {
@@ -42,7 +42,7 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
     theta = _THETA if f["rope_parameters"] is None else f["rope_parameters"]["rope_theta"]
     return EncoderConfig(
         **widths_from(f),
-        pixels=PixelRecipe(f["patch_size"], "shortest_crop", size=f["image_size"]),
+        pixels=PixelRecipe(f["patch_size"], "shortest_crop", size=f["image_size"], max_clip_tokens=CLIP_TOKENS),
         rope=Rope("rotation", theta=theta, split=(0, 1, 1), layout="halves"),
         post_norm="pooled",
         head=Head("first"),

@@ -13,19 +13,20 @@ EvolvingLMMs-Lab/LLaVA-OneVision-2:transformers_impl/llavaonevision2@2c3c25e.
 """
 
 from dataclasses import replace
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from tubelet.encoder.config import EncoderConfig, Merger
 from tubelet.errors import ShapeError
 from tubelet.families.family import Dialects, Family
 from tubelet.families.onevision_config import FLOAT32_EPS, MODEL_TYPES, config_from, config_to, format_of
 from tubelet.families.onevision_keys import FORMATS, IGNORED, TABLES, Format
-from tubelet.packed import Grid
-from tubelet.pixels.recipe import PixelRecipe
-from tubelet.shapes import Bool, Int64
+from tubelet.packed.grid import Grid
+from tubelet.pixels.recipe import CLIP_TOKENS, PICTURE_TOKENS, PixelRecipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tubelet.shapes import Bool, Int64
 
 __all__ = [
     "FAMILY",
@@ -46,7 +47,9 @@ __all__ = [
 
 
 def _encoder(patch: int, layers: int, hidden: int, heads: int, mlp: int, image_size: int = 448) -> EncoderConfig:
-    pixels = PixelRecipe(patch, rule="native_floor", size=image_size)
+    pixels = PixelRecipe(
+        patch, rule="native_floor", size=image_size, max_tokens=PICTURE_TOKENS, max_clip_tokens=CLIP_TOKENS
+    )
     return EncoderConfig(hidden, layers, heads, mlp, pixels)
 
 
@@ -66,7 +69,14 @@ _HEAD = {
 _OV2 = replace(
     _encoder(14, 24, 1024, 16, 4096),
     pixels=PixelRecipe(
-        14, rule="smart", merge=3, order="block", size=448, min_pixels=256 * 28 * 28, max_pixels=1605632
+        14,
+        rule="smart",
+        merge=3,
+        order="block",
+        size=448,
+        min_pixels=256 * 28 * 28,
+        max_pixels=1605632,
+        max_clip_tokens=CLIP_TOKENS,
     ),
     post_norm=False,
     pool=False,
@@ -138,25 +148,29 @@ def clip_processor(config: EncoderConfig, size: int | None = None) -> PixelRecip
 class Visible(NamedTuple):
     """Rows to keep of one item, in this order, and the (t, h, w) each is given. rows None keeps all as they stand."""
 
-    rows: Int64[Tensor, " K"] | None
-    positions: Int64[Tensor, "K 3"]
+    rows: "Int64[Tensor, ' K'] | None"
+    positions: "Int64[Tensor, 'K 3']"
 
 
-def unravel(indices: Int64[Tensor, " K"], h: int, w: int) -> Int64[Tensor, "K 3"]:
+def unravel(indices: "Int64[Tensor, ' K']", h: int, w: int) -> "Int64[Tensor, 'K 3']":
     """(t, h, w) of flat row numbers in a grid of h x w patches per frame, however many frames it has."""
+    import torch  # variants are known without
+
     return torch.stack([indices // (h * w), indices // w % h, indices % w], dim=1)
 
 
-def standard_visible(grid: Grid, visible: Tensor | None) -> Visible:
+def standard_visible(grid: Grid, visible: "Tensor | None") -> Visible:
     """The history model: indices always choose rows of the clip, and a permutation permutes the output.
 
     Source: EvolvingLMMs-Lab/OneVision-Encoder:model_factory/vit_preview_v0_hf.py@28efa3a.
     """
+    import torch
+
     rows = torch.arange(grid.rows) if visible is None else _indices(grid, visible)
     return Visible(None if visible is None else rows, unravel(rows, grid.h, grid.w))
 
 
-def head_visible(grid: Grid, visible: Tensor | None = None, positions: Tensor | None = None) -> Visible:
+def head_visible(grid: Grid, visible: "Tensor | None" = None, positions: "Tensor | None" = None) -> Visible:
     """HEAD's model: as many indices as rows choose places only, fewer choose rows and places.
 
     With grid.rows indices no row is moved or dropped: the k-th row is said to stand where index k stands in a virtual
@@ -165,6 +179,8 @@ def head_visible(grid: Grid, visible: Tensor | None = None, positions: Tensor | 
     Source: EvolvingLMMs-Lab/OneVision-Encoder:onevision_encoder/modeling_onevision_encoder.py@c2cd3e0.
     Unlike it, a clip longer than 64 frames simply goes on counting.
     """
+    import torch
+
     chosen = torch.arange(grid.rows) if visible is None else visible
     gathered = chosen.numel() != grid.rows
     indices = _indices(grid, chosen) if gathered else chosen.long().cpu()
@@ -178,7 +194,7 @@ def head_visible(grid: Grid, visible: Tensor | None = None, positions: Tensor | 
     return Visible(indices if gathered else None, places)
 
 
-def _indices(grid: Grid, visible: Tensor) -> Tensor:
+def _indices(grid: Grid, visible: "Tensor") -> "Tensor":
     rows = visible.long().cpu()
     if rows.ndim != 1 or (rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < grid.rows):
         raise ShapeError(f"visible rows are a 1-D index into the {grid.rows} rows of {tuple(grid)}", limit=grid.rows)
@@ -186,14 +202,16 @@ def _indices(grid: Grid, visible: Tensor) -> Tensor:
 
 
 def mask_by_residual_topk(
-    residual: Tensor, keep: int, patch: int
-) -> tuple[Int64[Tensor, "B K"], Bool[Tensor, "B L"], Int64[Tensor, "B L"]]:
+    residual: "Tensor", keep: int, patch: int
+) -> "tuple[Int64[Tensor, 'B K'], Bool[Tensor, 'B L'], Int64[Tensor, 'B L']]":
     """The `keep` patches with the largest sum of |residual| in each clip: indices (ascending), mask, restore order.
 
     residual: (B, 1, T, H, W), sides multiples of `patch`; keep is cut to 0 .. L = patches of a clip. Among equal sums
     the lowest index wins (upstream leaves that open). restore[b, i] is where patch i stands when kept patches come
     first. Source: EvolvingLMMs-Lab/OneVision-Encoder:model_factory/vit_preview_v0_hf.py@28efa3a.
     """
+    import torch
+
     if residual.ndim != 5 or residual.shape[1] != 1 or residual.shape[3] % patch or residual.shape[4] % patch:
         raise ShapeError(
             f"residual must be (B, 1, T, H, W) with sides in {patch}s", expected=patch, got=tuple(residual.shape)

@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.errors import ConfigError
 from tubelet.families.fields import Field, read_fields
 from tubelet.families.onevision_keys import Format
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, PICTURE_TOKENS, PixelRecipe
 
-FLOAT32_EPS = float(torch.finfo(torch.float32).eps)  # what torch.nn.RMSNorm uses when it is given no eps
+FLOAT32_EPS = 2.0**-23  # of float32: what torch.nn.RMSNorm uses when it is given no eps
 
 _ACTS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _NORMS = {"layer_norm": "layer", "rms_norm": "rms"}
@@ -113,10 +111,11 @@ def _encoder(f: Mapping[str, Any], fmt: str) -> EncoderConfig:
     if f["rope_theta"] <= 0:
         raise ConfigError("rope_theta must be above zero", got=f["rope_theta"])
     size = f["image_size"] if f["image_size"] >= patch * merge else None  # nominal; the encoder reads any size
-    recipe, frames = PixelRecipe(patch, rule="native_floor", size=size), 0
+    recipe = PixelRecipe(patch, rule="native_floor", size=size, max_tokens=PICTURE_TOKENS, max_clip_tokens=CLIP_TOKENS)
+    frames = 0
     if fmt == "ov2":
         budget = PixelRecipe(patch, rule="smart", merge=merge, order="block", size=size)
-        recipe = replace(budget, min_pixels=256 * 28 * 28, max_pixels=1605632)
+        recipe = replace(budget, min_pixels=256 * 28 * 28, max_pixels=1605632, max_clip_tokens=CLIP_TOKENS)
         frames = f["frame_windows_size"]
     elif merge > 1:
         recipe = replace(recipe, merge=merge, order="block")

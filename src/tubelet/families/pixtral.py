@@ -13,7 +13,7 @@ from tubelet.errors import ConfigError
 from tubelet.families.family import Family, Line, affine, conv2d
 from tubelet.families.fields import ACTS, Field, read_fields
 from tubelet.families.towers import COLOURS, image_size_of, processor_to
-from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, PixelRecipe
 
 FIELDS = {
     "hidden_size": 1024,
@@ -47,7 +47,7 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
         layers=f["num_hidden_layers"],
         heads=heads,
         mlp=f["intermediate_size"],
-        pixels=PixelRecipe(f["patch_size"], "longest_side", size=f["image_size"]),
+        pixels=PixelRecipe(f["patch_size"], "longest_side", size=f["image_size"], max_clip_tokens=CLIP_TOKENS),
         norm="rms",
         eps=EPS,
         act=f["hidden_act"],

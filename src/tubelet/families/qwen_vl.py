@@ -5,12 +5,13 @@
     Qwen3-VL     positions from a resized table as well, and mergers of chosen layers besides the last (deepstack)
 
 Rows attend within their own row of time only, and turn by (row, column). tokens_per_second says how a language model
-counts time: it is checked, nothing here reads it, and it is not written. `video_pixels` and `qwen3_video_pixels` size
+counts time: it is checked, nothing here reads it, and it is not written. tubelet.families.qwen_clips sizes
 clips as upstream does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from math import isqrt
 from typing import Any
 
@@ -18,6 +19,7 @@ from tubelet.encoder.config import EncoderConfig, Merger, Rope, Span, Table
 from tubelet.errors import ConfigError
 from tubelet.families.family import Family, Line, affine, conv3d
 from tubelet.families.fields import ACTS, Field, read_fields
+from tubelet.families.qwen_clips import clip_pixels, qwen3_video_pixels, video_pixels
 from tubelet.families.towers import COLOURS
 from tubelet.pixels.recipe import CLIP_MEAN, CLIP_STD, HALF, PixelRecipe
 
@@ -66,9 +68,8 @@ EPS = 1e-6  # of every norm, fixed upstream
 def qwen2_from(config: Mapping[str, Any]) -> EncoderConfig:
     """The encoder of a Qwen2-VL vision configuration. Raises ConfigError."""
     f = read_fields(config, FIELDS_2, INERT)
-    return _encoder(
-        f, f["embed_dim"], f["embed_dim"] * f["mlp_ratio"], Merger(f["spatial_merge_size"], f["hidden_size"], EPS)
-    )
+    merger = Merger(f["spatial_merge_size"], f["hidden_size"], EPS)
+    return with_clips(_encoder(f, f["embed_dim"], f["embed_dim"] * f["mlp_ratio"], merger), video_pixels)
 
 
 def qwen2_5_from(config: Mapping[str, Any]) -> EncoderConfig:
@@ -81,7 +82,7 @@ def qwen2_5_from(config: Mapping[str, Any]) -> EncoderConfig:
     merger = Merger(merge, f["out_hidden_size"], EPS, "rms")
     base = _encoder(f, f["hidden_size"], f["intermediate_size"], merger)
     spans: tuple[Span, ...] = tuple("frame" if i in full else "window" for i in range(f["depth"]))
-    return replace(base, norm="rms", gated=True, spans=spans, span_side=side)
+    return with_clips(replace(base, norm="rms", gated=True, spans=spans, span_side=side), video_pixels)
 
 
 def qwen3_from(config: Mapping[str, Any]) -> EncoderConfig:
@@ -97,14 +98,19 @@ def qwen3_from(config: Mapping[str, Any]) -> EncoderConfig:
     merger = Merger(f["spatial_merge_size"], f["out_hidden_size"], EPS)
     base = _encoder(f, f["hidden_size"], f["intermediate_size"], merger)
     pixels = replace(base.pixels, min_pixels=1 << 16, max_pixels=1 << 24, mean=HALF, std=HALF)
+    base = with_clips(replace(base, pixels=pixels), qwen3_video_pixels)
     return replace(
         base,
-        pixels=pixels,
         patch_bias=True,
         table=Table(side, side, "corners"),
         deepstack=tuple(deep),
         deepstack_merger=replace(merger, joined=True) if deep else None,
     )
+
+
+def with_clips(base: EncoderConfig, clips: Callable[[EncoderConfig], PixelRecipe]) -> EncoderConfig:
+    """The encoder whose recipe also says how clips are sized."""
+    return replace(base, pixels=replace(base.pixels, clips=clips(base)))
 
 
 def _encoder(f: Mapping[str, Any], hidden: int, mlp: int, merger: Merger) -> EncoderConfig:
@@ -210,34 +216,6 @@ def processor_to(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def video_pixels(config: EncoderConfig, *, capped: bool = False) -> PixelRecipe:
-    """The recipe for clips of Qwen2-VL and Qwen2.5-VL: 128 to 768 tokens a frame, whatever its length, and with
-    `capped` an even share of 115,200 tokens at most: cap_pixels_per_frame of upstream, qwen-vl-utils' rule.
-
-        >>> video_pixels(qwen2_from({})).max_pixels
-        602112
-
-    Source: huggingface/transformers:src/transformers/models/qwen2_vl/video_processing_qwen2_vl.py@v5.23.0.
-    """
-    total = int(128_000 * config.pixels.unit**2 * 0.9) if capped else None
-    return replace(config.pixels, min_pixels=128 * 28 * 28, max_pixels=768 * 28 * 28, max_video_pixels=total)
-
-
-def qwen3_video_pixels(config: EncoderConfig, *, capped: bool = False) -> PixelRecipe:
-    """The recipe for clips of Qwen3-VL: 128 to 768 tokens of 32 x 32 pixels for all frames together, as its video
-    processor has it by default; with `capped` upstream's cap_pixels_per_frame as well.
-
-        >>> qwen3_video_pixels(qwen3_from({})).max_video_pixels
-        786432
-
-    Published processors have larger budgets: `dataclasses.replace` min_pixels and max_video_pixels by theirs.
-    Source: huggingface/transformers:src/transformers/models/qwen3_vl/video_processing_qwen3_vl.py@v5.23.0.
-    """
-    frame = 768 * config.pixels.unit**2 if capped else None
-    low, high = 128 * 32 * 32, 768 * 32 * 32
-    return replace(config.pixels, rule="smart_clip_compat", min_pixels=low, max_pixels=frame, max_video_pixels=high)
-
-
 # ---- names
 
 
@@ -286,6 +264,7 @@ _TOWER_2_5 = {"hidden_size": 1280}
 _TOWER_3 = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
 
 QWEN2_VL = Family(
+    clips_from=clip_pixels,
     name="qwen2_vl",
     model_types=("qwen2_vl_vision", "qwen2_vl"),
     architecture="Qwen2VisionTransformerPretrainedModel",
@@ -303,6 +282,7 @@ QWEN2_VL = Family(
     source=_SOURCE.format("qwen2_vl"),
 )
 QWEN2_5_VL = Family(
+    clips_from=clip_pixels,
     name="qwen2_5_vl",
     model_types=("qwen2_5_vl_vision", "qwen2_5_vl"),
     architecture="Qwen2_5_VisionTransformerPretrainedModel",
@@ -320,6 +300,7 @@ QWEN2_5_VL = Family(
     source=_SOURCE.format("qwen2_5_vl"),
 )
 QWEN3_VL = Family(
+    clips_from=partial(clip_pixels, whole=True),
     name="qwen3_vl",
     model_types=("qwen3_vl_vision", "qwen3_vl", "qwen3_vl_moe_vision", "qwen3_vl_moe"),
     architecture="Qwen3VLVisionModel",

@@ -26,7 +26,7 @@ from tubelet.families.towers import (
     widths_from,
     widths_to,
 )
-from tubelet.pixels.recipe import HALF, Interpolation, PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, HALF, Interpolation, PixelRecipe
 
 SHARED = {
     **BASE,
@@ -70,7 +70,7 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
     """SigLIP's vision part; a field that is absent has upstream's default."""
     f = read_fields(config, FIELDS, INERT)
     patch, size = f["patch_size"], f["image_size"]
-    pixels = PixelRecipe(patch, "square", size=size, mean=HALF, std=HALF)
+    pixels = PixelRecipe(patch, "square", size=size, mean=HALF, std=HALF, max_clip_tokens=CLIP_TOKENS)
     return tower(f, pixels, Table(size // patch, size // patch, "bicubic"))
 
 

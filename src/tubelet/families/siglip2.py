@@ -5,9 +5,7 @@ The patch matrix reads (row, column, channel) and the table of positions is resi
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tubelet.encoder.config import EncoderConfig, Table
 from tubelet.errors import ConfigError
@@ -15,18 +13,21 @@ from tubelet.families.family import Family, Line
 from tubelet.families.fields import Field, read_fields
 from tubelet.families.siglip import LINES, SHARED, tower
 from tubelet.families.towers import BASE, INERT, PREFIXES, SO400M, processor_to, widths_to
-from tubelet.pixels.recipe import HALF, PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, HALF, PixelRecipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FIELDS = {**SHARED, "num_patches": Field(256, most=1 << 16)}
 
 
-def colours_last(x: Tensor, config: EncoderConfig) -> Tensor:
+def colours_last(x: "Tensor", config: EncoderConfig) -> "Tensor":
     """(D, 3 p p) with the values of a row in the order (row, column, channel)."""
     patch = config.pixels.patch
     return x.unflatten(1, (3, patch, patch)).permute(0, 2, 3, 1).flatten(1)
 
 
-def colours_first(x: Tensor, config: EncoderConfig) -> Tensor:
+def colours_first(x: "Tensor", config: EncoderConfig) -> "Tensor":
     """The inverse of `colours_last`."""
     patch = config.pixels.patch
     return x.unflatten(1, (patch, patch, 3)).permute(0, 3, 1, 2).flatten(1)
@@ -43,7 +44,9 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
     if side * side != places:
         raise ConfigError(f"num_patches {places} is not a square, which the table of positions is", got=places)
     most = places * patch * patch
-    pixels = PixelRecipe(patch, "naflex", max_pixels=most, interpolation="bilinear", mean=HALF, std=HALF)
+    pixels = PixelRecipe(
+        patch, "naflex", max_pixels=most, interpolation="bilinear", mean=HALF, std=HALF, max_clip_tokens=CLIP_TOKENS
+    )
     return tower(f, pixels, Table(side, side, "bilinear_antialias"))
 
 

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import index
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from tubelet.doors import door
 from tubelet.errors import ShapeError
-from tubelet.shapes import Int32
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tubelet.shapes import Int32
 
 MAX_ROWS = 2**31 - 1  # cu_seqlens is int32 in every varlen kernel
 _SHARED_ROWS = 16_384  # tables up to this size are made once and shared: at most 256 x 192 KiB
@@ -132,7 +133,7 @@ class Item:
         return cls(Grid(t, h, w), tuple(float(i) for i in range(t)), picture, (0.0, 0.0, float(w), float(h)))
 
 
-def positions(grid: Grid, *, merge: int = 1) -> Int32[Tensor, "T 3"]:
+def positions(grid: Grid, *, merge: int = 1) -> "Int32[Tensor, 'T 3']":
     """(t, h, w) of every patch of a grid, on the host; may be shared with other callers, so never write into it.
 
     Raster order (merge=1) goes time, then picture row, then column. Block order puts the merge x merge patches that a
@@ -148,8 +149,10 @@ def positions(grid: Grid, *, merge: int = 1) -> Int32[Tensor, "T 3"]:
     return _shared_table(grid, merge) if grid.rows <= _SHARED_ROWS else _table(grid, merge)
 
 
-def all_positions(items: Sequence[Item], *, merge: int = 1) -> Int32[Tensor, "T 3"]:
+def all_positions(items: Sequence[Item], *, merge: int = 1) -> "Int32[Tensor, 'T 3']":
     """`positions` of whole items, end to end, on the host; a tensor of its own."""
+    import torch
+
     if not items:
         return torch.zeros(0, 3, dtype=torch.int32, device="cpu")
     return torch.cat([positions(i.grid, merge=merge) for i in items])
@@ -163,7 +166,9 @@ def _inside(low: float, high: float, cells: int, start: float, stop: float) -> r
     return range(min(max(first, 0), cells), min(max(end, 0), cells))
 
 
-def _table(grid: Grid, merge: int) -> Tensor:
+def _table(grid: Grid, merge: int) -> "Tensor":
+    import torch  # counting does without
+
     # Outside inference mode and any default device, because a shared table outlives the call that made it.
     with torch.inference_mode(False):
         t, h, w = (torch.arange(n, dtype=torch.int32, device="cpu") for n in grid)

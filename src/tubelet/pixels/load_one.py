@@ -13,10 +13,12 @@ import numpy as np
 
 from tubelet.errors import DecodeError, TubeletError
 from tubelet.packed.grid import Grid, Item
+from tubelet.pixels.budget import clip_within, is_clip, size_notes
+from tubelet.pixels.fit import Fit
 from tubelet.pixels.inputs import clip_of, is_source
 from tubelet.pixels.patchify import as_tensor, empty_rows, slots, write_frame, write_frames
-from tubelet.pixels.planned import LoadConfig, PlannedInput, measured, size_notes
-from tubelet.pixels.resize import Fit, ResizeBuffers, resize_frames
+from tubelet.pixels.planned import LoadConfig, PlannedInput, measured
+from tubelet.pixels.resize import ResizeBuffers, resize_frames
 from tubelet.reading.clip import Clip
 from tubelet.reading.isolated.pool import isolated_read
 from tubelet.reading.job import decode_source
@@ -147,12 +149,13 @@ def _cut_whole(task: Task, clip: Clip, options: Options, timer: StageTimer) -> N
     Raises DecodeError where the slice was planned for another size or fewer frames.
     """
     r, recipe = task.report, options.config.recipe
+    found, clip = len(clip), clip_within(clip, recipe)
     if task.rows is None:
-        limits = options.config.job.limits
-        task.size, task.item = measured(clip.height, clip.width, clip.times_s, task.index, recipe, limits)
+        limits, own = options.config.job.limits, recipe.of(is_clip(found, clip.is_video))
+        task.size, task.item = measured(clip.height, clip.width, clip.times_s, task.index, own, limits)
         task.rows = empty_rows(task.item.grid.rows, recipe)
         r.width, r.height, r.frames = clip.width, clip.height, len(clip)
-        r.notes = size_notes(clip.width, clip.height, recipe)
+        r.notes = size_notes(clip.width, clip.height, found, recipe, moves=clip.is_video)
     planned, item, rows = task.ready
     if (clip.width, clip.height) != (r.width, r.height) or len(clip) > r.frames:
         raise DecodeError(

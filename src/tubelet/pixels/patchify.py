@@ -24,8 +24,10 @@ from torch import Tensor
 from tubelet.doors import door
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, all_positions
+from tubelet.pixels.budget import clip_within, is_clip
+from tubelet.pixels.fit import Fit, box_of, fit
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Fit, box_of, fit, resize_frames
+from tubelet.pixels.resize import resize_frames
 from tubelet.pixels.views import View, Views, cut_views, view_items
 from tubelet.reading.clip import Clip
 from tubelet.reading.limits import Limits
@@ -39,8 +41,9 @@ def patchify(clips: Sequence[Clip], recipe: PixelRecipe, *, views: Views | None 
     """uint8 rows of every clip, resized as `recipe` says: one item a clip, `picture` its index in `clips`.
 
     x is (T, 3 x pt x p x p) in the order of the module's head. Frames are filled up to a multiple of `temporal` by
-    repeating the last one. views: a rule that makes several items of a picture (tubelet.pixels.views), one after the
-    other, all with its `picture`. Their sizes are the rule's and not the recipe's, their black borders are known
+    repeating the last one. Where a clip has more than its budget of tokens, frames are taken and sizes chosen as
+    `tubelet.pixels.budget` says. views: a rule that makes several items of a picture (tubelet.pixels.views), one after
+    the other, all with its `picture`. Their sizes are the rule's and not the recipe's, their black borders are known
     (`Item.seen`), and a clip of several frames has one view. Runs on the calling thread; cost: one resize and one
     strided copy a clip, with views one resize for each canvas.
     Raises ShapeError or LimitError naming the item (see `fit`, `view_items`).
@@ -51,20 +54,24 @@ def patchify(clips: Sequence[Clip], recipe: PixelRecipe, *, views: Views | None 
         >>> patchify([clip], PixelRecipe(patch=14), views=tubelet.pixels.views.LAVIDA).lengths
         (729, 729, 729, 729, 729)
     """
+    taken: list[Clip] = []
     parts: list[list[tuple[View | Fit, Item]]] = []
-    for i, clip in enumerate(clips):
-        size = clip.height, clip.width, clip.times_s
+    for i, given in enumerate(clips):
         try:
+            clip = given if views is not None else clip_within(given, recipe)
+            size = clip.height, clip.width, clip.times_s
+            own = recipe.of(is_clip(len(given), given.is_video))
             if views is None:
-                parts.append([(fit(clip.height, clip.width, recipe, len(clip)), item_of(*size, i, recipe))])
+                parts.append([(fit(clip.height, clip.width, own, len(clip)), item_of(*size, i, own))])
             else:
                 parts.append([*view_items(*size, i, recipe, views)])
         except InputError as e:
-            raise e.placed(item=i, source=clip.source) from None
+            raise e.placed(item=i, source=given.source) from None
+        taken.append(clip)
     items = [item for part in parts for _, item in part]
     out = empty_rows(sum(item.grid.rows for item in items), recipe)
     start = 0
-    for clip, part in zip(clips, parts, strict=True):
+    for clip, part in zip(taken, parts, strict=True):
         cut = _resized(as_tensor(clip.frames), [how for how, _ in part], recipe)
         for (_, item), frames in zip(part, cut, strict=True):
             write_frames(out[start : start + item.grid.rows], item.grid, frames.numpy(), recipe)
@@ -92,8 +99,8 @@ def item_of(
     recipe: PixelRecipe,
     limits: Limits = Limits(),  # noqa: B008
 ) -> Item:
-    """The item that a clip with this upright size and these frame times becomes; a row of time starts with its first
-    frame."""
+    """The item that a picture or clip with this upright size and these frame times becomes under the recipe that sizes
+    it; a row of time starts with its first frame."""
     size = fit(height, width, recipe, len(times_s), limits)
     grid = Grid(-(-len(times_s) // recipe.temporal), size.height // recipe.patch, size.width // recipe.patch)
     return Item(grid, tuple(times_s[:: recipe.temporal]), picture, box_of(height, width, size))

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from tubelet.errors import InputError, TubeletError
 from tubelet.packed.grid import Item
+from tubelet.pixels.budget import frames_within, is_clip, size_notes, spread, times_of
+from tubelet.pixels.fit import Fit, fit
 from tubelet.pixels.inputs import is_source
 from tubelet.pixels.patchify import item_of
-from tubelet.pixels.recipe import FILLING, PixelRecipe
-from tubelet.pixels.resize import Fit, fit
+from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
 from tubelet.reading.isolated.pool import SUPPORTED, isolated_outline
 from tubelet.reading.job import ReadJob
@@ -55,6 +56,8 @@ class PlannedInput:
     width: int = 0  # of the upright picture, in pixels
     height: int = 0
     times_s: tuple[float, ...] = ()  # of the frames to take
+    found: int = 0  # frames that the sampling chose: more of them where the budget has no room for all
+    moves: bool = False  # it is sized as a clip
     size: Fit | None = field(default=None, repr=False)  # how each of them is resized
     item: Item | None = None  # what it will be in a pack, as picture 0; None where there is an error instead
     video: VideoPlan | None = field(default=None, repr=False)  # of a clip that this process decodes frame by frame
@@ -72,7 +75,9 @@ class PlannedInput:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person might want to know of the size."""
-        return size_notes(self.width, self.height, self.config.recipe) if self.item is not None else ()
+        if self.item is None:
+            return ()
+        return size_notes(self.width, self.height, self.found, self.config.recipe, moves=self.moves)
 
 
 def plan_input(source: Any, name: str, config: LoadConfig, lock: AbstractContextManager[Any]) -> PlannedInput:
@@ -103,16 +108,10 @@ def alone(source: Any, lock: AbstractContextManager[Any]) -> AbstractContextMana
 def measured(
     height: int, width: int, times_s: tuple[float, ...], index: int, recipe: PixelRecipe, limits: Limits
 ) -> tuple[Fit, Item]:
-    """The size and the item of an upright picture or clip that is input number `index`."""
+    """The size and the item of an upright picture or clip that is input number `index`, under the recipe that sizes it
+    and with the frames that this has room for."""
     size = fit(height, width, recipe, len(times_s), limits)
     return size, item_of(height, width, times_s, index, recipe, limits)
-
-
-def size_notes(width: int, height: int, recipe: PixelRecipe) -> tuple[str, ...]:
-    """That a picture is smaller than one unit, where the recipe does not enlarge every picture anyway."""
-    if min(width, height) >= recipe.unit or recipe.rule in FILLING:
-        return ()
-    return (f"{width} x {height} was enlarged: a side is below one unit of {recipe.unit} pixels",)
 
 
 def _kept(source: Any, file: BinaryFile) -> Any:
@@ -129,21 +128,39 @@ def _from_header(plan: PlannedInput, src: Source) -> PlannedInput:
         return replace(_measured(plan, isolated_outline(src, job), whole=True), isolated=True)
     if src.format in VIDEOS:
         video = plan_video(src, job.limits, job.sampling, job.hdr, job.background)
-        return replace(_measured(plan, Outline(video.width, video.height, video.times_s)), video=video)
+        plan = _measured(plan, Outline(video.width, video.height, video.times_s, moves=True))
+        return replace(plan, video=_thinned(video, len(plan.times_s)))
     seen = outline_source(src, job)
     return _measured(plan, seen, whole=seen.moves)
 
 
 def _measured(plan: PlannedInput, seen: Outline, *, whole: bool = False) -> PlannedInput:
-    recipe, limits = plan.config.recipe, plan.config.job.limits
-    size, item = measured(seen.height, seen.width, seen.times_s, 0, recipe, limits)
+    moves, limits = is_clip(len(seen.times_s), seen.moves), plan.config.job.limits
+    recipe = plan.config.recipe.of(moves)
+    times_s = seen.times_s
+    if moves:
+        kept = frames_within(seen.height, seen.width, len(times_s), recipe)
+        times_s = times_of(times_s, spread(len(times_s), kept))
+    size, item = measured(seen.height, seen.width, times_s, 0, recipe, limits)
     return replace(
         plan,
         width=seen.width,
         height=seen.height,
-        times_s=seen.times_s,
+        times_s=times_s,
+        found=len(seen.times_s),
+        moves=moves,
         size=size,
         item=item,
         whole=whole,
         exact=seen.exact,
     )
+
+
+def _thinned(video: VideoPlan, kept: int) -> VideoPlan:
+    """The plan of so many of its frames."""
+    left_out = len(video.times_s) - kept
+    if not left_out:
+        return video
+    chosen = spread(len(video.times_s), kept)
+    ranks = tuple(video.chosen[i] for i in chosen)
+    return replace(video, times_s=times_of(video.times_s, chosen), chosen=ranks, expected=video.expected - left_out)

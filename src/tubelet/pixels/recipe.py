@@ -1,6 +1,6 @@
 """What a family does to pixels before its first layer, as data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from tubelet.doors import door
@@ -31,14 +31,20 @@ INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 SIZED = frozenset({"shortest_crop", "square", "longest_side"})  # rules with a side length
 UNBUDGETED = SIZED | {"native_crop"}  # rules that take no max_pixels
 FILLING = frozenset({"shortest_crop", "square", "naflex"})  # rules that enlarge every small picture as far as they go
+FIXED = frozenset({"shortest_crop", "square"})  # rules that give every picture the same size
+
+# Most tokens where a publisher states no limit: what processors of this kind are published with
+PICTURE_TOKENS = 4096  # of a picture: 64 x 64 patches
+CLIP_TOKENS = 16_384  # of a clip: 64 frames of 256
 
 
 @dataclass(frozen=True)
 class PixelRecipe:
     """How pictures become patches. Frozen and hashable: the same recipe always gives the same rows.
 
-    A row holds the pixels of one tubelet as (channel, frame, row, column). Raises ConfigError where fields contradict
-    each other.
+    A row holds the pixels of one tubelet as (channel, frame, row, column). max_tokens and max_clip_tokens hold above
+    what the rule gives, and count merged tokens, of `unit` x `unit` pixels: a larger picture is made smaller, of a clip
+    frames and size are chosen together (tubelet.pixels.budget). Raises ConfigError where fields contradict each other.
 
         >>> recipe = PixelRecipe(patch=14, merge=2, order="block", rule="smart", max_pixels=500_000)
         >>> recipe.unit, recipe.width
@@ -46,7 +52,7 @@ class PixelRecipe:
     """
 
     patch: int  # side of a patch in pixels
-    rule: Rule = "native_floor"  # how the size is chosen; tubelet.pixels.resize describes each
+    rule: Rule = "native_floor"  # how the size is chosen; tubelet.pixels.fit describes each
     temporal: int = 1  # frames that one tubelet spans
     merge: int = 1  # the sides of the grid, in patches, are multiples of it
     order: Literal["raster", "block"] = "raster"  # block: the merge x merge patches of one merged token in turn
@@ -55,6 +61,9 @@ class PixelRecipe:
     min_pixels: int | None = None  # budget of one picture or frame, of the rules that have one
     max_pixels: int | None = None
     max_video_pixels: int | None = None  # budget of all rows of time of a clip together
+    max_tokens: int | None = None  # of a picture, and of each row of time of a clip
+    max_clip_tokens: int | None = None  # of a clip
+    clips: "PixelRecipe | None" = None  # rule and budgets of clips, where a publisher has others; the rest is as here
     resampler: Resampler = "torch"  # whose: torch's fast one, or Pillow's, a few grey levels from it at most
     interpolation: Interpolation = "bicubic"  # the filter, antialiased
     mean: tuple[float, float, float] = CLIP_MEAN  # of red, green and blue, for pixels in 0..1
@@ -88,6 +97,31 @@ class PixelRecipe:
             )
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise ConfigError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        self._check_budgets()
+
+    def _check_budgets(self) -> None:
+        for name in ("max_tokens", "max_clip_tokens"):
+            if (most := getattr(self, name)) is not None and most < 1:
+                raise ConfigError(f"{name} starts at 1, got {most}", limit=1, got=most)
+        other = self.clips
+        if other is None:
+            return
+        cut = {name: getattr(self, name) for name in ("patch", "temporal", "merge", "order")}
+        seen = {name: getattr(self, name) for name in ("resampler", "interpolation", "mean", "std")}
+        object.__setattr__(self, "clips", replace(other, **cut, **seen, clips=None))
+
+    def of(self, clip: bool) -> "PixelRecipe":
+        """The recipe that sizes a clip, or a picture.
+
+        >>> PixelRecipe(14, clips=PixelRecipe(14, max_pixels=50_000)).of(clip=True).max_pixels
+        50000
+        """
+        return self.clips if clip and self.clips is not None else self
+
+    def budgeted(self, max_tokens: int | None) -> "PixelRecipe":
+        """With so many tokens at most of a picture as of a clip; None: only what the rule itself limits."""
+        clips = None if self.clips is None else self.clips.budgeted(max_tokens)
+        return replace(self, max_tokens=max_tokens, max_clip_tokens=max_tokens, clips=clips)
 
     @property
     def unit(self) -> int:

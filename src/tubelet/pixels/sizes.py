@@ -1,7 +1,7 @@
 """How large a picture becomes: every size rule, as plain arithmetic on host integers.
 
 A side is chosen before a pixel is decoded, so grids, offsets and row counts of a whole batch are known from headers.
-`tubelet.pixels.resize` joins these rules into `fit`. All functions take and give (height, width) in that order.
+`tubelet.pixels.fit` joins these rules into `fit`. All functions take and give (height, width) in that order.
 """
 
 import math
@@ -135,6 +135,16 @@ def native_floor(
     """
     check_sides(height, width)
     return _in_budget(height, width, height // factor, width // factor, factor, min_pixels, max_pixels)
+
+
+def within(height: int, width: int, factor: int, units: int) -> tuple[int, int]:
+    """Sides of about `units` units of factor x factor, never more, nearest to the picture's ratio.
+
+    >>> within(1440, 2560, 16, 4096)
+    (768, 1360)
+    """
+    rows, cols = _nearest_units(height, width, units, 1, units)
+    return rows * factor, cols * factor
 
 
 def _in_budget(

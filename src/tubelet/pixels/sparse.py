@@ -22,9 +22,11 @@ from tubelet.doors import door
 from tubelet.errors import InputError, TubeletError
 from tubelet.packed import Packed
 from tubelet.packed.grid import Grid, Item, positions
+from tubelet.pixels.budget import frames_within
+from tubelet.pixels.fit import box_of, fit
 from tubelet.pixels.patchify import as_tensor, empty_rows, write_frame
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import ResizeBuffers, box_of, fit, resize_frames
+from tubelet.pixels.resize import ResizeBuffers, resize_frames
 from tubelet.pixels.sparse_choice import ANCHOR, KEY, PLAIN, BlockChooser, block_rows
 from tubelet.reading.codec.decode import (
     Asked,
@@ -173,7 +175,8 @@ class Cutter:
         edges: tuple[tuple[float, ...], tuple[float, ...]],
         limits: Limits,
     ) -> None:
-        size = fit(height, width, recipe, frames, limits)
+        own = recipe.of(clip=True)
+        size = fit(height, width, own, frames_within(height, width, frames, own), limits)
         self.recipe, self.size = recipe, size
         self.box = box_of(height, width, size)
         self.frame_grid = Grid(1, size.height // recipe.patch, size.width // recipe.patch)

@@ -12,22 +12,23 @@ beyond the picture is black; the items know it (`Item.seen`), and no row of it i
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.packed.grid import Grid, Item
+from tubelet.pixels.fit import check_resized
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import check_resized, resize_frames
 from tubelet.pixels.sizes import Pad, check_sides
 from tubelet.pixels.views_plan import LAVIDA as LAVIDA
 from tubelet.pixels.views_plan import View as View
 from tubelet.pixels.views_plan import ViewRule as ViewRule
 from tubelet.pixels.views_plan import whole_view
 from tubelet.reading.limits import Limits
-from tubelet.shapes import UInt8
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tubelet.shapes import UInt8
 
 Shape = Literal["keep", "squash"]
 
@@ -174,8 +175,8 @@ def cut_to_units(views: Sequence[View], recipe: PixelRecipe) -> list[View]:
 
 
 def cut_views(
-    frames: UInt8[Tensor, "F H W C"], views: Sequence[View], recipe: PixelRecipe
-) -> list[UInt8[Tensor, "F h w C"]]:
+    frames: "UInt8[Tensor, 'F H W C']", views: Sequence[View], recipe: PixelRecipe
+) -> "list[UInt8[Tensor, 'F h w C']]":
     """The pixels of each view, resized by the recipe's filter: one resize for all views of one canvas.
 
     Views of a canvas share memory; nothing may be written to them.
@@ -187,7 +188,11 @@ def cut_views(
     return [canvases[v.pad][:, v.top : v.top + v.height, v.left : v.left + v.width] for v in views]
 
 
-def _drawn(frames: Tensor, pad: Pad, recipe: PixelRecipe) -> Tensor:
+def _drawn(frames: "Tensor", pad: Pad, recipe: PixelRecipe) -> "Tensor":
+    import torch  # rules of views do without
+
+    from tubelet.pixels.resize import resize_frames
+
     small = resize_frames(frames, pad, resampler=recipe.resampler, interpolation=recipe.interpolation)
     if (pad.resize_h, pad.resize_w) == (pad.height, pad.width):
         return small

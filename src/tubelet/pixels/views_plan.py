@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from tubelet.errors import ConfigError
-from tubelet.pixels.resize import check_resized
+from tubelet.pixels.fit import check_resized
 from tubelet.pixels.sizes import Pad, anyres, check_sides
 from tubelet.reading.limits import Limits
 

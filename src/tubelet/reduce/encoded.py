@@ -12,6 +12,7 @@ from torch import Tensor
 from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError, TubeletError, UnsupportedFormat
 from tubelet.packed import Packed
+from tubelet.pixels.budget import told
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.sparse import read_sparse
@@ -29,7 +30,7 @@ from tubelet.reduce.scores import Box
 class EncodedFile:
     """One file, read and encoded."""
 
-    clip: Clip
+    clip: Clip  # with the frames that were encoded
     patches: Packed  # on the encoder's device
     inputs: Inputs  # what methods read
     scaffold: tuple[int, ...] = ()  # items that are always kept
@@ -70,6 +71,10 @@ def encode_file(
     start, recipe = time.perf_counter(), recipe or encoder.pixels
     options = {"fps": sampling.fps, "num_frames": sampling.num_frames, "times_s": sampling.times_s, "isolate": isolate}
     clip = read([source], animation=animation, **options)[0]
+    found = len(clip)
+    clip = clip if views is not None else told(clip, recipe)
+    if len(clip) < found:
+        options |= {"fps": None, "num_frames": None, "times_s": clip.times_s}
     patches = patchify([clip], recipe, views=views).to(encoder.patch.weight.device)
     seconds = {"read": time.perf_counter() - start}
     if "sparse" in needs and not clip.is_video:

@@ -12,9 +12,11 @@ from tubelet.encoder.model import Encoder
 from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.errors import InputError, LimitError
 from tubelet.packed import Grid, Item, Packed
+from tubelet.pixels.budget import clip_within, is_clip
+from tubelet.pixels.fit import Fit
 from tubelet.pixels.patchify import as_tensor, empty_rows, item_of, packed_of, write_frames
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Fit, resize_frames
+from tubelet.pixels.resize import resize_frames
 from tubelet.reading.clip import Clip
 from tubelet.reduce.condense import fitting_grid
 from tubelet.reduce.methods import Inputs, Need, Sparse
@@ -68,17 +70,19 @@ def smaller_patches(
     """Patches of every clip made so small that they become at most `budget` rows, of nearly the shape they would have.
 
     The part that the recipe keeps is resized to the largest grid of about its ratio that fits (`fitting_grid`). No
-    frame is left out. per_unit: rows that one merge x merge unit becomes, 1 for encoders that merge. native: the most
-    is the picture's own size, not the recipe's, which is fair beside views. Raises LimitError where a frame would get
-    no unit.
+    frame is left out that the recipe has room for. per_unit: rows that one merge x merge unit becomes, 1 for encoders
+    that merge. native: the most is the picture's own size, not the recipe's, which is fair beside views. Raises
+    LimitError where a frame would get no unit.
 
         >>> clip = tubelet.read("photo.jpg")[0]
         >>> smaller_patches([clip], tubelet.PixelRecipe(patch=16), budget=8)
         Packed(T=8, D=768, uint8, cpu, 1 items: [1x2x4])
     """
     items: list[Item] = []
-    own = PixelRecipe(recipe.patch, merge=recipe.merge, temporal=recipe.temporal) if native else recipe
+    alone = PixelRecipe(recipe.patch, merge=recipe.merge, temporal=recipe.temporal) if native else recipe
+    clips = [clip_within(clip, alone) for clip in clips]
     for i, clip in enumerate(clips):
+        own = alone.of(is_clip(len(clip), clip.is_video))
         item = item_of(clip.height, clip.width, clip.times_s, i, own)
         t, h, w = item.grid
         if budget // per_unit < t:

@@ -11,7 +11,7 @@ How many rows a picture or clip has follows from its size alone, so nothing here
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
 from tubelet.language.vlm.template import render_template
 from tubelet.packed import Packed
 from tubelet.packed.grid import Item, all_positions
+from tubelet.pixels.budget import frames_within, is_clip, spread, times_of
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import Views
 from tubelet.shapes import Int64
@@ -105,14 +106,23 @@ class Tokenizing:
         width, height = header.width, header.height
         if self.scheme.square and not header.clip:
             width = height = max(width, height)
-        return _planned(width, height, len(header.times_s), self.recipe(header), self.after, self.scheme.views)
+        frames, clip = len(header.times_s), header.clip
+        return _planned(width, height, frames, self.recipe(header), self.after, self.scheme.views, clip=clip)
+
+    def fitted(self, header: Header) -> Header:
+        """The header with the times of the frames that its budget has room for: those that are cut."""
+        frames = len(header.times_s)
+        if self.scheme.views is not None or not is_clip(frames, header.clip):
+            return header
+        kept = frames_within(header.height, header.width, frames, self.recipe(header).of(clip=True))
+        return header if kept == frames else replace(header, times_s=times_of(header.times_s, spread(frames, kept)))
 
 
 @lru_cache(maxsize=65_536)
 def _planned(
-    width: int, height: int, frames: int, recipe: PixelRecipe, after: Downstream, views: Views | None
+    width: int, height: int, frames: int, recipe: PixelRecipe, after: Downstream, views: Views | None, *, clip: bool
 ) -> PlannedItem:
-    return plan(Input(width, height, frames), recipe, after, views).items[0]
+    return plan(Input(width, height, frames, duration_s=0.0 if clip else None), recipe, after, views).items[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +156,7 @@ def tokenize(sample: Sample, headers: Sequence[Header], how: Tokenizing, *, coun
     off; AlignmentError where its text holds other placeholders than its pictures; ConfigError for a template that
     fails; what the size rule raises.
     """
+    headers = [how.fitted(one) for one in headers]
     planned = tuple(how.planned(one) for one in headers)
     text, spans = _plain(sample, headers, how) if how.style == "plain" else _chat(sample, headers, how)
     counts: list[Count] = [one.tokens for one in planned]

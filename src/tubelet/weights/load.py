@@ -182,11 +182,15 @@ def _mark(encoder: Encoder, report: LoadReport) -> Encoder:
 
 
 def _sized(opened: Opened, folder: CheckpointFolder) -> Opened:
-    """With the pixel recipe that the files beside the weights say. Raises ConfigError."""
-    said = None if opened.match.family.processor_to is None else folder.processor()
-    if said is None:
-        return opened
-    return opened._replace(config=replace(opened.config, pixels=recipe_from(said, opened.config.pixels)))
+    """With the pixel recipe that the files beside the weights say, of clips as well. Raises ConfigError."""
+    family, config = opened.match.family, opened.config
+    said = None if family.processor_to is None else folder.processor()
+    if said is not None:
+        config = replace(config, pixels=recipe_from(said, config.pixels))
+    if family.clips_from is not None:
+        clips = family.clips_from(config, folder.video_processor())
+        config = replace(config, pixels=replace(config.pixels, clips=clips))
+    return opened._replace(config=config)
 
 
 def _by_shapes(checkpoint: Checkpoint, found: Sequence[Match]) -> Opened:

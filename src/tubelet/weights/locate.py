@@ -26,7 +26,8 @@ from tubelet.packed.header import (
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
-_SAID = (CONFIG, PROCESSOR, PROCESSORS)  # small files that are fetched with either kind of weights
+VIDEO_PROCESSOR = "video_preprocessor_config.json"
+_SAID = (CONFIG, PROCESSOR, PROCESSORS, VIDEO_PROCESSOR)  # small files that are fetched with either kind of weights
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # peft's
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MAX_SHARDS = 4096
@@ -94,6 +95,19 @@ class CheckpointFolder:
         part = whole["image_processor"]
         if not isinstance(part, dict):
             raise ConfigError("image_processor is an object", source=PROCESSORS, got=type(part).__name__)
+        return part
+
+    def video_processor(self) -> dict[str, Any]:
+        """What the files beside the weights say of how clips become pixels, {} where they say nothing: the part
+        video_processor of processor_config.json where there is one, else video_preprocessor_config.json.
+
+        The order is transformers'. Raises ConfigError when either is not a JSON object.
+        """
+        part = (json_file(self.folder, self.root, PROCESSORS) or {}).get("video_processor")
+        if part is None:
+            return json_file(self.folder, self.root, VIDEO_PROCESSOR) or {}
+        if not isinstance(part, dict):
+            raise ConfigError("video_processor is an object", source=PROCESSORS, got=type(part).__name__)
         return part
 
     def checkpoint(self, keys: Collection[str] | None = None) -> Checkpoint:

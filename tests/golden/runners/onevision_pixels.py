@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from tubelet.packed import Packed
+from tubelet.pixels.fit import Fit, fit
 from tubelet.pixels.patchify import normalise, patchify
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import Fit, fit, pad_frames, resize_frames
+from tubelet.pixels.resize import pad_frames, resize_frames
 from tubelet.pixels.sizes import anyres, native_round
 from tubelet.reading.clip import Clip
 

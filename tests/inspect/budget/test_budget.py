@@ -440,7 +440,8 @@ def test_what_fits_in_tokens_fits_and_one_more_does_not(width: int, height: int,
 
 
 def test_what_fits_in_memory_fits_and_one_more_does_not():
-    config = VARIANTS["llava_vit_packing_small"]
+    small = VARIANTS["llava_vit_packing_small"]
+    config = replace(small, pixels=small.pixels.budgeted(None))
     one, budget = Input(640, 480), 400 * 2**20
     found = fit_budget(one, config, max_memory_bytes=budget)
     assert found.size is not None and found.frames is not None

@@ -1,8 +1,10 @@
 """Files that earlier versions wrote, word for word: each still means what it meant."""
 
 import json
+from dataclasses import replace
 
 from tubelet.encoder.config import EncoderConfig
+from tubelet.families.onevision import VARIANTS
 from tubelet.families.qwen_vl import QWEN3_VL
 from tubelet.integrations.transformers.config import TubeletConfig
 from tubelet.integrations.transformers.model import TubeletImageProcessor
@@ -32,12 +34,23 @@ PROCESSOR = """{"do_normalize": true, "image_mean": [0.48145466, 0.4578275, 0.40
 
 def test_a_config_json():
     config = TubeletConfig.from_dict(json.loads(CONFIG))
-    assert config.encoder_config() == QWEN3_VL.variants["qwen3_vl_4b_vision"]
+    now = QWEN3_VL.variants["qwen3_vl_4b_vision"]
+    assert config.encoder_config() == replace(now, pixels=replace(now.pixels, clips=None))  # clips as pictures then
     again = json.loads(TubeletConfig.of(config.encoder_config()).to_json_string())
     wanted = json.loads(CONFIG)
     for version in (again, wanted):  # of transformers
         version.pop("transformers_version")
-    assert again == {**wanted, "qk_norm_eps": None}  # came later
+    later = {"qk_norm_eps", "max_tokens", "max_clip_tokens", *(name for name in again if name.startswith("clip_"))}
+    assert again == {**wanted, **dict.fromkeys(later)}
+    assert TubeletConfig.of(now).encoder_config() == now
+
+
+def test_budgets_and_clips_come_back():
+    small = VARIANTS["llava_vit_packing_small"]
+    assert TubeletConfig.of(small).encoder_config() == small
+    processor = TubeletImageProcessor.of(QWEN3_VL.variants["qwen3_vl_4b_vision"].pixels.budgeted(77))
+    assert TubeletImageProcessor.from_dict(processor.to_dict()).recipe == processor.recipe
+    assert (processor.recipe.max_tokens, processor.recipe.of(clip=True).max_clip_tokens) == (77, 77)
 
 
 def test_a_config_json_without_what_came_later():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tubelet.errors import InputError, ShapeError
-from tubelet.pixels.resize import Pad
+from tubelet.pixels.sizes import Pad
 from tubelet.reduce.history import onevision_codec as oc
 
 VECTOR = np.dtype(

@@ -44,7 +44,8 @@ def fit_budget(
     """The largest variations of one input inside a budget of tokens, of memory, or both; `how` is `memory`'s.
 
     The size keeps the input's ratio as well as whole units can, and the recipe's own pixel budget still holds: a size
-    rule that shrinks a picture is not overruled. Raises ConfigError without a budget.
+    rule that shrinks a picture is not overruled. The budget asked for takes the place of the recipe's own of tokens.
+    Raises ConfigError without a budget.
 
         >>> fit_budget(Input(1600, 900), PixelRecipe(14, merge=2), max_tokens=1000)
         Fitted(input=Input(width=1600, height=900, frames=1, name='', duration_s=None), size=(560, 308), frames=None, \
@@ -52,7 +53,8 @@ fps=None)
     """
     if max_tokens is None and max_memory_bytes is None:
         raise ConfigError("a budget is max_tokens or max_memory_bytes")
-    recipe = what if isinstance(what, PixelRecipe) else what.pixels
+    recipe = (what if isinstance(what, PixelRecipe) else what.pixels).budgeted(None)
+    what = recipe if isinstance(what, PixelRecipe) else replace(what, pixels=recipe)
 
     def fits(candidate: Input) -> Plan | None:
         try:

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tubelet.errors import InputError, TubeletError
-from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
-from tubelet.reading.outline import outline_source
 from tubelet.reading.sampling import Sampling
-from tubelet.reading.source import BinaryFile, open_source
+
+if TYPE_CHECKING:
+    from tubelet.reading.source import BinaryFile
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Input:
 
 
 def inputs_of_files(
-    files: Sequence[str | os.PathLike[str] | BinaryFile],
+    files: "Sequence[str | os.PathLike[str] | BinaryFile]",
     *,
     fps: float | None = None,
     num_frames: int | None = None,
@@ -43,6 +44,10 @@ def inputs_of_files(
         >>> inputs_of_files(["walk.mp4"], num_frames=8)
         [Input(width=480, height=270, frames=8, name='walk.mp4', duration_s=4.5)]
     """
+    from tubelet.reading.job import ReadJob  # loads Pillow, which sizes alone do without
+    from tubelet.reading.outline import outline_source
+    from tubelet.reading.source import open_source
+
     job = ReadJob(limits, Sampling(fps, num_frames, None if times_s is None else tuple(times_s)), animation=animation)
     found: list[Input] = []
     for i, file in enumerate(files):

@@ -18,6 +18,24 @@ class LanguageShape:
     heads: int  # of queries
     mlp: int  # channels inside the gated MLP
     causal: bool = True  # whether a token sees only those before it
+    vocabulary: int | None = None  # tokens it knows; None: not said
+    tied: bool = False  # the head is the table of embeddings
+    qkv_bias: bool = False  # of the matrices that make q, k and v
+    qk_norm: bool = False  # norms over the channels of a head of q and of k
+
+    @property
+    def parameters(self) -> int | None:
+        """Values in its weights; None where the vocabulary is not said.
+
+        >>> LANGUAGE["qwen2.5-7b"].parameters
+        7615616512
+        """
+        if self.vocabulary is None:
+            return None
+        d, wide, kv = self.width, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        layer = d * (wide + 2 * kv) + wide * d + 3 * d * self.mlp + 2 * d
+        layer += (wide + 2 * kv if self.qkv_bias else 0) + (2 * self.head_dim if self.qk_norm else 0)
+        return self.layers * layer + (1 if self.tied else 2) * self.vocabulary * d + d
 
     def kv_bytes(self, tokens: int, dtype: Dtype = "bfloat16") -> int:
         """Keys and values of `tokens` tokens in all layers.
@@ -47,16 +65,16 @@ class LanguageShape:
 LANGUAGE: dict[str, LanguageShape] = {
     s.name: s
     for s in (
-        LanguageShape("qwen2.5-3b", 2048, 36, 2, 128, 16, 11008),
-        LanguageShape("qwen2.5-7b", 3584, 28, 4, 128, 28, 18944),
-        LanguageShape("qwen2.5-vl-3b", 2048, 36, 2, 128, 16, 11008),
-        LanguageShape("qwen2.5-vl-7b", 3584, 28, 4, 128, 28, 18944),
-        LanguageShape("qwen3-4b", 2560, 36, 8, 128, 32, 9728),
-        LanguageShape("qwen3-8b", 4096, 36, 8, 128, 32, 12288),
-        LanguageShape("qwen3-vl-4b", 2560, 36, 8, 128, 32, 9728),
-        LanguageShape("qwen3-vl-8b", 4096, 36, 8, 128, 32, 12288),
-        LanguageShape("llama-3-8b", 4096, 32, 8, 128, 32, 14336),
-        LanguageShape("llada-8b", 4096, 32, 32, 128, 32, 12288, causal=False),
+        LanguageShape("qwen2.5-3b", 2048, 36, 2, 128, 16, 11008, True, 151936, True, True),
+        LanguageShape("qwen2.5-7b", 3584, 28, 4, 128, 28, 18944, True, 152064, False, True),
+        LanguageShape("qwen2.5-vl-3b", 2048, 36, 2, 128, 16, 11008, True, 151936, True, True),
+        LanguageShape("qwen2.5-vl-7b", 3584, 28, 4, 128, 28, 18944, True, 152064, False, True),
+        LanguageShape("qwen3-4b", 2560, 36, 8, 128, 32, 9728, True, 151936, True, qk_norm=True),
+        LanguageShape("qwen3-8b", 4096, 36, 8, 128, 32, 12288, True, 151936, qk_norm=True),
+        LanguageShape("qwen3-vl-4b", 2560, 36, 8, 128, 32, 9728, True, 151936, True, qk_norm=True),
+        LanguageShape("qwen3-vl-8b", 4096, 36, 8, 128, 32, 12288, True, 151936, qk_norm=True),
+        LanguageShape("llama-3-8b", 4096, 32, 8, 128, 32, 14336, True, 128256),
+        LanguageShape("llada-8b", 4096, 32, 32, 128, 32, 12288, False, 126464),
     )
 }
 """Language models by name: width, layers, heads of keys and values, width of a head, heads of queries, MLP.

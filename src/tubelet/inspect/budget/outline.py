@@ -18,7 +18,6 @@ from tubelet.geometry.vggt_keys import aggregator_config
 from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype
 from tubelet.inspect.budget.networks import LanguageShape
 from tubelet.inspect.budget.values import Downstream
-from tubelet.language.vlm.extra_files import ExtraFiles
 from tubelet.language.vlm.qwen import RULES, SPATIAL_MLLM, qwen_scheme, spatial_level, without_spatial
 from tubelet.language.vlm.read_folder import MODEL_TYPE
 from tubelet.language.vlm.scheme import SECTION, scheme_from
@@ -78,15 +77,14 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
         pixels = opened.config.pixels
         scheme = scheme_from(_section(config), pixels.mean, pixels.std)
     else:
-        scheme = qwen_scheme(str(kind), config, opened.config, ExtraFiles(folder).video_processor())
+        scheme = qwen_scheme(str(kind), config, opened.config)
     after = Downstream(
         llm=language_shape(config, Path(folder.name).name),
-        projector="identity",
         geometry=None if level is None else _geometry(folder),
         level=-1 if level is None else level,
-        clips=scheme.video_pixels,
     )
-    encoder = replace(opened.config, pixels=scheme.pixels)
+    clips = scheme.pixels.clips if scheme.video_pixels is None else scheme.video_pixels
+    encoder = replace(opened.config, pixels=replace(scheme.pixels, clips=clips))
     return ModelOutline(encoder, after, True, _language_values(folder, opened), _stored(opened))
 
 

@@ -3,7 +3,7 @@
     plan([Input(640, 480, frames=16)], recipe or encoder configuration, ...)   ->   Plan
 
     stage       rows x width                                    one line of arithmetic each
-    frames      F x 3 x H x W      views, the recipe's size rule  tubelet.pixels.views, tubelet.pixels.resize
+    frames      F x 3 x H x W      views, the recipe's size rule  tubelet.pixels.views, tubelet.pixels.fit
     patches     t h w x 3 pt p p   what `patchify` gives
     encoder     t h w x D          what the encoder gives        inspect.budget.flops, inspect.budget.memory
     merged      / (time space^2)   neighbours become channels
@@ -18,6 +18,7 @@ All counts are those of the code that runs, from the same functions or checked a
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import index
 from typing import Any
 
@@ -25,12 +26,12 @@ from tubelet.doors import door
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, InputError, ShapeError, TubeletError
 from tubelet.inspect.budget.flops import encoder_flop, projector_flop
-from tubelet.inspect.budget.geometry import geometry_stages
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.values import Downstream, Plan, PlannedItem, Stage
 from tubelet.packed.grid import Grid
+from tubelet.pixels.budget import frames_within, is_clip, size_notes
+from tubelet.pixels.fit import fit
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.pixels.resize import fit
 from tubelet.pixels.views import Views, cut_to_units, views_of
 from tubelet.pixels.views_plan import ViewRule
 
@@ -53,11 +54,12 @@ def plan(
         >>> from tubelet.families.onevision import VARIANTS
         >>> p = plan([(1920, 1080), (640, 360, 16)], VARIANTS["llava_vit_packing_small"])
         >>> p.patches, p.items[1].grid, p.stages[-1].shape
-        (22120, Grid(t=16, h=22, w=40), (22120, 384))
+        (18160, Grid(t=16, h=22, w=40), (18160, 384))
     """
     config = what if isinstance(what, EncoderConfig) else None
     recipe = what if isinstance(what, PixelRecipe) else what.pixels
     _agree(after, views)
+    after = after.with_projector(config)
     inputs = [_input(s) for s in _listed(sources)]
     items: list[PlannedItem] = []
     for i, one in enumerate(inputs):
@@ -103,8 +105,12 @@ def _agree(after: Downstream, views: Views | None) -> None:
 def _item(
     one: Input, recipe: PixelRecipe, config: EncoderConfig | None, after: Downstream, views: Views | None
 ) -> PlannedItem:
-    if after.clips is not None and (one.frames > 1 or one.duration_s is not None):
-        recipe = after.clips
+    moves = is_clip(one.frames, one.duration_s is not None)
+    recipe = recipe.of(moves)
+    notes: tuple[str, ...] = ()
+    if views is None:
+        notes = size_notes(one.width, one.height, one.frames, recipe, moves=moves)
+        one = replace(one, frames=frames_within(one.height, one.width, one.frames, recipe) if moves else 1)
     times = -(-one.frames // recipe.temporal)
     space = after.space * (config.merger.merge if config is not None and config.merger else 1)
     if views is None:
@@ -121,7 +127,7 @@ def _item(
     tokens = rows if after.select is None else min(rows, after.select)
     mrope = max(math.floor((merged.t - 1) * after.step) + 1, merged.h, merged.w)
     extent, cuts = (mrope, ()) if views is None else (tokens, cuts)
-    return PlannedItem(one, height, width, grid, merged, tokens, extent, named, cuts)
+    return PlannedItem(one, height, width, grid, merged, tokens, extent, named, cuts, notes)
 
 
 def _merged(grid: Grid, time: int, space: int) -> Grid:
@@ -173,14 +179,17 @@ def _stages(
         rows = sum(i.tokens for i in items)
         stages.append(Stage("selected", (rows, width), times=times))
     target = after.language_width
-    if target is not None:
-        flop = 0 if width is None else projector_flop(after.projector, rows, width, target)
+    if target is not None and (after.projector != "identity" or width != target):
+        flop = 0 if width is None else projector_flop(str(after.projector), rows, width, target)
         stages.append(Stage("projected", (rows, target), flop))
     tokens = sum(i.tokens for i in items)
     if _joins(views):
         width, times = (width, times) if target is None else (target, 1)
         stages.append(Stage("joined", (tokens, width), times=times))
-    stages += geometry_stages(items, recipe, after)
+    if after.geometry is not None:
+        from tubelet.inspect.budget.geometry import geometry_stages  # with torch, which counting does without
+
+        stages += geometry_stages(items, recipe, after)
     if (llm := after.llm) is not None:
         stages.append(
             Stage("prefill", (tokens, llm.width), llm.prefill_flop(tokens), llm.prefill_attention_flop(tokens))

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, CountedInput, CountedRows, LimitError
-from tubelet.geometry.branch import still_scenes
-from tubelet.geometry.vggt import VGGTConfig
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype, Memory, Mode, memory
 from tubelet.inspect.budget.networks import LanguageShape
@@ -21,26 +19,28 @@ from tubelet.tables import html_table
 
 MOST_SHOWN = 20  # inputs that a notebook lists
 
+if TYPE_CHECKING:
+    from tubelet.geometry.vggt import VGGTConfig
+
 
 @dataclass(frozen=True)
 class Downstream:
     """What follows the encoder. space, time: neighbours merged into channels; select: tokens kept of each input at
-    most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind; step: M-RoPE steps of one
+    most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind, None: none where the
+    encoder's tokens have the language model's width already, else mlp2x_gelu; step: M-RoPE steps of one
     temporal row; width: channels of a row where only a recipe is known; geometry: a network beside it that sees the
-    frames, whose heads run where it has any, and whose `level` is joined with the tokens; clips: how clips are sized,
-    by a model that sizes them otherwise than pictures."""
+    frames, whose heads run where it has any, and whose `level` is joined with the tokens."""
 
     space: int = 1
     time: int = 1
     select: int | None = None
     llm: LanguageShape | None = None
     llm_width: int | None = None
-    projector: str = "mlp2x_gelu"
+    projector: str | None = None
     step: float = 1.0
     width: int | None = None
-    geometry: VGGTConfig | None = None
+    geometry: "VGGTConfig | None" = None
     level: int = -1
-    clips: PixelRecipe | None = None
 
     def __post_init__(self) -> None:
         if min(self.space, self.time) < 1 or (self.select is not None and self.select < 1):
@@ -52,22 +52,31 @@ class Downstream:
     def language_width(self) -> int | None:
         return self.llm_width if self.llm is None or self.llm_width is not None else self.llm.width
 
+    def with_projector(self, config: EncoderConfig | None) -> "Downstream":
+        """With the projector named that follows this encoder."""
+        if self.projector is not None:
+            return self
+        if config is None or config.merger is None or self.space * self.time > 1 or config.out != self.language_width:
+            return replace(self, projector="mlp2x_gelu")
+        return replace(self, projector="identity")
+
 
 @dataclass(frozen=True)
 class PlannedItem:
-    """One input: the size it (or the first of its views) is resized to, that grid, its merged grid; tokens of all of it
-    at the end, and the positions they take. views: (name, tokens) of each, empty without a view rule; with `select` the
-    tokens before it, for which of them go is not known. cuts: grid and merged grid of each view, empty without."""
+    """One input, what it is resized to and what it costs."""
 
-    input: Input
-    height: int
+    input: Input  # with the frames that its budget has room for
+    height: int  # the size that it, or the first of its views, is resized to
     width: int
-    grid: Grid
-    merged: Grid
-    tokens: int
-    extent: int
+    grid: Grid  # of that
+    merged: Grid  # and once neighbours are merged
+    tokens: int  # of all of it at the end
+    extent: int  # positions that they take
+    # Name and tokens of each view, none without a view rule; with `select` the tokens before it, for which of them go
+    # is not known
     views: tuple[tuple[str, int], ...] = ()
-    cuts: tuple[tuple[Grid, Grid], ...] = ()
+    cuts: tuple[tuple[Grid, Grid], ...] = ()  # grid and merged grid of each view, none without
+    notes: tuple[str, ...] = ()  # of its size, as `tubelet.pixels.budget.size_notes` says them
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -82,6 +91,8 @@ class PlannedItem:
 
 def scenes_of(items: Sequence[PlannedItem]) -> tuple[int, ...]:
     """As `tubelet ask` makes them: a clip by itself, stills of one size that follow each other together."""
+    from tubelet.geometry.branch import still_scenes  # with torch, which counting does without
+
     stills = [i.input.frames == 1 and i.input.duration_s is None for i in items]
     return still_scenes([i.grid for i in items], stills)
 
@@ -155,7 +166,7 @@ class Plan:
         rows, wide = next(stages[n] for n in ("selected", "merged", "merger", "encoder layers") if n in stages)
         tokens, width = stages["merger" if self.config.merger is not None else "encoder layers"]
         copied = "selected" in stages or "merged" in stages
-        return Projection(self.after.projector, tokens or 0, width or 0, rows or 0, wide or 0, out, copied)
+        return Projection(str(self.after.projector), tokens or 0, width or 0, rows or 0, wide or 0, out, copied)
 
     def memory(self, *, dtype: Dtype = "float32", mode: Mode = "inference", **how: Any) -> Memory:
         """`tubelet.inspect.budget.memory.memory` of these items, and of the projector where there is one; `how` is its
@@ -171,7 +182,7 @@ class Plan:
             return alone
         return with_projector(alone, self.projection, dtype, mode, device=how.get("device", "cpu"))
 
-    def _with_geometry(self, geometry: VGGTConfig, dtype: Dtype, mode: Mode, **how: Any) -> Memory:
+    def _with_geometry(self, geometry: "VGGTConfig", dtype: Dtype, mode: Mode, **how: Any) -> Memory:
         from tubelet.inspect.budget.geometry_memory import memory_beside, vggt_memory  # they build torch's modules
 
         if mode != "inference":
@@ -190,13 +201,19 @@ class Plan:
         """Keys and values of the visual tokens; None without a language model."""
         return None if self.after.llm is None else self.after.llm.kv_bytes(self.tokens, dtype)
 
+    def language_bytes(self, dtype: Dtype = "bfloat16") -> int | None:
+        """Weights of the language model; None without one, or where its shape does not say its vocabulary."""
+        values = None if self.after.llm is None else self.after.llm.parameters
+        return None if values is None else values * ITEM_BYTES[dtype]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and for errors. FLOPs are counts, memory is in bytes."""
         return {
             "items": [
                 {**asdict(i.input), "resized": [i.width, i.height], "grid": list(i.grid),
                  "patches": sum(g.rows for g in i.grids), "merged": list(i.merged), "tokens": i.tokens,
-                 "mrope_extent": i.extent, "views": [{"name": name, "tokens": n} for name, n in i.views]}
+                 "mrope_extent": i.extent, "notes": list(i.notes),
+                 "views": [{"name": name, "tokens": n} for name, n in i.views]}
                 for i in self.items
             ],
             "stages": [

@@ -26,7 +26,8 @@ MARGIN = 20
 
 @dataclass(frozen=True)
 class Panel:
-    """One curve. x ascends; y_text and x_text write a number on an axis. mark: a point to show; limit: a level."""
+    """One curve. x ascends; y_text and x_text write a number on an axis. mark: a point to show, with its y beside it;
+    limit: a level, with its number on it."""
 
     title: str
     x_label: str
@@ -84,37 +85,64 @@ def chart(panels: Sequence[Sequence[Panel]], lines: Sequence[TextLine], base: in
 def _panel(panel: Panel, base: int) -> Image.Image:
     if len(panel.x) < 2 or len(panel.x) != len(panel.y):
         raise ShapeError(f"a curve needs two points or more, got {len(panel.x)} x and {len(panel.y)} y")
-    xs = ticks(max(panel.x))
-    ys = ticks(max(*panel.y, panel.limit or 0.0), base)
+    xs, right = _axis(max(panel.x))
+    ys, top = _axis(max(*panel.y, panel.limit or 0.0), base)
     page = Image.new("RGB", (LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM), PAPER)
-    page.paste(_curve(panel, xs, ys), (LEFT, TOP))
+    page.paste(_curve(panel, ys, right, top), (LEFT, TOP))
     page.paste(words(panel.title, 15, INK), (LEFT, 4))
     for value in ys:
         text = panel.y_text(value)
-        y = TOP + round(HEIGHT * (1 - value / ys[-1]))
+        y = TOP + round(HEIGHT * (1 - value / top))
         page.paste(words(text, 12, MUTED), (LEFT - 8 - math.ceil(length(text, 12)), y - 8))
     for value in xs:
         text = panel.x_text(value)
-        x = LEFT + round(WIDTH * value / xs[-1]) - math.ceil(length(text, 12)) // 2
+        x = LEFT + round(WIDTH * value / right) - math.ceil(length(text, 12)) // 2
         page.paste(words(text, 12, MUTED), (x, TOP + HEIGHT + 6))
+    if panel.limit is not None:
+        page.paste(
+            words(panel.y_text(panel.limit), 12, MARK), (LEFT + 6, TOP + round(HEIGHT * (1 - panel.limit / top)) + 3)
+        )
+    if panel.mark is not None:
+        page.paste(*_label(panel, right, top))
     middle = LEFT + (WIDTH - math.ceil(length(panel.x_label, 12))) // 2
     page.paste(words(panel.x_label, 12, MUTED), (middle, TOP + HEIGHT + 24))
     return page
 
 
-def _curve(panel: Panel, xs: Sequence[float], ys: Sequence[float]) -> Image.Image:
+def _axis(highest: float, base: int = 10) -> tuple[list[float], float]:
+    """The ticks that lie on an axis, and where it ends: a little above what is shown.
+
+    >>> _axis(1730)
+    ([0.0, 500.0, 1000.0, 1500.0], 1816.5)
+    """
+    found = ticks(highest, base)
+    end = min(found[-1], 1.05 * highest) if highest > 0 else found[-1]
+    return [value for value in found if value <= end], end
+
+
+def _label(panel: Panel, right: float, top: float) -> tuple[Image.Image, tuple[int, int]]:
+    """What stands beside the mark, and its place: left above it, or right below where that is outside."""
+    x, y = panel.mark or (0.0, 0.0)
+    text = panel.y_text(y)
+    wide = math.ceil(length(text, 12))
+    across, down = LEFT + round(WIDTH * x / right), TOP + round(HEIGHT * (1 - y / top))
+    inside = across - wide - 8 >= LEFT + 2
+    return words(text, 12, MARK), (across - wide - 8 if inside else across + 8, down - 20 if inside else down + 4)
+
+
+def _curve(panel: Panel, ys: Sequence[float], right: float, top: float) -> Image.Image:
     """The area between the axes, drawn larger and reduced: rules, limit, curve, mark."""
     width, height = WIDTH * FINE, HEIGHT * FINE
 
     def at(x: float, y: float) -> tuple[float, float]:
-        return x / xs[-1] * (width - 1), (1 - y / ys[-1]) * (height - 1)
+        return x / right * (width - 1), (1 - y / top) * (height - 1)
 
     large = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(large)
     for value in ys:
-        pen.line((*at(0, value), *at(xs[-1], value)), fill=RULE, width=FINE)
+        pen.line((*at(0, value), *at(right, value)), fill=RULE, width=FINE)
     if panel.limit is not None:
-        pen.line((*at(0, panel.limit), *at(xs[-1], panel.limit)), fill=MARK, width=FINE)
+        pen.line((*at(0, panel.limit), *at(right, panel.limit)), fill=MARK, width=FINE)
     pen.line([at(x, y) for x, y in zip(panel.x, panel.y, strict=True)], fill=LINE, width=2 * FINE, joint="curve")
     if panel.mark is not None:
         x, y = at(*panel.mark)

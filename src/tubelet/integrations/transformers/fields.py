@@ -66,9 +66,16 @@ PIXEL_FIELDS = _table(
     PixelRecipe,
     {"patch_size": "patch", "temporal_patch_size": "temporal", "merge_size": "merge", "patch_order": "order"}
     | {"size_rule": "rule", "image_size": "size", "shortest_edge": "shortest", "image_mean": "mean", "image_std": "std"}
-    | _same("min_pixels", "max_pixels", "max_video_pixels", "resampler", "interpolation"),
+    | _same("min_pixels", "max_pixels", "max_video_pixels", "max_tokens", "max_clip_tokens")
+    | _same("resampler", "interpolation"),
     {"patch_size": 16},
 )
+# Those of `PixelRecipe.clips`, where clips are sized otherwise: clip_rule None = as pictures
+_CLIPS = {
+    f"clip_{name}": Flat(get_type_hints(PixelRecipe)[name] | None, None)
+    for name in ("rule", "size", "min_pixels", "max_pixels", "max_video_pixels", "max_tokens", "max_clip_tokens")
+}
+PIXEL_FIELDS |= _CLIPS
 _BODY = _table(
     EncoderConfig,
     {"hidden_size": "hidden", "num_hidden_layers": "layers", "num_attention_heads": "heads"}
@@ -157,12 +164,16 @@ def _written(table: Mapping[str, Flat], value: Any) -> dict[str, Any]:
 
 def recipe_of(holder: Any) -> PixelRecipe:
     """The recipe that an object with the attributes of PIXEL_FIELDS stands for. Raises ConfigError."""
-    return PixelRecipe(**_read(PIXEL_FIELDS, holder))
+    said = _read(PIXEL_FIELDS, holder)
+    own = {name.removeprefix("clip_"): said.pop(name) for name in _CLIPS}
+    clips = None if own["rule"] is None else PixelRecipe(said["patch"], merge=said["merge"], **own)
+    return PixelRecipe(**said, clips=clips)
 
 
 def pixel_fields(recipe: PixelRecipe) -> dict[str, Any]:
     """The inverse of `recipe_of`."""
-    return _written(PIXEL_FIELDS, recipe)
+    clips = {} if recipe.clips is None else {n: getattr(recipe.clips, n.removeprefix("clip_")) for n in _CLIPS}
+    return _written(PIXEL_FIELDS, recipe) | clips
 
 
 def _one_of(name: str, value: Any, known: Mapping[str, Any]) -> Any:

@@ -23,6 +23,7 @@ from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
 from tubelet.language.vlm.template import render_template
 from tubelet.packed import Packed, concat
+from tubelet.pixels.budget import told
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
@@ -60,7 +61,7 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
         '...'
     """
     with torch.no_grad():
-        seen = tuple(pad_to_square(c, vlm.scheme.pixels) if vlm.scheme.square and not c.is_video else c for c in clips)
+        seen = tuple(seen_by(c, vlm.scheme) for c in clips)
         patches = patchify_clips(seen, vlm.scheme)
         stills = [not clips[item.picture].is_video for item in patches.items]
         rows = vlm.encode(patches, scenes=None if vlm.spatial is None else picture_scenes(patches, stills))
@@ -85,6 +86,13 @@ def patchify_clips(clips: Sequence[Clip], scheme: Scheme) -> Packed:
     """Rows of pictures by the scheme's `pixels` and of clips by its `video_pixels`; `picture` is the index in clips."""
     packs = [patchify([clip], recipe_of(clip, scheme), views=scheme.views) for clip in clips]
     return concat(packs) if packs else patchify([], scheme.pixels)
+
+
+def seen_by(clip: Clip, scheme: Scheme) -> Clip:
+    """The clip as the scheme cuts it: pictures squared where it wants that, of clips the frames there is room for."""
+    if scheme.square and not clip.is_video:
+        clip = pad_to_square(clip, scheme.pixels)
+    return clip if scheme.views is not None else told(clip, recipe_of(clip, scheme))
 
 
 def recipe_of(clip: Clip, scheme: Scheme) -> PixelRecipe:

@@ -9,7 +9,6 @@ from tubelet.weights.locate import PROCESSOR, PROCESSORS, CheckpointFolder, insi
 from tubelet.weights.tokenizer import load_tokenizer, read_template
 
 SETTINGS_FILE = "generation_config.json"
-VIDEO_PROCESSOR = "video_preprocessor_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
@@ -20,7 +19,7 @@ class ExtraFiles:
     def __init__(self, checkpoint: CheckpointFolder) -> None:
         self.checkpoint = checkpoint
         if checkpoint.fetch is not None:
-            checkpoint.fetch((SETTINGS_FILE, PROCESSOR, PROCESSORS, VIDEO_PROCESSOR, *TEMPLATES))
+            checkpoint.fetch((SETTINGS_FILE, PROCESSOR, PROCESSORS, *TEMPLATES))
 
     def __call__(self, name: str) -> dict[str, Any]:
         """A JSON object; {} where there is no such file. Raises ConfigError."""
@@ -36,16 +35,6 @@ class ExtraFiles:
         """Where the file is; None without one. Raises UnsafePath for one that leads out of the folder."""
         local = self.checkpoint.folder / name
         return inside(local, self.checkpoint.root) if local.is_symlink() or local.exists() else None
-
-    def video_processor(self) -> dict[str, Any]:
-        """What is said of how clips become pixels: the part video_processor of processor_config.json where there is
-        one, else video_preprocessor_config.json. The order is transformers'. Raises ConfigError."""
-        part = self(PROCESSORS).get("video_processor")
-        if part is None:
-            return self(VIDEO_PROCESSOR)
-        if not isinstance(part, dict):
-            raise ConfigError("video_processor is an object", source=PROCESSORS, got=type(part).__name__)
-        return part
 
     def tokenizer(self, config: Any) -> Any:
         """transformers' tokenizer with the model's chat template, or None where the folder has none. Raises ConfigError

@@ -12,12 +12,9 @@ from typing import Any
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError
-from tubelet.families.fields import refuse_code
-from tubelet.families.qwen_vl import qwen3_video_pixels, video_pixels
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
 from tubelet.language.vlm.scheme import Scheme
-from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.locate import CONFIG
 
 RULES: dict[str, PositionRule] = {
@@ -28,7 +25,6 @@ RULES: dict[str, PositionRule] = {
 }
 SPATIAL_MLLM = "spatial-mllm"
 SPATIAL_SECTIONS = ("spatial_config", "connector_config")
-WHERE = "the video processor's file"
 _IDS = {
     "image_token_id": 151655,
     "video_token_id": 151656,
@@ -37,10 +33,9 @@ _IDS = {
 }
 
 
-def qwen_scheme(
-    kind: str, config: Mapping[str, Any], encoder: EncoderConfig, video_processor: Mapping[str, Any]
-) -> Scheme:
-    """The scheme of a complete Qwen-VL checkpoint; its encoder knows already how the files size pictures.
+def qwen_scheme(kind: str, config: Mapping[str, Any], encoder: EncoderConfig) -> Scheme:
+    """The scheme of a complete Qwen-VL checkpoint; its encoder knows already how the files size pictures and
+    clips.
 
     Raises ConfigError.
     """
@@ -54,9 +49,8 @@ def qwen_scheme(
         if not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0 <= rate < 1e6:
             raise ConfigError("tokens_per_second is a number", source=CONFIG, got=rate)
         rule = replace(rule, tokens_per_second=rate)
-    return Scheme(
-        TokenIds(*(ids[name] for name in _IDS)), encoder.pixels, rule, clip_pixels(encoder, rule, video_processor)
-    )
+    pixels = replace(encoder.pixels, clips=None)
+    return Scheme(TokenIds(*(ids[name] for name in _IDS)), pixels, rule, encoder.pixels.clips)
 
 
 def spatial_level(config: Mapping[str, Any]) -> int | None:
@@ -79,41 +73,3 @@ def spatial_level(config: Mapping[str, Any]) -> int | None:
 def without_spatial(config: Mapping[str, Any]) -> dict[str, Any]:
     """Spatial-MLLM's configuration as that of the Qwen2.5-VL it is built on."""
     return {k: v for k, v in config.items() if k not in SPATIAL_SECTIONS} | {"model_type": "qwen2_5_vl"}
-
-
-def clip_pixels(encoder: EncoderConfig, rule: PositionRule, said: Mapping[str, Any]) -> PixelRecipe:
-    """The recipe for clips: the family's own, with the budget that its video processor's file says, if there is one.
-
-    Budgets are of a frame for Qwen2-VL and Qwen2.5-VL, of a whole clip for Qwen3-VL. Published Qwen2-VL and Qwen2.5-VL
-    folders have no such file; their clips are sized as qwen-vl-utils does, which was published with them (transformers
-    gives clips the limits of pictures then). Raises ConfigError.
-    """
-    refuse_code(said)
-    capped = said.get("cap_pixels_per_frame") or False
-    if not isinstance(capped, bool):
-        raise ConfigError("cap_pixels_per_frame is true or false", source=WHERE, got=capped)
-    for name, own in (("patch_size", "patch"), ("temporal_patch_size", "temporal"), ("merge_size", "merge")):
-        if said.get(name, getattr(encoder.pixels, own)) != getattr(encoder.pixels, own):
-            raise ConfigError(f"{name} is not the encoder's", source=WHERE, got=said[name])
-    whole = rule.time == "blocks"
-    recipe = (qwen3_video_pixels if whole else video_pixels)(encoder, capped=capped)
-    recipe = replace(recipe, mean=encoder.pixels.mean, std=encoder.pixels.std)
-    low, high = _budget(said)
-    if low is None:
-        return recipe
-    return replace(recipe, min_pixels=low, **{"max_video_pixels" if whole else "max_pixels": high})
-
-
-def _budget(said: Mapping[str, Any]) -> tuple[int, int] | tuple[None, None]:
-    """Least and most pixels, under either of the names they have had; None where a file says neither."""
-    size = said.get("size", {})
-    size = size if isinstance(size, Mapping) else {"size": size}
-    found = [
-        said.get(old, size.get(new)) for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
-    ]
-    if found == [None, None] and not size:
-        return None, None
-    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < 1 << 40 for n in found):
-        raise ConfigError("size has the numbers shortest_edge and longest_edge", source=WHERE, got=dict(size))
-    low, high = found
-    return low, high

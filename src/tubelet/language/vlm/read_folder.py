@@ -112,7 +112,7 @@ def load_model_parts(
             if SETTINGS in config:
                 projector = load_projector(folder, dtype=dtype, device=device)
         else:
-            scheme = qwen_scheme(str(kind), config, encoder.config, extra.video_processor())
+            scheme = qwen_scheme(str(kind), config, encoder.config)
             if level is not None:
                 scheme = replace(scheme, rule=QWEN2_VL)
     elif kind == LLAVA_NEXT:

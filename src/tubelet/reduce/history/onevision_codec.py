@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from tubelet.errors import InputError, ShapeError
-from tubelet.pixels.resize import Pad
+from tubelet.pixels.sizes import Pad
 from tubelet.shapes import Bool, Float, Int32, Int64, Num, Shaped, UInt8
 
 Compensate = Literal["none", "median", "mean", "similarity", "affine"]
