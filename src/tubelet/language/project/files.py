@@ -35,6 +35,7 @@ MERGER = ".merger."  # the same in a LLaVA-OneVision-2
 PREFIX = "model.mm_projector."
 NORM_OUT = "norm_out.weight"  # of a projector with a norm behind
 SETTINGS = "projector"  # the metadata entry with the configuration
+LEAVES = ("weight", "bias")
 _NUMBERED = re.compile(r"(\d+)\.(?:weight|bias)|(\d+)\.(?:pre_norm|proj\.[02])\.(?:weight|bias)")
 
 
@@ -89,10 +90,59 @@ def load_projector(
     if dtype is not None and not dtype.is_floating_point:
         raise ConfigError(f"weights are floating point numbers, not {dtype}", got=str(dtype))
     checkpoint = _folder_of(source, revision).checkpoint()
-    names = bare_names(checkpoint.entries)
-    entries = {name: checkpoint.entries[key] for name, key in names.items()}
     given = {"kind": kind, "odd": odd, "compat": compat, "eps": eps}
-    config = _settle({k: v for k, v in given.items() if v is not None}, checkpoint, entries)
+    given = {k: v for k, v in given.items() if v is not None}
+    return _read(checkpoint, bare_names(checkpoint.entries), given, dtype, device)
+
+
+def load_named_projector(
+    folder: CheckpointFolder,
+    kind: str,
+    names: Mapping[str, str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Projector:
+    """A projector of this kind whose tensors have other names than LLaVA's in a whole model's files.
+
+    names: module of ours -> the end of its name there, both without .weight and .bias. Raises KeyMismatch and what else
+    `load_projector` raises.
+    """
+    keys = named_tensors(folder, names)
+    if not keys:
+        missing = tuple(f"{end}.weight" for end in names.values())
+        raise KeyMismatch("the file holds no projector", missing=missing, source=folder.name)
+    try:
+        return _read(folder.checkpoint(set(keys.values())), keys, {"kind": kind}, dtype, device)
+    except KeyMismatch as e:
+        theirs = {f"{ours}.{leaf}".lstrip("."): f"{end}.{leaf}" for ours, end in names.items() for leaf in LEAVES}
+        missing = tuple(theirs.get(name, name) for name in e.missing)
+        text = f"the tensors are not those of {kind}" + (f": {', '.join(missing[:3])} missing" if missing else "")
+        raise KeyMismatch(text, missing=missing, misshaped=e.misshaped, source=folder.name) from e
+
+
+def named_tensors(folder: CheckpointFolder, names: Mapping[str, str]) -> dict[str, str]:
+    """Our tensor -> the key in the files, of those that are there under these names of modules."""
+    found: dict[str, str] = {}
+    for ours, end in names.items():
+        before = f"{ours}." if ours else ""
+        for key in folder.home:
+            module, _, leaf = key.rpartition(".")
+            if leaf in LEAVES and f".{module}".endswith(f".{end}"):
+                found[before + leaf] = key
+    return found
+
+
+def _read(
+    checkpoint: Checkpoint,
+    names: Mapping[str, str],
+    given: dict[str, Any],
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> Projector:
+    """The projector whose tensors have these keys. given: what the caller says of it."""
+    entries = {name: checkpoint.entries[key] for name, key in names.items()}
+    config = _settle(given, checkpoint, entries)
     with torch.device("meta"):
         projector = from_config(config)
     expected = {name: tuple(t.shape) for name, t in projector.state_dict().items()}

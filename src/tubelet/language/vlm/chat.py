@@ -60,8 +60,9 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
         '...'
     """
     with torch.no_grad():
-        seen = tuple(pad_to_square(c, vlm.scheme.pixels) if vlm.scheme.square and not c.is_video else c for c in clips)
-        patches = patchify_clips(seen, vlm.scheme)
+        cut = vlm.scheme.for_pictures(sum(not c.is_video for c in clips))
+        seen = tuple(pad_to_square(c, cut.pixels) if cut.square and not c.is_video else c for c in clips)
+        patches = patchify_clips(seen, cut)
         stills = [not clips[item.picture].is_video for item in patches.items]
         rows = vlm.encode(patches, scenes=None if vlm.spatial is None else picture_scenes(patches, stills))
         earlier = sum(len(_items(m)) for m in history)
@@ -72,6 +73,7 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
         parts = [{"type": "video" if c.is_video else "image"} for c in clips[earlier:]]
         message = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
         text = apply_chat_template([*history, message], vlm.tokenizer, vlm.scheme)
+        rows = in_prompt_order(text, seen, rows, vlm.tokenizer, vlm.scheme)
         prompt = tokens_of(text, seen, rows.tokens, vlm.tokenizer, vlm.scheme)
         batch = pad([prompt], 0, side="left")
         ready = vlm.ready(rows, batch.input_ids, attention_mask=batch.attention_mask)
@@ -82,7 +84,10 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
 
 
 def patchify_clips(clips: Sequence[Clip], scheme: Scheme) -> Packed:
-    """Rows of pictures by the scheme's `pixels` and of clips by its `video_pixels`; `picture` is the index in clips."""
+    """Rows of pictures by the scheme's `pixels` and of clips by its `video_pixels`; `picture` is the index in clips.
+
+    scheme: the model's `for_pictures`, where these are the pictures of one prompt.
+    """
     packs = [patchify([clip], recipe_of(clip, scheme), views=scheme.views) for clip in clips]
     return concat(packs) if packs else patchify([], scheme.pixels)
 
@@ -172,21 +177,47 @@ def tokens_of(text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, sc
     Raises AlignmentError where the text has other items than the pack, ConfigError for a placeholder the tokenizer does
     not know.
     """
-    counts = [0] * len(clips)
+    counted = dict.fromkeys((item.picture for item in rows.items), 0)
     for item, length in zip(rows.items, rows.lengths, strict=True):
-        counts[item.picture] += length
+        counted[item.picture] += length
+    counts = [counted.get(n, 0) for n in dict.fromkeys((*counted, *range(len(clips))))]
     if scheme.rule.time == "blocks":
         text, counts = _with_times(text, clips, rows, tokenizer, scheme)
-    if scheme.wording == "image_tag":
-        pieces = text.split(IMAGE_TAG)
-        ids = [
-            i
-            for n, piece in enumerate(pieces)
-            for i in ([scheme.token_ids.image] if n else []) + _ids(piece, tokenizer)
-        ]
-    else:
-        ids = _ids(text, tokenizer)
-    return expand_placeholders(ids, counts, scheme.token_ids)
+    return expand_placeholders(_all_ids(text, tokenizer, scheme), counts, scheme.token_ids)
+
+
+def in_prompt_order(text: str, clips: Sequence[Clip], rows: VisualRows, tokenizer: Any, scheme: Scheme) -> VisualRows:
+    """The rows in the order of their placeholders: a template may put pictures before clips, as LlavaOnevision's does.
+
+    The rows themselves where pictures and clips have one placeholder, and where the numbers differ.
+    """
+    image, video = scheme.token_ids.image, scheme.token_ids.video
+    if video in (None, image) or scheme.rule.time == "blocks" or len({c.is_video for c in clips}) < 2:
+        return rows
+    shown = [i == video for i in _all_ids(text, tokenizer, scheme) if i in (image, video)]
+    if sorted(shown) != sorted(c.is_video for c in clips):
+        return rows
+    each = {kind: iter([n for n, c in enumerate(clips) if c.is_video is kind]) for kind in (False, True)}
+    wanted = [next(each[kind]) for kind in shown]
+    order = [i for n in wanted for i, item in enumerate(rows.tokens.items) if item.picture == n]
+    return VisualRows(rows.tokens.reorder(order), tuple(deep.reorder(order) for deep in rows.deepstack))
+
+
+def leading_ids(text: str, tokenizer: Any) -> list[int]:
+    """What stands before a worded prompt: the id that begins texts, where the tokenizer puts it and the template did
+    not. Source: huggingface/transformers:src/transformers/processing_utils.py@v5.23.0 (apply_chat_template)."""
+    begin = tokenizer.bos_token_id
+    if begin is None or text.startswith(tokenizer.bos_token) or begin not in tokenizer("a")["input_ids"][:1]:
+        return []
+    return [begin]
+
+
+def _all_ids(text: str, tokenizer: Any, scheme: Scheme) -> list[int]:
+    """Ids of a worded prompt, one placeholder an item or frame."""
+    ids = leading_ids(text, tokenizer)
+    for n, piece in enumerate(text.split(IMAGE_TAG) if scheme.wording == "image_tag" else [text]):
+        ids += ([scheme.token_ids.image] if n else []) + _ids(piece, tokenizer)
+    return ids
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:

@@ -44,6 +44,14 @@ LLAVA_BASES = {
     "llava_qwen3": "qwen3",
     "llava_mistral": "mistral",
 }
+# The same by LLaVA's class, where files of several bases have one model_type (lmms-lab's say llava and mean Qwen2)
+LLAVA_CLASSES = {
+    "LlavaLlamaForCausalLM": "llama",
+    "LlavaMistralForCausalLM": "mistral",
+    "LlavaQwenForCausalLM": "qwen2",
+    "LlavaQwen2ForCausalLM": "qwen2",
+    "LlavaQwen3ForCausalLM": "qwen3",
+}
 _SAMPLING = {"repetition_penalty": float, "temperature": float, "top_p": float, "top_k": int, "do_sample": bool}
 _TOP_K = 50  # transformers' own number where nobody says another
 _IDS = ("bos_token_id", "pad_token_id", "eos_token_id")
@@ -84,7 +92,9 @@ def text_part(config: Mapping[str, Any]) -> TextPart:
     elif isinstance(kind, str) and f"{kind}_text" in CONFIG_MAPPING:
         found = _config_of(f"{kind}_text", config)
     elif kind in LLAVA_BASES:
-        found = _config_of(LLAVA_BASES[kind], config)
+        named = config.get("architectures")
+        classes = [LLAVA_CLASSES[name] for name in named if name in LLAVA_CLASSES] if isinstance(named, list) else []
+        found = _config_of(classes[0] if classes else LLAVA_BASES[kind], config)
     else:
         raise ConfigError(
             f"no language model is known for model_type {kind!r:.60}", expected=tuple(LLAVA_BASES), got=kind

@@ -16,6 +16,7 @@ from tubelet.families.fields import refuse_code
 from tubelet.families.qwen_vl import qwen3_video_pixels, video_pixels
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
+from tubelet.language.vlm.layout import Layout, ModelFiles
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.locate import CONFIG
@@ -57,6 +58,13 @@ def qwen_scheme(
     return Scheme(
         TokenIds(*(ids[name] for name in _IDS)), encoder.pixels, rule, clip_pixels(encoder, rule, video_processor)
     )
+
+
+def _scheme(files: ModelFiles, encoder: EncoderConfig) -> Scheme:
+    return qwen_scheme(files.kind, files.config, encoder, files.video)
+
+
+QWEN_VL = Layout(_scheme)
 
 
 def spatial_level(config: Mapping[str, Any]) -> int | None:
