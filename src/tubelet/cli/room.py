@@ -31,7 +31,8 @@ def tell_room(
     if outline is None:
         return
     kind: Any = outline.stored if dtype == "stored" else dtype
-    found, where = _planned(outline.encoder, outline.after, clips, max_pixels), device_of(device)
+    views = outline.views(sum(not clip.is_video for clip in clips))
+    found, where = _planned(outline.encoder, outline.after, clips, max_pixels, views), device_of(device)
     if (cost := scene_cost(found)) is not None:
         terminal.say(cost.text)
     there = free_bytes(where)
@@ -46,7 +47,7 @@ def tell_room(
         )
 
 
-def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", max_pixels: int | None) -> "Plan":
+def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", max_pixels: int | None, views: Any) -> "Plan":
     from dataclasses import replace
 
     from tubelet.inspect.budget.inputs import Input
@@ -58,4 +59,4 @@ def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", max_pixels: int 
         Input(c.width, c.height, len(c), file_name(c.source or ""), (c.duration_s or 0.0) if c.is_video else None)
         for c in clips
     ]
-    return plan(inputs, config, replace(after, clips=sized))
+    return plan(inputs, config, replace(after, clips=sized), views)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from tubelet.errors import InputError
 from tubelet.train.pages.evaluate import constants
 from tubelet.train.pages.fonts import Fonts
-from tubelet.train.pages.page import LAYOUTS, SCOPE_A, Page, PageRecipe, print_page
+from tubelet.train.pages.page import ABSENT, LAYOUTS, SCOPE_A, Page, PageRecipe, print_page
+from tubelet.train.pages.words import MEANINGS
 
 EVERY = tuple((name, 1.0) for name in LAYOUTS)
+NOTHING = ("picture", "fine")
 
 
 def printed(fonts: Fonts, recipe: PageRecipe, count: int) -> list[Page]:
@@ -33,7 +35,7 @@ def test_a_page_is_a_function_of_seed_and_number(fonts: Fonts):
     assert not np.array_equal(print_page(replace(recipe, seed=5), fonts, 0).pixels, forward[0].pixels)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in NOTHING])
 def test_answers_are_spelled_by_the_letters_in_their_box(fonts: Fonts, layout: str):
     pages = printed(fonts, PageRecipe(seed=1, mix=((layout, 1.0),), sizes=((192, 256), (320, 320))), 20)
     questions = [(page, q) for page in pages for q in page.questions]
@@ -41,6 +43,7 @@ def test_answers_are_spelled_by_the_letters_in_their_box(fonts: Fonts, layout: s
     for page, q in questions:
         assert "".join(page.letters[n] for n in q.where) == q.answer
         assert q.answer == q.answer.strip()
+        assert q.box is not None
         left, top, right, bottom = q.box
         height, width = page.pixels.shape[:2]
         assert 0 <= left < right <= width
@@ -119,9 +122,41 @@ def test_answers_and_questions_keep_to_their_limits(fonts: Fonts):
     assert not any(page.questions for page in printed(fonts, PageRecipe(questions=0), 5))
 
 
+def test_what_is_not_there_has_no_answer(fonts: Fonts):
+    """Nor does any other name of it stand on the page."""
+    recipe = PageRecipe(seed=6, absent=0.5, mix=(("receipt", 0.5), ("form", 0.3), *((name, 0.1) for name in NOTHING)))
+    plain = replace(recipe, absent=0.0)
+    beside = 0
+    for page, before in zip(printed(fonts, recipe, 60), printed(fonts, plain, 60), strict=True):
+        assert np.array_equal(page.pixels, before.pixels)
+        there = [q for q in page.questions if q.answer]
+        absent = [q for q in page.questions if q.kind == ABSENT]
+        assert len(there) + len(absent) == len(page.questions) <= recipe.questions
+        text = page.letters.lower()
+        for q in absent:
+            assert (q.answer, q.where, q.box) == ("", (), None)
+            for _, labels, names in MEANINGS.values():
+                known = sorted((name.lower() for name in (*labels, *names)), key=len)
+                if known[-1] in q.text.lower():
+                    assert not any(f"{name}:" in text for name in known)
+        if page.layout in NOTHING:
+            assert 1 <= len(absent) == len(page.questions)
+            assert not len(page.boxes)
+        else:
+            beside += bool(absent and there)
+    assert beside >= 10
+
+
 def test_recipes_that_cannot_be_are_refused(fonts: Fonts):
     wrong: dict[str, Any]
-    for wrong in ({"sizes": ((200, 256),)}, {"sizes": ()}, {"em": (4, 8)}, {"em": (20, 10)}, {"mix": (("poem", 1.0),)}):
+    for wrong in (
+        {"sizes": ((200, 256),)},
+        {"sizes": ()},
+        {"em": (4, 8)},
+        {"em": (20, 10)},
+        {"mix": (("poem", 1.0),)},
+        {"absent": 1.5},
+    ):
         with pytest.raises(InputError):
             PageRecipe(**wrong)
     with pytest.raises(InputError, match="from 0"):

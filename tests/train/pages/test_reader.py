@@ -1,5 +1,6 @@
 """The reader: a folder that loads as any model does, a tokenizer of bytes, losses against their slow twins."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 import tubelet
 from tubelet.errors import ConfigError
 from tubelet.language.vlm.chat import ask
+from tubelet.language.vlm.found import found
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import concat
 from tubelet.reading.clip import Clip
@@ -19,16 +21,16 @@ from tubelet.train.pages.evaluate import evaluate
 from tubelet.train.pages.fonts import Fonts
 from tubelet.train.pages.labels import CLASSES, IGNORED
 from tubelet.train.pages.page import PageRecipe, print_page
-from tubelet.train.pages.reader import ANSWER, ASK, IMAGE, ReaderConfig, build_reader, byte_tokenizer
+from tubelet.train.pages.reader import ANSWER, ASK, END, IMAGE, ReaderConfig, build_reader, byte_tokenizer
 from tubelet.train.pages.task import ReaderTask, Weights, told
 
-SMALL = ReaderConfig(hidden=64, heads=2, layers=2, mlp=64, text_layers=2, text_mlp=64)
+SMALL = ReaderConfig(hidden=64, heads=2, layers=2, mlp=64, text_layers=2, text_mlp=64, pointing=1)
 RECIPE = PageRecipe(seed=31, sizes=((96, 128), (128, 96)), em=(14, 18), questions=3)
 
 
 @pytest.fixture(scope="module")
 def task() -> ReaderTask:
-    return ReaderTask(build_reader(SMALL, seed=3), pointing=1)
+    return ReaderTask(build_reader(SMALL, seed=3))
 
 
 @given(st.text())
@@ -138,9 +140,10 @@ def test_a_batch_without_questions_needs_no_language_model(fonts: Fonts, task: R
 
 def test_a_reader_learns_its_pages_by_heart(fonts: Fonts):
     """All losses together teach: answers, letters and where they stand."""
-    task = ReaderTask(build_reader(SMALL, seed=2), Weights(columns=0.5), pointing=1)
+    task = ReaderTask(build_reader(SMALL, seed=2), Weights(columns=0.5))
     recipe = PageRecipe(seed=32, sizes=((96, 128),), em=(15, 16), questions=2, mix=(("form", 1.0),))
-    batch = batch_of([print_page(recipe, fonts, n) for n in range(4)])
+    pages = [print_page(recipe, fonts, n) for n in range(4)]
+    batch = batch_of(pages)
     optimizer = torch.optim.AdamW(task.parameters(), lr=4e-3)
     first = task.run(batch).losses
     for _ in range(120):
@@ -154,11 +157,34 @@ def test_a_reader_learns_its_pages_by_heart(fonts: Fonts):
     assert all(float(seen.losses[name].detach()) < 0.6 * float(first[name].detach()) for name in first)
     told = evaluate(task, recipe, fonts, range(4), batch=4)
     assert told.exact().share == pytest.approx(float(seen.figures["exact"]))  # generated as it was taught
+    right, there = 0, 0
+    for page in pages:
+        for question in page.questions:
+            asked = ask(task.vlm.eval(), [Clip(page.pixels[None], (0.0,))], question.text)
+            said = task.vlm.generate(asked.ready, max_new_tokens=20)
+            if said[0].tolist() == [*question.answer.encode(), END]:
+                answer = found(task.vlm, asked, said)
+                right += 1
+                there += bool(answer.places) and _overlap(answer.places[0].box, question.box)
+    assert right == round(told.exact().share * told.exact().asked)
+    assert there >= 0.8 * right
 
 
-def test_the_layer_that_points_must_be_there():
-    with pytest.raises(ConfigError, match=r"0\.\.1"):
-        ReaderTask(build_reader(SMALL), pointing=2)
+def _overlap(one: tuple[float, ...], other: tuple[float, ...] | None) -> bool:
+    assert other is not None
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def test_the_layer_that_points_must_be_there(fonts: Fonts):
+    with pytest.raises(ConfigError, match=r"\(2, 2\) layers and heads, got \(2, 0\)"):
+        build_reader(replace(SMALL, pointing=2))
+    vlm = build_reader(SMALL)
+    vlm.scheme = replace(vlm.scheme, pointer=None)
+    with pytest.raises(ConfigError, match="learns to point"):
+        ReaderTask(vlm)
+    page = print_page(RECIPE, fonts, 0)
+    with pytest.raises(ConfigError, match="trained to point"):
+        found(vlm, ask(vlm, [Clip(page.pixels[None], (0.0,))], "Total?"), torch.tensor([[END]]))
 
 
 def test_pictures_are_told_apart(fonts: Fonts, task: ReaderTask):
@@ -169,3 +195,24 @@ def test_pictures_are_told_apart(fonts: Fonts, task: ReaderTask):
     both = task.vlm.encode(concat(parts)).tokens.x.detach()
     assert not torch.allclose(one, two, atol=1e-3)
     assert np.isclose(float(both.square().mean().sqrt()), 0.3, atol=0.02)
+
+
+def test_what_is_not_there_is_answered_by_the_end(fonts: Fonts, task: ReaderTask):
+    """A page of which nothing can be told has answers and no pointer."""
+    recipe = replace(RECIPE, mix=(("picture", 1.0),), absent=1.0)
+    batch = batch_of([print_page(recipe, fonts, n) for n in range(3)])
+    count = sum(map(len, batch.questions))
+    assert count >= 3
+    assert batch.labels[batch.labels != IGNORED].tolist() == [END] * count
+    losses = task.run(batch).losses
+    assert {"answers", "slots"} <= set(losses)
+    assert "pointer" not in losses
+    assert all(bool(loss.isfinite()) for loss in losses.values())
+
+
+def test_shares_of_what_is_there_and_what_is_not(fonts: Fonts, task: ReaderTask):
+    recipe = replace(RECIPE, mix=(("form", 0.5), ("fine", 0.5)), absent=1.0)
+    done = evaluate(task, recipe, fonts, range(6))
+    assert done.exact().asked + done.absent().asked == len(done.answered)
+    assert done.exact().asked == sum(share.asked for share in done.by(lambda a: a.layout).values()) > 0
+    assert done.absent().asked > 0

@@ -98,6 +98,8 @@ class VLM(nn.Module):
         if beyond:
             raise ConfigError(f"hidden states count 0..{config.layers}", limit=config.layers, got=beyond[0])
         wide = config.hidden * len(states) if states else config.out
+        if self.scheme.pointer is not None:
+            self.scheme.pointer.check(self.speaker.lm.config)
         if self.projector is not None:
             if self.projector.config.in_dim != wide:
                 raise ConfigError(

@@ -18,6 +18,30 @@ SECTION = "tubelet"  # of config.json, with a scheme
 
 
 @dataclass(frozen=True)
+class Pointer:
+    """A head of the language model that was trained to look at the row which the next token is read from.
+
+    layer, head: counted from 0. sure: probability of a whole answer from which on it is to be trusted, measured on
+    pages the model has not seen. Raises ConfigError for a `sure` that is no probability.
+    """
+
+    layer: int
+    head: int = 0
+    sure: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sure <= 1:
+            raise ConfigError(f"sure is a probability, got {self.sure}", got=self.sure)
+
+    def check(self, text: Any) -> None:
+        """Raises ConfigError where a language model of this configuration has no such head."""
+        sizes = text.num_hidden_layers, text.num_attention_heads
+        if not (0 <= self.layer < sizes[0] and 0 <= self.head < sizes[1]):
+            got = self.layer, self.head
+            raise ConfigError(f"the language model has {sizes} layers and heads, got {got}", limit=sizes, got=got)
+
+
+@dataclass(frozen=True)
 class Scheme:
     """What is not in the weights of a vision-language model.
 
@@ -28,7 +52,8 @@ class Scheme:
     of the mean colour (LLaVA's image_aspect_ratio "pad"). views: how a picture becomes views (its "anyres"), which are
     pooled and joined behind the projector; rows out of which some were chosen are joined and not pooled. alone: only a
     picture that is alone in its prompt is cut into views; of several each is made square and seen whole (LLaVA's
-    "anyres_max"): `for_pictures` says how a prompt is cut.
+    "anyres_max"): `for_pictures` says how a prompt is cut. pointer: the head that tells where an answer is read, if one
+    was trained to.
     Raises ConfigError for views that are squared first, or whose frames are blocks.
 
         >>> Scheme(TokenIds(image=9), pixels=tubelet.PixelRecipe(14)).rule.time
@@ -44,6 +69,7 @@ class Scheme:
     square: bool = False
     views: ViewRule | None = None
     alone: bool = False
+    pointer: Pointer | None = None
 
     def __post_init__(self) -> None:
         if self.alone and self.views is None:

@@ -68,18 +68,27 @@ class Evaluation:
     answered: tuple[Answered, ...]
     figures: Mapping[str, float]
 
+    @property
+    def there(self) -> tuple[Answered, ...]:
+        """The questions whose answer stands on their page."""
+        return tuple(a for a in self.answered if a.question.answer)
+
     def exact(self) -> Share:
-        """Answers that are right in every byte."""
-        return _share(self.answered)
+        """Answers that are right in every byte, of those that stand on their page."""
+        return _share(self.there)
 
     def blind(self) -> Share:
         """The same with each page's picture exchanged for another's: what can be guessed from the question."""
-        return Share(sum(a.blind for a in self.answered), len(self.answered))
+        return Share(sum(a.blind for a in self.there), len(self.there))
+
+    def absent(self) -> Share:
+        """Of the questions about what is not there, those that were answered with nothing."""
+        return _share([a for a in self.answered if not a.question.answer])
 
     def by(self, of: Callable[[Answered], str]) -> dict[str, Share]:
         """`exact` by what `of` says of a question: its kind, its page's layout, its size."""
         groups: dict[str, list[Answered]] = defaultdict(list)
-        for one in self.answered:
+        for one in self.there:
             groups[of(one)].append(one)
         return {name: _share(group) for name, group in sorted(groups.items())}
 

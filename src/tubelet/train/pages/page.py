@@ -3,7 +3,8 @@
     recipe, fonts, i -> sheet laid out and printed -> questions -> tilt, blur, grain -> Page
 
 A question's answer is the text as it is printed, every letter of it with its box. A thing that stands twice is not
-asked about. The same Python, Pillow and FreeType give the same bytes; other versions of them may differ in a pixel.
+asked about; one that stands nowhere may be, and has no answer. The same Python, Pillow and FreeType give the same
+bytes; other versions of them may differ in a pixel.
 """
 
 from collections import Counter
@@ -18,13 +19,15 @@ from tubelet.errors import InputError
 from tubelet.train.pages.degrade import degraded
 from tubelet.train.pages.fonts import Face, Fonts
 from tubelet.train.pages.layouts.charts import chart
+from tubelet.train.pages.layouts.fields import draw_field
 from tubelet.train.pages.layouts.forms import form
 from tubelet.train.pages.layouts.lines import lines
+from tubelet.train.pages.layouts.nothing import fine, picture
 from tubelet.train.pages.layouts.receipts import receipt
 from tubelet.train.pages.layouts.tables import invoice, table
 from tubelet.train.pages.layouts.ticket import ticket
-from tubelet.train.pages.sheet import Asking, Sheet, Type
-from tubelet.train.pages.words import Words
+from tubelet.train.pages.sheet import Asking, Sheet, Span, Type
+from tubelet.train.pages.words import MEANINGS, Words
 
 LAYOUTS: dict[str, Callable[[Sheet], None]] = {
     "receipt": receipt,
@@ -34,8 +37,11 @@ LAYOUTS: dict[str, Callable[[Sheet], None]] = {
     "chart": chart,
     "lines": lines,
     "ticket": ticket,
+    "picture": picture,
+    "fine": fine,
 }
 SCOPE_A = (("receipt", 0.3), ("form", 0.4), ("table", 0.3))
+ABSENT = "absent"  # kind of a question about what is not on the page
 UNIT = 32  # pages are whole numbers of merged tokens
 QUESTIONS = {
     "key": ("What is the {}?", "{}?", "{}?", "Give the {}.", "Read the {}.", "What does {} say?", "{}", "{}"),
@@ -63,6 +69,7 @@ class PageRecipe:
     mix: tuple[tuple[str, float], ...] = SCOPE_A  # layouts and their shares
     longest: int = 16  # characters of an answer
     questions: int = 8  # of a page, at most; 0: pages to read letters from
+    absent: float = 0.0  # share of pages on which something is asked that is not there; above 0, all with nothing else
     held_fonts: bool = False  # print in the held-out families
     held_words: bool = False  # draw from the held-out part of each list
     noise: float = 1.0  # strength of tilt, blur, grain
@@ -70,6 +77,8 @@ class PageRecipe:
     def __post_init__(self) -> None:
         if any(side % UNIT or side < 3 * UNIT for size in self.sizes for side in size) or not self.sizes:
             raise InputError(f"sides of a page are multiples of {UNIT}, from {3 * UNIT}", expected=UNIT, got=self.sizes)
+        if not 0 <= self.absent <= 1:
+            raise InputError(f"absent is a share from 0 to 1, got {self.absent}", got=self.absent)
         if not 8 <= self.em[0] <= self.em[1]:
             raise InputError("em is a range of pixels from 8", limit=8, got=self.em)
         unknown = [name for name, _ in self.mix if name not in LAYOUTS]
@@ -79,17 +88,17 @@ class PageRecipe:
 
 @dataclass(frozen=True)
 class Question:
-    """text; answer: as printed; kind: of the answer; form: of the question.
+    """text; answer: as printed, "" for what is not on the page; kind: of the answer; form: of the question.
 
     where: for each character of the answer its number among the page's letters; box: around them, left, top, right,
-    bottom in pixels."""
+    bottom in pixels, None where there are none."""
 
     text: str
     answer: str
     kind: str
     form: str
     where: tuple[int, ...]
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +216,29 @@ def _questions(sheet: Sheet, letters: str, boxes: NDArray[np.float32], recipe: P
         out.append(Question(_worded(asking, sheet.rng), answer, asking.kind, asking.form, where, box))
     if len(out) > recipe.questions:
         out = sheet.rng.sample(out, recipe.questions)
+    if recipe.absent and (not out or sheet.rng.random() < recipe.absent):
+        for question in _absent(sheet, {*named, *sheet.printed}, 1 if out else min(3, recipe.questions)):
+            out.insert(sheet.rng.randint(0, len(out)), question)
+        out = out[: recipe.questions]
     return tuple(out)
+
+
+def _absent(sheet: Sheet, there: set[str], count: int) -> list[Question]:
+    """Questions about things of which no name is `there`: fields, and things that cost something."""
+    for _, labels, names in MEANINGS.values():
+        known = {name.lower() for name in (*labels, *names)}
+        if known & there:
+            there |= known
+    out: list[Question] = []
+    for _ in range(4 * count):
+        if sheet.rng.random() < 0.75:
+            field = draw_field(sheet, set(there))
+            asking = Asking((field.label, *field.names[1:]), Span(0, 0), field.kind)
+        else:
+            asking = Asking((sheet.words.thing(),), Span(0, 0), "money", "price")
+        if len(out) < count and not there.intersection(name.lower() for name in asking.names):
+            out.append(Question(_worded(asking, sheet.rng), "", ABSENT, asking.form, (), None))
+    return out
 
 
 def _worded(asking: Asking, rng: Random) -> str:

@@ -20,7 +20,7 @@ from tubelet.language.placing.align import TokenIds
 from tubelet.language.project.projector import build_projector
 from tubelet.language.vlm.load_lm import require_transformers
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.scheme import Scheme
+from tubelet.language.vlm.scheme import Pointer, Scheme
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.shapes import Float
 
@@ -56,6 +56,7 @@ class ReaderConfig:
     mlp: int = 1024  # of the encoder
     text_layers: int = 4
     text_mlp: int = 480  # gated
+    pointing: int = 2  # layer of the language model whose first head learns to point
     theta: float = 100.0  # of the encoder's angles: grids have fewer than 64 rows and columns
     max_pixels: int = 320 * 480  # larger pages are made smaller
 
@@ -100,7 +101,8 @@ def build_reader(config: ReaderConfig = ReaderConfig(), *, seed: int = 0) -> VLM
     if projector.norm_out is not None:
         nn.init.constant_(projector.norm_out.weight, GAIN)
     seen = replace(pixels, max_pixels=config.max_pixels)
-    return VLM(encoder, lm, Scheme(TokenIds(image=IMAGE), seen), projector=projector, tokenizer=byte_tokenizer())
+    scheme = Scheme(TokenIds(image=IMAGE), seen, pointer=Pointer(config.pointing))
+    return VLM(encoder, lm, scheme, projector=projector, tokenizer=byte_tokenizer())
 
 
 def grey_cosines(patch: int) -> Float[Tensor, "F W"]:

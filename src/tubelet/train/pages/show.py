@@ -22,10 +22,11 @@ def contact_sheet(pages: Sequence[Page], *, columns: int = 4, boxes: bool = True
         picture = Image.fromarray(page.pixels)
         out.paste(picture.resize((picture.width * scale, picture.height * scale)), (x, y))
         for k, question in enumerate(page.questions if boxes else ()):
-            left, top, right, bottom = (side * scale for side in question.box)
             colour = COLOURS[k % len(COLOURS)]
-            pen.rectangle((x + left - 2, y + top - 2, x + right + 1, y + bottom + 1), outline=colour)
-            said = f"{question.text}  {question.answer}"
+            if question.box is not None:
+                left, top, right, bottom = (side * scale for side in question.box)
+                pen.rectangle((x + left - 2, y + top - 2, x + right + 1, y + bottom + 1), outline=colour)
+            said = f"{question.text}  {question.answer or '(not there)'}"
             pen.text(
                 (x, y + picture.height * scale + 2 + 12 * k),
                 said.encode("latin-1", "replace").decode("latin-1"),

@@ -51,18 +51,15 @@ class Seen(NamedTuple):
 class ReaderTask(nn.Module):
     """A reader with the heads of its training losses; `forward(batch)` is the weighted sum.
 
-    Only `vlm` is what is shipped. pointing: number of the language model's layer whose first head points; seed: of
-    the heads' fresh weights. Raises ConfigError for a layer that is not there.
+    Only `vlm` is what is shipped; its scheme says which head points. seed: of the heads' fresh weights. Raises
+    ConfigError for a model without such a head.
     """
 
-    def __init__(self, vlm: VLM, weights: Weights = Weights(), *, pointing: int = 2, seed: int = 0) -> None:
+    def __init__(self, vlm: VLM, weights: Weights = Weights(), *, seed: int = 0) -> None:
         super().__init__()
-        self.vlm, self.weights, self.pointing = vlm, weights, pointing
-        depth = vlm.speaker.lm.config.num_hidden_layers
-        if not 0 <= pointing < depth:
-            raise ConfigError(
-                f"the language model has layers 0..{depth - 1}, got {pointing}", limit=depth, got=pointing
-            )
+        if vlm.scheme.pointer is None:
+            raise ConfigError("the scheme of a reader names the head that learns to point")
+        self.vlm, self.weights, self.pointer = vlm, weights, vlm.scheme.pointer
         vlm.speaker.lm.set_attn_implementation("eager")  # whose attention can be read
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -119,8 +116,10 @@ class ReaderTask(nn.Module):
         hit = logits.argmax(-1) == wanted
         right = whole(hit, batch)
         figures |= {"bytes": hit.float().mean(), "exact": right.float().mean()}
-        if self.weights.pointer:
-            losses["pointer"], figures["pointer"] = pointed(out.attentions[self.pointing][:, 0], batch)
+        if self.weights.pointer and bool((batch.pointers != IGNORED).any()):
+            losses["pointer"], figures["pointer"] = pointed(
+                out.attentions[self.pointer.layer][:, self.pointer.head], batch
+            )
         return Seen(losses, figures, right)
 
 

@@ -3,6 +3,7 @@
 page-0000012.png
 chat.jsonl        {"id", "images": ["page-0000012.png"], "messages": [user, assistant, user, ...]}   one line a page
 questions.jsonl   {"page", "image", "text", "answer", "kind", "form", "box"}                          one a question
+                  (answer "" and box null: it is not on the page)
 recipe.json       the recipe, the fonts and their hash
 """
 
@@ -71,7 +72,7 @@ def conversation(page: Page, name: str) -> dict[str, Any]:
 
 def _asked(page: Page, question: Question, name: str) -> dict[str, Any]:
     said = {key: getattr(question, key) for key in ("text", "answer", "kind", "form")}
-    box = [round(side, 1) for side in question.box]
+    box = None if question.box is None else [round(side, 1) for side in question.box]
     return {"page": page.number, "image": name, "layout": page.layout, "em": page.em, **said, "box": box}
 
 
