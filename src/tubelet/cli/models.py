@@ -17,7 +17,8 @@ PROOFS = ("outputs", "gradients", "bf16", "pixels", "save_back")
 
 @dataclass(frozen=True)
 class Models:
-    """List the families whose checkpoints can be loaded, what is verified of each, and the networks known by name.
+    """List the families whose checkpoints can be loaded, what is verified of each, the networks known by name, and the
+    whole models that `tubelet ask` takes.
 
     Example: tubelet models --json
     """
@@ -27,14 +28,17 @@ class Models:
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         from tubelet.families.catalogue import families, format_of, variants
+        from tubelet.language.vlm.layouts import HUB_IDS
 
         told = [describe_family(family) for family in families()]
         rows = [
             describe(name, config, family.name, format_of(family, name))
             for name, (family, config) in variants().items()
         ]
-        terminal.show(_tables(told, rows))
-        terminal.document({"command": "models", "default": DEFAULT_MODEL, "families": told, "models": rows})
+        whole = [{"model_type": kind, "hub_ids": list(ids)} for kind, ids in HUB_IDS.items()]
+        terminal.show(_tables(told, rows, whole))
+        said = {"families": told, "models": rows, "whole": whole}
+        terminal.document({"command": "models", "default": DEFAULT_MODEL, **said})
         return OK
 
 
@@ -77,7 +81,7 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
     }
 
 
-def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
+def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[dict[str, Any]]) -> "Group":
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -111,7 +115,12 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
         "For trained weights give --model a folder, a .safetensors file or a hub id (owner/name) of any family above,\n"
         "alone or inside a whole vision-language model; tubelet convert translates between the formats of a family."
     )
-    return Group(proven, table, Text(note))
+    models = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    models.add_column("whole model", no_wrap=True)
+    models.add_column("such as")
+    for one in whole:
+        models.add_row(one["model_type"], "\n".join(one["hub_ids"]))
+    return Group(proven, table, Text(note), models)
 
 
 def _attention(spans: list[str], frames: int) -> str:

@@ -11,7 +11,9 @@ from tests.language.vlm.tiny_speakers import randomised
 
 from tubelet import VLM
 from tubelet.errors import ConfigError
-from tubelet.language.vlm.llava_hf import most_views
+from tubelet.language.vlm.layouts import HUB_IDS, LAYOUTS
+from tubelet.language.vlm.llava import most_views
+from tubelet.language.vlm.qwen import RULES
 
 SIDE, PATCH = 28, 7
 SPECIAL = ("<image>", "<video>")
@@ -181,5 +183,11 @@ def test_llava_s_own_processor_pads_to_a_square(plain: Peer, tmp_path: Path):
 def test_most_views_are_a_number():
     assert most_views("anyres_max_12") == 12
     for wrong in ("anyres_max_", "anyres_max_0", "anyres_max_-1", "max_9", 9, None):
-        with pytest.raises(ConfigError):
-            most_views(wrong)
+        assert most_views(wrong) is None
+
+
+def test_every_layout_is_told_with_folders_of_it_and_in_the_guide():
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "whole-models.md").read_text(encoding="utf-8")
+    assert set(LAYOUTS) <= set(HUB_IDS)
+    for kind in set(LAYOUTS) - set(RULES):
+        assert f"(`{kind}`)" in guide

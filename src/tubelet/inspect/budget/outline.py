@@ -116,9 +116,7 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
     )
     encoder = replace(opened.config, pixels=scheme.pixels)
     if scheme.states:  # what lies behind the state is loaded and never runs
-        encoder = replace(
-            encoder, layers=scheme.states[0], pool=False, merger=None, deepstack=(), deepstack_merger=None
-        )
+        encoder = replace(encoder, layers=scheme.states[0], pool=False, post_norm=False, merger=None, deepstack=())
     language = _language_values(folder, opened)
     return ModelOutline(encoder, after, True, language, _stored(opened), scheme)
 

@@ -13,3 +13,15 @@ LAYOUTS: dict[str, Layout] = {
     "llava_next": LLAVA_NEXT,
     "llava_onevision": LLAVA_ONEVISION,
 }
+# Published folders of each, and of the two whose layouts are read by `read_folder` itself; names, never followed
+HUB_IDS: dict[str, tuple[str, ...]] = {
+    "qwen2_vl": ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct"),
+    "qwen2_5_vl": ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
+    "qwen3_vl": ("Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-8B-Instruct"),
+    "qwen3_vl_moe": ("Qwen/Qwen3-VL-30B-A3B-Instruct",),
+    "llava": ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"),
+    "llava_next": ("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
+    "llava_onevision": ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
+    "spatial-mllm": ("Diankun/Spatial-MLLM-subset-sft",),
+    "llava_qwen": ("lmms-lab/llava-onevision-qwen2-0.5b-ov", "lmms-lab/llava-onevision-qwen2-7b-ov"),
+}
