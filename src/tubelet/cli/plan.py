@@ -187,6 +187,7 @@ class Plan:
                 llm=after.llm if told else own.llm,
                 projector=after.projector if told else own.projector,
                 space=max(after.space, own.space),
+                averaged=own.averaged,
                 geometry=after.geometry or own.geometry,
                 level=own.level,
                 clips=None if own.clips is None else with_budget(own.clips, self.max_pixels),

@@ -79,6 +79,11 @@ class Tokenizing:
             raise ConfigError("style is chat or plain", expected=("chat", "plain"), got=self.style)
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError("max_length starts at 1", limit=1, got=self.max_length)
+        if self.scheme.written is not None or self.scheme.bidirectional != "none":
+            raise ConfigError(
+                "training has no rows that see each other both ways, nor pictures that are written out",
+                got=(self.scheme.bidirectional, self.scheme.written),
+            )
         if self.scheme.rule.time == "blocks" and self.after.select is not None:
             raise ConfigError("how many rows of each frame a selection keeps is not known before it", got="select")
         if self.scheme.rule.time != "none" and self.scheme.views is not None:

@@ -28,6 +28,7 @@ KEYS = {
     ],
     "patch_merger": [f"{part}.{w}" for part in ("ln_q", "mlp.0", "mlp.2") for w in ("weight", "bias")],
     "spatial_merge": [f"{part}.{w}" for part in ("ln_q", "mlp.0", "mlp.2") for w in ("weight", "bias")],
+    "soft_tokens": ["norm.weight", "weight"],
     "pooler": [f"{part}.{w}" for part in ("conv_pool", "proj.1") for w in ("weight", "bias")],
     "identity": [],
 }
@@ -79,6 +80,17 @@ def by_hand(kind: str, w: dict[str, Tensor], x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("kind", "keys"), KEYS.items())
 def test_keys_are_those_of_upstream(kind: str, keys: list[str]):
     assert sorted(made(kind).state_dict()) == sorted(keys)
+
+
+def test_soft_tokens_are_means_that_are_normed():
+    projector, p = made("soft_tokens", merge=2, eps=0.01), rows((1, 4, 6), (2, 2, 5))  # a column is left out
+    w = projector.state_dict()
+    expected = []
+    for x, item in zip(p.unpack(), p.items, strict=True):
+        means = F.avg_pool2d(x.view(*item.grid, IN).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).reshape(-1, IN)
+        normed = means / (means.square().mean(1, keepdim=True) + 0.01).sqrt() * (1 + w["norm.weight"])
+        expected.append(normed @ w["weight"])
+    torch.testing.assert_close(projector(p).x, torch.cat(expected))
 
 
 @pytest.mark.parametrize("kind", SINGLE)

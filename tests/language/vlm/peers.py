@@ -1,6 +1,6 @@
 """A whole model of transformers, with its processor, beside ours of the same folder, and what must be equal of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ QUESTION = "Wie heißt der Hund? 狗 0.2"
 FIRST = 300  # id of the first special token; bytes stand before it
 
 
-def bpe(special: Sequence[str], *, bos: str | None = None) -> Any:
-    """A byte-level tokenizer, with `special` from id 300 on; bos: put before every text."""
+def bpe(special: Sequence[str], *, bos: str | None = None, more: Mapping[str, str] | None = None) -> Any:
+    """A byte-level tokenizer, with `special` from id 300 on; bos: put before every text; more: names of some."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -38,7 +38,8 @@ def bpe(special: Sequence[str], *, bos: str | None = None) -> Any:
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, begin)]
         )
         around["bos_token"] = bos
-    return PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=list(special), **around)
+    around |= {"additional_special_tokens": list(special), "extra_special_tokens": dict(more or {})}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **around)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,8 @@ class Peer:
         videos = [torch.from_numpy(c.frames).permute(0, 3, 1, 2) for clips in prompts for c in clips if c.is_video]
         more: dict[str, Any] = {"images": stills if any(stills) else None}
         more |= {"videos": videos} if videos else {}
+        bos = self.processor.tokenizer.bos_token
+        more |= {"add_special_tokens": False} if bos and words[0].startswith(bos) else {}  # as apply_chat_template
         self.processor.tokenizer.padding_side = "left"
         return self.processor(text=words, return_tensors="pt", padding=True, **more)
 

@@ -32,10 +32,13 @@ from tubelet.weights.plain import from_plain
 from tubelet.weights.tensors import stored_type
 
 BESIDE = (NETWORK, CONNECTOR)
-PLANNED = ("linear", "mlp2x_gelu")  # projectors that a plan knows the cost of
+# Projectors whose cost a plan knows -> their matrices, and whether they average what they merge
+PLANNED = {"identity": ("identity", False), "linear": ("linear", False), "mlp2x_gelu": ("mlp2x_gelu", False)}
+PLANNED |= {"soft_tokens": ("linear", True)}
 # What text configurations of published models leave out, because it is upstream's default
 USUAL: dict[str, dict[str, int]] = {
     "llama": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008},
+    "gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
     "mistral": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 14336}
     | {"num_key_value_heads": 8},
 }
@@ -101,15 +104,18 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
                 return None
     else:
         layout, files = LAYOUTS[str(kind)], files_of(folder, config, ExtraFiles(folder))
-        scheme = layout.scheme(files, replace(opened.config, pixels=layout.pixels(files, pixels)))
-        projector, merge = ("identity", 1) if layout.projector is None else (layout.projector.kind, 1)
-    if len(scheme.states) > 1 or (projector != "identity" and projector not in PLANNED):
+        config_of = replace(opened.config, pixels=layout.pixels(files, pixels))
+        scheme, named = layout.scheme(files, config_of), layout.projector(files, config_of)
+        projector, merge = ("identity", 1) if named is None else (named.kind, named.merge or 1)
+    if len(scheme.states) > 1 or projector not in PLANNED:
         return None
+    matrices, averaged = PLANNED[projector]
     llm = language_shape(config, Path(folder.name).name)
     after = Downstream(
         space=merge,
         llm=llm,
-        projector=projector,
+        projector=matrices,
+        averaged=averaged,
         geometry=None if level is None else _geometry(folder),
         level=-1 if level is None else level,
         clips=scheme.video_pixels,

@@ -25,7 +25,8 @@ class Downstream:
     most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind; step: M-RoPE steps of one
     temporal row; width: channels of a row where only a recipe is known; geometry: a network beside it that sees the
     frames, whose heads run where it has any, and whose `level` is joined with the tokens; clips: how clips are sized,
-    by a model that sizes them otherwise than pictures."""
+    by a model that sizes them otherwise than pictures; averaged: the neighbours become their mean, so that a row stays
+    as wide."""
 
     space: int = 1
     time: int = 1
@@ -38,6 +39,7 @@ class Downstream:
     geometry: VGGTConfig | None = None
     level: int = -1
     clips: PixelRecipe | None = None
+    averaged: bool = False
 
     def __post_init__(self) -> None:
         if min(self.space, self.time) < 1 or (self.select is not None and self.select < 1):

@@ -100,20 +100,23 @@ def load_named_projector(
     kind: str,
     names: Mapping[str, str],
     *,
+    merge: int | None = None,
+    eps: float | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> Projector:
     """A projector of this kind whose tensors have other names than LLaVA's in a whole model's files.
 
-    names: module of ours -> the end of its name there, both without .weight and .bias. Raises KeyMismatch and what else
-    `load_projector` raises.
+    names: tensor of ours -> the end of its name there, or the same of modules, without .weight and .bias; "" is the
+    projector itself. merge, eps: what the tensors do not say. Raises KeyMismatch and what else `load_projector` raises.
     """
     keys = named_tensors(folder, names)
     if not keys:
         missing = tuple(f"{end}.weight" for end in names.values())
         raise KeyMismatch("the file holds no projector", missing=missing, source=folder.name)
     try:
-        return _read(folder.checkpoint(set(keys.values())), keys, {"kind": kind}, dtype, device)
+        given = {n: v for n, v in (("kind", kind), ("merge", merge), ("eps", eps)) if v is not None}
+        return _read(folder.checkpoint(set(keys.values())), keys, given, dtype, device)
     except KeyMismatch as e:
         theirs = {f"{ours}.{leaf}".lstrip("."): f"{end}.{leaf}" for ours, end in names.items() for leaf in LEAVES}
         missing = tuple(theirs.get(name, name) for name in e.missing)
@@ -122,13 +125,15 @@ def load_named_projector(
 
 
 def named_tensors(folder: CheckpointFolder, names: Mapping[str, str]) -> dict[str, str]:
-    """Our tensor -> the key in the files, of those that are there under these names of modules."""
+    """Our tensor -> the key in the files, of those that are there under these names."""
     found: dict[str, str] = {}
     for ours, end in names.items():
         before = f"{ours}." if ours else ""
         for key in folder.home:
             module, _, leaf = key.rpartition(".")
-            if leaf in LEAVES and f".{module}".endswith(f".{end}"):
+            if f".{key}".endswith(f".{end}"):
+                found[ours] = key
+            elif leaf in LEAVES and f".{module}".endswith(f".{end}"):
                 found[before + leaf] = key
     return found
 
@@ -290,6 +295,9 @@ def _settle(given: dict[str, Any], checkpoint: Checkpoint, entries: Mapping[str,
         (in_dim,) = _shape(entries, "ln_q.weight", 1, checkpoint.name)
         out_dim, wide = _shape(entries, "mlp.2.weight", 2, checkpoint.name)
         merge = max(1, round((wide / in_dim) ** 0.5))
+    elif kind == "soft_tokens":
+        in_dim, out_dim = _shape(entries, "weight", 2, checkpoint.name)
+        merge = given.pop("merge", saved.get("merge", 1))
     else:
         out_dim, in_dim = _shape(entries, "0.weight", 2, checkpoint.name)
     given["norm_out"] = NORM_OUT in entries
@@ -332,6 +340,8 @@ def _kind_of(entries: Mapping[str, Entry], source: str) -> str:
         return "pooler"
     if set(entries) <= {"weight", "bias"} and entries:
         return "linear"
+    if set(entries) == {"weight", "norm.weight"}:
+        return "soft_tokens"
     matches = {name: _NUMBERED.fullmatch(name) for name in entries}
     unknown = [name for name, match in matches.items() if match is None]
     matrices = {match[1] for match in matches.values() if match and match[1]}

@@ -214,6 +214,8 @@ def leading_ids(text: str, tokenizer: Any) -> list[int]:
 
 def _all_ids(text: str, tokenizer: Any, scheme: Scheme) -> list[int]:
     """Ids of a worded prompt, one placeholder an item or frame."""
+    if scheme.written is not None:
+        text = text.replace(scheme.written.mark, scheme.written.text)
     ids = leading_ids(text, tokenizer)
     for n, piece in enumerate(text.split(IMAGE_TAG) if scheme.wording == "image_tag" else [text]):
         ids += ([scheme.token_ids.image] if n else []) + _ids(piece, tokenizer)

@@ -45,11 +45,12 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class NamedProjector:
-    """A projector as a file has it. names: module of ours -> the end of its name in the file, both without .weight and
-    .bias; "" is the projector itself."""
+    """A projector as a file has it."""
 
     kind: str  # of tubelet.language.project.projector
-    names: Mapping[str, str]
+    names: Mapping[str, str]  # ours -> the end of the name in the file, of modules or of tensors
+    merge: int | None = None  # what the tensors do not say
+    eps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Layout:
 
     scheme: Callable[[ModelFiles, EncoderConfig], Scheme]  # the encoder has the pixels that `pixels` gave
     pixels: Callable[[ModelFiles, PixelRecipe], PixelRecipe] = lambda files, recipe: recipe
-    projector: NamedProjector | None = None  # None: the encoder's own merger is all there is
+    projector: Callable[[ModelFiles, EncoderConfig], NamedProjector | None] = lambda files, encoder: None
 
 
 def joined_states(files: ModelFiles, encoder: EncoderConfig, default: int) -> tuple[int, ...]:

@@ -29,9 +29,7 @@ ONEVISION_PINPOINTS = tuple((h, w) for h in ONEVISION_SIDES for w in ONEVISION_S
 _ACT = (("projector_hidden_act", (None, "gelu")), ("multimodal_projector_bias", (None, True)))
 _IMAGE = ("image_token_index", "image_token_id")
 _VIDEO = ("video_token_index", "video_token_id")
-_PROJECTOR = NamedProjector(
-    "mlp2x_gelu", {"0": "multi_modal_projector.linear_1", "2": "multi_modal_projector.linear_2"}
-)
+_LINEAR = {"0": "multi_modal_projector.linear_1", "2": "multi_modal_projector.linear_2"}
 # do_pad fills up batches, no pictures
 _VIEWED = ("image_processor_type", "image_grid_pinpoints", "aspect_ratio_setting", "do_pad")
 
@@ -151,6 +149,10 @@ def _viewed_pixels(processor: Mapping[str, Any], recipe: PixelRecipe, model: str
     return found
 
 
-LLAVA_1_5 = Layout(plain_scheme, plain_pixels, _PROJECTOR)
-LLAVA_NEXT = Layout(next_scheme, next_pixels, _PROJECTOR)
-LLAVA_ONEVISION = Layout(onevision_scheme, onevision_pixels, _PROJECTOR)
+def _projector(files: ModelFiles, encoder: EncoderConfig) -> NamedProjector:
+    return NamedProjector("mlp2x_gelu", _LINEAR)
+
+
+LLAVA_1_5 = Layout(plain_scheme, plain_pixels, _projector)
+LLAVA_NEXT = Layout(next_scheme, next_pixels, _projector)
+LLAVA_ONEVISION = Layout(onevision_scheme, onevision_pixels, _projector)

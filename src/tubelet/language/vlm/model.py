@@ -86,6 +86,7 @@ class VLM(nn.Module):
         self.encoder, self.projector, self.reduce = encoder, projector, reduce
         self.speaker: PlacedCausalLM = lm if isinstance(lm, PlacedCausalLM) else PlacedCausalLM(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
+        self.speaker.bidirectional = scheme.bidirectional
         self.newline = None if newline is None else nn.Parameter(newline)
         self.spatial = spatial
         self.cache = FeatureCache() if cache is None else cache

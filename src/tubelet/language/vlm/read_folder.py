@@ -138,11 +138,11 @@ def _laid_out(
     layout = LAYOUTS[files.kind]
     encoder = _encoder(folder, dtype, device, partial(layout.pixels, files))
     scheme = layout.scheme(files, encoder.config)  # before more weights are read
-    if layout.projector is None:
+    named = layout.projector(files, encoder.config)
+    if named is None:
         return encoder, None, scheme
-    named = layout.projector
-    projector = load_named_projector(folder, named.kind, named.names, dtype=dtype, device=device)
-    return encoder, projector, scheme
+    how: dict[str, Any] = {"merge": named.merge, "eps": named.eps, "dtype": dtype, "device": device}
+    return encoder, load_named_projector(folder, named.kind, named.names, **how), scheme
 
 
 def _encoder(

@@ -12,6 +12,7 @@ from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.plain import from_plain, to_plain
 
 Wording = Literal["parts", "image_tag"]
+Bidirectional = Literal["none", "images"]
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
 IMAGE_TAG = "<image>"
 SECTION = "tubelet"  # of config.json, with a scheme
@@ -42,6 +43,18 @@ class Pointer:
 
 
 @dataclass(frozen=True)
+class Written:
+    """How the text that a chat template wrote shows a picture to the tokenizer, where these are not the same."""
+
+    mark: str  # what the template writes for a picture
+    text: str  # what stands there instead, with one placeholder for all rows
+
+    def __post_init__(self) -> None:
+        if not self.mark or not self.text:
+            raise ConfigError("mark and text are not empty", got=(self.mark, self.text))
+
+
+@dataclass(frozen=True)
 class Scheme:
     """What is not in the weights of a vision-language model.
 
@@ -53,7 +66,8 @@ class Scheme:
     pooled and joined behind the projector; rows out of which some were chosen are joined and not pooled. alone: only a
     picture that is alone in its prompt is cut into views; of several each is made square and seen whole (LLaVA's
     "anyres_max"): `for_pictures` says how a prompt is cut. pointer: the head that tells where an answer is read, if one
-    was trained to.
+    was trained to. written: what pictures become in the text before it is put into tokens. bidirectional "images": rows
+    that follow each other see each other both ways, everything else what stands before it (Gemma 3).
     Raises ConfigError for views that are squared first, or whose frames are blocks.
 
         >>> Scheme(TokenIds(image=9), pixels=tubelet.PixelRecipe(14)).rule.time
@@ -70,6 +84,8 @@ class Scheme:
     views: ViewRule | None = None
     alone: bool = False
     pointer: Pointer | None = None
+    written: Written | None = None
+    bidirectional: Bidirectional = "none"
 
     def __post_init__(self) -> None:
         if self.alone and self.views is None:
@@ -79,6 +95,8 @@ class Scheme:
             raise ConfigError(
                 "views are not squared first, and a view is one run of placeholders", got=(self.square, self.rule.time)
             )
+        if self.bidirectional not in get_args(Bidirectional):
+            raise ConfigError("bidirectional is none or images", expected=("none", "images"), got=self.bidirectional)
         if self.wording not in WORDINGS:
             raise ConfigError(f"wording is one of {', '.join(WORDINGS)}", expected=WORDINGS, got=self.wording)
 
