@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from tubelet.errors import ConfigError
 from tubelet.pixels.resize import check_resized
-from tubelet.pixels.sizes import Pad, anyres, check_sides
+from tubelet.pixels.sizes import Pad, anyres, check_sides, nearest_ratio
 from tubelet.reading.limits import Limits
 
 Pool = Literal["bilinear", "average", "max"]
@@ -27,6 +27,7 @@ Joining = Literal["flat", "spatial", "unpad"]
 JOININGS: tuple[Joining, ...] = ("flat", "spatial", "unpad")
 Compat = Literal["transformers-5"]
 Pooled = Literal["all", "clips"]
+Canvas = Literal["inside", "filled"]
 POOLS: tuple[Pool, ...] = ("bilinear", "average", "max")
 
 
@@ -98,6 +99,9 @@ class ViewRule:
     pooled_are: Pooled = "all"  # what is pooled: every view, or those of clips alone
     # LLaVA's anyres_max_N: joined tiles of over 1.21 x N views' tokens are sampled down to about N views' (bilinear)
     most: int | None = None
+    # "filled" (InternVL): the canvas of the nearest ratio, filled with the picture, its ratio lost; the whole stands
+    # behind its tiles, and alone where there is one tile
+    canvas: Canvas = "inside"
 
     def __post_init__(self) -> None:
         if min(self.tile, self.stride, self.most or 1) < 1:
@@ -113,6 +117,8 @@ class ViewRule:
                 f"pool is {', '.join(POOLS)} or None, join {', '.join(JOININGS)}, compat transformers-5 or None",
                 got=(self.pool, self.join, self.compat),
             )
+        if self.canvas not in ("inside", "filled") or (self.canvas == "filled" and self.join != "flat"):
+            raise ConfigError("a canvas is inside, or filled and joined flat", got=(self.canvas, self.join))
         if self.pooled_are not in ("all", "clips") or (self.most is not None and self.join != "unpad"):
             raise ConfigError(
                 "all views are pooled or those of clips; tiles sampled down to a number are joined by unpad",
@@ -126,7 +132,11 @@ class ViewRule:
         >>> LAVIDA.tiling(900, 400).rows, LAVIDA.tiling(900, 400).cols
         (3, 1)
         """
-        pad = anyres(height, width, self.pinpoints)
+        if self.canvas == "filled":
+            full = nearest_ratio(height, width, self.pinpoints, self.tile)
+            pad = Pad(*full, 0, 0, *full)
+        else:
+            pad = anyres(height, width, self.pinpoints)
         check_resized(pad.height, pad.width, 1, Limits())
         return Tiling(pad, pad.height // self.tile, pad.width // self.tile)
 
@@ -143,7 +153,10 @@ class ViewRule:
         tiles = (
             View(name, tiling.pad, *corner, side, side) for name, corner in zip(tiling.names[1:], corners, strict=True)
         )
-        return self.glance(height, width), *tiles
+        whole = self.glance(height, width)
+        if self.canvas == "filled":
+            return (*tiles, whole) if tiling.rows * tiling.cols > 1 else (whole,)
+        return whole, *tiles
 
     def glance(self, height: int, width: int) -> View:
         """The one view that frames of a clip have."""
@@ -175,7 +188,7 @@ class ViewRule:
             return (h * w + (self.join == "unpad"),)
         tiling = self.tiling(height, width)
         if self.join != "unpad":
-            return (h * w,) * len(tiling.names)
+            return (h * w,) * len(self.views(height, width))
         top, left = self.unpadded(height, width, tiling.rows * h, tiling.cols * w)
         kept_rows, kept_cols = _kept(tiling.rows, h, top), _kept(tiling.cols, w, left)
         rows, cols = self.sampled(sum(kept_rows), sum(kept_cols), h)

@@ -28,6 +28,7 @@ KEYS = {
     ],
     "patch_merger": [f"{part}.{w}" for part in ("ln_q", "mlp.0", "mlp.2") for w in ("weight", "bias")],
     "spatial_merge": [f"{part}.{w}" for part in ("ln_q", "mlp.0", "mlp.2") for w in ("weight", "bias")],
+    "pixel_shuffle": [f"{part}.{w}" for part in ("norm", "mlp.0", "mlp.2") for w in ("weight", "bias")],
     "soft_tokens": ["norm.weight", "weight"],
     "pooler": [f"{part}.{w}" for part in ("conv_pool", "proj.1") for w in ("weight", "bias")],
     "identity": [],
@@ -80,6 +81,15 @@ def by_hand(kind: str, w: dict[str, Tensor], x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("kind", "keys"), KEYS.items())
 def test_keys_are_those_of_upstream(kind: str, keys: list[str]):
     assert sorted(made(kind).state_dict()) == sorted(keys)
+
+
+def test_pixel_shuffle_norms_what_it_merged():
+    projector, p = made("pixel_shuffle", merge=2, eps=0.01), rows((1, 4, 6), (2, 2, 4))
+    w = projector.state_dict()
+    blocks = merge(p, space=2).x
+    normed = F.layer_norm(blocks, (4 * IN,), w["norm.weight"], w["norm.bias"], 0.01)
+    inner = F.gelu(F.linear(normed, w["mlp.0.weight"], w["mlp.0.bias"]))
+    torch.testing.assert_close(projector(p).x, F.linear(inner, w["mlp.2.weight"], w["mlp.2.bias"]))
 
 
 def test_soft_tokens_are_means_that_are_normed():

@@ -34,6 +34,7 @@ KINDS = [
     "spatial_merge",
     "patch_merger",
     "soft_tokens",
+    "pixel_shuffle",
 ]
 BY_KEYS = [k for k in KINDS if k not in ("spatial_merge", "patch_merger")]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the door for pickles exists on POSIX only")

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from tubelet import VLM, Clip
 from tubelet.language.placing.prompt import pad
-from tubelet.language.vlm.chat import Question, ask, tokens_of
+from tubelet.language.vlm.chat import Question, as_written, ask, tokens_of
 from tubelet.language.vlm.features import VisualRows
 from tubelet.packed import concat
 
@@ -110,7 +110,7 @@ class Peer:
         made = [tokens_of(q.text, q.clips, q.rows.tokens, self.vlm.tokenizer, self.vlm.scheme) for q in asked]
         batch = pad(made, 0, side="left")
         assert batch.input_ids.tolist() == given["input_ids"].tolist()
-        rows = VisualRows(concat([q.rows.tokens for q in asked]))
+        rows = as_written(VisualRows(concat([q.rows.tokens for q in asked], renumber=False)), self.vlm.scheme)
         with torch.no_grad():
             ready = self.vlm.ready(rows, batch.input_ids, attention_mask=batch.attention_mask)
             ours, theirs = self.vlm(ready), self.model(**given).logits

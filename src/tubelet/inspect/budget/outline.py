@@ -34,7 +34,7 @@ from tubelet.weights.tensors import stored_type
 BESIDE = (NETWORK, CONNECTOR)
 # Projectors whose cost a plan knows -> their matrices, and whether they average what they merge
 PLANNED = {"identity": ("identity", False), "linear": ("linear", False), "mlp2x_gelu": ("mlp2x_gelu", False)}
-PLANNED |= {"soft_tokens": ("linear", True)}
+PLANNED |= {"soft_tokens": ("linear", True), "pixel_shuffle": ("mlp2x_gelu", False)}
 # What text configurations of published models leave out, because it is upstream's default
 USUAL: dict[str, dict[str, int]] = {
     "llama": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008},

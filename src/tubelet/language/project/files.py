@@ -295,6 +295,10 @@ def _settle(given: dict[str, Any], checkpoint: Checkpoint, entries: Mapping[str,
         (in_dim,) = _shape(entries, "ln_q.weight", 1, checkpoint.name)
         out_dim, wide = _shape(entries, "mlp.2.weight", 2, checkpoint.name)
         merge = max(1, round((wide / in_dim) ** 0.5))
+    elif kind == "pixel_shuffle":
+        out_dim, wide = _shape(entries, "mlp.0.weight", 2, checkpoint.name)
+        merge = given.pop("merge", saved.get("merge", 2))
+        in_dim = wide // merge**2
     elif kind == "soft_tokens":
         in_dim, out_dim = _shape(entries, "weight", 2, checkpoint.name)
         merge = given.pop("merge", saved.get("merge", 1))
@@ -342,6 +346,8 @@ def _kind_of(entries: Mapping[str, Entry], source: str) -> str:
         return "linear"
     if set(entries) == {"weight", "norm.weight"}:
         return "soft_tokens"
+    if "norm.weight" in entries and "mlp.0.weight" in entries:
+        return "pixel_shuffle"
     matches = {name: _NUMBERED.fullmatch(name) for name in entries}
     unknown = [name for name, match in matches.items() if match is None]
     matrices = {match[1] for match in matches.values() if match and match[1]}

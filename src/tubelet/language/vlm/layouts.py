@@ -4,6 +4,7 @@ LLaVA's own layout, whose tower may lie elsewhere, and what tubelet writes are `
 """
 
 from tubelet.language.vlm.gemma3 import GEMMA_3
+from tubelet.language.vlm.internvl import INTERNVL
 from tubelet.language.vlm.layout import Layout
 from tubelet.language.vlm.llava_hf import LLAVA_1_5, LLAVA_NEXT, LLAVA_ONEVISION
 from tubelet.language.vlm.qwen import QWEN_VL, RULES
@@ -14,6 +15,7 @@ LAYOUTS: dict[str, Layout] = {
     "llava_next": LLAVA_NEXT,
     "llava_onevision": LLAVA_ONEVISION,
     "gemma3": GEMMA_3,
+    "internvl": INTERNVL,
 }
 # Published folders of each, and of the two whose layouts are read by `read_folder` itself; names, never followed
 HUB_IDS: dict[str, tuple[str, ...]] = {
@@ -25,6 +27,7 @@ HUB_IDS: dict[str, tuple[str, ...]] = {
     "llava_next": ("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-mistral-7b-hf"),
     "llava_onevision": ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
     "gemma3": ("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it"),
+    "internvl": ("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF"),
     "spatial-mllm": ("Diankun/Spatial-MLLM-subset-sft",),
     "llava_qwen": ("lmms-lab/llava-onevision-qwen2-0.5b-ov", "lmms-lab/llava-onevision-qwen2-7b-ov"),
 }

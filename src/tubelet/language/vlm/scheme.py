@@ -48,10 +48,13 @@ class Written:
 
     mark: str  # what the template writes for a picture
     text: str  # what stands there instead, with one placeholder for all rows
+    clip_mark: str | None = None  # what it writes for a clip, whose frames are written out one by one
+    frame: str = ""  # of each, {} its number from 1; with one placeholder
+    between: str = ""  # frames
 
     def __post_init__(self) -> None:
-        if not self.mark or not self.text:
-            raise ConfigError("mark and text are not empty", got=(self.mark, self.text))
+        if not self.mark or not self.text or (self.clip_mark is not None and (not self.clip_mark or not self.frame)):
+            raise ConfigError("marks and texts are not empty", got=self)
 
 
 @dataclass(frozen=True)
