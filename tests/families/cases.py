@@ -254,6 +254,6 @@ def _internvl(name: str, grids: Any, size: int, **said: Any) -> Case:
 
 INTERNVL = [
     _internvl("tiny", PICTURES, 74, attention_bias=True),  # 74 is 5.29 patches
-    _internvl("clips, no bias, rms", CLIPS, 56, norm_type="rms_norm", layer_norm_eps=1e-5, use_mask_token=True),
+    _internvl("clips, no bias, rms", CLIPS, 56, norm_type="rms_norm", layer_norm_eps=1e-5),
 ]
 CASES = [*SIGLIP, *CLIP, *MLCD, *AIMV2, *DINOV2, *DINOV3, *PIXTRAL, *INTERNVL, *QWEN]

@@ -11,8 +11,8 @@
     pooler              a convolution over merge x merge neighbours, GELU, a matrix   conv_pool proj.1
     identity            nothing                                                       -
 
-Kinds and keys are those of LLaVA's mm_projector_type, so its weights fit; pixel_shuffle is InternVL's, soft_tokens Gemma
-3's. Unlike there, grids come with the rows: any mix of sizes, pictures and videos goes through in one call.
+Kinds and keys are those of LLaVA's mm_projector_type, so its weights fit; pixel_shuffle is InternVL's, soft_tokens
+Gemma 3's. Unlike there, grids come with the rows: any mix of sizes, pictures and videos goes through in one call.
 Source: EvolvingLMMs-Lab/OneVision-Encoder:llava_next/llava/model/multimodal_projector/builder.py@c2cd3e0.
 """
 
@@ -142,8 +142,8 @@ def build_projector(
 ) -> Projector:
     """A projector with torch's fresh weights, from rows of `in_dim` to rows of `out_dim`; kinds in the module's head.
 
-    merge: side of the blocks that become one row, of the kinds that have such (default 2). odd: what happens to sides it
-    does not divide, as in `tubelet.merge` (spatial_merge, pooler; upstream's pooler crops in silence). eps: of ln_q and
+    merge: side of the blocks that become one row, of the kinds that have such (default 2). odd: what happens to sides
+    it does not divide, as in `tubelet.merge` (spatial_merge, pooler; upstream's pooler crops in silence). eps: of ln_q and
     norm (default 1e-6).
     compat: a named upstream behaviour that is wrong for most inputs and that some weights were trained with:
     "infer_hw" (spatial_merge) forgets the grids and takes the most nearly square one with as many rows (`infer_hw`),
