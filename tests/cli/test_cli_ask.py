@@ -16,10 +16,13 @@ from tests.language.vlm.tiny_speakers import SPECIAL, randomised, tokenizer, who
 
 from tubelet import read
 from tubelet.cli import main
+from tubelet.cli.ask import told_answer
 from tubelet.language.vlm.chat import ask as ask_model
+from tubelet.language.vlm.found import Found
 from tubelet.language.vlm.model import VLM
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import ViewRule
+from tubelet.train.pages.reader import ReaderConfig, build_reader
 from tubelet.weights.load import untrained
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -152,6 +155,39 @@ def test_what_was_seen_is_drawn(files: dict[str, Path], models: dict[str, Path],
     one = Image.open(tmp_path / "one.png")
     assert both.height > one.height > 0
     assert both.crop((0, 0, one.width, one.height)).tobytes() == one.tobytes()
+
+
+def test_a_model_that_points_says_where_and_how_sure(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A reader with random weights: of what it says it cannot be sure."""
+    sizes = ReaderConfig(hidden=64, heads=2, layers=1, mlp=64, text_layers=1, text_mlp=64, pointing=0)
+    model = build_reader(sizes, seed=4).save_pretrained(tmp_path / "reader")
+    options = ("--model", model, "--max-new-tokens", 4)
+    assert ask(files["small"], "Total?", *options, "--show", tmp_path / "seen.png") == 0
+    plain = capsys.readouterr().out
+    assert ask(files["small"], "Total?", *options, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["sure"] is False
+    assert 0 < said["probability"] < 0.5
+    assert plain.rstrip("\n") == told_answer(said["answer"], Found(said["probability"], False, ()))
+    for place in said["places"]:
+        assert place["file"] == said["files"][0]["file"]
+        left, top, right, bottom = place["box"]
+        assert 0 <= left < right
+        assert 0 <= top < bottom
+    with Image.open(tmp_path / "seen.png") as seen:
+        assert seen.height > 100
+
+
+def test_what_is_not_sure_or_not_there_is_told():
+    def told(answer: str, sure: bool) -> str:
+        return told_answer(answer, Found(0.5, sure, ()))
+
+    assert told("12.50", True) == "12.50"
+    assert told("12.50", False) == "not sure: 12.50"
+    assert told("", True) == "it is not there"
+    assert told("", False) == "not sure: it seems not to be there"
 
 
 def test_sampling_follows_its_seed(files: dict[str, Path], models: dict[str, Path], capsys: pytest.CaptureFixture[str]):

@@ -39,6 +39,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n, name in enumerate(("documents/pybv0228_81.png", "documents/nkbl0226_1.png", "png/41699051005347.png")):
         write_picture(folder / name, 120, 90 + 10 * n, n)
     write_picture(folder / "003a8ae2ef43b901.jpg", 100, 80)
+    write_picture(folder / "3.png", 128, 96)
     for name in ("scene0011_00.mp4", "scene0380_00.mp4", "scannet/scene0050_00.mp4"):
         write_clip(folder / name, frames=4)
     return folder
@@ -60,7 +61,7 @@ def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("benchmark", ["docvqa", "chartqa", "textvqa", "scanqa", "sqa3d", "vsibench"])
+@pytest.mark.parametrize("benchmark", ["docvqa", "chartqa", "textvqa", "scanqa", "sqa3d", "vsibench", "pages"])
 def test_every_benchmark(evaluate: Callable[..., int], capsys: pytest.CaptureFixture[str], benchmark: str):
     assert evaluate(benchmark, "--budget", 3, "--num-frames", 2, "--json") == 0
     told = document(capsys)

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from tubelet.cli.options import Device, FrameOptions, OutputOptions, ReadingOptions, StoredDtype, option
-from tubelet.cli.output import on_one_page, output_file
+from tubelet.cli.output import output_file
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
 from tubelet.writing import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import RenderableType
+    from torch import Tensor
 
     from tubelet.language.vlm.chat import Question
+    from tubelet.language.vlm.found import Found
     from tubelet.language.vlm.model import VLM
     from tubelet.reading.clip import Clip
     from tubelet.reading.sampling import Sampling
@@ -29,6 +31,7 @@ class Ask:
 
     The answer goes to stdout as it comes, the tokens and times to stderr. The model is a folder or hub id of a complete
     Qwen2-VL, Qwen2.5-VL or Qwen3-VL, of LLaVA's layout, or what tubelet wrote; its tokenizer's chat template is used.
+    A model that points (tubelet's reader) says what it is not sure of, and --show draws where it read the answer.
     Needs transformers: pip install "tubelet[hf]".
 
     Example: tubelet ask receipt.png "What was bought?" --model models/Qwen2.5-VL-3B-Instruct
@@ -73,10 +76,18 @@ class Ask:
 
         asked = ask(vlm, clips, question)
         laps["encode"] = time.perf_counter() - start
-        if out is not None:
-            save_png(drawn(asked), out)
-        answer, counts = self._answer(vlm, asked, terminal, start, laps)
+        pointing = vlm.scheme.pointer is not None  # then the answer is told when it is known how sure it is
+        if out is not None and not pointing:
+            save_png(_drawn(asked), out)
+        answer, said, counts = self._answer(vlm, asked, terminal, start, laps)
         report = {"command": "ask", "answer": answer, "model": file_name(self.model), "untrained": vlm.untrained}
+        if pointing:
+            where = _found(vlm, asked, said)
+            told = told_answer(answer, where)
+            terminal.piece(f"{told}\n")
+            report |= {"sure": where.sure, "probability": where.probability, "places": _places(where, asked)}
+            if out is not None:
+                save_png(_drawn(asked, where, (question, told)), out)
         report |= {"files": _files(asked), "tokens": counts, "seconds": laps}
         report |= {} if out is None else {"show": file_name(str(out))}
         terminal.aside(_table(counts, laps, self.model))
@@ -119,8 +130,9 @@ class Ask:
 
     def _answer(
         self, vlm: "VLM", asked: "Question", terminal: Terminal, start: float, laps: dict[str, float]
-    ) -> tuple[str, dict[str, int]]:
-        """The answer, said to stdout as it comes, and how many tokens it took. `laps` gets the times since `start`."""
+    ) -> "tuple[str, Tensor, dict[str, int]]":
+        """The answer, said to stdout as it comes unless the model can tell how sure it is, its ids, and how many tokens
+        it all took. `laps` gets the times since `start`."""
         import torch
 
         from tubelet.language.vlm.stream import TokenStreamer
@@ -129,35 +141,53 @@ class Ask:
 
         def say(text: str) -> None:
             said.append(text)
-            terminal.piece(text)
+            if vlm.scheme.pointer is None:
+                terminal.piece(text)
 
         torch.manual_seed(self.seed)
         streamer = TokenStreamer(vlm.tokenizer, say)
-        vlm.generate(asked.ready, max_new_tokens=self.max_new_tokens, temperature=self.temperature, streamer=streamer)
+        most, temperature = self.max_new_tokens, self.temperature
+        ids = vlm.generate(asked.ready, max_new_tokens=most, temperature=temperature, streamer=streamer)
         end = time.perf_counter()
-        terminal.piece("\n")
+        say("\n")
         first = end if streamer.first is None else streamer.first
         laps |= {"first_token": first - start, "answer": end - start}
         visual = int(asked.ready.visual.sum())
         prompt = asked.ready.input_ids.shape[1]
         counts = {"patches": len(asked.patches.x), "visual": visual, "text": prompt - visual}
-        return "".join(said), counts | {"prompt": prompt, "answer": streamer.tokens}
+        return "".join(said[:-1]), ids, counts | {"prompt": prompt, "answer": streamer.tokens}
 
 
 # ---- what is shown
 
 
-def drawn(asked: "Question") -> "Image":
-    """Every picture with the grid of the tokens the model saw and every clip's frames with it, under one another."""
+def told_answer(answer: str, found: "Found") -> str:
+    """The answer as a person is told it: what is not on the page, and what the model is not sure of, is said to be."""
+    if not found.sure:
+        return f"not sure: {answer}" if answer else "not sure: it seems not to be there"
+    return answer or "it is not there"
 
-    from tubelet.inspect.draw.frames import contact_sheet, draw_grid
 
-    pages = []
-    for item, side in zip(asked.rows.tokens.items, asked.sides, strict=True):
-        clip = asked.clips[item.picture]
-        draw = contact_sheet if clip.is_video else draw_grid
-        pages.append(draw(clip, item, side))
-    return on_one_page(pages)
+def _drawn(asked: "Question", found: "Found | None" = None, said: Sequence[str] = ()) -> "Image":
+    """What the model saw, with boxes where it read the answer."""
+    from tubelet.inspect.draw.places import draw_question
+
+    return draw_question(asked, () if found is None else found.places, said)
+
+
+def _found(vlm: "VLM", asked: "Question", said: "Tensor") -> "Found":
+    from tubelet.language.vlm.found import found
+
+    return found(vlm, asked, said)
+
+
+def _places(found: "Found", asked: "Question") -> list[dict[str, Any]]:
+    """Where the answer was read, for scripts."""
+    return [
+        {"file": file_name(asked.clips[place.picture].source), "frame": place.frame, "box": list(place.box),
+         "share": place.share}
+        for place in found.places
+    ]  # fmt: skip
 
 
 def _files(asked: "Question") -> list[dict[str, Any]]:

@@ -42,7 +42,8 @@ class Eval:
 
     The files are those that the authors publish: DocVQA's val_v1.0.json, ChartQA's test_human.json and
     test_augmented.json, TextVQA's TextVQA_0.5.1_val.json, ScanQA's ScanQA_v1.0_val.json, SQA3D's two (questions and
-    annotations), VSI-Bench's test.jsonl. Pictures and clips (of scenes: SCENE.mp4) lie under --root.
+    annotations), VSI-Bench's test.jsonl; and questions.jsonl of what `tubelet pages` wrote. Pictures and clips (of
+    scenes: SCENE.mp4) lie under --root.
 
     Each question is asked once by every arm: "all" keeps every token, the others are methods of tubelet select that
     need neither text nor attention, and keep --budget tokens of each picture or clip. Answers are appended to a file as
@@ -54,7 +55,8 @@ class Eval:
 
     benchmark: Positional[
         Annotated[
-            Literal["docvqa", "chartqa", "textvqa", "scanqa", "sqa3d", "vsibench"], option("whose questions", "NAME")
+            Literal["docvqa", "chartqa", "textvqa", "scanqa", "sqa3d", "vsibench", "pages"],
+            option("whose questions", "NAME"),
         ]
     ]
     files: Positional[Annotated[tuple[str, ...], option("the files of questions", "FILE...")]]

@@ -120,6 +120,12 @@ VSIBENCH = [
 ]
 
 
+PAGES = [
+    {"page": 3, "image": "3.png", "text": "What is the total?", "answer": "$4.10", "kind": "money"},
+    {"page": 3, "image": "3.png", "text": "Phone?", "answer": "", "kind": "absent", "box": None},
+]
+
+
 def write_benchmark(folder: Path, name: str) -> list[Path]:
     """The files of one benchmark as its authors publish them."""
     trees: dict[str, dict[str, Any]] = {
@@ -132,6 +138,7 @@ def write_benchmark(folder: Path, name: str) -> list[Path]:
             "v1_balanced_sqa_annotations_val_scannetv2.json": SQA3D_ANNOTATIONS,
         },
         "vsibench": {"test.jsonl": VSIBENCH},
+        "pages": {"questions.jsonl": PAGES},
     }
     out = []
     for file, tree in trees[name].items():

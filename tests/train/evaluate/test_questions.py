@@ -1,4 +1,4 @@
-"""Questions of six benchmarks, read from the forms their authors publish, and what is no such form."""
+"""Questions of benchmarks, read from the forms their authors publish, and what is no such form."""
 
 import json
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tubelet.errors import InputError
+from tubelet.train.evaluate.questions import read_questions
 from tubelet.train.pages.evaluate import constants
 from tubelet.train.pages.fonts import Fonts
 from tubelet.train.pages.page import ABSENT, LAYOUTS, SCOPE_A, Page, PageRecipe, print_page
 from tubelet.train.pages.words import MEANINGS
+from tubelet.train.pages.write import write_pages
 
 EVERY = tuple((name, 1.0) for name in LAYOUTS)
 NOTHING = ("picture", "fine")
@@ -161,3 +164,15 @@ def test_recipes_that_cannot_be_are_refused(fonts: Fonts):
             PageRecipe(**wrong)
     with pytest.raises(InputError, match="from 0"):
         print_page(PageRecipe(), fonts, -1)
+
+
+def test_pages_are_asked_in_the_words_they_were_printed_with(fonts: Fonts, tmp_path: Path):
+    """What `tubelet pages` writes is read back: every question, and "" for what is not there."""
+    recipe = PageRecipe(seed=3, absent=1.0)
+    pages = list(write_pages(tmp_path / "pages", recipe, fonts, range(3)))
+    read = read_questions("pages", [tmp_path / "pages" / "questions.jsonl"], str(tmp_path / "pages"))
+    assert [(q.prompt, q.accepted, q.kind) for q in read] == [
+        (q.text, (q.answer,), q.kind) for page in pages for q in page.questions
+    ]
+    assert ("",) in [q.accepted for q in read]
+    assert all(Path(q.file).exists() for q in read)

@@ -108,6 +108,16 @@ def exact_match(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> li
     return [float(_bare(a) in {_bare(r) for r in right}) for a, right in zip(answers, accepted, strict=True)]
 
 
+def same_text(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
+    """1 for an accepted answer letter by letter, white space at the ends aside, else 0.
+
+    >>> same_text(["$4.10 ", "$4.1"], [["$4.10"], ["$4.10"]])
+    [1.0, 0.0]
+    """
+    _same_number(answers, accepted)
+    return [float(a.strip() in {r.strip() for r in right}) for a, right in zip(answers, accepted, strict=True)]
+
+
 def refined_match(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> list[float]:
     """1 where an answer, without white space, lies within an accepted one or holds it (EM-R1), else 0. An empty answer
     counts nothing. Otherwise as `exact_match`.

@@ -8,6 +8,7 @@
                and v1_balanced_sqa_annotations_* {"annotations": [{"question_id", "answers": [{"answer"}]}]}
     vsibench   test.jsonl                        {"id", "dataset", "scene_name", "question_type", "question",
                                                   "options", "ground_truth"} a line
+    pages      questions.jsonl                   what `tubelet pages` writes beside its pictures
 
 Pictures and clips lie under a root, where the benchmark has them; a scene is a clip of its name. Nothing is fetched.
 """
@@ -236,6 +237,17 @@ def _vsibench(record: Record, root: Root, place: Place) -> BenchmarkQuestion:
     )
 
 
+def _pages(record: Record, root: Root, place: Place) -> BenchmarkQuestion:
+    """A reader is asked in the words it was trained on; what is not on the page has the answer ""."""
+    return BenchmarkQuestion(
+        f"{record['page']}/{place.number}",
+        record["text"],
+        (root.path(record["image"], str(place)),),
+        _texts([record["answer"]]),
+        record["kind"],
+    )
+
+
 def _scene(root: Root, name: str, place: Place) -> tuple[str, ...]:
     return tuple(root.path(f"{name}{ending}", str(place)) for ending in CLIPS)
 
@@ -251,4 +263,5 @@ READERS: dict[str, tuple[Callable[[Files], Iterator[tuple[Place, Record]]], Make
     "scanqa": (_listed, _scanqa),
     "sqa3d": (_joined, _sqa3d),
     "vsibench": (_listed, _vsibench),
+    "pages": (_listed, _pages),
 }

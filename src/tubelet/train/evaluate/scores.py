@@ -13,6 +13,7 @@ from tubelet.inspect.metrics.answers import (
     refined_match,
     relative_accuracy,
     relaxed_accuracy,
+    same_text,
     vqa_accuracy,
 )
 from tubelet.inspect.metrics.estimate import Estimate
@@ -30,6 +31,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     "scanqa": {"EM@1": exact_match, "EM-R1": refined_match},
     "sqa3d": {"EM@1": exact_match, "EM-R1": refined_match},
     "vsibench": {"accuracy or MRA": relative_accuracy},  # by kind, see `scores_of`
+    "pages": {"exact match": same_text, "ANLS": anls},
 }
 
 
