@@ -368,11 +368,12 @@ def test_the_whole_line():
     """Encoder, pool or merge, projector: each stage takes what the one before gives."""
     import tubelet
     from tubelet.encoder.config import EncoderConfig
+    from tubelet.pixels.patchify import from_pixels
     from tubelet.pixels.recipe import PixelRecipe
 
     config = EncoderConfig(hidden=64, layers=1, heads=2, mlp=32, pixels=PixelRecipe(4))
     encoder = tubelet.untrained(config)
-    pixels = tubelet.pixels.patchify.from_pixels(torch.zeros(2, 3, 3, 16, 24), encoder.pixels)
+    pixels = from_pixels(torch.zeros(2, 3, 3, 16, 24), encoder.pixels)
     tokens = encoder(pixels)
     out = build_projector("spatial_merge", 64, 8)(tokens)
     assert [tuple(i.grid) for i in out.items] == [(3, 2, 3)] * 2

@@ -38,8 +38,11 @@ def bpe(special: Sequence[str], *, bos: str | None = None, more: Mapping[str, st
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, begin)]
         )
         around["bos_token"] = bos
-    around |= {"additional_special_tokens": list(special), "extra_special_tokens": dict(more or {})}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **around)
+    made.add_special_tokens(list(special))
+    around |= {"extra_special_tokens": dict(more)} if more else {"additional_special_tokens": list(special)}
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, **around)
+    assert fast.unk_token_id not in fast.convert_tokens_to_ids(list(special))
+    return fast
 
 
 @dataclass(frozen=True, eq=False)

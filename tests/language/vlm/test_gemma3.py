@@ -122,7 +122,9 @@ def test_it_is_planned_as_it_runs(peer: Peer):
 def test_files_that_do_not_say_that_the_head_is_tied(peer: Peer, tmp_path: Path):
     """As the published ones are."""
     vlm = changed(peer, tmp_path, {"tie_word_embeddings": None}, {})
-    assert vlm.speaker.lm.get_output_embeddings().weight is vlm.speaker.get_input_embeddings().weight
+    head: Any = vlm.speaker.lm.get_output_embeddings()
+    table: Any = vlm.speaker.get_input_embeddings()
+    assert head.weight is table.weight
 
 
 @pytest.mark.parametrize(

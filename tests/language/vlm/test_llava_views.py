@@ -248,7 +248,7 @@ MERGES = {"flat": "flat", "spatial": "spatial", "spatial_unpad": "unpad"}
 def llava_folder(folder: Path, **config: Any) -> Path:
     """A LLaVA checkpoint around a CLIP of transformers: tower inside, projector, newline, any-resolution pictures."""
     lm = llama(vocab_size=160)
-    tower = randomised(hf.CLIPVisionModel(hf.CLIPVisionConfig(**TOWER, image_size=SIDE, patch_size=PATCH)), 1, 0.15)
+    tower: Any = randomised(hf.CLIPVisionModel(hf.CLIPVisionConfig(**TOWER, image_size=SIDE, patch_size=PATCH)), 1, 0.15)
     torch.manual_seed(2)
     projector = build_projector("mlp2x_gelu", 32, 48)
     said: dict[str, Any] = {
@@ -390,7 +390,8 @@ def test_a_question_about_views_is_answered(merge: str, tmp_path: Path):
     rows, ids = question.rows.tokens.x, question.ready.input_ids
     embeds = vlm.speaker.embed(ids)
     embeds[question.ready.visual] = rows
-    greedy = vlm.speaker.lm.generate(inputs_embeds=embeds.detach(), max_new_tokens=4, do_sample=False)
+    lm: Any = vlm.speaker.lm
+    greedy = lm.generate(inputs_embeds=embeds.detach(), max_new_tokens=4, do_sample=False)
     assert torch.equal(answer, greedy)
 
 

@@ -143,8 +143,8 @@ def build_projector(
     """A projector with torch's fresh weights, from rows of `in_dim` to rows of `out_dim`; kinds in the module's head.
 
     merge: side of the blocks that become one row, of the kinds that have such (default 2). odd: what happens to sides
-    it does not divide, as in `tubelet.merge` (spatial_merge, pooler; upstream's pooler crops in silence). eps: of ln_q and
-    norm (default 1e-6).
+    it does not divide, as in `tubelet.merge` (spatial_merge, pooler; upstream's pooler crops in silence). eps: of ln_q
+    and norm (default 1e-6).
     compat: a named upstream behaviour that is wrong for most inputs and that some weights were trained with:
     "infer_hw" (spatial_merge) forgets the grids and takes the most nearly square one with as many rows (`infer_hw`),
     so 18 x 32 becomes 24 x 24; "consecutive" (patch_merger) joins rows in the order they stand, which on raster order
