@@ -248,7 +248,9 @@ MERGES = {"flat": "flat", "spatial": "spatial", "spatial_unpad": "unpad"}
 def llava_folder(folder: Path, **config: Any) -> Path:
     """A LLaVA checkpoint around a CLIP of transformers: tower inside, projector, newline, any-resolution pictures."""
     lm = llama(vocab_size=160)
-    tower: Any = randomised(hf.CLIPVisionModel(hf.CLIPVisionConfig(**TOWER, image_size=SIDE, patch_size=PATCH)), 1, 0.15)
+    tower: Any = randomised(
+        hf.CLIPVisionModel(hf.CLIPVisionConfig(**TOWER, image_size=SIDE, patch_size=PATCH)), 1, 0.15
+    )
     torch.manual_seed(2)
     projector = build_projector("mlp2x_gelu", 32, 48)
     said: dict[str, Any] = {
