@@ -35,7 +35,6 @@ MERGER = ".merger."  # the same in a LLaVA-OneVision-2
 PREFIX = "model.mm_projector."
 NORM_OUT = "norm_out.weight"  # of a projector with a norm behind
 SETTINGS = "projector"  # the metadata entry with the configuration
-LEAVES = ("weight", "bias")
 _NUMBERED = re.compile(r"(\d+)\.(?:weight|bias)|(\d+)\.(?:pre_norm|proj\.[02])\.(?:weight|bias)")
 
 
@@ -92,53 +91,10 @@ def load_projector(
     checkpoint = _folder_of(source, revision).checkpoint()
     given = {"kind": kind, "odd": odd, "compat": compat, "eps": eps}
     given = {k: v for k, v in given.items() if v is not None}
-    return _read(checkpoint, bare_names(checkpoint.entries), given, dtype, device)
+    return read_projector(checkpoint, bare_names(checkpoint.entries), given, dtype, device)
 
 
-def load_named_projector(
-    folder: CheckpointFolder,
-    kind: str,
-    names: Mapping[str, str],
-    *,
-    merge: int | None = None,
-    eps: float | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-) -> Projector:
-    """A projector of this kind whose tensors have other names than LLaVA's in a whole model's files.
-
-    names: tensor of ours -> the end of its name there, or the same of modules, without .weight and .bias; "" is the
-    projector itself. merge, eps: what the tensors do not say. Raises KeyMismatch and what else `load_projector` raises.
-    """
-    keys = named_tensors(folder, names)
-    if not keys:
-        missing = tuple(f"{end}.weight" for end in names.values())
-        raise KeyMismatch("the file holds no projector", missing=missing, source=folder.name)
-    try:
-        given = {n: v for n, v in (("kind", kind), ("merge", merge), ("eps", eps)) if v is not None}
-        return _read(folder.checkpoint(set(keys.values())), keys, given, dtype, device)
-    except KeyMismatch as e:
-        theirs = {f"{ours}.{leaf}".lstrip("."): f"{end}.{leaf}" for ours, end in names.items() for leaf in LEAVES}
-        missing = tuple(theirs.get(name, name) for name in e.missing)
-        text = f"the tensors are not those of {kind}" + (f": {', '.join(missing[:3])} missing" if missing else "")
-        raise KeyMismatch(text, missing=missing, misshaped=e.misshaped, source=folder.name) from e
-
-
-def named_tensors(folder: CheckpointFolder, names: Mapping[str, str]) -> dict[str, str]:
-    """Our tensor -> the key in the files, of those that are there under these names."""
-    found: dict[str, str] = {}
-    for ours, end in names.items():
-        before = f"{ours}." if ours else ""
-        for key in folder.home:
-            module, _, leaf = key.rpartition(".")
-            if f".{key}".endswith(f".{end}"):
-                found[ours] = key
-            elif leaf in LEAVES and f".{module}".endswith(f".{end}"):
-                found[before + leaf] = key
-    return found
-
-
-def _read(
+def read_projector(
     checkpoint: Checkpoint,
     names: Mapping[str, str],
     given: dict[str, Any],

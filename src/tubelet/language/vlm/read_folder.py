@@ -33,7 +33,8 @@ from tubelet.families.processors import recipe_from
 from tubelet.geometry.branch import SpatialBranch, load_branch
 from tubelet.language.placing.align import LLAVA
 from tubelet.language.placing.mrope import QWEN2_VL
-from tubelet.language.project.files import SETTINGS, load_named_projector, load_projector
+from tubelet.language.project.files import SETTINGS, load_projector
+from tubelet.language.project.named import load_named_projector
 from tubelet.language.project.projector import Projector
 from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
 from tubelet.language.vlm.layout import ModelFiles
