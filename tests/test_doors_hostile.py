@@ -263,6 +263,13 @@ def doors(folder: Path) -> dict[str, Door]:
         "VLM.from_pretrained": (tubelet.VLM.from_pretrained, {"source": model}),
         "contact_sheet": (tubelet.inspect.contact_sheet, {**shown, "max_frames": 2}),
         "draw_grid": (tubelet.inspect.draw_grid, {**shown, "row": 0}),
+        "draw_packed": (tubelet.inspect.draw_packed, {"p": rows(), "clips": [clip()], "max_side": 500}),
+        "draw_tokens": (
+            tubelet.inspect.draw_tokens,
+            {"p": rows(), "clips": [clip()], "names": ["a"], "like": tubelet.inspect.Point(0, 1, 1), "max_side": 500},
+        ),
+        "show": (rows().show, {"clips": None, "max_side": 500}),
+        "TokenFile.load": (tubelet.TokenFile.load, {"path": folder / "p.safetensors"}),
         "Cameras": (Cameras, {"world_to_cam": cameras.world_to_cam, "K": cameras.K, "size": (8, 8), "world": "a"}),
         "write_ply": (write_ply, {"path": folder / "a.ply", "points": torch.zeros(2, 3), "colours": None}),
         "frames_of_clips": (frames_of_clips, {"clips": [clip()], "fit": "square", "side": 28, "most": 9}),

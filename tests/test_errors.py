@@ -63,7 +63,7 @@ def test_an_error_has_a_sentence_about_itself(kind):
 def test_fields_are_for_programs_and_the_message_for_people(kind):
     error = kind("too wide", item=3, source="a.png", limit=10, expected=(1, 2), got=11)
     assert (error.item, error.source, error.limit, error.expected, error.got) == (3, "a.png", 10, (1, 2), 11)
-    assert str(error) == "item 3, a.png: too wide"
+    assert str(error) == "a.png: too wide"
     assert str(kind("too wide")) == "too wide"
     assert str(kind("too wide", item=0)) == "item 0: too wide"
     assert error.as_dict() == {
@@ -85,7 +85,7 @@ def test_an_error_crosses_a_process_border_whole(kind, again):
     error.item = 5
     twin = again(error)
     assert type(twin) is kind
-    assert (str(twin), twin.as_dict(), twin.args) == ("item 5, b.mp4: gone", error.as_dict(), error.args)
+    assert (str(twin), twin.as_dict(), twin.args) == ("b.mp4: gone", error.as_dict(), error.args)
 
 
 def test_a_mismatch_of_keys_keeps_its_three_lists():
@@ -101,7 +101,7 @@ def test_placed_adds_what_is_missing_and_keeps_what_is_known():
     assert error.placed(source="x.png") is error
     error.placed(item=4)
     assert (error.item, error.source, error.got) == (4, "x.png", 7)
-    assert str(error.placed(item=0)) == "item 0, x.png: bad"
+    assert str(error.placed(item=0)) == "x.png: bad"
 
 
 def test_the_text_of_a_foreign_error_stays_in_its_cause():

@@ -14,14 +14,14 @@ PACKAGE = Path(__file__).parents[1] / "src" / "tubelet"
 
 # The parts in the order data flows. A file may import its own part and those before it.
 ORDER = (
-    "errors", "shapes", "doors", "writing", "packed", "reading", "pixels", "encoder", "families", "weights", "reduce",
-    "geometry", "language", "inspect", "train", "scale", "web", "integrations", "cli",
+    "errors", "shapes", "doors", "writing", "tables", "packed", "reading", "pixels", "encoder", "families", "weights",
+    "reduce", "geometry", "language", "inspect", "train", "scale", "web", "integrations", "cli",
 )  # fmt: skip
 LEAVES = {"train", "scale", "web", "integrations", "cli"}  # side by side; nothing imports them but cli
 ONTO_LEAVES = {("integrations", "train")}  # transformers' Trainer runs the parts of training
 CORE = {"torch", "numpy", "PIL", "av", "safetensors", "huggingface_hub", "tyro", "rich"}
 OPTIONAL = {"jaxtyping"}  # shapes.py alone, guarded: checked in tests, absent in production
-WITHOUT_TORCH = ("errors", "shapes", "doors", "writing", "reading")
+WITHOUT_TORCH = ("errors", "shapes", "doors", "writing", "tables", "reading")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tubelet.packed.grid import Item as Item
 from tubelet.packed.packed import Packed as Packed
 from tubelet.packed.packed import concat as concat
 from tubelet.packed.packed import pack as pack
+from tubelet.packed.token_file import TokenFile as TokenFile
 from tubelet.pixels.load import load_patches as load_patches
 from tubelet.pixels.patchify import patchify as patchify
 from tubelet.pixels.recipe import PixelRecipe as PixelRecipe

@@ -21,6 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 _NUMBERS: dict[Any, type] = {int: Integral, float: Real}
+_MADE_BY = {"Packed": ": tubelet.patchify(tubelet.read(files), encoder.pixels) makes one"}
 _MOST_SHOWN = 80  # letters
 _MOST = 2**62  # a whole number beyond it fits no tensor, file or clock
 
@@ -147,4 +148,7 @@ def _impossible(name: str, value: Any, hint: Any, cause: Exception) -> TubeletEr
 
 
 def _said(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    """An annotation in words, with how one is made where that is what people ask next."""
+    if not isinstance(hint, type) or get_args(hint):
+        return str(hint)
+    return hint.__name__ + _MADE_BY.get(hint.__name__, "")

@@ -37,7 +37,8 @@ class TubeletError(Exception):
         self.got = got
 
     def __str__(self) -> str:
-        where = [] if self.item is None else [f"item {self.item}"]
+        unnamed = not self.source or self.source.startswith("<")  # <bytes>: only its number tells it from others
+        where = [f"item {self.item}"] if self.item is not None and unnamed else []
         if self.source is not None:
             where.append(self.source)
         return f"{', '.join(where)}: {self.message}" if where else self.message

@@ -73,24 +73,36 @@ def new_folder(
     An empty folder is taken. One with something in it is replaced with `overwrite`, as one, and only where `is_part` is
     true of every name in it. Raises `error` where something stands there, RunError where it cannot be written.
     """
+    path = folder_place(target, is_part, overwrite=overwrite, error=error)
+    with write_errors(f"{path.name}: the folder"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(path) as beside:
+            beside.mkdir()
+            yield beside
+
+
+def folder_place(
+    target: str | os.PathLike[str],
+    is_part: Callable[[str], bool],
+    *,
+    overwrite: bool = False,
+    error: type[TubeletError] = InputError,
+) -> Path:
+    """The path that `new_folder` would write to, links followed. Raises what it raises; writes nothing."""
     path = resolved(target)
     if path.exists() and not path.is_dir():
         raise error("the output exists already and is no folder", source=path.name)
     with write_errors(f"{path.name}: the folder"):
         names = sorted(_names(path)) if path.exists() else []
     if names and not overwrite:
-        raise error("the output exists already; overwrite=True replaces it", source=path.name)
+        raise error("the output exists already; overwrite=True (--overwrite) replaces it", source=path.name)
     if strange := [name for name in names if not is_part(name)]:
         raise error(
             f"the output exists already and holds {', '.join(strange[:3])}, which this does not write: not replaced",
             source=path.name,
             got=tuple(strange),
         )
-    with write_errors(f"{path.name}: the folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(path) as beside:
-            beside.mkdir()
-            yield beside
+    return path
 
 
 @contextmanager

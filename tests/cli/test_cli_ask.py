@@ -77,8 +77,8 @@ def test_the_answer_is_the_library_s(
     assert ask(*named, "What is it?", "--model", models[kind], "--max-new-tokens", 12, "--fps", 2) == 0
     out, err = capsys.readouterr()
     assert out == text + "\n"
-    assert f"{prompt:,} ({visual:,} visual, {prompt - visual:,} text)" in err
-    assert "to first token" in err
+    assert err.splitlines()[2].split()[:4] == [str(n) for n in (prompt, visual, prompt - visual, 12)]
+    assert "first token" in err
 
 
 def test_what_does_not_fit_into_memory_is_told_before_the_model_is_loaded(

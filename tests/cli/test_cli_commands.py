@@ -50,7 +50,7 @@ def test_show_takes_patches_from_a_model_or_a_number(
         (("--model", model), [1, 2, 6]),
         (("--patch", 8, "--max-pixels", 640), [1, 2, 5]),
     ):
-        assert run("show", files["wide"], "--out", tmp_path / "o.png", "--json", *extra) == 0
+        assert run("show", files["wide"], "--out", tmp_path / "o.png", "--json", "--overwrite", *extra) == 0
         drawn = json.loads(capsys.readouterr().out)["files"][0]
         assert drawn["grid"] == grid
         assert drawn["out"] == str(tmp_path / "o.png")
@@ -102,7 +102,7 @@ def test_show_refuses_what_it_must_not_write(
 def test_show_leaves_out_what_it_cannot_read_when_told_to(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    args = ("show", files["wide"], files["broken"], files["tall"], "--out", tmp_path, "--json")
+    args = ("show", files["wide"], files["broken"], files["tall"], "--out", tmp_path, "--json", "--overwrite")
     assert run(*args) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["error"], told["item"]) == ("DecodeError", 1)
@@ -194,6 +194,7 @@ def test_models_lists_every_variant_with_its_true_size(capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert all(name in said for name in (*told, *(f.name for f in families())))
     assert "12.7 M" in said
+    assert max(map(len, said.splitlines())) <= 100
     assert "UNTRAINED" in said
 
 

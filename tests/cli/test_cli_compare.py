@@ -1,4 +1,4 @@
-"""`tubelet compare`: every method at one budget, with its references; no number without its interval."""
+"""`tubelet compare`: every method at one budget, with its references, and how far the numbers can be trusted."""
 
 import json
 import re
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import save_file
 
 from tubelet import read
-from tubelet.cli import main
-from tubelet.cli.compared import DRAWS
+from tubelet.cli import compare_report, compared, main
 from tubelet.inspect.metrics import mean_of, summary
 from tubelet.packed import concat
 from tubelet.pixels.patchify import patchify
@@ -21,12 +21,17 @@ from tubelet.reduce.methods import choose
 from tubelet.reduce.settings import Settings
 from tubelet.weights.load import load_encoder
 
-NUMBER = re.compile(r"\d\.\d\d")
-WITH_INTERVAL = re.compile(r"-?\d+\.\d\d \[(unknown|-?\w+(\.\d\d)?, -?\w+(\.\d\d)?)\] n=\d+")
+NUMBER = re.compile(r"-?\d+\.\d\d")
+INTERVAL = re.compile(r"\[-?\d+\.\d\d, -?\d+\.\d\d\]")
 
 
 def compare(*args: object) -> int:
     return main(["compare", *map(str, args)])
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compared, "DRAWS", 4)
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +72,10 @@ def test_chance_of_one_picture_is_the_mean_of_draws(
     encoder = load_encoder(model, dtype=torch.float32)
     with torch.inference_mode():
         found = inputs_of(encoder, patchify(read([files["wide"]]), encoder.pixels))
-    draws = [choose("random", found, budget=4, settings=Settings(seed=3 + i)).kept for i in range(DRAWS)]
+    draws = [choose("random", found, budget=4, settings=Settings(seed=3 + i)).kept for i in range(compared.DRAWS)]
     wanted = mean_of([summary(found.tokens, kept)["distance"].value for kept in draws])
     assert told["random"]["distance"] == pytest.approx(wanted.as_dict())
-    assert told["random"]["coverage"]["n"] == DRAWS
+    assert told["random"]["coverage"]["n"] == compared.DRAWS
     assert told["edges"]["coverage"]["n"] == 1
     assert told["edges"]["coverage"]["low"] is None
 
@@ -96,17 +101,73 @@ def test_a_text_and_its_defaults(files: dict[str, Path], model: Path, capsys: py
     assert told["methods"][0]["metrics"]["time"]["low"] is None  # one run has no interval
 
 
-@pytest.mark.parametrize("columns", [80, 200])
-def test_no_number_is_said_without_its_interval(
-    columns: int, files: dict[str, Path], model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def drawn(table: object, columns: int) -> str:
+    console = Console(width=columns, highlight=False, emoji=False, markup=False)
+    with console.capture() as text:
+        console.print(table)
+    return text.get()
+
+
+def test_one_picture_has_plain_numbers_and_one_footnote(
+    files: dict[str, Path], model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("tubelet.cli.terminal.Terminal.columns", property(lambda self: columns))
-    assert compare(files["wide"], "--model", model, "--budget", 4, "--runs", 1) == 0
-    table = capsys.readouterr().out.partition("coverage: share")[0]
-    assert len(list(WITH_INTERVAL.finditer(table))) == 6 * 5
-    left = WITH_INTERVAL.sub("", table)
-    assert not NUMBER.search(left), left
-    assert all(len(line) <= columns for line in table.splitlines())
+    assert compare(files["wide"], "--model", model, "--budget", 4, "--methods", "edges") == 0
+    table, _, rest = capsys.readouterr().out.partition("coverage: ")
+    assert len(NUMBER.findall(table)) == 4 * 4  # methods x columns
+    assert "[" not in table and "n=" not in table and "time" not in table
+    assert "coverage \N{UPWARDS ARROW}" in table and "distance \N{DOWNWARDS ARROW}" in table
+    assert rest.count("one input: no number has an interval") == 1
+    assert f"random: the mean of {compared.DRAWS} draws; 95 % of it: coverage" in rest
+    assert "in boxes" not in rest and "time:" not in rest  # only the columns that are there are explained
+
+
+def test_over_several_pictures_no_number_is_without_its_interval(
+    files: dict[str, Path], model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On one line where there is room, under the number where there is less, in a list where there is hardly any."""
+    found: list[compared.Compared] = []
+    table_of = compare_report.compare_table
+
+    def keep(result: compared.Compared, *args: object, **kwargs: object) -> str:
+        found.append(result)
+        return ""
+
+    monkeypatch.setattr(compare_report, "compare_table", keep)
+    assert compare(files["wide"], files["tall"], "--model", model, "--budget", 4, "--methods", "edges") == 0
+    heights = []
+    for columns in (200, 80, 60):
+        table, _, rest = drawn(table_of(found[0], columns), columns).partition("coverage: ")
+        assert len(INTERVAL.findall(table)) == 4 * 4
+        assert len(NUMBER.findall(INTERVAL.sub("", table))) == 4 * 4
+        assert "95 % intervals over 2 inputs" in rest
+        heights.append(table.count("\n"))
+    assert heights[0] < heights[1] < heights[2]
+    plain = drawn(table_of(found[0], 200, arrows=False), 200)
+    assert "coverage ^" in plain and "distance v" in plain
+    assert not set("\N{UPWARDS ARROW}\N{DOWNWARDS ARROW}") & set(plain)
+
+
+def test_nothing_is_timed_unless_asked(
+    files: dict[str, Path], model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("timed")
+
+    monkeypatch.setattr("tubelet.inspect.metrics.timed", refuse)
+    assert compare(files["wide"], "--model", model, "--budget", 4, "--methods", "edges", "--json") == 0
+    told = document(capsys)
+    assert told["runs"] == 0
+    assert not any("time" in m["metrics"] for m in told["methods"])
+
+
+def test_chance_is_drawn_a_few_times_where_much_is_to_be_drawn(
+    files: dict[str, Path], model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(compared, "MUCH", 4)
+    monkeypatch.setattr(compared, "FEW_DRAWS", 2)
+    assert compare(files["wide"], "--model", model, "--budget", 4, "--methods", "edges", "--json") == 0
+    found = {m["name"]: m["metrics"] for m in document(capsys)["methods"]}
+    assert found["random"]["coverage"]["n"] == 2
 
 
 def test_a_page_for_each_file(files: dict[str, Path], model: Path, here: Path):

@@ -100,7 +100,7 @@ def test_packs_change_neither_order_nor_values(
 
 
 @pytest.mark.parametrize("isolate", ["auto", "always"])
-def test_a_file_is_opened_twice_once_to_plan_and_once_to_decode(
+def test_a_file_is_opened_three_times_to_look_to_plan_and_to_decode(
     files: dict[str, Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolate: str
 ):
     opened: list[str] = []
@@ -109,7 +109,7 @@ def test_a_file_is_opened_twice_once_to_plan_and_once_to_decode(
     names = [str(files[k]) for k in ("wide", "tall", "clip")]
     args = ("--model", model, "--out", tmp_path / "o.safetensors", "--isolate", isolate, "--quiet")
     assert encode(*names, *args) == 0
-    assert Counter(opened) == dict.fromkeys(names, 2)
+    assert Counter(opened) == dict.fromkeys(names, 3)
 
 
 def test_the_written_file_says_what_made_it(files: dict[str, Path], model: Path, tmp_path: Path):
@@ -143,7 +143,7 @@ def test_animations_are_clips_on_request(model: Path, tmp_path: Path):
     frames = [Image.new("RGB", (32, 32), (60 * i, 0, 0)) for i in range(4)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=500)
     for extra, t in (((), 1), (("--animation", "--fps", "2"), 4)):
-        args = ("--model", model, "--out", tmp_path / "o.safetensors", "--quiet", *extra)
+        args = ("--model", model, "--out", tmp_path / "o.safetensors", "--quiet", "--overwrite", *extra)
         assert encode(tmp_path / "a.gif", *args) == 0
         assert Packed.load(tmp_path / "o.safetensors").items[0].grid.t == t
 
@@ -182,7 +182,7 @@ def test_json_is_one_document_with_every_number(
     said = capsys.readouterr()
     told = json.loads(said.out)
     assert said.err.count("\n") == 1
-    assert "item 1" in said.err
+    assert said.err.startswith(f"tubelet: {files['broken']}: ")
     tall, broken, clip = told["files"]
     assert (tall["width"], tall["height"], tall["grid"], tall["tokens"]) == (33, 80, [1, 5, 2], 10)
     assert broken["error"]["error"] == "DecodeError"
@@ -201,7 +201,7 @@ def test_an_incomplete_clip_is_marked(
 ):
     cut = write_clip(tmp_path / "cut.mkv", 320, 240, frames=20, noise=90)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 7 // 10])
-    args = (cut, "--model", model, "--out", tmp_path / "o.safetensors", "--fps", 10)
+    args = (cut, "--model", model, "--out", tmp_path / "o.safetensors", "--fps", 10, "--overwrite")
     assert encode(*args, "--json") == 0
     assert json.loads(capsys.readouterr().out)["files"][0]["complete"] is False
     assert encode(*args) == 0
@@ -215,7 +215,7 @@ def test_names_cannot_move_the_cursor_or_fake_markup(
     evil.write_bytes(files["wide"].read_bytes())
     bad = tmp_path / "b\n\x1b[2J.png"
     bad.write_bytes(b"not a picture at all, and long enough")
-    args = (evil, bad, "--model", model, "--out", tmp_path / "o.safetensors", "--on-error", "skip")
+    args = (evil, bad, "--model", model, "--out", tmp_path / "o.safetensors", "--on-error", "skip", "--overwrite")
     assert encode(*args) == 1
     said = capsys.readouterr()
     for text in (said.out, said.err):
@@ -246,7 +246,8 @@ def test_inputs_that_are_no_files(model: Path, tmp_path: Path, capsys: pytest.Ca
     out = tmp_path / "o.safetensors"
     for source, word in (
         (tmp_path / "missing.png", "no such file"),
-        (tmp_path, "directory"),
+        (tmp_path, "no picture or clip is there, only pipe (not a regular file)"),
+        (tmp_path / "*.png", "no file has such a name"),
         (tmp_path / "pipe", "pipe"),
         ("/dev/zero", "device"),
         ("http://localhost/a.png", "http"),
@@ -267,6 +268,7 @@ def test_outputs_are_checked_before_anything_is_read(
     for out, word in (
         (tmp_path / "diary.txt", "of another kind"),
         (tmp_path, "not a regular file"),
+        (tmp_path / "tokens.png", "ends with .safetensors"),
         (tmp_path / "pipe", "not a regular file"),
         ("/dev/null", "not a regular file"),
         (files["wide"], "one of the inputs"),
@@ -274,7 +276,7 @@ def test_outputs_are_checked_before_anything_is_read(
         (tmp_path / "nowhere" / "o.safetensors", "No such file or directory"),
     ):
         code, line = refused(capsys, files["wide"], tmp_path / "missing.png", "--out", out, "--model", "/nowhere/x")
-        assert code == 1
+        assert code == (2 if "ends with" in word else 1)
         assert word in line
     assert files["wide"].read_bytes() == before
 
@@ -385,5 +387,5 @@ def test_config_stands_in_for_a_config_json_that_is_refused(
     assert not out.exists()
     assert encode(files["small"], "--model", folder, "--config", "llava_vit_packing_small", "--out", out) == 0
     assert Packed.load(out).x.shape == (4, 384)
-    assert encode(files["small"], "--model", folder, "--config", "nothing", "--out", out) == 2
-    assert encode(files["small"], "--config", "llava_vit_small", "--out", out) == 2
+    assert encode(files["small"], "--model", folder, "--config", "nothing", "--out", out, "--overwrite") == 2
+    assert encode(files["small"], "--config", "llava_vit_small", "--out", out, "--overwrite") == 2

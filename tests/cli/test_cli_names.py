@@ -24,8 +24,8 @@ OUTPUTS = {
     "data --plot": ("data", "check", "set.json", "--plot"),
 }
 INPUTS = {
-    "encode FILE": ("encode", "--model", "model", "--out", "o", "--"),
-    "encode --model": ("encode", "a.png", "--out", "o", "--model"),
+    "encode FILE": ("encode", "--model", "model", "--out", "o.safetensors", "--"),
+    "encode --model": ("encode", "a.png", "--out", "o.safetensors", "--model"),
     "show FILE": ("show", "--"),
     "show --model": ("show", "a.png", "--model"),
     "select FILE": ("select", "--model", "model", *BUDGET, "--"),

@@ -55,10 +55,13 @@ def test_a_folder_of_pages_is_replaced_whole_and_one_of_something_else_never(
 ):
     out = tmp_path / "out"
     assert run("--out", out, "--count", 3) == 0
-    assert run("--out", out, "--count", 1, "--first", 9) == 0
+    assert run("--out", out, "--count", 1, "--first", 9) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert len(list(out.glob("*.png"))) == 3
+    assert run("--out", out, "--count", 1, "--first", 9, "--overwrite") == 0
     assert sorted(f.name for f in out.glob("*.png")) == ["page-0000009.png"]
     (out / "diary.txt").write_text("dear")
-    assert run("--out", out, "--count", 2) == 1
+    assert run("--out", out, "--count", 2, "--overwrite") == 1
     assert "diary.txt" in capsys.readouterr().err
     assert sorted(f.name for f in out.glob("*.png")) == ["page-0000009.png"]
     assert [f.name for f in tmp_path.iterdir() if f.is_dir()] == ["out"]

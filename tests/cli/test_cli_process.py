@@ -39,7 +39,7 @@ def test_a_missing_file_is_one_line(tubelet: Run, model: Path):
     told = tubelet("encode", "gone.png", "--model", model, "--out", "o.safetensors")
     assert told.returncode == 1
     assert told.stdout == ""
-    assert told.stderr == "tubelet: item 0, gone.png: there is no such file\n"
+    assert told.stderr == "tubelet: gone.png: there is no such file\n"
 
 
 def test_stdout_is_the_document_to_the_last_byte(tubelet: Run, files: dict[str, Path], model: Path):
@@ -89,7 +89,7 @@ def test_a_terminal_that_knows_ascii_alone(tubelet: Run, files: dict[str, Path],
     assert told.returncode == 0, told.stderr
     assert told.stdout.isascii()
     assert "ve" in told.stdout
-    told = tubelet("encode", tmp_path / name, "--model", model, "--out", "o.safetensors", "--json", env=plain)
+    told = tubelet("encode", tmp_path / name, "--model", model, "--out", "p.safetensors", "--json", env=plain)
     assert json.loads(told.stdout)["files"][0]["width"] == 100
 
 
@@ -97,7 +97,7 @@ def test_a_name_that_is_not_unicode(files: dict[str, Path], model: Path, tmp_pat
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     Path(os.fsdecode(name)).write_bytes(files["wide"].read_bytes())
     command = [sys.executable.encode(), b"-m", b"tubelet", b"encode", name, b"--model", os.fsencode(model)]
-    for extra in ([], [b"--json"]):
+    for extra in ([], [b"--json", b"--overwrite"]):
         told = subprocess.run(
             [*command, b"--out", b"o.safetensors", *extra], capture_output=True, cwd=tmp_path, check=False
         )
@@ -134,7 +134,18 @@ def test_interrupted_at_any_moment(files: dict[str, Path], model: Path, tmp_path
 
 def test_interrupted_json_is_still_a_document(files: dict[str, Path], model: Path, tmp_path: Path):
     names = [str(files["clip"])] * 2000
-    command = [sys.executable, "-m", "tubelet", "encode", *names, "--model", str(model), "--out", "o", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tubelet",
+        "encode",
+        *names,
+        "--model",
+        str(model),
+        "--out",
+        "o.safetensors",
+        "--json",
+    ]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,

@@ -14,11 +14,12 @@ from tests.reduce.tiny_siglip import saved
 from tubelet import Packed, read
 from tubelet.cli import main
 from tubelet.families.siglip import SIGLIP
+from tubelet.inspect.metrics import coverage
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.sparse import read_sparse
 from tubelet.reduce.history.versions import VERSIONS
 from tubelet.reduce.inputs import inputs_of
-from tubelet.reduce.methods import METHODS, choose
+from tubelet.reduce.methods import METHODS, Inputs, choose
 from tubelet.reduce.settings import Settings
 from tubelet.reduce.siglip_text import SiglipText
 from tubelet.weights.load import load_encoder, untrained
@@ -93,7 +94,7 @@ def test_every_method_that_needs_nothing_more_runs(
 def test_a_historical_version(files: dict[str, Path], siglip: Path, capsys: pytest.CaptureFixture[str]):
     assert select(files["wide"], "--model", siglip, "--budget", 9, "--method", "shirg-fovea", "--json") == 0
     assert document(capsys)["kept"] == 9
-    args = ("--model", siglip, "--budget", 9, "--method", "shirg-v2-views", "--json")
+    args = ("--model", siglip, "--budget", 9, "--method", "shirg-v2-views", "--json", "--overwrite")
     assert select(files["wide"], *args) == 1
     assert document(capsys)["error"] == "ShapeError"
 
@@ -117,7 +118,7 @@ def test_a_question_is_read_by_the_text_tower_of_the_same_folder(files: dict[str
 
 def test_vectors_from_a_file_serve_any_model(files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]):
     save_file({"words": torch.randn(3, 64)}, "words.safetensors")
-    args = ("--model", model, "--budget", 4, "--text-embeddings", "words.safetensors", "--json")
+    args = ("--model", model, "--budget", 4, "--text-embeddings", "words.safetensors", "--json", "--overwrite")
     assert select(files["wide"], *args) == 0
     assert document(capsys)["method"] == "shirg"
     assert select(files["wide"], *args, "--text-space", "rows", "--method", "cdpruner") == 0
@@ -180,7 +181,17 @@ def test_heat_views_scaffold_and_boxes(
 def test_shirg_keeps_the_whole_view_beside_tiles(
     files: dict[str, Path], siglip: Path, capsys: pytest.CaptureFixture[str]
 ):
-    args = (files["wide"], "--model", siglip, "--views", "64:128x64,128x128", "--text", "total", "--json")
+    args = (
+        files["wide"],
+        "--model",
+        siglip,
+        "--views",
+        "64:128x64,128x128",
+        "--text",
+        "total",
+        "--json",
+        "--overwrite",
+    )
     assert select(*args, "--budget", 80) == 0
     told = document(capsys)
     assert told["settings"]["scaffold"] == 64
@@ -258,9 +269,25 @@ def test_the_command_line_is_checked_before_anything_is_loaded(
         assert said in capsys.readouterr().err
 
 
+def test_several_pictures_say_how_far_their_numbers_can_be_trusted(
+    files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]
+):
+    args = ("--model", model, "--budget", 4, "--method", "uniform")
+    assert select(files["wide"], files["tall"], *args, "--json") == 0
+    told = document(capsys)
+    encoder = load_encoder(model, dtype=torch.float32)
+    p = patchify(read([files["wide"], files["tall"]]), encoder.pixels)
+    wanted = coverage(p, choose("uniform", Inputs(p), budget=4).kept)
+    assert told["metrics"]["coverage"] == pytest.approx(wanted.as_dict())
+    assert sorted(f["metrics"]["coverage"] for f in told["files"]) == [wanted.low, wanted.high]
+    assert select(files["wide"], *args, "--show", "again.png") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("spread"))
+    assert line.endswith("(one input: no interval)") and "[" not in line
+
+
 def test_one_file_that_cannot_be_read(files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]):
     names = (files["wide"], files["broken"], files["tall"])
-    args = ("--model", model, "--budget", 3, "--json")
+    args = ("--model", model, "--budget", 3, "--json", "--overwrite")
     assert select(*names, *args) == 1
     assert document(capsys)["item"] == 1
     assert select(*names, *args, "--on-error", "skip", "--out", "t.safetensors") == 1

@@ -12,7 +12,7 @@ from tubelet.errors import ConfigError, InputError, KeyMismatch, LimitError, Not
 from tubelet.geometry.branch import NETWORK
 from tubelet.geometry.cameras import unproject
 from tubelet.geometry.frames import SizedFrames
-from tubelet.geometry.look import choose_frames, frames_of_clips, look_at, scene_files
+from tubelet.geometry.look import choose_frames, frames_of_clips, look_at
 from tubelet.geometry.network import UNTRAINED, config_for, load_network
 from tubelet.geometry.sampling import cover_space, farthest_poses
 from tubelet.geometry.vggt import VGGT
@@ -70,7 +70,7 @@ def test_pictures_of_several_sizes_are_told_or_made_one():
     [
         ([], InputError, "at least one frame"),
         ([clip(2), clip(2, seed=1)], InputError, "a video beside others"),
-        ([clip(1, video=False), clip(2)], InputError, "item 1, clip0.mp4"),
+        ([clip(1, video=False), clip(2)], InputError, "clip0.mp4"),
         ([clip(9)], LimitError, "a scene of 9 frames, at most 8"),
         ([clip(1, (2, 300), video=False)], LimitError, "too long"),
     ],
@@ -78,16 +78,6 @@ def test_pictures_of_several_sizes_are_told_or_made_one():
 def test_what_is_no_scene(clips: list[Clip], error: type[Exception], says: str):
     with pytest.raises(error, match=says):
         frames_of_clips(clips, most=8)
-
-
-def test_a_folder_is_its_pictures_in_the_order_people_count(tmp_path: Path):
-    for name in ("f10.png", "f2.PNG", "f1.jpg", ".f3.png", "notes.txt"):
-        (tmp_path / name).touch()
-    assert [f.name for f in scene_files([tmp_path])] == ["f1.jpg", "f2.PNG", "f10.png"]
-    assert scene_files(["b.png", "a.png"]) == [Path("b.png"), Path("a.png")]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty: the folder has no picture"):
-        scene_files([tmp_path / "empty"])
 
 
 # ---- the network

@@ -15,6 +15,7 @@
     tubelet bench     the encoders against where they came from, timed on this machine
     tubelet pages     pages to train and test a reader with, their questions and answers
 
+FILE is a file, a folder, a pattern or - for stdin; nothing is replaced without `--overwrite`.
 Exit codes: 0 done; 1 something failed (also when `--on-error skip` left a file out); 2 the command line is wrong;
 130 interrupted. Results go to stdout, everything else to stderr, and an error is one line. With `--json`, stdout holds
 one JSON document and nothing else, whatever happens. A reader of stdout who leaves early does not change the result.

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import Device, FrameOptions, OutputOptions, ReadingOptions, StoredDtype, option
+from tubelet.cli.options import Device, FrameOptions, OutputOptions, Overwrite, ReadingOptions, StoredDtype, option
 from tubelet.cli.output import output_file
+from tubelet.cli.sources import Inputs, inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
 from tubelet.writing import save_png
 
@@ -42,7 +43,7 @@ class Ask:
     vision_tower: Annotated[
         str | None, option("where the tower of a LLaVA checkpoint is, when it is not inside", "MODEL")
     ] = None
-    show: Annotated[str | None, option("also a PNG of what the model saw, with its tokens", "FILE")] = None
+    show: Annotated[str | None, option("also a .png of what the model saw, with its tokens", "FILE")] = None
     max_new_tokens: Annotated[int, option("longest answer (default: 256)", "N")] = 256
     temperature: Annotated[
         float | None, option("draw tokens, the more freely the higher (default: the likeliest token)", "T")
@@ -51,16 +52,19 @@ class Ask:
     frames: FrameOptions = FrameOptions()
     dtype: StoredDtype = "stored"
     device: Device = "auto"
+    overwrite: Overwrite = False
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         files, question, sampling = self._checked()
-        out = None if self.show is None else output_file(self.show, files)
+        inputs = inputs_of(files, terminal, urls=self.reading.urls)
+        how = {"overwrite": self.overwrite, "option": "--show"}
+        out = None if self.show is None else output_file(self.show, inputs.names, **how)
         laps: dict[str, float] = {}
         start = time.perf_counter()
-        clips = self._read(files, sampling)  # before the model: a wrong file name is told at once
+        clips = self._read(inputs, sampling)  # before the model: a wrong file name is told at once
         laps["read"] = time.perf_counter() - start
         from tubelet.cli.room import tell_room
 
@@ -78,7 +82,8 @@ class Ask:
         laps["encode"] = time.perf_counter() - start
         pointing = vlm.scheme.pointer is not None  # then the answer is told when it is known how sure it is
         if out is not None and not pointing:
-            save_png(_drawn(asked), out)
+            with out.file() as path:
+                save_png(_drawn(asked), path)
         answer, said, counts = self._answer(vlm, asked, terminal, start, laps)
         report = {"command": "ask", "answer": answer, "model": file_name(self.model), "untrained": vlm.untrained}
         if pointing:
@@ -87,9 +92,10 @@ class Ask:
             terminal.piece(f"{told}\n")
             report |= {"sure": where.sure, "probability": where.probability, "places": _places(where, asked)}
             if out is not None:
-                save_png(_drawn(asked, where, (question, told)), out)
+                with out.file() as path:
+                    save_png(_drawn(asked, where, (question, told)), path)
         report |= {"files": _files(asked), "tokens": counts, "seconds": laps}
-        report |= {} if out is None else {"show": file_name(str(out))}
+        report |= {} if out is None else {"show": out.name}
         terminal.aside(_table(counts, laps, self.model))
         terminal.document(report)
         return OK
@@ -116,11 +122,11 @@ class Ask:
         pixels = self.reading.max_pixels
         return load_vlm(self.model, self.dtype, self.device, max_pixels=pixels, vision_tower=self.vision_tower)
 
-    def _read(self, files: Sequence[str], sampling: "Sampling") -> "list[Clip]":
+    def _read(self, inputs: Inputs, sampling: "Sampling") -> "list[Clip]":
         from tubelet.reading.read import read
 
         return read(
-            list(files),
+            list(inputs.sources),
             fps=sampling.fps,
             num_frames=sampling.num_frames,
             times_s=sampling.times_s,
@@ -212,23 +218,28 @@ def _files(asked: "Question") -> list[dict[str, Any]]:
 
 
 def _table(counts: dict[str, int], laps: dict[str, float], model: str) -> "RenderableType":
-    """Tokens and times for a person."""
+    """Tokens and times for a person: a line under the names of what was counted and timed."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
-    table.add_column(style="dim")
-    table.add_column(justify="right", no_wrap=True)
-    prompt = f"{counts['prompt']:,} ({counts['visual']:,} visual, {counts['text']:,} text)"
     rest = laps["answer"] - laps["first_token"]
-    rate = f"{(counts['answer'] - 1) / rest:.1f} tokens a second after it" if counts["answer"] > 1 and rest > 0 else ""
-    for name, value in (
-        ("model", visible(file_name(model))),
-        ("prompt tokens", prompt),
-        ("answer tokens", f"{counts['answer']:,}"),
-        ("reading, loading", f"{seconds(laps['read'])}, {seconds(laps['load'])}"),
-        ("to first token", f"{seconds(laps['first_token'])} ({seconds(laps['encode'])} to encode)"),
-        ("whole answer", f"{seconds(laps['answer'])}{', ' if rate else ''}{rate}"),
-    ):
-        table.add_row(name, value)
-    return table
+    rate = (counts["answer"] - 1) / rest if counts["answer"] > 1 and rest > 0 else None
+    cells = {
+        "prompt": f"{counts['prompt']:,}",
+        "visual": f"{counts['visual']:,}",
+        "text": f"{counts['text']:,}",
+        "answer": f"{counts['answer']:,}",
+        "reading": seconds(laps["read"]),
+        "loading": seconds(laps["load"]),
+        "encoding": seconds(laps["encode"]),
+        "first token": seconds(laps["first_token"]),
+        "whole answer": seconds(laps["answer"]),
+        "tokens/s": "" if rate is None else f"{rate:.1f}",
+    }
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in cells:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(*cells.values())
+    return Group(table, Text(f"model   {visible(file_name(model))}"))

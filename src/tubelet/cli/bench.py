@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tubelet.cli.options import OutputOptions, option
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import OK, Terminal, UsageError
+from tubelet.errors import near_names
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -104,7 +105,7 @@ class Bench:
 def _check(flag: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
     for name in given:
         if name not in known:
-            raise UsageError(f"{flag} {name}: there are {', '.join(known)}")
+            raise UsageError(f"there is no {flag} {name}{near_names(name, known)}; there are {', '.join(known)}")
 
 
 def table(results: dict[str, Any]) -> "Table":

@@ -1,5 +1,6 @@
 """What `select` and `compare` share: their options, the text and the boxes."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from tubelet.reduce.scores import Box
     from tubelet.reduce.settings import Settings
 
+TEXT_SIDE = (
+    "--text needs a model with a text side: --model google/siglip-so400m-patch14-384, or a folder of such weights; "
+    "or give --text-embeddings FILE.safetensors with (S, D) vectors in this model's space"
+)
 SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
 
 Budget = Annotated[int, option("tokens that are kept of each picture or clip", "N")]
@@ -83,7 +88,9 @@ class ChoosingOptions:
     ] = None
     layer: Annotated[int, option("the layer whose attention is read (default: -2)", "N")] = -2
     seed: Annotated[int, option("of a random choice (default: 0)", "N")] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], option("where it runs (default: auto, the fastest there is)")
+    ] = "auto"
 
     def request(self, methods: Iterable[str], budget: int) -> "SelectionRequest":
         """What these options ask of those methods. Raises UsageError where they mean nothing together."""
@@ -166,10 +173,29 @@ def checked(wish: SelectionRequest, files: Sequence[str]) -> SelectionRequest:
     return wish
 
 
+def require_text_side(wish: SelectionRequest, choosing: ChoosingOptions) -> None:
+    """Raise InputError, saying what to give, where --text is to be read by a model that has no text tower. Of a folder
+    or file names are looked at, of a hub nothing."""
+    if wish.text is None:
+        return
+    from tubelet.families.catalogue import find, variants
+    from tubelet.weights.locate import find_folder
+
+    name = choosing.model
+    if name in variants():  # random weights
+        raise InputError(TEXT_SIDE, source=name, expected="siglip")
+    if not os.path.exists(name):  # noqa: PTH110  that of Path raises where a name is too long
+        return
+    folder = find_folder(name)
+    family = find(folder.config() if choosing.config is None else None, folder.home)[0].family
+    if family.name != "siglip" or not any("text_model." in key for key in folder.home):
+        raise InputError(TEXT_SIDE, source=file_name(name), expected="siglip")
+
+
 def words_of(wish: SelectionRequest, model: "Model") -> "Tensor | None":
     """The vectors of the words that are asked for, or None.
 
-    Raises InputError where the model has no text tower, saying what to give instead, and for a file that holds none.
+    Raises InputError for a file that holds none, and as `require_text_side`, which says it before the model is loaded.
     """
     from tubelet.weights.load import report_of
 
@@ -177,15 +203,9 @@ def words_of(wish: SelectionRequest, model: "Model") -> "Tensor | None":
         return _stored_words(wish.text_file)
     if wish.text is None:
         return None
-    instead = "give --text-embeddings FILE.safetensors with (S, D) vectors in its space"
     report = report_of(model.encoder)
-    if report is None or report.family != "siglip":
-        raise InputError(f"{model.name} has no text tower here; {instead}", source=model.name, expected="siglip")
-    if model.as_dict()["seed"] is not None:
-        raise InputError(
-            f"{model.name} has random weights and no text tower; give --model FOLDER of SigLIP's weights, or {instead}",
-            source=model.name,
-        )
+    if report is None or report.family != "siglip":  # of a hub, where nobody looked before
+        raise InputError(TEXT_SIDE, source=model.name, expected="siglip")
     from tubelet.reduce.siglip_text import SiglipText
 
     return SiglipText.load(model.name).words(wish.text)
@@ -237,7 +257,7 @@ def _box(values: Any) -> "Box":
 
 
 def encoded(
-    file: str,
+    file: Any,
     index: int,
     wish: SelectionRequest,
     model: "Model",

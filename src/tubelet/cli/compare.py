@@ -10,13 +10,15 @@ from tubelet.cli.choosing import (
     boxes_of,
     checked,
     encoded,
+    require_text_side,
     settings_for,
     words_of,
 )
 from tubelet.cli.compared import Compared
-from tubelet.cli.options import Files, FrameOptions, OutputOptions, ReadingOptions, option, require_files, with_budget
+from tubelet.cli.options import Files, FrameOptions, OutputOptions, Overwrite, ReadingOptions, option, with_budget
 from tubelet.cli.output import Drawings
 from tubelet.cli.progress import progress
+from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
 from tubelet.errors import TubeletError
 from tubelet.writing import save_png
@@ -37,9 +39,10 @@ class Compare:
     """Compare ways to choose tokens at the same budget: one page with a picture for each, and a table of numbers.
 
     page.jpg becomes page.compared.png in the current folder, unless --show says otherwise. A random choice, pooling
-    and down-sampling are always there: what does not beat them is not worth its time. Every number comes with its 95 %
-    interval over pictures, or says that one picture has none; chance is the mean of 20 draws where there is one
-    picture. "time" is the encoder and the method over the encoder alone. Methods are those of tubelet select.
+    and down-sampling are always there: what does not beat them is not worth its time. Over several pictures every
+    number has its 95 % interval; one picture gives none, and chance is then the mean of 20 draws. Arrows say which way
+    is better, the best is bold. --runs 6 adds the time of the encoder and the method over the encoder alone. Methods
+    are those of tubelet select.
 
     Example: tubelet compare receipt.png --methods divprune,edges --budget 64 --boxes 340,565,525,605
     """
@@ -49,11 +52,14 @@ class Compare:
     methods: Annotated[
         str | None, option("such as shirg,divprune (default: shirg,text,divprune; divprune,attention,edges)", "A,B,...")
     ] = None
-    show: Annotated[str | None, option("the PNG to write, or a folder for those of several files", "FILE")] = None
-    runs: Annotated[int, option("how often the encoder and each method are timed, 0: never (default: 6)", "N")] = 6
+    show: Annotated[
+        str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
+    ] = None
+    runs: Annotated[int, option("how often the encoder and each method are timed (default: 0, never)", "N")] = 0
     choosing: ChoosingOptions = ChoosingOptions()
     frames: FrameOptions = FrameOptions()
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    overwrite: Overwrite = False
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
 
@@ -61,28 +67,32 @@ class Compare:
         """Do it; the exit code."""
         from tubelet.cli.compare_report import compare_document, compare_table
 
-        require_files(self.files)
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE or self.runs < 0:
             raise UsageError(f"--max-side is {SMALLEST_SIDE} or more and --runs 0 or more")
-        wish = checked(self._wish(), self.files)
-        boxes = boxes_of(wish, self.files)
-        drawings = Drawings(self.show, self.files, option="--show")
+        inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
+        wish = checked(self._wish(), inputs.names)
+        boxes = boxes_of(wish, inputs.names)
+        where = {"overwrite": self.overwrite, "kind": "compared", "option": "--show"}
+        drawings = Drawings(self.show, inputs.names, terminal, **where)
+        inputs.look()
+        require_text_side(wish, self.choosing)
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
         text = words_of(wish, model)
         result = Compared(wish, model, self.runs)
-        with progress(terminal, len(self.files)) as tick:
-            for i, file in enumerate(self.files):
+        with progress(terminal, len(inputs)) as tick:
+            for i, file in enumerate(inputs.names):
                 tick("comparing", i)
                 options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
-                seen = encoded(file, i, wish, model, recipe, text, boxes, sampling, **options)
+                seen = encoded(inputs.sources[i], i, wish, model, recipe, text, boxes, sampling, **options)
                 choices = self._choices(i, seen, wish)
                 result.add(seen, choices)
-                path = drawings.path(i, "compared")
-                save_png(self._page(seen, choices, result, len(result.files)), path)
-                result.files.append(self._about(file, str(path), seen))
-        terminal.show(compare_table(result, terminal.columns))
+                place = drawings.place(i, "compared")
+                with place.file() as path:
+                    save_png(self._page(seen, choices, result, len(result.files)), path)
+                result.files.append(self._about(file, place.name, seen))
+        terminal.show(compare_table(result, terminal.columns, arrows=terminal.arrows))
         terminal.document(compare_document(result))
         return OK
 
@@ -104,7 +114,6 @@ class Compare:
         return out
 
     def _page(self, seen: "EncodedFile", choices: "dict[str, Choice]", result: "Compared", index: int) -> "Image":
-        from tubelet.cli.compare_report import cells
         from tubelet.inspect.draw.cells import layers_of
         from tubelet.inspect.draw.compare import Entry, draw_comparison
         from tubelet.inspect.draw.frames import name_of
@@ -117,20 +126,20 @@ class Compare:
         for name, choice in choices.items():
             cell = None
             if method_of(name).kind == "resizes":
-                cell = model.encoder.pixels.unit if name == "downsample" else 0
-            note = f"{len(choice.kept.x):,} tokens: {method_of(name).about}"
+                cell = model.encoder.pixels.unit if name == "downsample" else 1
+            note = f"{len(choice.kept.x):,} tokens", method_of(name).about
             entries.append(Entry(name, note, tuple(layers_of(tokens, choice.kept, 0)), cell))
         about = [f"budget {wish.budget:,} of {len(tokens.x):,} tokens"]
         about += [f'text "{wish.text}"'] if wish.text is not None else []
         lines = [TextLine((name_of(seen.clip),), 19, INK), TextLine(tuple(about)), TextLine((model.name,))]
         if model.untrained:
             lines[2] = warning(f"{model.name} is UNTRAINED", "random weights: its tokens mean nothing")
-        return draw_comparison(seen.clip, entries, cells(result.rows(index)), lines, max_side=self.max_side)
+        return draw_comparison(seen.clip, entries, result.numbers(index), lines, max_side=self.max_side)
 
     def _about(self, file: str, path: str, seen: "EncodedFile") -> dict[str, Any]:
         return {
             "file": file_name(file),
-            "picture": file_name(path),
+            "picture": path,
             "width": seen.clip.width,
             "height": seen.clip.height,
             "frames": len(seen.clip),

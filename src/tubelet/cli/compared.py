@@ -8,11 +8,13 @@ from tubelet.cli.choosing import SelectionRequest, settings_for
 if TYPE_CHECKING:
     from tubelet.cli.model import Model
     from tubelet.inspect.metrics import Estimate
+    from tubelet.inspect.metrics.comparison import Comparison
     from tubelet.reduce.encoded import EncodedFile
     from tubelet.reduce.methods import Choice
 
 
-DRAWS = 20  # random choices of one picture, so that chance has an interval
+DRAWS, FEW_DRAWS = 20, 5  # random choices of one picture, so that chance has an interval
+MUCH = 4_000_000  # pairs of a token and a kept one; of a picture with more, chance is drawn a few times
 
 
 class Compared:
@@ -24,6 +26,7 @@ class Compared:
         self.seen: list[EncodedFile] = []
         self.choices: list[dict[str, Choice]] = []
         self.costs: list[dict[str, list[float]]] = []
+        self._found: dict[tuple[int, ...], Comparison] = {}
 
     def add(self, seen: "EncodedFile", choices: "dict[str, Choice]") -> None:
         """One file, timed."""
@@ -31,36 +34,50 @@ class Compared:
         self.choices.append(choices)
         self.costs.append(whole_costs(seen, self.wish, self.model, self.runs))
 
-    def rows(self, index: int | None = None) -> "dict[str, dict[str, Estimate]]":
+    def numbers(self, index: int | None = None) -> "Comparison":
         """The numbers of each method: over all files, or of one."""
+        picked = tuple(range(len(self.seen))) if index is None else (index,)
+        if picked not in self._found:
+            self._found[picked] = self._compare(picked)
+        return self._found[picked]
+
+    def _compare(self, picked: tuple[int, ...]) -> "Comparison":
         from tubelet.inspect.metrics import quantile_of, summary
+        from tubelet.inspect.metrics.comparison import Comparison
         from tubelet.packed import concat
 
-        picked = range(len(self.seen)) if index is None else (index,)
         whole = concat([self.seen[i].inputs.tokens for i in picked])
         boxes = {n: self.seen[i].inputs.boxes for n, i in enumerate(picked)}
         known = {n: found[0] for n, found in boxes.items() if found}
+        only = picked[0] if len(picked) == 1 else None
+        draws = 0 if only is None else self._draws(only)
         out = {}
         for name in self.wish.methods:
-            kept = concat([self.choices[i][name].kept for i in picked])
-            numbers = summary(whole, kept, known) if len(picked) > 1 or name != "random" else self._chance(picked[0])
+            if name == "random" and only is not None:
+                numbers = self._chance(only, draws)
+            else:
+                numbers = summary(whole, concat([self.choices[i][name].kept for i in picked]), known)
             quotients = [q for i in picked for q in self.costs[i].get(name, ())]
             out[name] = numbers | ({"time": quantile_of(quotients, 0.5)} if quotients else {})
-        return out
+        return Comparison(out, draws)
 
-    def _chance(self, index: int) -> "dict[str, Estimate]":
+    def _draws(self, index: int) -> int:
+        tokens = self.seen[index].inputs.tokens
+        return DRAWS if len(tokens.x) * min(self.wish.budget, len(tokens.x)) <= MUCH else FEW_DRAWS
+
+    def _chance(self, index: int, draws: int) -> "dict[str, Estimate]":
         """The mean of many random choices from one picture."""
         from tubelet.inspect.metrics import mean_of, summary
         from tubelet.reduce.methods import choose
 
         seen = self.seen[index]
         settings = settings_for(self.wish, seen, "random")
-        draws = []
-        for draw in range(DRAWS):
+        found = []
+        for draw in range(draws):
             own = replace(settings, seed=settings.seed + draw)
             kept = choose("random", seen.inputs, budget=self.wish.budget, settings=own).kept
-            draws.append(summary(seen.inputs.tokens, kept, seen.inputs.boxes))
-        return {name: mean_of([draw[name].value for draw in draws]) for name in draws[0]}
+            found.append(summary(seen.inputs.tokens, kept, seen.inputs.boxes))
+        return {name: mean_of([one[name].value for one in found]) for name in found[0]}
 
 
 def whole_costs(seen: "EncodedFile", wish: SelectionRequest, model: "Model", runs: int) -> dict[str, list[float]]:

@@ -7,7 +7,7 @@ from tyro.conf import Positional
 
 from tubelet.cli.options import OutputOptions, option
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, megabytes, visible
-from tubelet.errors import ConfigError
+from tubelet.errors import ConfigError, near_names
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Convert:
         str | None, option("the variant the result must be; custom allows any shape (default: its counterpart)", "NAME")
     ] = None
     drop: Annotated[
-        tuple[Literal["pool", "merger", "spans"], ...], option("parts to give up that the format has no place for")
+        tuple[Literal["pool", "merger", "spans"], ...],
+        option("parts to give up that the format has no place for: pool, merger, spans", "PART..."),
     ] = ()
     projector: Annotated[
         str | None, option("a projector to fold in as the tower's merger, with --to ov2", "PROJECTOR")
@@ -51,15 +52,19 @@ class Convert:
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
+        from tubelet.weights.save import checkpoint_place
+
+        checkpoint_place(self.out, self.overwrite)
         if self.to == "projector":
             return self._projector(terminal)
         from tubelet.families.catalogue import families
         from tubelet.language.project.files import fold_of, load_projector
         from tubelet.weights.convert import convert
 
-        known = [fmt for family in families() for fmt in family.formats]
+        known = list(dict.fromkeys(fmt for family in families() for fmt in family.formats))
         if self.to not in known:
-            raise UsageError(f"--to is one of {', '.join(known)} or projector")
+            near = near_names(self.to, [*known, "projector"])
+            raise UsageError(f"there is no format {self.to[:40]}{near}; --to takes {', '.join(known)} or projector")
         if (self.projector is None) != (self.select_layer is None) or (self.projector and self.to != "ov2"):
             raise UsageError("--projector PROJECTOR and --select-layer N go together, with --to ov2")
         fold = None
@@ -104,9 +109,14 @@ class Convert:
 
         if self.variant is not None or self.drop or self.eps != "source" or self.projector or self.select_layer:
             raise UsageError("--variant, --drop, --projector, --select-layer and --eps have no meaning for a projector")
-        report = convert_projector(
-            self.source, self.out, kind=self.config, unsafe_pickle=self.unsafe_pickle, overwrite=self.overwrite
-        )
+        try:
+            report = convert_projector(
+                self.source, self.out, kind=self.config, unsafe_pickle=self.unsafe_pickle, overwrite=self.overwrite
+            )
+        except ConfigError as e:
+            if self.config is None and isinstance(e.expected, tuple):
+                e.message += ", " + " or ".join(f"--config {kind}" for kind in e.expected)
+            raise
         terminal.document({"command": "convert", **report.as_dict()})
         if not terminal.json and not terminal.quiet:
             merge = f", merge {report.merge}" if report.merge > 1 else ""

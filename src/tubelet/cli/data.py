@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import DEFAULT_MODEL, FrameOptions, OutputOptions, option
+from tubelet.cli.options import DEFAULT_MODEL, FrameOptions, OutputOptions, Overwrite, option
 from tubelet.cli.output import output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
@@ -47,9 +47,10 @@ class Data:
     tokenizer: Annotated[
         str | None, option("a folder or hub id; then lengths include the text, without the template", "TOKENIZER")
     ] = None
-    plot: Annotated[str | None, option("draw the lengths", "PNG")] = None
+    plot: Annotated[str | None, option("a .png of the lengths", "PNG")] = None
     seed: Annotated[int, option("of what is chosen (default: 0)", "N")] = 0
     frames: FrameOptions = FrameOptions()
+    overwrite: Overwrite = False
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
@@ -59,12 +60,12 @@ class Data:
         if self.merge < 1:
             raise UsageError(f"--merge must be at least 1, got {self.merge}")
         sampling = self.frames.sampling
-        out = None if self.plot is None else output_file(self.plot, [])
+        out = None if self.plot is None else output_file(self.plot, (), overwrite=self.overwrite, option="--plot")
         from tubelet.train.data.check import FILES, RECORDS, check
         from tubelet.train.data.open import open_dataset
 
-        measure = measured(*self._recipe(), sampling, self._words())
         dataset = open_dataset(self.paths, root=self.root, seed=self.seed, follow_links=self.follow_links)
+        measure = measured(*self._recipe(), sampling, self._words())
         records, files = (None, None) if self.all else (RECORDS, FILES)
         total = len(dataset) if records is None else min(records, len(dataset))
         with progress(terminal, total) as tick:
@@ -78,7 +79,8 @@ class Data:
             )
         what = "tokens" if self.tokenizer is not None else "visual tokens"
         if out is not None and len(found.tokens):
-            save_png(drawn(found, what), out)
+            with out.file() as path:
+                save_png(drawn(found, what), path)
         terminal.show(table(found, what))
         if self.plot is not None and not self.output.json and not self.output.quiet:
             terminal.line(f"plot    {visible(self.plot) if len(found.tokens) else 'nothing to draw'}")

@@ -12,13 +12,14 @@ from tubelet.cli.options import (
     FrameOptions,
     OnError,
     OutputOptions,
+    Overwrite,
     ReadingOptions,
     option,
-    require_files,
     with_budget,
 )
 from tubelet.cli.output import output_file
 from tubelet.cli.progress import Tick, progress
+from tubelet.cli.sources import Inputs, inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
 from tubelet.errors import InputError
 
@@ -42,7 +43,7 @@ class Encode:
     """
 
     files: Files
-    out: Annotated[str, option("the safetensors file to write", "FILE")]
+    out: Annotated[str, option("the .safetensors file to write, - for stdout", "FILE")]
     model: Annotated[
         str,
         option(
@@ -57,7 +58,10 @@ class Encode:
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], option("of weights and tokens (default: float32)")] = (
         "float32"
     )
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], option("where it runs (default: auto, the fastest there is)")
+    ] = "auto"
+    overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
     workers: Annotated[int | None, option("threads that decode (default: one for each core)", "N")] = None
@@ -69,19 +73,23 @@ class Encode:
         from tubelet.packed.file import is_pack
 
         sampling = self._checked()
-        out = output_file(self.out, self.files, is_pack)
+        inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
+        where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
+        out = output_file(self.out, inputs.names, is_pack, **where)
+        inputs.look(skip=self.on_error == "skip")
         start = time.perf_counter()
         from tubelet.cli.model import load_model
 
         model = load_model(self.model, self.dtype, self.device, pool=self.pool, config=self.config)
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
         result = Result(model_s=time.perf_counter() - start)
-        with progress(terminal, len(self.files)) as tick:
-            self._encode(recipe, sampling, model, result, terminal, tick)
+        with progress(terminal, len(inputs)) as tick:
+            self._encode(inputs, recipe, sampling, model, result, terminal, tick)
         if not result.items:
-            raise InputError(f"none of the {len(self.files)} files could be read; nothing was written")
+            raise InputError(f"none of the {len(inputs)} files could be read; nothing was written")
         saving = time.perf_counter()
-        result.save(out, model, self.files)
+        with out.file() as path:
+            result.save(path, model, inputs.names)
         result.save_s = time.perf_counter() - saving
         result.wall_s = time.perf_counter() - start
         terminal.show(encode_table(result, model, self.out, terminal.columns))
@@ -89,13 +97,13 @@ class Encode:
         return FAILED if any(r.error for r in result.reports) else OK
 
     def _checked(self) -> "Sampling":
-        require_files(self.files)
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers must be at least 1, got {self.workers}")
         return self.frames.sampling
 
     def _encode(
         self,
+        inputs: Inputs,
         recipe: "PixelRecipe",
         sampling: "Sampling",
         model: "Model",
@@ -109,7 +117,7 @@ class Encode:
 
         done = 0
         for loaded in stream(
-            self.files,
+            inputs.sources,
             recipe,
             ReadJob(sampling=sampling, animation=self.reading.animation),
             isolate=self.reading.isolate,

@@ -67,11 +67,12 @@ class Eval:
     answers: Annotated[
         str | None, option("the file of answers (default: BENCHMARK.answers.jsonl in the current folder)", "FILE")
     ] = None
-    plot: Annotated[str | None, option("draw the scores as bars with their intervals", "PNG")] = None
+    plot: Annotated[str | None, option("a .png of the scores as bars with their intervals", "PNG")] = None
     questions: Annotated[int | None, option("only so many, drawn by --seed (default: all)", "N")] = None
     max_new_tokens: Annotated[int, option("longest answer (default: 32)", "N")] = 32
     seed: Annotated[int, option("of drawn questions, random choices and intervals (default: 0)", "N")] = 0
     follow_links: Annotated[bool, option("links may lead out of --root")] = False
+    overwrite: Annotated[bool, option("replace the PNG; answers are never replaced, but gone on with")] = False
     on_error: OnError = "raise"
     frames: FrameOptions = FrameOptions()
     dtype: StoredDtype = "stored"
@@ -88,14 +89,17 @@ class Eval:
 
         every = read_questions(self.benchmark, self.files, self.root, follow_links=self.follow_links)
         chosen = drawn(every, self.questions, self.seed)
-        out = None if self.plot is None else output_file(self.plot, self.files)
+        out = (
+            None if self.plot is None else output_file(self.plot, self.files, overwrite=self.overwrite, option="--plot")
+        )
         answers = f"{self.benchmark}.answers.jsonl" if self.answers is None else self.answers
-        path = output_file(answers, self.files, lambda _: True)  # which looks into it itself
+        how = {"overwrite": True, "suffix": ".jsonl", "option": "--answers"}  # it is gone on with
+        place = output_file(answers, self.files, lambda _: True, **how)
         arms = self._arms(names)
         vlm = self._load()
         if vlm.untrained:
             terminal.say(f"{file_name(self.model)} is UNTRAINED: random weights, its scores mean nothing")
-        with AnswerFile(path, self._run()) as kept, progress(terminal, len(chosen)) as tick:
+        with place.file() as path, AnswerFile(path, self._run()) as kept, progress(terminal, len(chosen)) as tick:
             before = len(kept.answers)
             left = answer_questions(
                 vlm,
@@ -114,7 +118,8 @@ class Eval:
         tokens = {arm: [answer.tokens for answer in one] for arm, one in said.items()}
         scores = compare_arms(self.benchmark, asked, texts, tokens, names[0], seed=self.seed)
         if out is not None and asked:
-            save_png(bar_chart(scores, self.benchmark, len(asked), self.model, vlm.untrained), out)
+            with out.file() as picture:
+                save_png(bar_chart(scores, self.benchmark, len(asked), self.model, vlm.untrained), picture)
         terminal.show(table(scores, names[0]))
         if not (self.output.json or self.output.quiet):
             terminal.line(f"answers {visible(str(path))}: {new:,} new, {before:,} were there")

@@ -1,13 +1,19 @@
 """`tubelet models`: what `--model` takes by name, what else it takes, and what is proven of each family."""
 
+import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tubelet.cli.options import DEFAULT_MODEL, OutputOptions
-from tubelet.cli.terminal import OK, Terminal
+from tyro.conf import Positional
+
+from tubelet.cli.options import DEFAULT_MODEL, OutputOptions, option
+from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
+from tubelet.errors import near_names
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
     from tubelet.encoder.config import EncoderConfig
     from tubelet.families.family import Family
@@ -15,31 +21,59 @@ if TYPE_CHECKING:
 PROOFS = ("outputs", "gradients", "bf16", "pixels", "save_back")
 
 
+NOTES = 36  # letters of the last column, unless an id has more
+
+
 @dataclass(frozen=True)
 class Models:
-    """List the families whose checkpoints can be loaded, what is verified of each, the networks known by name, and the
-    whole models that `tubelet ask` takes.
+    """List the networks known by name, where their trained weights are, what is verified of each family, and the whole
+    models that `tubelet ask` takes.
 
-    Example: tubelet models --json
+    FILTER is a part of a name or a pattern, of ours, of the family or of the hub's: siglip, 'dinov2*', Qwen.
+
+    Example: tubelet models siglip2
     """
 
+    filter: Positional[
+        Annotated[str, option("only those with this in their name, or a pattern (default: all)", "FILTER")]
+    ] = ""
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         from tubelet.families.catalogue import families, format_of, variants
+        from tubelet.families.hub import hub_id
         from tubelet.language.vlm.layouts import HUB_IDS
 
-        told = [describe_family(family) for family in families()]
-        rows = [
-            describe(name, config, family.name, format_of(family, name))
-            for name, (family, config) in variants().items()
+        known = variants()
+        chosen = [name for name in known if matching(self.filter, (name, known[name][0].name, hub_id(name) or ""))]
+        whole = [
+            {"model_type": kind, "hub_ids": list(ids)}
+            for kind, ids in HUB_IDS.items()
+            if any(matching(self.filter, (kind, one)) for one in ids)
         ]
-        whole = [{"model_type": kind, "hub_ids": list(ids)} for kind, ids in HUB_IDS.items()]
+        if not chosen and not whole:
+            names = (*known, *dict.fromkeys(family.name for family in families()))
+            near = near_names(self.filter, names)
+            raise UsageError(f"no model is called so: {file_name(self.filter)[:60]}{near}; tubelet models lists all")
+        rows = [describe(name, known[name][1], known[name][0].name, format_of(known[name][0], name)) for name in chosen]
+        told = [describe_family(f) for f in families() if f.name in {row["family"] for row in rows}]
         terminal.show(_tables(told, rows, whole))
         said = {"families": told, "models": rows, "whole": whole}
         terminal.document({"command": "models", "default": DEFAULT_MODEL, **said})
         return OK
+
+
+def matching(wanted: str, names: Iterable[str]) -> bool:
+    """Whether one of these names has `wanted` in it, or is what it is a pattern of; small and large letters alike.
+
+    >>> matching("siglip", ["google/SigLIP-base"]), matching("dino*", ["facebook/dinov2"])
+    (True, False)
+    """
+    low = wanted.lower()
+    if any(letter in low for letter in "*?["):
+        return any(fnmatch.fnmatchcase(name.lower(), low) for name in names)
+    return any(low in name.lower() for name in names)
 
 
 def describe_family(family: "Family") -> dict[str, Any]:
@@ -59,6 +93,7 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
     import torch
 
     from tubelet.encoder.model import Encoder
+    from tubelet.families.hub import hub_id
 
     with torch.device("meta"):
         parameters = sum(p.numel() for p in Encoder(config).parameters())
@@ -77,50 +112,65 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
         "pool": config.pool,
         "width": config.out,
         "parameters": parameters,
+        "hub": hub_id(name),
         "weights": "random (untrained)",
     }
 
 
 def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[dict[str, Any]]) -> "Group":
-    from rich import box
+    """A table for each family, under lines that say what is verified of it and what all its networks share; then the
+    whole models."""
     from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = []
+    for family in told:
+        own = [(row, _notes(row)) for row in rows if row["family"] == family["name"]]
+        shared = [note for note in own[0][1] if all(note in notes for _, notes in own)]
+        said = [proof.replace("_", " ") for proof, yes in family["verified"].items() if yes]
+        proven = f"verified against upstream: {', '.join(said)}" if said else "verified by recorded cases"
+        parts.append(Text(family["name"], style="bold") + Text(f"  {proven}", style="not bold"))
+        more = [f"formats {', '.join(family['formats'])}"] if len(family["formats"]) > 1 else []
+        if more + shared:
+            parts.append(Text(f"  {'; '.join(more + shared)}", style="dim"))
+        parts.append(_table([(row, [note for note in notes if note not in shared]) for row, notes in own]))
+    note = (
+        "By name, a model has seeded random weights: UNTRAINED, for trying things out.\n"
+        "For trained weights give --model a hub id above, or a folder or .safetensors file of any of these\n"
+        "families, alone or inside a whole vision-language model."
+    )
+    parts += [Text("whole models, for tubelet ask", style="bold")] if whole else []
+    parts += [Text(f"  {one['model_type']:<17}{', '.join(one['hub_ids'])}") for one in whole]
+    return Group(*parts, Text(f"\n{note}"))
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    """What is special about a network."""
+    notes = ["the default"] if row["name"] == DEFAULT_MODEL else []
+    notes += [] if row["pool"] else ["no pooling head"]
+    notes += [f"merges {row['merge']} x {row['merge']}"] if row["merge"] > 1 else []
+    return notes + ([_attention(row["spans"], row["span_frames"])] if row["spans"] != ["item"] else [])
+
+
+def _table(rows: list[tuple[dict[str, Any], list[str]]]) -> "Table":
+    """Networks of one family; the last column has the hub id and, under it, what is special."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    proven = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    proven.add_column("family", no_wrap=True)
-    proven.add_column("formats")
-    proven.add_column("verified against upstream")
-    for family in told:
-        said = [proof.replace("_", " ") for proof, yes in family["verified"].items() if yes]
-        proven.add_row(family["name"], ", ".join(family["formats"]), ", ".join(said) or "by recorded cases only")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
-    table.add_column("format")
-    for name in ("layers", "hidden", "heads", "patch", "params"):
+    for name in ("shape", "patch", "params"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for row in rows:
-        extras = [] if row["pool"] else ["no pooling head"]
-        if row["merge"] > 1:
-            extras.append(f"merges {row['merge']} x {row['merge']}")
-        if row["spans"] != ["item"]:
-            extras.append(_attention(row["spans"], row["span_frames"]))
-        if row["name"] == DEFAULT_MODEL:
-            extras.append("the default")
-        numbers = [str(row[k]) for k in ("layers", "hidden", "heads", "patch")]
-        table.add_row(row["name"], row["format"], *numbers, f"{row['parameters'] / 1e6:,.1f} M", ", ".join(extras))
-    note = (
-        "By name, a model has seeded random weights: UNTRAINED, for trying things out.\n"
-        "For trained weights give --model a folder, a .safetensors file or a hub id (owner/name) of any family above,\n"
-        "alone or inside a whole vision-language model; tubelet convert translates between the formats of a family."
-    )
-    models = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    models.add_column("whole model", no_wrap=True)
-    models.add_column("such as")
-    for one in whole:
-        models.add_row(one["model_type"], "\n".join(one["hub_ids"]))
-    return Group(proven, table, Text(note), models)
+    width = max(NOTES, *(len(row["hub"] or "") for row, _ in rows))
+    table.add_column("trained weights on the hub", max_width=width, overflow="fold")
+    for row, notes in rows:
+        last = [Text(row["hub"])] if row["hub"] else []
+        last += [Text(", ".join(notes), style="dim")] if notes else []
+        numbers = f"{row['layers']} x {row['hidden']}", str(row["patch"]), f"{row['parameters'] / 1e6:,.1f} M"
+        table.add_row(row["name"], *numbers, Text("\n").join(last))
+    table.add_row("")
+    return table
 
 
 def _attention(spans: list[str], frames: int) -> str:

@@ -1,6 +1,5 @@
 """Options that several commands share, and what is made of them. Imports nothing heavy: help must come at once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,12 +34,16 @@ TimesSpec = tyro.constructors.PrimitiveConstructorSpec(
     str_from_instance=lambda value: [",".join(f"{t:g}" for t in value)],
 )
 
-Files = Positional[Annotated[tuple[str, ...], option("pictures and videos", "FILE...")]]
+Files = Positional[
+    Annotated[tuple[str, ...], option("pictures and videos, folders of them, '*.jpg' patterns, - for stdin", "FILE...")]
+]
+Overwrite = Annotated[bool, option("replace what was written before")]
+Urls = Annotated[bool, option("FILE may be an address: http, https, s3, hf (needs tubelet[urls])")]
 Config = Annotated[
     str | None, option("the variant that the weights are, instead of what their config.json says", "VARIANT")
 ]
 StoredDtype = Annotated[Literal["stored", "float32", "bfloat16", "float16"], option("of the weights (default: stored)")]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("(default: auto, the fastest there is)")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("where it runs (default: auto, the fastest there is)")]
 Isolate = Annotated[
     Literal["auto", "always", "never"],
     option("decode in a child process that may die (default: auto, not for paths)"),
@@ -76,11 +79,12 @@ class ReadingOptions:
     max_pixels: Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")] = None
     animation: Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")] = False
     isolate: Isolate = "auto"
+    urls: Urls = False
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is said, and to whom. `Terminal` reads these from the command line itself, before it is understood."""
+    """What is said, and to whom."""  # Terminal reads these from the command line itself, before it is understood
 
     json: Annotated[bool, option("one JSON document on stdout instead of the table")] = False
     quiet: Annotated[bool, option("no progress bar and no table")] = False
@@ -99,12 +103,6 @@ def sampling_of(fps: float | None, num_frames: int | None, times: tuple[float, .
         for name, flag in words.items():
             message = message.replace(name, flag)
         raise UsageError(message) from e
-
-
-def require_files(files: Sequence[str]) -> None:
-    """Raises UsageError when there is nothing to do."""
-    if not files:
-        raise UsageError("name at least one file")
 
 
 def with_budget(recipe: "PixelRecipe", max_pixels: int | None) -> "PixelRecipe":

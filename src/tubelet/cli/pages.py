@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tubelet.cli.options import OutputOptions, option
+from tubelet.cli.options import OutputOptions, Overwrite, option
 from tubelet.cli.output import output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
@@ -26,13 +26,11 @@ class Pages:
     Example: tubelet pages --out pages --count 100 --show pages.png
     """
 
-    out: Annotated[str | None, option("the folder to write; one of pages is replaced", "FOLDER")] = None
+    out: Annotated[str | None, option("the folder to write", "FOLDER")] = None
     count: Annotated[int, option("how many (default: 24)", "N")] = 24
     seed: Annotated[int, option("of all that is drawn (default: 0)", "N")] = 0
     first: Annotated[int, option("number of the first page (default: 0)", "N")] = 0
-    show: Annotated[str | None, option("a contact sheet with boxes around the answers, of at most 24 pages", "PNG")] = (
-        None
-    )
+    show: Annotated[str | None, option("a .png of at most 24 pages, with boxes around the answers", "PNG")] = None
     layouts: Annotated[
         str | None,
         option("layouts and their shares, such as receipt:2,table:1 (default: receipts, forms, tables)", "L"),
@@ -41,6 +39,7 @@ class Pages:
     em: Annotated[str | None, option("pixels to the em of values, such as 20 or 20-24", "PX")] = None
     held_out: Annotated[bool, option("in the fonts and words that are kept for tests")] = False
     clean: Annotated[bool, option("without tilt, blur, grain")] = False
+    overwrite: Overwrite = False
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
@@ -49,7 +48,7 @@ class Pages:
             raise UsageError("--out FOLDER or --show PNG says where the pages go")
         if self.count < 1 or self.first < 0:
             raise UsageError(f"--count starts at 1 and --first at 0, got {self.count} and {self.first}")
-        sheet = None if self.show is None else output_file(self.show, ())
+        sheet = None if self.show is None else output_file(self.show, (), overwrite=self.overwrite, option="--show")
         from tubelet.train.pages.evaluate import constants, frequent
         from tubelet.train.pages.fonts import find_fonts
         from tubelet.train.pages.page import print_page
@@ -63,12 +62,13 @@ class Pages:
         else:
             pages = []
             with progress(terminal, self.count) as tick:
-                for page in write_pages(Path(self.out), recipe, fonts, numbers):
+                for page in write_pages(Path(self.out), recipe, fonts, numbers, overwrite=self.overwrite):
                     tick("printing", len(pages) + 1)  # of all but those shown the pixels are only on disk
                     pages.append(page if len(pages) < SHOWN else replace(page, pixels=page.pixels[:0].copy()))
             terminal.line(f"{visible(file_name(self.out))}  ({len(pages):,} pages, {_questions(pages):,} questions)")
         if sheet is not None:
-            save_png(contact_sheet(pages[:SHOWN]), sheet)
+            with sheet.file() as path:
+                save_png(contact_sheet(pages[:SHOWN]), path)
             terminal.line(visible(file_name(str(self.show))))
         constant = constants(q for page in pages for q in page.questions)
         terminal.document({

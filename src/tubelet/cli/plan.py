@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from tubelet.cli.options import DEFAULT_MODEL, Files, FrameOptions, OutputOptions, option, with_budget
+from tubelet.cli.options import DEFAULT_MODEL, Files, FrameOptions, OutputOptions, Overwrite, Urls, option, with_budget
 from tubelet.cli.output import output_file
+from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
+from tubelet.errors import near_names
 from tubelet.writing import save_png
 
 if TYPE_CHECKING:
@@ -47,10 +49,11 @@ class Plan:
     ] = None
     pool: Annotated[
         Literal["none", "bilinear", "average", "max"] | None,
-        option("of the tokens of each view, 2 by 2 (default: none)"),
+        option("of the tokens of each view, 2 by 2 (default: none)", "{none,bilinear,average,max}"),
     ] = None
     join: Annotated[
-        Literal["flat", "spatial", "unpad"] | None, option("views one by one, or tiles as one grid (default: flat)")
+        Literal["flat", "spatial", "unpad"] | None,
+        option("views one by one, or tiles as one grid (default: flat)", "{flat,spatial,unpad}"),
     ] = None
     llm: Annotated[str | None, option("a language model's shape, for width and KV cache", "NAME")] = None
     llm_width: Annotated[int | None, option("or its width alone", "N")] = None
@@ -69,7 +72,9 @@ class Plan:
         None
     )
     measure: Annotated[bool, option("measure this machine's matrix products for an estimate of time")] = False
-    plot: Annotated[str | None, option("draw tokens and memory against side length and frames", "PNG")] = None
+    plot: Annotated[
+        str | None, option("a .png of tokens and memory against side length and frames, - for stdout", "PNG")
+    ] = None
     train: Annotated[str | None, option("a run of tubelet train, instead of files and sizes", "CONFIG.yaml")] = None
     samples: Annotated[int | None, option("with --train: as if its data were so many", "N")] = None
     processes: Annotated[int, option("with --train: that run it (default: 1)", "N")] = 1
@@ -77,6 +82,8 @@ class Plan:
     frames: FrameOptions = FrameOptions()
     max_pixels: Annotated[int | None, option("reduce pictures and frames that have more pixels", "N")] = None
     animation: Annotated[bool, option("read animated GIF, WebP and PNG as clips; otherwise their first frame")] = False
+    urls: Urls = False
+    overwrite: Overwrite = False
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
@@ -93,7 +100,11 @@ class Plan:
         sizes = parse_sizes(self.size) if self.size else []
         most_bytes = None if self.fit_memory is None else parse_bytes(self.fit_memory)
         self._checked(most_bytes)
-        out = None if self.plot is None else output_file(self.plot, self.files)
+        given = inputs_of(self.files, terminal, urls=self.urls) if self.files else None
+        where = {"overwrite": self.overwrite, "option": "--plot", "terminal": terminal}
+        out = None if self.plot is None else output_file(self.plot, () if given is None else given.names, **where)
+        if given is not None:
+            given.look()
         from tubelet.cli.plan_report import extras, plan_table
         from tubelet.inspect.budget.fit import fit_budget
         from tubelet.inspect.budget.inputs import Input, inputs_of_files
@@ -111,7 +122,7 @@ class Plan:
         if views is not None and after.geometry is not None:
             raise UsageError("--geometry sees whole frames, so it does not go with --views")
         inputs = [Input(w, h, f) for w, h, f in sizes] or inputs_of_files(
-            self.files,
+            () if given is None else given.sources,
             fps=sampling.fps,
             num_frames=sampling.num_frames,
             times_s=sampling.times_s,
@@ -128,7 +139,8 @@ class Plan:
         if out is not None:
             from tubelet.cli.plan_plot import plan_chart
 
-            save_png(plan_chart(found, how, self.fit_tokens, most_bytes), out)
+            with out.file() as path:
+                save_png(plan_chart(found, how, self.fit_tokens, most_bytes), path)
             more["plot"] = file_name(str(self.plot))
         terminal.show(plan_table(found, more))
         if self.plot is not None and not self.output.json and not self.output.quiet:
@@ -161,7 +173,8 @@ class Plan:
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.llm is not None and self.llm not in LANGUAGE:
-            raise UsageError(f"--llm is one of {', '.join(LANGUAGE)}; for others give --llm-width")
+            near = near_names(self.llm, LANGUAGE)
+            raise UsageError(f"no --llm {self.llm[:40]}{near}; there are {', '.join(LANGUAGE)}; or give --llm-width")
         after = Downstream(
             space=self.merge,
             time=self.merge_time,

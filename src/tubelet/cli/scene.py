@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import Device, Isolate, OutputOptions, StoredDtype, option, require_files
+from tubelet.cli.options import Device, Isolate, OutputOptions, StoredDtype, Urls, option
 from tubelet.cli.progress import progress
+from tubelet.cli.sources import Inputs, inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, megabytes, seconds, visible
 from tubelet.errors import InputError, near_names
 
@@ -43,7 +44,12 @@ class Scene:
     Example: tubelet scene walk.mp4 --model models/VGGT-1B --out walk
     """
 
-    files: Positional[Annotated[tuple[str, ...], option("a video, pictures, or a folder of pictures", "FILE...")]]
+    files: Positional[
+        Annotated[
+            tuple[str, ...],
+            option("a video, pictures, a folder of pictures, a '*.jpg' pattern, or - for stdin", "FILE..."),
+        ]
+    ]
     model: Annotated[str, option("a folder, file or hub id; or vggt_tiny, vggt_1b: random weights", "MODEL")]
     out: Annotated[str, option("the folder to write", "DIR")]
     frames: Annotated[int, option("frames of the scene, at most 256 (default: 16)", "N")] = 16
@@ -68,12 +74,15 @@ class Scene:
     dtype: StoredDtype = "stored"
     device: Device = "auto"
     isolate: Isolate = "auto"
+    urls: Urls = False
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         pool = self._checked()
+        inputs = inputs_of(self.files, terminal, urls=self.urls, pictures_only=True)
         out = self._place()
+        inputs.look()
         from tubelet.cli.model import device_of
         from tubelet.geometry.look import look_at
         from tubelet.geometry.network import config_for, heads_for
@@ -83,7 +92,7 @@ class Scene:
         source = self._source()
         laps: dict[str, float] = {}
         start = time.perf_counter()
-        seen = self._read(pool)
+        seen = self._read(inputs, pool)
         laps["read"] = time.perf_counter() - start
         cost = cost_of(config_for(self.model, heads_for(self.points)), seen, self._kind, device)
         terminal.aside(cost_words(cost, seen, device))
@@ -118,7 +127,6 @@ class Scene:
         """How many frames are read. Raises UsageError."""
         from tubelet.geometry.look import MOST_FRAMES
 
-        require_files(self.files)
         if not 1 <= self.frames <= MOST_FRAMES:
             raise UsageError(f"--frames must be from 1 to {MOST_FRAMES}, got {self.frames}")
         if not 0 < self.confidence <= 1:
@@ -157,12 +165,12 @@ class Scene:
 
     # ---- what is done
 
-    def _read(self, pool: int) -> "SceneFrames":
-        from tubelet.geometry.look import frames_of_clips, scene_files
+    def _read(self, inputs: Inputs, pool: int) -> "SceneFrames":
+        from tubelet.geometry.look import frames_of_clips
         from tubelet.geometry.sampling import uniform_frames
         from tubelet.reading.read import read
 
-        files = scene_files(self.files)
+        files = list(inputs.sources)
         if len(files) > 1:
             files = [files[i] for i in uniform_frames(len(files), pool)]
         clips = read(files, num_frames=pool, isolate=self.isolate)

@@ -11,6 +11,7 @@ from tubelet.cli.choosing import (
     boxes_of,
     checked,
     encoded,
+    require_text_side,
     settings_for,
     words_of,
 )
@@ -19,14 +20,15 @@ from tubelet.cli.options import (
     FrameOptions,
     OnError,
     OutputOptions,
+    Overwrite,
     ReadingOptions,
     option,
-    require_files,
     with_budget,
 )
 from tubelet.cli.output import Drawings, output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.select_report import Selected
+from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name
 from tubelet.errors import InputError
 from tubelet.writing import save_png
@@ -57,13 +59,18 @@ class Select:
 
     files: Files
     budget: Budget
-    method: Annotated[str | None, option("(default: shirg with a text, divprune without)", "NAME")] = None
-    out: Annotated[str | None, option("the safetensors file of kept tokens to write", "FILE")] = None
-    show: Annotated[str | None, option("the PNG to write, or a folder for those of several files", "FILE")] = None
+    method: Annotated[
+        str | None, option("how they are chosen (default: shirg with a text, divprune without)", "NAME")
+    ] = None
+    out: Annotated[str | None, option("the .safetensors file of kept tokens to write, - for stdout", "FILE")] = None
+    show: Annotated[
+        str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
+    ] = None
     heat: Annotated[bool, option("draw the scores as heat, too")] = False
     choosing: ChoosingOptions = ChoosingOptions()
     frames: FrameOptions = FrameOptions()
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
@@ -72,42 +79,46 @@ class Select:
         """Do it; the exit code."""
         from tubelet.cli.select_report import select_document, select_table
 
-        require_files(self.files)
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
         method = self.method or ("shirg" if self.choosing.has_text else "divprune")
-        wish = checked(self.choosing.request((method,), self.budget), self.files)
-        boxes = boxes_of(wish, self.files)
+        inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
+        wish = checked(self.choosing.request((method,), self.budget), inputs.names)
+        boxes = boxes_of(wish, inputs.names)
         from tubelet.packed.file import is_pack
 
-        out = None if self.out is None else output_file(self.out, self.files, is_pack)
-        drawings = Drawings(self.show, self.files, option="--show")
+        where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
+        out = None if self.out is None else output_file(self.out, inputs.names, is_pack, **where)
+        drawings = Drawings(self.show, inputs.names, terminal, overwrite=self.overwrite, kind="kept", option="--show")
+        inputs.look(skip=self.on_error == "skip")
+        require_text_side(wish, self.choosing)
         start = time.perf_counter()
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels)
         text = words_of(wish, model)
         result = Selected(wish.methods[0], self.budget, model, time.perf_counter() - start)
-        with progress(terminal, len(self.files)) as tick:
-            for i, file in enumerate(self.files):
+        with progress(terminal, len(inputs)) as tick:
+            for i, file in enumerate(inputs.names):
                 tick("choosing", i)
                 try:
                     options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
-                    seen = encoded(file, i, wish, model, recipe, text, boxes, sampling, **options)
-                    self._one(i, seen, wish, result, drawings)
+                    seen = encoded(inputs.sources[i], i, wish, model, recipe, text, boxes, sampling, **options)
+                    self._one(i, file, seen, wish, result, drawings)
                 except InputError as e:
                     if self.on_error == "raise":
                         raise
                     terminal.say(str(e))
                     result.errors.append(e.as_dict() | {"file": file_name(file)})
         if out is not None and result.kept:
-            result.save(str(out), self.files, wish)
+            with out.file() as path:
+                result.save(str(path), inputs.names, wish)
         terminal.show(select_table(result, self.out))
         terminal.document(select_document(result, self.out, wish))
         return FAILED if result.errors else OK
 
     def _one(
-        self, index: int, seen: "EncodedFile", wish: SelectionRequest, result: "Selected", drawings: Drawings
+        self, index: int, file: str, seen: "EncodedFile", wish: SelectionRequest, result: "Selected", drawings: Drawings
     ) -> None:
         """Choose from one file, draw it, and add it to the result."""
         from tubelet.reduce.methods import choose
@@ -120,10 +131,11 @@ class Select:
             raise e.placed(item=index, source=seen.clip.source) from None
         seen.seconds["choose"] = time.perf_counter() - start
         start = time.perf_counter()
-        path = drawings.path(index, "kept")
-        save_png(self._draw(seen, choice, wish, result.model), path)
+        place = drawings.place(index, "kept")
+        with place.file() as path:
+            save_png(self._draw(seen, choice, wish, result.model), path)
         seen.seconds["draw"] = time.perf_counter() - start
-        result.add(file_name(self.files[index]), file_name(str(path)), seen, choice)
+        result.add(file_name(file), place.name, seen, choice)
 
     def _draw(self, seen: "EncodedFile", choice: "Choice", wish: SelectionRequest, model: "Model") -> "Image":
         from tubelet.inspect.draw.cells import layers_of

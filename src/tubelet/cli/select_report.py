@@ -13,13 +13,19 @@ from tubelet.cli.choosing import SelectionRequest
 from tubelet.cli.terminal import file_name, seconds, visible
 
 if TYPE_CHECKING:
-    from tubelet.cli.choosing import SelectionRequest
-    from tubelet.cli.select_report import Selected
+    from torch import Tensor
+
+    from tubelet.cli.model import Model
+    from tubelet.inspect.metrics import Estimate
+    from tubelet.packed import Packed
     from tubelet.reduce.encoded import EncodedFile
+    from tubelet.reduce.methods import Choice
+
+SPREAD = ("coverage", "distance")  # as in tubelet compare
 
 
 def select_table(result: "Selected", out: str | None) -> Group:
-    """A row for each file: its size, tokens before and after, time; where the picture is; what was written."""
+    """A row for each file: its size, tokens before and after, time, picture; how the kept ones are spread; the rest."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file", min_width=14, overflow="fold")
     for name in ("size", "views", "tokens", "kept", "encode", "choose"):
@@ -48,12 +54,21 @@ def select_table(result: "Selected", out: str | None) -> Group:
         Text.assemble("model   ", (visible(model.note), "yellow" if model.untrained else "")),
         Text(f"method  {result.method}, budget {result.budget:,}"),
     ]
+    if result.files:
+        count = len(result.files)
+        numbers = ", ".join(f"{name} {_number(e)}" for name, e in result.metrics.items())
+        over = f"95 % intervals over {count} inputs" if count > 1 else "one input: no interval"
+        lines.append(Text(f"spread  {numbers} ({over})"))
     if out is not None and result.kept:
         total = sum(f["kept"] for f in result.files)
         lines.append(Text(f"wrote   {visible(out)}: {total:,} tokens of {model.encoder.config.out} values"))
     if result.errors:
         lines.append(Text(f"{len(result.errors)} files were left out; see the lines above", style="red"))
     return Group(*lines)
+
+
+def _number(found: "Estimate") -> str:
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]" if found.known else f"{found.value:.2f}"
 
 
 def select_document(result: "Selected", out: str | None, wish: "SelectionRequest") -> dict[str, Any]:
@@ -82,16 +97,9 @@ def select_document(result: "Selected", out: str | None, wish: "SelectionRequest
         "errors": result.errors,
         "tokens": sum(f["tokens"] for f in result.files),
         "kept": sum(f["kept"] for f in result.files),
+        "metrics": {name: found.as_dict() for name, found in result.metrics.items()} if result.files else {},
         "seconds": {"model": result.model_s},
     }
-
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tubelet.cli.model import Model
-    from tubelet.packed import Packed
-    from tubelet.reduce.methods import Choice
 
 
 @dataclass
@@ -107,9 +115,19 @@ class Selected:
     kept: "list[Packed]" = field(default_factory=list)
     scores: "list[Tensor | None]" = field(default_factory=list)
 
+    @property
+    def metrics(self) -> "dict[str, Estimate]":
+        """Where the kept tokens lie, over all files."""
+        from tubelet.inspect.metrics import mean_of
+
+        return {name: mean_of([f["metrics"][name] for f in self.files]) for name in SPREAD}
+
     def add(self, file: str, picture: str, seen: "EncodedFile", choice: "Choice") -> None:
         """One file's choice."""
+        from tubelet.inspect.metrics import coverage, distance
+
         tokens, kept = seen.inputs.tokens, choice.kept.to("cpu")
+        spread = coverage(tokens, kept), distance(tokens, kept).mean
         per_frame = None
         if len(kept) == 1 and kept.items[0].grid.t > 1:
             per_frame = kept.pos[:, 0].long().bincount(minlength=kept.items[0].grid.t).tolist()
@@ -128,6 +146,7 @@ class Selected:
                 "kept": len(kept.x),
                 "kept_per_frame": per_frame,
                 "views": views,
+                "metrics": {name: found.value for name, found in zip(SPREAD, spread, strict=True)},
                 "complete": seen.clip.complete,
                 "notes": list(seen.clip.notes),
                 "seconds": seen.seconds,

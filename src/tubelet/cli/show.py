@@ -1,7 +1,7 @@
-"""`tubelet show`: what the encoder is given, as PNG."""
+"""`tubelet show`: what the encoder is given, and what tokens hold, as PNG."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.options import (
@@ -11,15 +11,17 @@ from tubelet.cli.options import (
     FrameOptions,
     OnError,
     OutputOptions,
+    Overwrite,
     ReadingOptions,
     option,
-    require_files,
     with_budget,
 )
 from tubelet.cli.output import Drawings, on_one_page
+from tubelet.cli.show_tokens import SUFFIX, draw_file, place_of
+from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import view_rule
-from tubelet.errors import InputError, TubeletError
+from tubelet.errors import InputError, TubeletError, UnsafeFile
 from tubelet.writing import save_png
 
 if TYPE_CHECKING:
@@ -35,16 +37,20 @@ SMALLEST_SIDE = 500
 
 @dataclass(frozen=True)
 class Show:
-    """Draw a picture with its patch grid, or the sampled frames of a clip with their true times, as PNG.
+    """Draw a picture with its patch grid, the sampled frames of a clip with their true times, or what tokens hold.
 
-    A picture page.jpg becomes page.grid.png and a clip walk.mp4 becomes walk.frames.png in the current folder, unless
-    --out says otherwise.
+    A picture page.jpg becomes page.grid.png, a clip walk.mp4 becomes walk.frames.png and a file tokens.safetensors, as
+    tubelet encode and tubelet select write it, becomes tokens.maps.png in the current folder, unless --out says
+    otherwise. Of tokens: their first principal directions as colours, of each picture and of all together, their norms
+    and, with --like, how like the token at a place all others are. --pictures shows the pictures beside them.
 
     Example: tubelet show walk.mp4 --fps 2 --out walk.png
     """
 
     files: Files
-    out: Annotated[str | None, option("the PNG to write, or a folder for those of several files", "FILE")] = None
+    out: Annotated[
+        str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
+    ] = None
     model: Annotated[
         str, option(f"whose patches: a variant, folder, file or hub id (default: {DEFAULT_MODEL})", "MODEL")
     ] = DEFAULT_MODEL
@@ -55,41 +61,59 @@ class Show:
     ] = None
     no_grid: Annotated[bool, option("frames of a clip without the patch grid")] = False
     frames: FrameOptions = FrameOptions()
+    pictures: Annotated[
+        tuple[str, ...], option("what tokens were made of, to be shown beside them, found by name", "FILE")
+    ] = ()
+    like: Annotated[
+        str | None, option("likeness of tokens with the one at a place, in pixels of an input", "[N:]X,Y[,SECONDS]")
+    ] = None
     max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        require_files(self.files)
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
-        rule = view_rule(self.views, None, None)
-        drawings = Drawings(self.out, self.files)
-        recipe = self._recipe()
+        rule, like = view_rule(self.views, None, None), place_of(self.like)
+        inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
+        held = {i for i, name in enumerate(inputs.names) if name.lower().endswith(SUFFIX)}
+        if (self.pictures or like is not None) and not held:
+            raise UsageError("--pictures and --like are for a file of tokens, such as tokens.safetensors")
+        drawings = Drawings(self.out, inputs.names, terminal, overwrite=self.overwrite)
+        replace(inputs, unseen=tuple(i for i in inputs.unseen if i not in held)).look(skip=self.on_error == "skip")
+        recipe = self._recipe() if len(held) < len(inputs) else None
         drawn: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
-        for i, file in enumerate(self.files):
+        for i, file in enumerate(inputs.names):
             try:
-                clip = self._read(file, i, sampling)
-                picture, about = self._draw(clip, recipe, i, rule)
-            except InputError as e:
+                if recipe is None or i in held:
+                    options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
+                    picture, about = draw_file(file, self.pictures, like, self.max_side, **options)
+                    kind, said = "maps", _token_words(about)
+                else:
+                    clip = self._read(inputs.sources[i], i, sampling)
+                    picture, about = self._draw(clip, recipe, i, rule)
+                    kind, said = "frames" if clip.is_video else "grid", _words(clip, about)
+            except (InputError, UnsafeFile) as e:
                 if self.on_error == "raise":
                     raise
                 terminal.say(str(e))
                 errors.append(e.as_dict() | {"file": file_name(file)})
                 continue
-            path = drawings.path(i, "frames" if clip.is_video else "grid")
-            save_png(picture, path)
-            drawn.append({"file": file_name(file), "out": file_name(str(path)), **about})
+            place = drawings.place(i, kind)
+            with place.file() as path:
+                save_png(picture, path)
+            drawn.append({"file": file_name(file), "out": place.name, **about})
             if not terminal.json and not terminal.quiet:
-                terminal.line(f"{visible(str(path))}  ({_words(clip, about)})")
+                terminal.line(f"{visible(place.name)}  ({said})")
         terminal.document({"command": "show", "files": drawn, "errors": errors})
         return FAILED if errors else OK
 
-    def _read(self, file: str, index: int, sampling: "Sampling") -> "Clip":
+    def _read(self, file: Any, index: int, sampling: "Sampling") -> "Clip":
         from tubelet.reading.read import read
 
         try:
@@ -167,3 +191,10 @@ def _words(clip: "Clip", about: dict[str, Any]) -> str:
     state = "" if clip.complete else ", INCOMPLETE"
     views = f"{len(about['views'])} views, " if about["views"] else ""
     return f"{clip.width} x {clip.height}{frames}{state}, {views}grid {t} x {h} x {w}, {about['tokens']:,} tokens"
+
+
+def _token_words(about: dict[str, Any]) -> str:
+    pictures = len({item["picture"] for item in about["items"]})
+    untrained = ", UNTRAINED" if about["untrained"] else ""
+    count = f"{pictures} inputs" if pictures != 1 else "1 input"
+    return f"{about['tokens']:,} tokens of {about['width']:,} values, of {count}{untrained}"

@@ -69,6 +69,7 @@ class Terminal:
         self.debug = debug
         self.quiet = quiet
         self._documents = 0
+        self._given = False  # stdout carries a file
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # the caller has closed it
                 setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (stays open)
@@ -78,6 +79,19 @@ class Terminal:
 
     # ---- stdout
 
+    def give_stdout(self, option: str) -> None:
+        """Leave stdout to a file that is written there; lines and tables go to stderr from now on.
+
+        Raises UsageError where it cannot carry one.
+        """
+        if self.json:
+            raise UsageError(f"{option} - writes to stdout, and so does --json")
+        if self._given:
+            raise UsageError(f"{option} - writes to stdout, and so does another option")
+        if sys.stdout.isatty():
+            raise UsageError(f"{option} - writes to stdout, and stdout is a terminal; name a file or redirect it")
+        self._given = True
+
     def line(self, text: str) -> None:
         """A line of the result."""
         self._write(text + "\n")
@@ -86,12 +100,10 @@ class Terminal:
         """A table or another rich renderable as part of the result; not in JSON mode and not when quiet."""
         if self.json or self.quiet:
             return
-        from rich.console import Console
-
-        console = Console(file=sys.stdout, width=self.columns, highlight=False, emoji=False, markup=False)
-        with console.capture() as text:
-            console.print(what)
-        self._write("\n".join(row.rstrip() for row in text.get().split("\n")).lstrip("\n"))
+        if self._given:
+            self.aside(what)
+            return
+        self._write(_laid_out(what, sys.stdout, self.columns))
 
     def piece(self, text: str) -> None:
         """A piece of a result that comes bit by bit; its control characters are escaped, but for ends of lines, tabs
@@ -104,6 +116,11 @@ class Terminal:
         """Letters in a line of stdout."""
         return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
 
+    @property
+    def arrows(self) -> bool:
+        """Whether stdout can write letters beyond ASCII."""
+        return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+
     def document(self, content: dict[str, Any]) -> None:
         """The one JSON document of this run; nothing unless `--json`."""
         if self.json and not self._documents:
@@ -111,6 +128,10 @@ class Terminal:
             self._write(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
     def _write(self, text: str) -> None:
+        if self._given and text:
+            with contextlib.suppress(OSError, ValueError):  # nobody is left to tell
+                print(text, end="", file=sys.stderr, flush=True)
+            return
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -132,17 +153,24 @@ class Terminal:
         """A table for the person on stderr, beside a result that is text; not in JSON mode and not when quiet."""
         if self.json or self.quiet:
             return
-        from rich.console import Console
-
         width = shutil.get_terminal_size().columns if sys.stderr.isatty() else PIPED_COLUMNS
-        console = Console(file=sys.stderr, width=width, highlight=False, emoji=False, markup=False)
         with contextlib.suppress(OSError, ValueError):  # nobody is left to tell
-            console.print(what)
+            print(_laid_out(what, sys.stderr, width), end="", file=sys.stderr, flush=True)
 
     @property
     def lively(self) -> bool:
         """Whether a progress bar has someone to watch it."""
         return not self.quiet and sys.stderr.isatty()
+
+
+def _laid_out(what: "RenderableType", stream: Any, width: int) -> str:
+    """A renderable as the text of a stream, without spaces at the ends of lines and empty lines before the first."""
+    from rich.console import Console
+
+    console = Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+    with console.capture() as text:
+        console.print(what)
+    return "\n".join(row.rstrip() for row in text.get().split("\n")).lstrip("\n")
 
 
 class Boundary:

@@ -133,8 +133,8 @@ def varlen_attention(
         if len(segments.runs) == 1:
             return _sdpa_run(q, k, v, segments.runs[0][1])
         rows = [n * m for _, n, m in segments.runs]
-        pieces = zip(*(x.split(rows) for x in (q, k, v)), strict=True)  # a slice's gradient would be as long as q
-        parts = [_sdpa_run(*piece, n) for piece, (_, n, _) in zip(pieces, segments.runs, strict=True)]
+        split = q.split(rows), k.split(rows), v.split(rows)  # a slice's gradient would be as long as q
+        parts = [_sdpa_run(a, b, c, n) for a, b, c, (_, n, _) in zip(*split, segments.runs, strict=True)]
         return torch.cat([q[:0], *parts])
     return kernel_attention(q, k, v, segments.on(q.device), segments.longest, backend)
 

@@ -1,5 +1,6 @@
 """Which family reads which configuration, and which variants there are."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
@@ -14,6 +15,7 @@ from tubelet.families.match import Match, matches
 from tubelet.families.processors import recipe_from
 from tubelet.pixels.recipe import PixelRecipe
 
+_LAYER = re.compile(r"\.\d+(?=\.)")
 # (module, the families in it), imported when the first checkpoint is looked at
 MODULES = (
     ("onevision", ("FAMILY",)),
@@ -58,6 +60,8 @@ def find(config: Mapping[str, Any] | None, keys: Collection[str]) -> tuple[Match
             types = sorted({t for f in families() for t in (*f.model_types, *f.holders)})
             where = " in its vision_config" if "vision_config" in config else ""
             raise ConfigError(f"no family here has the model_type {said!r:.80}{where}", expected=tuple(types), got=said)
+    if said is None and (theirs := foreign(keys)):
+        raise ConfigError(theirs, got=tuple(sorted(keys)[:8]))
     found = matches(known, keys)
     if not found:
         raise _unknown(known if said is not None else (), said, keys)
@@ -67,6 +71,29 @@ def find(config: Mapping[str, Any] | None, keys: Collection[str]) -> tuple[Match
     held = config.get("model_type") in family.holders
     wanted = family.dialects.format_of(config if held else vision_part(config))
     return tuple(sorted(found, key=lambda m: m.format != wanted)) if wanted else found
+
+
+def foreign(keys: Collection[str]) -> str | None:
+    """What to say of a vision transformer with timm's names or DINOv2's own, which look like Qwen2-VL's; else None.
+
+    Theirs have a table and a class token as bare parameters, and factors called gamma; Qwen's have none of them.
+
+    >>> foreign(["visual.patch_embed.proj.weight", "visual.blocks.0.attn.qkv.weight"])
+    """
+    names = {_LAYER.sub(".#", key) for key in keys}
+    if "blocks.#.attn.qkv.weight" not in names and "blocks.#.#.attn.qkv.weight" not in names:
+        return None
+    if not names & {"pos_embed", "cls_token"}:
+        return None
+    if not names & {"blocks.#.ls1.gamma", "blocks.#.#.ls1.gamma", "blocks.#.gamma_1"}:
+        return "these are the tensor names of a vision transformer of timm, which are not read; transformers' names are"
+    if "pos_embed" in names:
+        registers = "with-registers-" if names & {"register_tokens", "reg_token"} else ""
+        family, ours = "DINOv2", f"facebook/dinov2-{registers}base"
+    else:
+        family, ours = "DINOv3", "facebook/dinov3-vitb16-pretrain-lvd1689m"
+    whose = "Meta's own" if names & {"mask_token", "register_tokens", "storage_tokens"} else "timm's"
+    return f"these are the tensor names of {family} in {whose} form, which is not read; {ours} and its kind are"
 
 
 def vision_part(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,11 +5,9 @@
 By time, frames are chosen before the network runs, by what they see or where they stand after it has seen them all.
 """
 
-import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,8 +25,6 @@ from tubelet.reading.clip import Clip
 from tubelet.shapes import UInt8
 
 By = Literal["time", "space", "poses"]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-_PIECES = re.compile(r"([0-9]*)([^0-9]*)")
 MOST_FRAMES = 256  # attention over a scene is quadratic in them
 
 
@@ -51,27 +47,6 @@ class SceneFrames:
         times = None if self.times_s is None else tuple(self.times_s[i] for i in frames)
         names, content = tuple(self.names[i] for i in frames), tuple(self.content[i] for i in frames)
         return SceneFrames(self.frames[list(frames)], names, times, content, self.name, self.notes)
-
-
-@door
-def scene_files(names: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The files of one scene: those named, and of a folder its pictures, 2.png before 10.png. Raises InputError for a
-    folder without pictures.
-
-        >>> scene_files(["walk.mp4"])
-        [PosixPath('walk.mp4')]
-    """
-    found: list[Path] = []
-    for i, name in enumerate(names):
-        path = Path(name)
-        if not os.path.isdir(path):  # noqa: PTH112  that of Path raises where a name is too long
-            found.append(path)
-            continue
-        own = [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and not one.name.startswith(".")]
-        if not own:
-            raise InputError(f"the folder has no picture ({', '.join(SUFFIXES)})", item=i, source=path.name)
-        found += sorted(own, key=lambda one: [(int(n or -1), text) for n, text in _PIECES.findall(one.name)])
-    return found
 
 
 @door

@@ -228,7 +228,9 @@ def scene_place(folder: str | os.PathLike[str], *, overwrite: bool) -> Path:
                     got=tuple(strange[:8]),
                 )
             if not overwrite:
-                raise InputError("the output exists already; overwrite=True replaces it", source=path.name)
+                raise InputError(
+                    "the output exists already; overwrite=True (--overwrite) replaces it", source=path.name
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
     require_writable(path.parent)
     return path

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,6 +17,7 @@ from tubelet.packed.header import Header, read_header, strict_json
 from tubelet.writing import new_file
 
 FORMAT = "tubelet-packed-1"
+_OWN_TENSORS, _OWN_WORDS = frozenset({"x", "pos"}), frozenset({"format", "items", "lengths"})
 MAX_ITEM_VALUES = 1_000_000  # of the items of a pack, about 12 each
 _ERRNO = re.compile(r"\(os error (\d+)\)")  # in what safetensors says of a file it could not write
 
@@ -97,7 +98,7 @@ def write_pack(
     metadata: Mapping[str, str],
 ) -> None:
     """What `Packed.save` says."""
-    if taken := sorted({"x", "pos"} & tensors.keys() | {"format", "items", "lengths"} & metadata.keys()):
+    if taken := sorted(_OWN_TENSORS & tensors.keys() | _OWN_WORDS & metadata.keys()):
         raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
     said = json.dumps([_item_to(i) for i in items])
     meta = {**metadata, "format": FORMAT, "items": said, "lengths": json.dumps(list(lengths))}
@@ -113,22 +114,37 @@ def _of_a_pack(header: Header) -> bool:
     return header.metadata.get("format") == FORMAT
 
 
-def read_pack(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, tuple[Item, ...], tuple[int, ...]]:
-    """x, pos, items and lengths of a pack's file, as they stand there. Raises what `Packed.load` says."""
+class PackParts(NamedTuple):
+    """What stands in a pack's file."""
+
+    x: Tensor
+    pos: Tensor
+    items: tuple[Item, ...]
+    lengths: tuple[int, ...]
+    tensors: dict[str, Tensor]  # further ones, where everything is read
+    metadata: dict[str, str]  # the caller's
+
+
+def read_pack(path: str | os.PathLike[str], *, everything: bool = False) -> PackParts:
+    """The parts of a pack's file, as they stand there. Raises what `Packed.load` says."""
     source = Path(path).name
     try:
         if not Path(path).is_file():
             raise InputError("there is no such regular file", source=source)
-        meta = read_header(Path(path)).metadata  # one name twice, which safetensors takes, is refused here
+        header = read_header(Path(path))  # one name twice, which safetensors takes, is refused here
+        meta = header.metadata
         if meta.get("format") != FORMAT:
             raise UnsafeFile("not a tubelet pack", source=source, expected=FORMAT, got=meta.get("format"))
+        others = [name for name in header.tensors if name not in _OWN_TENSORS] if everything else []
         with safe_open(str(path), framework="pt") as f:
             x, pos = f.get_tensor("x"), f.get_tensor("pos")
+            beside = {name: f.get_tensor(name) for name in others}
         said, lengths = (
             strict_json(meta[name].encode(), UnsafeFile, source, any_number=True, most_values=MAX_ITEM_VALUES)
             for name in ("items", "lengths")
         )
-        return x, pos, tuple(_item_from(one) for one in said), tuple(lengths)
+        items = tuple(_item_from(one) for one in said)
+        return PackParts(x, pos, items, tuple(lengths), beside, {k: v for k, v in meta.items() if k not in _OWN_WORDS})
     except TubeletError as e:
         e.placed(source=source)
         raise

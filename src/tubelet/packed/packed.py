@@ -10,18 +10,22 @@ unless its docstring says so. Because places travel with rows, dropping and reor
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from operator import index
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from tubelet.doors import door, doors
 from tubelet.errors import NotFinite, ShapeError
+from tubelet.packed.checks import check_places, kept_lengths
+from tubelet.packed.displays import packed_html
 from tubelet.packed.file import read_pack, write_pack
 from tubelet.packed.grid import MAX_ROWS as MAX_ROWS
 from tubelet.packed.grid import Grid as Grid
@@ -29,6 +33,9 @@ from tubelet.packed.grid import Item as Item
 from tubelet.packed.grid import all_positions as all_positions
 from tubelet.packed.grid import positions as positions
 from tubelet.shapes import Int, Int32, Int64, Shaped
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _PLACES = (torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -155,26 +162,11 @@ class Packed:
 
         Returns self. Syncs with the device. Raises ShapeError or NotFinite naming the item.
         """
-        pos, grids = self.pos.cpu().long(), self.grid_thw
-        owner = torch.arange(len(self), device="cpu").repeat_interleave(torch.tensor(self.lengths, dtype=torch.long))
-        size = grids[owner]
-        outside = ((pos < 0) | (pos >= size)).any(dim=1).nonzero()
-        if len(outside):
-            row = int(outside[0])
-            i, place = int(owner[row]), tuple(pos[row].tolist())
-            grid = self.items[i].grid
-            raise ShapeError(f"place {place} is outside the grid {tuple(grid)}", item=i, limit=grid, got=place)
-        number = (pos[:, 0] * size[:, 1] + pos[:, 1]) * size[:, 2] + pos[:, 2]
-        number += (grids.prod(dim=1).cumsum(0) - grids.prod(dim=1))[owner]
-        sorted_number, order = number.sort()
-        twice = (sorted_number.diff() == 0).nonzero()
-        if len(twice):
-            row = int(order[twice[0]])
-            raise ShapeError("the same place occurs in more than one row", item=int(owner[row]), got=pos[row].tolist())
+        check_places(self.pos.cpu().long(), self.items, self.lengths)
         if finite and self.x.is_floating_point():
             bad = (~self.x.isfinite().all(dim=1)).cpu().nonzero()
             if len(bad):
-                raise NotFinite("NaN or infinity in its rows", item=int(owner[bad[0]]))
+                raise NotFinite("NaN or infinity in its rows", item=bisect_right(self.starts, int(bad[0])) - 1)
         return self
 
     def equal(self, other: "Packed") -> bool:
@@ -206,26 +198,11 @@ class Packed:
             raise ShapeError(f"rows are a 1-D index or mask, got {rows.dtype} {tuple(rows.shape)}")
         rows = rows.to(self.device, torch.long)
         if lengths is None or rows.device.type == "cpu":
-            kept = self._kept(rows.cpu())
+            kept = kept_lengths(rows.cpu(), self.starts)
             if lengths is not None and _integers(lengths, "lengths") != kept:
                 raise ShapeError("lengths are not the rows kept of each item", expected=kept, got=tuple(lengths))
             lengths = kept
         return Packed(self.x[rows], self.pos[rows], self.items, tuple(lengths))
-
-    def _kept(self, rows: Int64[Tensor, " K"]) -> tuple[int, ...]:
-        """How many of `rows` (on the host) each item owns, after checking that they are a choice of rows by item."""
-        total = self.x.shape[0]
-        if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= total):
-            outside = rows[(rows < 0) | (rows >= total)]
-            raise ShapeError(f"row {int(outside[0])} is outside 0..{total - 1}", limit=total, got=int(outside[0]))
-        owner = torch.bucketize(rows, torch.tensor(self.starts[1:], dtype=torch.long, device="cpu"), right=True)
-        if bool((owner.diff() < 0).any()):
-            raise ShapeError("rows of different items are interleaved; sort them by item first")
-        times = torch.bincount(rows, minlength=total)
-        if bool((times > 1).any()):
-            row = int(times.argmax())
-            raise ShapeError(f"row {row} is named more than once", got=row)
-        return tuple(int(n) for n in torch.bincount(owner, minlength=len(self.items)).tolist())
 
     def reorder(self, order: Sequence[int]) -> "Packed":
         """The items `order[0], order[1], ...`: a permutation or a choice of items, each at most once."""
@@ -248,10 +225,8 @@ class Packed:
             raise ShapeError(f"{list(counts)} does not divide {len(self.items)} items", expected=len(self.items))
         parts, first = [], 0
         for c in counts:
-            a, b = self.starts[first], self.starts[first + c]
-            parts.append(
-                Packed(self.x[a:b], self.pos[a:b], self.items[first : first + c], self.lengths[first : first + c])
-            )
+            a, b, own = self.starts[first], self.starts[first + c], slice(first, first + c)
+            parts.append(Packed(self.x[a:b], self.pos[a:b], self.items[own], self.lengths[own]))
             first += c
         return parts
 
@@ -272,13 +247,35 @@ class Packed:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Packed":
-        """What `save` wrote, checked, on the host. Raises: InputError when there is no such file; UnsafeFile when it is
-        damaged or not a pack; ShapeError when its parts contradict each other."""
+        """The rows that `save` wrote, checked, on the host; `TokenFile.load` gives what stands beside them. Raises:
+        InputError for no such file; UnsafeFile for none of ours; ShapeError where its parts contradict each other."""
         try:
-            return Packed(*read_pack(path)).check()
+            return Packed(*read_pack(path)[:4]).check()
         except ShapeError as e:
-            e.placed(source=Path(path).name)
-            raise
+            raise e.placed(source=Path(path).name) from e.__cause__
+
+    # ---- to look at
+
+    def __getitem__(self, which: int | slice) -> "Packed":
+        """One item, or those of a slice, as a pack of views; a step other than 1 copies. Pictures keep their number."""
+        found = range(len(self))[which]  # beyond the last: IndexError, which ends loops
+        first, count = (found.start, len(found)) if isinstance(found, range) else (found, 1)
+        if isinstance(found, range) and found.step != 1:
+            return self.reorder(found)
+        return self.split((first, count, len(self) - first - count))[1]
+
+    def __iter__(self) -> Iterator["Packed"]:
+        return iter(self.split([1] * len(self)))
+
+    def _repr_html_(self) -> str:
+        return packed_html(self.x, self.items, self.lengths)
+
+    def show(self, clips: Sequence[Any] | None = None, *, max_side: int = 1200) -> "Image":
+        """Which cells of each item have a row, on the clips that `Item.picture` counts or on blank grids, as a picture.
+        Raises ShapeError for clips these items cannot come from."""
+        import tubelet  # drawing comes later in the flow: it is asked for by its public name, when a person looks
+
+        return tubelet.inspect.draw_packed(self, clips, max_side=max_side)
 
 
 def _integers(values: Iterable[int], what: str) -> tuple[int, ...]:

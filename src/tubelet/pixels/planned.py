@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tubelet.errors import InputError, TubeletError
 from tubelet.packed.grid import Item
-from tubelet.pixels.inputs import is_source, memory_name, outline_of
+from tubelet.pixels.inputs import is_source
 from tubelet.pixels.patchify import item_of
 from tubelet.pixels.recipe import FILLING, PixelRecipe
 from tubelet.pixels.resize import Fit, fit
@@ -24,6 +24,7 @@ from tubelet.reading.clip import Clip
 from tubelet.reading.isolated.pool import SUPPORTED, isolated_outline
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
+from tubelet.reading.memory import memory_name, outline_of
 from tubelet.reading.outline import Outline, outline_source
 from tubelet.reading.read import Isolate
 from tubelet.reading.source import VIDEOS, BinaryFile, Source, open_source

@@ -1,5 +1,6 @@
 """What reading gives: upright RGB frames and the true time of each."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,3 +62,10 @@ class Clip:
         kind = f"{len(self)} frames, {self.times_s[0]:.2f}..{self.times_s[-1]:.2f} s" if self.is_video else "picture"
         state = "" if self.complete else ", INCOMPLETE"
         return f"Clip({self.source!r}, {self.width}x{self.height}, {kind}{state})"
+
+    def _repr_png_(self) -> bytes:
+        import tubelet  # drawing comes later in the flow, and is asked for by its public name only to be looked at
+
+        out = io.BytesIO()
+        tubelet.inspect.contact_sheet(self, max_frames=12, max_side=900).save(out, format="PNG")
+        return out.getvalue()

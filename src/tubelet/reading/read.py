@@ -6,6 +6,7 @@ path, bytes, file object -> format by its first bytes -> limits from its header 
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -35,6 +36,7 @@ def read(
     isolate: Isolate = "auto",
     on_error: Literal["raise"] = "raise",
     workers: int | None = None,
+    urls: bool = False,
 ) -> list[Clip]: ...
 @overload
 def read(
@@ -50,6 +52,7 @@ def read(
     isolate: Isolate = "auto",
     on_error: Literal["skip"],
     workers: int | None = None,
+    urls: bool = False,
 ) -> list[Clip | TubeletError]: ...
 
 
@@ -67,12 +70,16 @@ def read(
     isolate: Any = "auto",
     on_error: Any = "raise",
     workers: int | None = None,
+    urls: bool = False,
 ) -> list[Clip] | list[Clip | TubeletError]:
     """One Clip for each input, in the order given: upright sRGB frames and the true time of each.
 
     sources: one input or several (any iterable). An input is a path (str, os.PathLike) of a local regular file, bytes,
-    or a binary file object. fps, num_frames, times_s: which frames of a video, by time; at most one of them, none means
-    2 a second and at most 64 (an animation: all of its frames). background: what transparent parts are laid on.
+    a binary file object, or pixels in memory: a Pillow picture, a Clip, sRGB of 0 to 255 as a uint8 array with channels
+    last, (H, W), (H, W, 3) or (F, H, W, 3), or as a uint8 tensor with channels first, (3, H, W) or (F, 3, H, W). Frames
+    of arrays and tensors are one second apart, and all of them are taken. fps, num_frames, times_s: which frames of a
+    video, by time; at most one of them, none means 2 a second and at most 64 (an animation: all).
+    background: what transparent parts are laid on.
     animation: read GIF, WEBP, PNG and AVIF that move as clips; else their first frame, with a note.
     hdr: "tonemap" brings PQ and HLG to SDR by the curve of `tubelet.reading.hdr`, "clip" shows their code values as if
     they were SDR; either is noted, and nothing else is touched.
@@ -81,7 +88,8 @@ def read(
     not for paths that the caller names. What decodes in this process is bounded by its header, not by a clock.
     Windows cannot isolate: "always" is an error there, "auto" decodes here.
     on_error: "raise" the first error, told which item it is, or "skip": the error stands in its item's place.
-    workers: threads that decode, by default one for each CPU core.
+    workers: threads that decode, by default one for each CPU core. urls: a str may also be an address, of http, https,
+    s3 or hf (`tubelet.reading.urls`; the extra tubelet[urls]).
     Pixels that are not square: those of clips are made square, as players do; pictures stay as stored, as in browsers
     and Pillow. Either is noted. A clip whose size changes on the way is an error where frames of both are taken.
     Cost: decoding; one copy of the pixels. Nothing is kept between calls but idle decoding processes.
@@ -112,7 +120,7 @@ def read(
 
     def one(place: int) -> Clip:
         try:
-            return _read_one(items[place], job, isolate)
+            return _read_one(items[place], job, isolate, urls=urls)
         except TubeletError as error:
             error.placed(item=place if several else None)
             raise
@@ -145,8 +153,14 @@ def probe(source: Any, *, limits: Limits = Limits()) -> Any:  # noqa: B008
 
 
 def is_one(sources: Any) -> bool:
-    """A path, bytes or file object stands for itself; anything else that can be iterated holds several."""
-    if isinstance(sources, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(sources, "read"):
+    """A path, bytes, file object or pixels in memory stand for themselves; what else can be iterated holds several."""
+    from tubelet.reading.memory import is_memory
+
+    if (
+        is_memory(sources)
+        or isinstance(sources, (str, os.PathLike, bytes, bytearray, memoryview))
+        or hasattr(sources, "read")
+    ):
         return True
     return not isinstance(sources, Iterable)
 
@@ -156,11 +170,18 @@ def _each(workers: int | None, items: int) -> int:
     return (workers or os.cpu_count() or 1) if items == 1 else 1
 
 
-def _read_one(source: Any, job: "ReadJob", isolate: Isolate) -> Clip:
+def _read_one(source: Any, job: "ReadJob", isolate: Isolate, *, urls: bool = False) -> Clip:
     from tubelet.reading.isolated.pool import SUPPORTED, isolated_read
     from tubelet.reading.job import decode_source
+    from tubelet.reading.memory import is_memory, memory_clip
     from tubelet.reading.source import open_source
+    from tubelet.reading.urls import is_url, open_url
 
+    if is_memory(source):
+        return memory_clip(source, job.limits, job.background)
+    if urls and is_url(source):
+        with closing(open_url(source)) as file:
+            return _read_one(file, job, isolate)
     with open_source(source, job.limits) as src:
         if isolate == "always" or (isolate == "auto" and src.foreign and SUPPORTED):
             return isolated_read(src, job)

@@ -1,8 +1,8 @@
 """One input, opened: a local file, bytes, or a file object, with its size and its format known.
 
 This is the only place of the library that turns what a caller names into something readable. A string is a path of a
-local regular file and nothing else: no address, no protocol, no directory, pipe or device; and it is never handed on,
-decoders get the open file.
+local regular file and nothing else: no address (`reading.urls` makes a file object of one, for who asks), no protocol,
+no directory, pipe or device; and it is never handed on, decoders get the open file.
 """
 
 import io
@@ -141,7 +141,10 @@ def _open_path(path: str) -> tuple[BinaryFile, int, Callable[[], Any]]:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path):
-            raise InputError("this is an address or a protocol, and only local files are read") from error
+            raise InputError(
+                "this is an address or a protocol, and only local files are read; to read http, https, s3 and hf: "
+                'urls=True of tubelet.read, --urls of a command, with pip install "tubelet[urls]"'
+            ) from error
         raise InputError("there is no such file") from error
     except PermissionError as error:
         raise InputError("the file may not be read") from error

@@ -115,17 +115,16 @@ def needs_of(name: str, settings: Settings) -> tuple[Need, ...]:
 
 
 def method_of(name: str) -> Method:
-    """The method of that name, of today or of the past. Raises InputError, naming those of today."""
-    if name.startswith("shirg-"):
-        past = historical_methods()
-        if name in past:
-            return past[name]
-        near = near_names(name, past)
-        raise InputError(f"no version {name}{near}; there are {', '.join(past)}", expected=tuple(past), got=name)
-    if name not in METHODS:
-        near = near_names(name, METHODS)
-        raise InputError(f"no method {name}{near}; there are {', '.join(METHODS)}", expected=tuple(METHODS), got=name)
-    return METHODS[name]
+    """The method of that name, of today or of the past. Raises InputError, naming those of today first."""
+    if name in METHODS:
+        return METHODS[name]
+    past = historical_methods() if name.startswith("shirg") else {}
+    if name in past:
+        return past[name]
+    near = near_names(name, METHODS) or near_names(name, past)
+    history = f"historical: {', '.join(past)}" if past else "historical ones begin with shirg-"
+    text = f"no method {name[:60]}{near}; there are {', '.join(METHODS)}; {history}"
+    raise InputError(text, expected=(*METHODS, *past), got=name)
 
 
 @door

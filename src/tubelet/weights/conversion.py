@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from tubelet.errors import WeightsError
+from tubelet.errors import TubeletError, WeightsError
 from tubelet.packed.header import open_regular
 from tubelet.weights.locate import CONFIG, PICKLES, SINGLE, inside, root_of
 from tubelet.writing import scratch, write_json
@@ -42,7 +42,12 @@ def readable(source: Path, *, unsafe_pickle: bool, config: bool = True) -> Itera
         beside = source.parent / CONFIG
         if config and beside.exists():
             shutil.copyfile(inside(beside, root_of(source.parent)), folder / CONFIG)
-        yield Readable(made.path, source, tuple(made.skipped))
+        try:
+            yield Readable(made.path, source, tuple(made.skipped))
+        except TubeletError as e:
+            if e.source == SINGLE or str(folder) in (e.source or ""):  # the caller never heard of that file
+                raise e.placed(source=source.name) from e.__cause__
+            raise
 
 
 def sha256_of(files: Sequence[Path]) -> str:

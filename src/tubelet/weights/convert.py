@@ -168,7 +168,8 @@ def check_network(config: EncoderConfig, family: Family, fmt: str, to: str, vari
     wanted = require_variant(variant)[1]
     if _network(wanted) != _network(config):
         raise ConfigError(
-            f"this network is {_network(config)}, {variant} is {_network(wanted)}; variant='custom' writes any",
+            f"this network is {_network(config)}, {variant} is {_network(wanted)}; "
+            "the variant custom (--variant custom) writes any",
             expected=_network(wanted),
             got=_network(config),
         )
@@ -211,7 +212,7 @@ def _folded(config: EncoderConfig, fold: Fold) -> EncoderConfig:
     layers = config.layers + 1 + fold.select_layer
     width = len(fold.state["norm.weight"])
     if config.merger is not None:
-        raise ConfigError("the encoder has a merger; drop=('merger',) takes it away first", got=config.merger)
+        raise ConfigError("the encoder has a merger; dropping it first (--drop merger) makes place", got=config.merger)
     if not 1 <= layers <= config.layers:
         raise ConfigError(
             f"select_layer counts from -1 to {-config.layers} here", limit=-config.layers, got=fold.select_layer

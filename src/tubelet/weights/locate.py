@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError
+from tubelet.errors import ConfigError, UnsafeFile, UnsafePath, WeightsError, near_names
 from tubelet.families.fields import refuse_code
 from tubelet.packed.header import (
     MAX_HEADER_VALUES,
@@ -27,6 +27,7 @@ from tubelet.packed.header import (
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _SAID = (CONFIG, PROCESSOR, PROCESSORS)  # small files that are fetched with either kind of weights
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # peft's
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MAX_SHARDS = 4096
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -144,7 +145,7 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
     if not str(source) or not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
             return _from_hub(str(source), revision)
-        raise WeightsError("no such file or folder, and not a hub id of the form owner/name", source=str(source)[:200])
+        raise _nothing(str(source))
     if path.is_dir():
         return _from_folder(path, str(source))
     if path.suffix.lower() in PICKLES:
@@ -155,6 +156,16 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
     if path.suffix != ".safetensors":
         raise UnsafeFile("weights are read from .safetensors files only", source=path.name, expected=".safetensors")
     return _single(path, root, str(source))
+
+
+def _nothing(name: str) -> WeightsError:
+    from tubelet.families.catalogue import variants
+
+    known = variants()
+    hint = near_names(name, known)
+    if name in known:
+        hint = "; the network of that name has no weights here: tubelet.untrained makes it with random ones"
+    return WeightsError(f"no such file or folder, and not a hub id of the form owner/name{hint}", source=name[:200])
 
 
 def _pickle(name: str) -> UnsafeFile:
@@ -173,10 +184,23 @@ def _from_folder(folder: Path, name: str) -> CheckpointFolder:
         return _single(folder / SINGLE, root, name)
     if (folder / INDEX).is_symlink() or (folder / INDEX).exists():
         return _sharded(folder / INDEX, root, name)
+    if any((folder / file).is_file() for file in ADAPTER):
+        raise WeightsError(_adapter(folder, root), source=name, expected=(SINGLE, INDEX), got=ADAPTER[0])
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICKLES)
     if pickles:
         raise _pickle(pickles[0])
     raise WeightsError(f"the folder has neither {SINGLE} nor {INDEX}", source=name, expected=(SINGLE, INDEX))
+
+
+def _adapter(folder: Path, root: Path) -> str:
+    """What to say of a folder of peft's two files."""
+    said = json_file(folder, root, ADAPTER[0]) or {}
+    base = said.get("base_model_name_or_path")
+    of = f" of {base[:100]}" if isinstance(base, str) and base else ""
+    return (
+        f"the folder holds a LoRA adapter{of}, not a model: load the model it was trained on, then "
+        "tubelet.train.lora.load_lora(model, folder)"
+    )
 
 
 def _from_hub(repo: str, revision: str | None) -> CheckpointFolder:

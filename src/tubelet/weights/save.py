@@ -19,7 +19,7 @@ from tubelet.packed.file import write_tensors
 from tubelet.weights.load import open_weights, report_of
 from tubelet.weights.locate import CONFIG, PROCESSOR, SINGLE
 from tubelet.weights.tensors import TensorReader, same_bits
-from tubelet.writing import new_folder, write_json
+from tubelet.writing import folder_place, new_folder, write_json
 
 _PART = re.compile(  # what a folder of a checkpoint holds that one of our writers, or a tokenizer's, may have made
     r"(config|conversion|adapter_config|generation_config|(video_)?preprocessor_config|processor_config)\.json"
@@ -123,4 +123,13 @@ def staged(target: str | os.PathLike[str], overwrite: bool) -> AbstractContextMa
 
     Raises WeightsError where something else stands there.
     """
-    return new_folder(target, lambda name: _PART.fullmatch(name) is not None, overwrite=overwrite, error=WeightsError)
+    return new_folder(target, _is_part, overwrite=overwrite, error=WeightsError)
+
+
+def checkpoint_place(target: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The folder that `staged` would write. Raises what it raises; writes nothing."""
+    return folder_place(target, _is_part, overwrite=overwrite, error=WeightsError)
+
+
+def _is_part(name: str) -> bool:
+    return _PART.fullmatch(name) is not None

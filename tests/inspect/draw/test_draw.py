@@ -14,13 +14,11 @@ from tubelet.errors import ShapeError
 from tubelet.inspect.draw.frames import (
     ALARM,
     FRAME,
-    MIN_PITCH,
     contact_sheet,
     draw_grid,
-    draw_lines,
     item_pixels,
-    line_step,
 )
+from tubelet.inspect.draw.grid_lines import MIN_PITCH, draw_lines, line_step
 from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption, drawable, length, shorten, time_text, words
 from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.patchify import patchify
@@ -41,20 +39,36 @@ def whole(clip: Clip, t: int, h: int, w: int) -> Item:
 # ---- lines
 
 
-def test_lines_lie_on_patch_borders_and_nowhere_else():
-    pixels = np.full((64, 96, 3), 230, dtype=np.uint8)
-    changed = (draw_lines(pixels, Grid(1, 4, 6)) != pixels).any(axis=2)
+def test_lines_lie_on_patch_borders_with_a_halo_and_nowhere_else():
+    pixels = np.full((64, 96, 3), 120, dtype=np.uint8)
+    drawn = draw_lines(pixels, Grid(1, 4, 6)).astype(int)
     rows, columns = np.zeros(64, dtype=bool), np.zeros(96, dtype=bool)
     rows[[16, 32, 48]] = True
     columns[[16, 32, 48, 64, 80]] = True
-    assert np.array_equal(changed, rows[:, None] | columns[None])
+    line = rows[:, None] | columns[None]
+    near = (rows | np.roll(rows, 1) | np.roll(rows, -1))[:, None] | (
+        columns | np.roll(columns, 1) | np.roll(columns, -1)
+    )
+    assert (drawn[line] == drawn[16, 5]).all()  # one colour
+    assert drawn[16, 5, 2] > 120 > drawn[16, 5, 0]  # which is blue
+    assert (drawn[near & ~line] == drawn[17, 5]).all()
+    assert drawn[17, 5].min() > 130  # lighter than the picture
+    assert (drawn[~near] == 120).all()
 
 
 @pytest.mark.parametrize("value", [0, 60, 128, 184, 186, 200, 255])
 def test_lines_stand_out_on_any_grey(value: int):
-    pixels = np.full((64, 64, 3), value, dtype=np.uint8)
-    line = draw_lines(pixels, Grid(1, 2, 2))[32, 10].astype(int)
-    assert np.abs(line - value).max() >= 25
+    """The line or its halo, whatever the picture, and the line is the same kind of blue everywhere."""
+    drawn = draw_lines(np.full((64, 64, 3), value, dtype=np.uint8), Grid(1, 2, 2))[:, 10].astype(int)
+    assert max(np.abs(drawn[32] - value).max(), np.abs(drawn[34] - value).max()) >= 60
+    assert drawn[32, 2] > drawn[32, 0] + 80
+
+
+def test_lines_do_not_flip_where_light_meets_dark():
+    pixels = np.full((64, 64, 3), 250, dtype=np.uint8)
+    pixels[:, 32:] = 10
+    line = draw_lines(pixels, Grid(1, 2, 1))[32].astype(int)
+    assert (line[:, 2] > line[:, 0] + 50).all()
 
 
 def test_lines_leave_their_input_alone():

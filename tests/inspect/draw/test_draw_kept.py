@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tubelet.errors import ShapeError
-from tubelet.inspect.draw.cells import OUTLINE, ViewLayer, extent, layers_of, overlay, panels_of, resized_view
+from tubelet.inspect.draw.cells import HEAT, OUTLINE, ViewLayer, extent, layers_of, overlay, panels_of, resized_view
 from tubelet.inspect.draw.frames import FRAME
 from tubelet.inspect.draw.kept import draw_kept, warning
 from tubelet.inspect.draw.lettering import PAPER, TextLine
@@ -34,22 +34,36 @@ def light(picture: np.ndarray) -> np.ndarray:
     return picture.astype(float).mean(axis=-1)
 
 
-def test_kept_cells_are_as_they_were_and_the_others_dark():
+@pytest.mark.parametrize(("level", "left"), [(240, (205, 240)), (100, (45, 75)), (30, (20, 40))])
+def test_kept_cells_are_as_they_were_and_the_others_under_a_veil(level: int, left: tuple[int, int]):
+    """Light on a page, and at most 55 % darker on a photograph."""
     p = rows(WHOLE)
     layers = layers_of(p, p.keep(torch.tensor([0, 5, 15])), 0)
-    drawn = np.asarray(overlay(clip().frames[0], layers, (128, 128)))
+    drawn = np.asarray(overlay(clip(level=level).frames[0], layers, (128, 128)))
     for r in range(16):
         middle = drawn[32 * (r // 4) + 16, 32 * (r % 4) + 16]
-        assert tuple(middle) == (240, 240, 240) if r in (0, 5, 15) else middle.max() < 100
+        if r in (0, 5, 15):
+            assert tuple(middle) == (level, level, level)
+        else:
+            assert left[0] <= middle.min() <= middle.max() < left[1]
+            assert middle.max() >= 0.45 * level
     assert tuple(drawn[32 + 1, 32 + 16]) == OUTLINE  # the inner edge of cell 5
     assert tuple(drawn[31, 48]) != OUTLINE
+
+
+def test_dropped_text_can_be_read():
+    """Black letters on a white page keep a third of their contrast."""
+    page = np.full((64, 64, 3), 255, np.uint8)
+    page[::4] = 0
+    drawn = np.asarray(overlay(page, layers_of(rows(WHOLE), rows(WHOLE).keep(torch.tensor([0])), 0), (64, 64)))
+    assert int(drawn[41, 40].min()) - int(drawn[40, 40].max()) > 80
 
 
 def test_cells_are_found_where_grids_do_not_divide_the_drawing():
     item = Item(Grid(1, 3, 7), (0.0,), 0, (0, 0, 70, 30))
     p = rows(item)
     drawn = np.asarray(overlay(clip(30, 70).frames[0], layers_of(p, p.keep(torch.tensor([10])), 0), (101, 47)))
-    bright = light(drawn) > 200
+    bright = light(drawn) > 239
     y, x = np.nonzero(bright)
     assert y.min() >= 47 / 3 - 1 and y.max() <= 2 * 47 / 3 + 1
     assert x.min() >= 3 * 101 / 7 - 1 and x.max() <= 4 * 101 / 7 + 1
@@ -61,11 +75,30 @@ def test_heat_goes_from_dark_to_yellow_and_leaves_out_what_has_no_score():
     layers = layers_of(p, p.keep(torch.tensor([3])), 0, scores)
     assert np.isnan(layers[0].heat[0, 0, 0])  # pyright: ignore[reportOptionalSubscript]
     assert layers[0].heat[0, 0].tolist()[1:] == [0.0, 0.5, 1.0]  # pyright: ignore[reportOptionalSubscript]
+    assert layers[0].scale == (0.0, 10.0)
     drawn = np.asarray(overlay(clip(16, 64).frames[0], layers, (160, 40), show="heat"))
     none, low, middle, high = (drawn[20, 40 * i + 20].astype(int) for i in range(4))
-    assert none[0] == none[1] == none[2] < 100
-    assert light(low) < light(middle) < light(high)
-    assert middle[0] > middle[2] and high[1] > high[2]
+    assert np.ptp(none) < 25  # the veil
+    for found, wanted in ((low, HEAT[0]), (middle, HEAT[2]), (high, HEAT[-1])):
+        assert np.abs(found - wanted).max() <= 1  # the colours of the scale, on an even picture
+
+
+def test_heat_has_a_scale_that_says_both_ends():
+    """With it the page is higher by a strip in which all colours of the table stand."""
+    p = rows(WHOLE)
+    scores = torch.arange(16.0) - 4
+    pages = [
+        np.asarray(draw_kept(clip(), layers_of(p, p.keep(torch.tensor([3])), 0, s), heat=True)) for s in (None, scores)
+    ]
+    last = np.rint(HEAT[-1]).astype(int)
+    strip = pages[1][-60:].astype(int)
+    for colour in (HEAT[0], last):
+        assert (np.abs(strip - colour).max(axis=2) <= 2).sum() > 9
+    assert not (np.abs(pages[0].astype(int) - last).max(axis=2) <= 2).any()
+    moving = clip(32, 48, frames=3)
+    item = Item(Grid(3, 2, 3), moving.times_s, 0, (0, 0, 48, 32))
+    sheet = draw_kept(moving, layers_of(rows(item), rows(item), 0, torch.arange(18.0)), heat=True)
+    assert (np.abs(np.asarray(sheet)[-60:].astype(int) - last).max(axis=2) <= 2).sum() > 9
 
 
 def test_equal_scores_have_one_colour():
@@ -84,7 +117,7 @@ def test_tiles_lie_together_and_the_whole_picture_apart():
     assert [len(panel) for panel in panels] == [4, 1]
     assert extent(panels[0]) == extent(panels[1]) == (0, 0, 64, 64)
     drawn = light(np.asarray(overlay(clip().frames[0], panels[0], (256, 256))))
-    bright = {(y, x) for y in range(8) for x in range(8) if drawn[32 * y + 16, 32 * x + 16] > 200}
+    bright = {(y, x) for y in range(8) for x in range(8) if drawn[32 * y + 16, 32 * x + 16] > 239}
     assert bright == {(0, 0), (7, 7)}  # the first cell of the first tile, the last of the last
 
 
@@ -95,7 +128,7 @@ def test_a_black_border_is_not_drawn():
     layers = layers_of(p, p.keep(torch.tensor([4])), 0)  # the first cell of the second row: the picture's first
     assert extent(layers) == (0, 0, 64, 32)
     drawn = light(np.asarray(overlay(clip(32, 64).frames[0], layers, (128, 64))))
-    bright = {(y, x) for y in range(2) for x in range(4) if drawn[32 * y + 16, 32 * x + 16] > 200}
+    bright = {(y, x) for y in range(2) for x in range(4) if drawn[32 * y + 16, 32 * x + 16] > 239}
     assert bright == {(0, 0)}
 
 
@@ -117,10 +150,16 @@ def test_a_pack_with_its_own_grid_is_drawn_as_such():
     drawn = np.asarray(resized_view(clip().frames[0], layers, (120, 120)))
     assert tuple(drawn[20, 20]) == (240, 240, 240)
     assert tuple(drawn[40, 20]) != (240, 240, 240)  # a line of the grid
-    noisy = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
-    blurred = np.asarray(resized_view(noisy, layers, (120, 120), pixels=2)).astype(float)
-    sharp = np.asarray(resized_view(noisy, layers, (120, 120))).astype(float)
-    assert np.abs(np.diff(blurred, axis=1)).mean() < 0.5 * np.abs(np.diff(sharp, axis=1)).mean()
+    noisy = np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8)
+    item = Item(Grid(1, 3, 3), (0.0,), 0, (0, 0, 60, 60))
+    averaged = np.asarray(resized_view(noisy, [ViewLayer(item, np.ones(item.grid, bool))], (120, 120))).astype(int)
+    for row in range(3):
+        for column in range(3):
+            mean = noisy[20 * row : 20 * row + 20, 20 * column : 20 * column + 20].mean(axis=(0, 1))
+            inside = averaged[40 * row + 3 : 40 * row + 37, 40 * column + 3 : 40 * column + 37]
+            assert np.abs(inside - mean).max() <= 1  # the average itself, all over the cell
+    smaller = np.asarray(resized_view(noisy, layers, (120, 120), pixels=4)).astype(float)
+    assert np.abs(np.diff(smaller, axis=1)).mean() > 3  # a smaller picture still shows something inside its cells
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (3, 900), (1800, 30), (2, 2), (1000, 1400)])

@@ -55,6 +55,12 @@ def test_answers_are_spelled_by_the_letters_in_their_box(fonts: Fonts, layout: s
         assert np.allclose((*boxes[:, :2].min(0), *boxes[:, 2:].max(0)), q.box)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_smallest_page_has_room_for_little_and_is_printed(fonts: Fonts, layout: str):
+    recipe = PageRecipe(seed=2, mix=((layout, 1.0),), sizes=((96, 96), (96, 320)), em=(20, 40), absent=0.5)
+    assert all(page.pixels.shape[0] == 96 for page in printed(fonts, recipe, 40))
+
+
 @pytest.mark.parametrize("degrees", [0.0, 1.0])
 def test_ink_is_in_the_boxes_and_nowhere_else(fonts: Fonts, degrees: float):
     """Lines have no rules: whatever differs from the paper is a letter, tilted or not."""

@@ -9,7 +9,7 @@ from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
 from tubelet.reading.outline import outline_source
 from tubelet.reading.sampling import Sampling
-from tubelet.reading.source import open_source
+from tubelet.reading.source import BinaryFile, open_source
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Input:
 
 
 def inputs_of_files(
-    files: Sequence[str | os.PathLike[str]],
+    files: Sequence[str | os.PathLike[str] | BinaryFile],
     *,
     fps: float | None = None,
     num_frames: int | None = None,
@@ -46,7 +46,7 @@ def inputs_of_files(
     job = ReadJob(limits, Sampling(fps, num_frames, None if times_s is None else tuple(times_s)), animation=animation)
     found: list[Input] = []
     for i, file in enumerate(files):
-        name = os.fsdecode(file)
+        name = os.fsdecode(file) if isinstance(file, (str, os.PathLike)) else str(getattr(file, "name", "<file>"))
         try:
             with open_source(file, limits) as src:
                 seen = outline_source(src, job)

@@ -17,6 +17,9 @@ from tubelet.inspect.budget.projector import Projection, with_projector
 from tubelet.packed.grid import Grid
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import Views
+from tubelet.tables import html_table
+
+MOST_SHOWN = 20  # inputs that a notebook lists
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,19 @@ class Plan:
             "patches": self.patches, "tokens": self.tokens, "llm_width": self.after.language_width,
             "mrope_extent": self.extent, "flop": self.flop,
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [i.input.name or f"input {n}", f"{i.input.width} x {i.input.height}", f"{i.input.frames:,}",
+             " x ".join(map(str, i.grid)), f"{sum(g.rows for g in i.grids):,}", f"{i.tokens:,}"]
+            for n, i in enumerate(self.items[:MOST_SHOWN])
+        ]  # fmt: skip
+        if len(self.items) > MOST_SHOWN:
+            rows.append([f"... {len(self.items) - MOST_SHOWN:,} more", *[""] * 5])
+        work = f"; {self.flop / 1e9:,.1f} GFLOP" if self.flop else ""
+        total = [f"{len(self.items)} inputs", "", "", "", f"{self.patches:,}", f"{self.tokens:,}"]
+        head = ["input", "size", "frames", "grid t x h x w", "patches", "tokens"]
+        return html_table(head, rows, f"Plan: {self.tokens:,} tokens{work}", total)
 
     def check(self, *, max_tokens: int | None = None, max_memory_bytes: int | None = None, **how: Any) -> "Plan":
         """Self, or LimitError with what was counted as its `plan` where this passes a ceiling; `how` is `memory`'s."""

@@ -1,4 +1,4 @@
-"""Cells on pixels: kept ones bright and outlined, the others dimmed, scores as heat, views at their boxes.
+"""Cells on pixels: kept ones as they are and outlined, the others under a veil, scores as heat, views at their boxes.
 
     one view            tiles, in place         pooled
     +-----------+       +-----+-----+           +---+---+---+
@@ -19,30 +19,34 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tubelet.errors import ShapeError
-from tubelet.inspect.draw.frames import FRAME, draw_lines
+from tubelet.errors import LimitError, ShapeError
+from tubelet.inspect.draw.frames import FRAME
+from tubelet.inspect.draw.grid_lines import draw_lines
 from tubelet.inspect.draw.lettering import Colour
 from tubelet.inspect.draw.shades import shades
+from tubelet.inspect.draw.veil import is_page, luminance, veiled
 from tubelet.packed import Packed
 from tubelet.packed.grid import Item
 from tubelet.shapes import Bool, Float, UInt8
 
 OUTLINE: Colour = (255, 170, 0)
 VIEW_EDGE: Colour = (120, 190, 255)
-DIM, DIM_FLOOR = 0.26, 20.0  # what is left of the light of a dropped cell
-HEAT = np.array([(6, 4, 30), (92, 18, 110), (190, 55, 84), (249, 142, 10), (252, 255, 164)], np.float64)
-HEAT_SHARE = 0.62
+AROUND: Colour = (24, 24, 26)  # of the white outline on heat
+HEAT = np.array([(72, 30, 112), (118, 34, 116), (190, 55, 84), (249, 142, 10), (252, 240, 140)], np.float64)
+RELIEF = 0.3  # of the picture's light and shade that heat keeps; their mean is left out, so the scale holds
+MOST_CELLS = 1 << 26  # of the views of one picture: a drawing has fewer pixels, and a file may say anything
 SAME = 1e-5  # scores that differ by less of their size differ by rounding, and have one colour
 Show = Literal["kept", "heat"]
 
 
 @dataclass(frozen=True)
 class ViewLayer:
-    """One view of one picture: its item, which cells are kept, and their scores scaled to 0..1, NaN for none."""
+    """One view of one picture, with what is to be drawn of each of its cells."""
 
     item: Item
     kept: Bool[np.ndarray, "t h w"]
-    heat: Float[np.ndarray, "t h w"] | None = None
+    heat: Float[np.ndarray, "t h w"] | None = None  # scores scaled to 0..1, NaN for none
+    scale: tuple[float, float] | None = None  # the scores that 0 and 1 stand for
 
     @property
     def counts(self) -> list[int]:
@@ -56,14 +60,16 @@ def layers_of(
     """The views of one picture with what is kept of each. Packs with grids of their own (pooled) are their own views.
 
     scores: one for each row of `whole`; they are scaled from the least to the greatest of the picture. Syncs.
-    Raises ShapeError for a picture there is not.
+    Raises ShapeError for a picture there is not, LimitError for one with more cells than a drawing can have.
     """
     if kept.items != whole.items:
         whole, scores = kept, None
     chosen = [i for i, item in enumerate(whole.items) if item.picture == picture]
     if not chosen:
         raise ShapeError(f"there is no picture {picture}", got=picture)
-    spread = None if scores is None else _scaled(whole, chosen, scores)
+    if (cells := sum(whole.items[i].grid.rows for i in chosen)) > MOST_CELLS:
+        raise LimitError(f"{cells:,} cells are too many to draw", item=chosen[0], limit=MOST_CELLS, got=cells)
+    spread, scale = (None, None) if scores is None else _scaled(whole, chosen, scores)
     out = []
     for i in chosen:
         item = whole.items[i]
@@ -74,18 +80,21 @@ def layers_of(
             heat = np.full(item.grid, np.nan)
             rows = slice(whole.starts[i], whole.starts[i + 1])
             heat[tuple(whole.pos[rows].cpu().long().numpy().T)] = spread[rows]
-        out.append(ViewLayer(item, mask, heat))
+        out.append(ViewLayer(item, mask, heat, scale))
     return out
 
 
-def _scaled(whole: Packed, chosen: Sequence[int], scores: torch.Tensor) -> Float[np.ndarray, " T"]:
+def _scaled(
+    whole: Packed, chosen: Sequence[int], scores: torch.Tensor
+) -> tuple[Float[np.ndarray, " T"], tuple[float, float]]:
+    """Scores as 0..1 and which 0 and 1 are."""
     s = scores.detach().cpu().double().numpy().copy()
     s[~np.isfinite(s)] = np.nan
     own = np.concatenate([s[whole.starts[i] : whole.starts[i + 1]] for i in chosen])
     known = own[~np.isnan(own)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     differ = high - low > SAME * max(abs(low), abs(high))
-    return (s - low) / (high - low) if differ else np.where(np.isnan(s), np.nan, 0.5)
+    return (s - low) / (high - low) if differ else np.where(np.isnan(s), np.nan, 0.5), (low, high)
 
 
 # ---- one panel
@@ -119,55 +128,68 @@ def overlay(
     t: int = 0,
     show: Show = "kept",
 ) -> Image.Image:
-    """One frame with the cells of its views, (width, height) pixels: kept bright, or scores as heat with kept outlined.
+    """One frame with the cells of its views, (width, height) pixels: kept as they are and the others under a veil, or
+    scores as heat with kept outlined.
 
     Where a view reaches beyond the frame there is grey.
     """
     box = extent(panel)
-    pixels = _part(frame, box, size)
-    out = _dimmed(pixels)
+    pixels = part_of(frame, box, size)
+    out = veiled(pixels, is_page(frame))
     for layer in panel:
-        rows, columns = _cells_at(layer.item, box, size)
+        rows, columns = cells_at(layer.item, box, size)
         if not (len(rows) and len(columns)):
             continue
         here = slice(rows[0][0], rows[-1][0] + 1), slice(columns[0][0], columns[-1][0] + 1)
         cell = np.ix_([i for _, i in rows], [j for _, j in columns])
         part, light, mask = out[here], pixels[here], layer.kept[t][cell]
         if show == "heat" and layer.heat is not None:
-            part[:] = _heated(light, layer.heat[t][cell])
+            part[:] = _heated(light, part, layer.heat[t][cell])
         elif show == "kept":
             part[mask] = light[mask]
             _inner_lines(part, mask, *cell)
         fine = len(rows) < 12 * len({i for _, i in rows})
-        _outline(part, mask, (255, 255, 255) if show == "heat" else OUTLINE, 1 if fine else 2)
+        if show == "heat":
+            outline(part, ~mask, AROUND, 1)
+        outline(part, mask, (255, 255, 255) if show == "heat" else OUTLINE, 1 if fine else 2)
         if len(panel) > 1:
             _edge(part)
     return Image.fromarray(out)
 
 
 def resized_view(
-    frame: UInt8[np.ndarray, "H W 3"], panel: Sequence[ViewLayer], size: tuple[int, int], *, pixels: int | None = None
+    frame: UInt8[np.ndarray, "H W 3"], panel: Sequence[ViewLayer], size: tuple[int, int], *, pixels: int = 1
 ) -> Image.Image:
-    """One frame under the grids of a pooled or smaller pack: each cell is one row. pixels: of a side of a cell, where
-    the frame was made so small."""
+    """One frame as a pooled or smaller pack holds it, with its grid: each cell is one row. pixels: of a side of a cell;
+    1 where rows are averages, and so each cell has one colour."""
     box = extent(panel)
-    out = _part(frame, box, size).copy()
+    out = part_of(frame, box, size).copy()
+    down, up = (
+        (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)
+        if pixels > 1
+        else (Image.Resampling.BOX, Image.Resampling.NEAREST)
+    )
     for item in (layer.item for layer in panel):
         left, top, right, bottom = (max(v, 0) for v in _inside(item.box, box, size))
         part = out[top:bottom, left:right]
         if not part.size:
             continue
-        if pixels is not None:
-            small = Image.fromarray(_part(frame, item.box, (item.grid.w * pixels, item.grid.h * pixels)))
-            part[:] = np.asarray(small.resize((part.shape[1], part.shape[0]), Image.Resampling.BILINEAR))
+        small = part_of(frame, item.box, (item.grid.w * pixels, item.grid.h * pixels), down)
+        part[:] = np.asarray(Image.fromarray(small).resize((part.shape[1], part.shape[0]), up))
         part[:] = draw_lines(part, item.grid)
         if len(panel) > 1:
             _edge(part)
     return Image.fromarray(out)
 
 
-def _part(frame: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
-    """What lies in `box`, resized; grey where that is beyond the frame."""
+def part_of(
+    frame: UInt8[np.ndarray, "H W 3"],
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    how: Image.Resampling | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """What lies in `box`, resized; grey where that is beyond the frame. how: None enlarges as squares and reduces
+    smoothly."""
     height, width = frame.shape[:2]
     cut = (max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height)))
     out = np.full((size[1], size[0], 3), FRAME, dtype=np.uint8)
@@ -177,8 +199,8 @@ def _part(frame: np.ndarray, box: tuple[float, float, float, float], size: tuple
     left, top = min(left, size[0] - 1), min(top, size[1] - 1)
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     enlarged = right - left >= 3 * (cut[2] - cut[0])
-    how = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC
-    gap = None if enlarged else 3.0
+    how = how or (Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC)
+    gap = 3.0 if how is Image.Resampling.BICUBIC else None
     small = Image.fromarray(frame).resize((right - left, bottom - top), how, box=cut, reducing_gap=gap)
     out[top:bottom, left:right] = np.asarray(small)[: size[1] - top, : size[0] - left]
     return out
@@ -194,7 +216,7 @@ def _inside(
     return left, top, right, bottom
 
 
-def _cells_at(
+def cells_at(
     item: Item, outer: tuple[float, float, float, float], size: tuple[int, int]
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """(pixel, row of the grid) and (pixel, column) of every line and column of a drawing of `outer` that a view has."""
@@ -206,23 +228,15 @@ def _cells_at(
     return along(top, bottom, item.grid.h, size[1]), along(left, right, item.grid.w, size[0])
 
 
-def _light(pixels: np.ndarray) -> Float[np.ndarray, "H W"]:
-    return pixels.astype(np.float64) @ (0.299, 0.587, 0.114)
+def _heated(pixels: np.ndarray, none: np.ndarray, heat: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Colours of the scores with the picture's light and shade; `none` where there is no score."""
+    light = luminance(pixels)
+    relief = RELIEF * (light - light.mean())
+    mixed = np.clip(shades(HEAT, heat) + relief[..., None], 0, 255)
+    return np.where(np.isnan(heat)[..., None], none, np.rint(mixed)).astype(np.uint8)
 
 
-def _dimmed(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    grey = np.rint(_light(pixels) * DIM + DIM_FLOOR).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _heated(pixels: np.ndarray, heat: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    colour = shades(HEAT, heat)
-    grey = np.repeat(_light(pixels)[..., None], 3, axis=2)
-    mixed = grey * (1 - HEAT_SHARE) + colour * HEAT_SHARE
-    return np.where(np.isnan(heat)[..., None], _dimmed(pixels), np.rint(mixed)).astype(np.uint8)
-
-
-def _outline(part: np.ndarray, mask: Bool[np.ndarray, "H W"], colour: Colour, thick: int) -> None:
+def outline(part: np.ndarray, mask: Bool[np.ndarray, "H W"], colour: Colour, thick: int) -> None:
     """A line along the inner side of every kept region, drawn into `part`."""
     outside = ~mask
     for _ in range(thick):

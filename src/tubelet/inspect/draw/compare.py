@@ -5,8 +5,8 @@
 +--------+ +--------+ +--------+
 shirg      divprune   random
 
-          coverage              in boxes
-shirg     0.53 [unknown] n=1    1.00 [unknown] n=1
+          coverage ^  in boxes ^        which way is better, and what the columns mean below
+shirg        0.53        1.00
 """
 
 import math
@@ -19,57 +19,70 @@ from PIL import Image, ImageDraw
 from tubelet.errors import ShapeError
 from tubelet.inspect.draw.cells import ViewLayer, extent, overlay, panels_of, resized_view
 from tubelet.inspect.draw.frames import FRAME, GAP, MARGIN, NARROW
-from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, TextLine, caption, drawable, length, shorten, words
+from tubelet.inspect.draw.lettering import (
+    INK,
+    MUTED,
+    PAPER,
+    TextLine,
+    arrow,
+    caption,
+    drawable,
+    length,
+    shorten,
+    words,
+)
+from tubelet.inspect.metrics.comparison import Comparison, Measure
 from tubelet.reading.clip import Clip
 
 FRAMES = 6  # of a clip that each choice shows
 ROW, CELL_GAP = 22, 26  # height of a row of the table, room between its columns
 NAME_ROOM = 24  # above each picture, for its name
-NOTE_ROOM = 24  # below
+NOTE_ROOM = 42  # below
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One choice: its name, a note under its picture, and its views. cell: None for rows of the picture itself; 0 for
-    averages of them on the grid of the views; else the patch of the smaller picture, in pixels."""
+    """One choice and how it is drawn."""
 
     name: str
-    note: str
+    note: tuple[str, ...]  # under its picture, on up to two lines
     layers: tuple[ViewLayer, ...]
-    cell: int | None = None
+    cell: int | None = None  # pixels of a side of a cell: None for rows of the picture itself, 1 for averages of them
 
 
 def draw_comparison(
     clip: Clip,
     entries: Sequence[Entry],
-    table: Sequence[Sequence[str]],
+    numbers: Comparison,
     lines: Sequence[TextLine],
     *,
     max_side: int = 1600,
 ) -> Image.Image:
     """One picture for each entry, at one scale, under a caption and over a table, as an RGB picture.
 
-    table: rows of words, the first the names of its columns. Of a clip, up to six frames each. A page that is too
-    narrow for the table is as wide as the table. Raises ShapeError for nothing to compare.
+    numbers: of the same names, best ones bold; what the columns mean stands below. Of a clip, up to six frames each. A
+    page that is too narrow for the table is as wide as the table. Raises ShapeError for nothing to compare.
 
         >>> clip = tubelet.read("photo.jpg")[0]
         >>> p = tubelet.patchify([clip], tubelet.PixelRecipe(16))
         >>> from tubelet.inspect.draw.cells import layers_of
-        >>> entry = Entry("first", "2 of 24", tuple(layers_of(p, p.keep(torch.tensor([0, 1])), 0)))
-        >>> draw_comparison(clip, [entry], [["", "kept"], ["first", "2"]], []).mode
+        >>> from tubelet.inspect.metrics import mean_of
+        >>> entry = Entry("first", ("2 of 24",), tuple(layers_of(p, p.keep(torch.tensor([0, 1])), 0)))
+        >>> draw_comparison(clip, [entry], Comparison({"first": {"coverage": mean_of([0.25])}}), []).mode
         'RGB'
     """
     if not entries:
         raise ShapeError("there is nothing to compare")
-    below = _table(table)
-    width = max(max_side - 2 * MARGIN, below.width)
+    table = _table(numbers)
+    width = max(max_side - 2 * MARGIN, table.width)
+    below = _with_notes(table, numbers, width)
     head = caption(width, lines)
     room = max(300, max_side - 2 * MARGIN - head.height - below.height - 2 * GAP)
     columns, scale = _arranged([_natural(clip, entry) for entry in entries], width, room)
     drawn = [_named(_picture(clip, entry, scale), entry) for entry in entries]
     rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
-    across = max(NARROW, below.width, *(sum(d.width + GAP for d in row) - GAP for row in rows))
-    head = caption(across, lines)
+    across = max(NARROW, table.width, *(sum(d.width + GAP for d in row) - GAP for row in rows))
+    head, below = caption(across, lines), _with_notes(table, numbers, across)
     down = head.height + GAP + sum(max(d.height for d in row) + GAP for row in rows) + below.height
     page = Image.new("RGB", (across + 2 * MARGIN, down + 2 * MARGIN), PAPER)
     page.paste(head, (MARGIN, MARGIN))
@@ -124,7 +137,7 @@ def _picture(clip: Clip, entry: Entry, scale: float) -> Image.Image:
             if entry.cell is None:
                 parts.append(overlay(frame, panel, size, t=t))
             else:
-                parts.append(resized_view(frame, panel, size, pixels=entry.cell or None))
+                parts.append(resized_view(frame, panel, size, pixels=entry.cell))
     page = Image.new("RGB", (sum(p.width + 2 for p in parts) - 2, max(p.height for p in parts)), PAPER)
     x = 0
     for part in parts:
@@ -137,24 +150,51 @@ def _named(picture: Image.Image, entry: Entry) -> Image.Image:
     page = Image.new("RGB", (picture.width, picture.height + NAME_ROOM + NOTE_ROOM), PAPER)
     page.paste(words(shorten(drawable(entry.name), 17, picture.width), 17, INK), (0, 0))
     page.paste(picture, (0, NAME_ROOM))
-    page.paste(words(shorten(drawable(entry.note), 13, picture.width), 13, MUTED), (0, NAME_ROOM + picture.height + 4))
+    page.paste(caption(picture.width, [TextLine(entry.note, 13)]), (0, NAME_ROOM + picture.height + 4))
     return page
 
 
 # ---- the table
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Image.Image:
-    """Words in columns, the first to the left and the others to the right, with a line under the names."""
-    cells = [[drawable(cell) for cell in row] for row in rows]
-    widths = [max(math.ceil(length(row[i], 14)) for row in cells) for i in range(len(cells[0]))]
+def _table(numbers: Comparison) -> Image.Image:
+    """Names to the left and numbers to the right under the names of their columns, the best of a column bold."""
+    keys = [m.key for m in numbers.measures]
+    cells = [[drawable(name), *(numbers.cell(name, key) for key in keys)] for name in numbers.rows]
+    heads = [Image.new("RGB", (1, ROW), PAPER), *(_head(m) for m in numbers.measures)]
+    widths = [max([head.width, *(math.ceil(length(row[i], 14)) for row in cells)]) for i, head in enumerate(heads)]
     across = sum(widths) + CELL_GAP * (len(widths) - 1)
-    page = Image.new("RGB", (max(across, 1), ROW * len(cells) + 8), PAPER)
-    for i, row in enumerate(cells):
-        x, y = 0, i * ROW + (8 if i else 0)
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            strip = words(cell, 14, MUTED if i == 0 else INK)
-            page.paste(strip, (x if column == 0 else x + width - strip.width, y))
-            x += width + CELL_GAP
+    page = Image.new("RGB", (max(across, 1), ROW * (len(cells) + 1) + 8), PAPER)
+    best = [set(), *(set(numbers.best(key)) for key in keys)]
+    x = 0
+    for column, (head, width) in enumerate(zip(heads, widths, strict=True)):
+        page.paste(head, (x + width - head.width, 0))
+        for i, (name, row) in enumerate(zip(numbers.rows, cells, strict=True)):
+            strip = words(row[column], 14, INK, bold=name in best[column])
+            page.paste(strip, (x + width - strip.width if column else x, (i + 1) * ROW + 8))
+        x += width + CELL_GAP
     ImageDraw.Draw(page).line((0, ROW + 2, across, ROW + 2), fill=FRAME)
+    return page
+
+
+def _head(measure: Measure) -> Image.Image:
+    """The name of a column and an arrow towards what is better."""
+    name = words(measure.name, 14, MUTED)
+    if measure.better is None:
+        return name
+    mark = arrow(14, MUTED, up=measure.better == "higher")
+    page = Image.new("RGB", (name.width + mark.width + 3, name.height), PAPER)
+    page.paste(name, (0, 0))
+    page.paste(mark, (name.width + 3, 0))
+    return page
+
+
+def _with_notes(table: Image.Image, numbers: Comparison, width: int) -> Image.Image:
+    """The table with what its columns mean and how far its numbers can be trusted."""
+    marks = "arrows: which way is better", "bold: the best"
+    trust = (TextLine(tuple(note.split(", ")), 13) for note in numbers.footnotes)
+    notes = caption(width, [TextLine((*numbers.legend, *marks), 13), *trust])
+    page = Image.new("RGB", (width, table.height + 10 + notes.height), PAPER)
+    page.paste(table, (0, 0))
+    page.paste(notes, (0, table.height + 10))
     return page

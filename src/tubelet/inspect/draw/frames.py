@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 
 from tubelet.doors import door
 from tubelet.errors import ShapeError
+from tubelet.inspect.draw.grid_lines import MIN_PITCH, draw_lines, line_step
 from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, Colour, TextLine, caption, length, time_text, words
 from tubelet.packed.grid import Grid, Item
 from tubelet.reading.clip import Clip
@@ -29,15 +30,11 @@ from tubelet.shapes import UInt8
 
 FRAME: Colour = (214, 212, 206)
 ALARM: Colour = (190, 38, 38)
-LINE_ON_LIGHT: Colour = (0, 82, 190)
-LINE_ON_DARK: Colour = (255, 255, 255)
 
 MARGIN, GAP, LABEL = 22, 14, 24  # around a page, between its parts, under a thumbnail
 MOST_SIDE = 1 << 15  # pixels of a drawing
 NARROW = 400  # no caption is narrower
 CELL = 64  # no cell of a contact sheet is narrower: a time must fit
-MIN_PITCH = 8  # pixels between two lines of a drawn grid; denser grids get a line every k patches
-STEPS = (1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 50, 64, 100)
 
 
 # ---- pixels and lines
@@ -61,37 +58,6 @@ def item_pixels(frame: UInt8[np.ndarray, "H W 3"], item: Item, patch: int) -> UI
         return cut
     out = np.full((height, width, 3), FRAME, dtype=np.uint8)
     out[y0 : y0 + size[1], x0 : x0 + size[0]] = cut
-    return out
-
-
-def line_step(pitch: float) -> int:
-    """Every how many patches a line is drawn, when patches are `pitch` pixels wide on the drawing."""
-    return next((k for k in STEPS if k * pitch >= MIN_PITCH), math.ceil(MIN_PITCH / pitch))
-
-
-def draw_lines(pixels: UInt8[np.ndarray, "H W 3"], grid: Grid) -> UInt8[np.ndarray, "H W 3"]:
-    """A copy of `pixels` with the h x w grid on it: blue lines where the picture is light, white where it is dark."""
-    height, width = pixels.shape[:2]
-    pitch = min(height / grid.h, width / grid.w)
-    step = line_step(pitch)
-    strength = min(0.34 + 0.01 * (step * pitch - MIN_PITCH), 0.5)  # dense lines are drawn fainter
-    on = np.zeros((height, width), dtype=bool)
-    thick = 1 + (step * pitch >= 48) + (step * pitch >= 200)
-    for row in range(step, grid.h, step):
-        middle = round(row * height / grid.h)
-        on[middle - thick // 2 : middle - thick // 2 + thick] = True
-    for column in range(step, grid.w, step):
-        middle = round(column * width / grid.w)
-        on[:, middle - thick // 2 : middle - thick // 2 + thick] = True
-    # light or dark is decided on a blurred copy, so that a line does not flicker over every letter it crosses,
-    # except where the picture itself is nearly white: a white line would not be seen
-    coarse = (max(2, width // 40), max(2, height // 40))
-    sharp = Image.fromarray(pixels).convert("L")
-    soft = sharp.resize(coarse, Image.Resampling.BOX).resize((width, height), Image.Resampling.BILINEAR)
-    light = (np.asarray(soft)[on] > 185) | (np.asarray(sharp)[on] > 215)
-    colour = np.where(light[:, None], np.array(LINE_ON_LIGHT), np.array(LINE_ON_DARK))
-    out = pixels.copy()
-    out[on] = np.rint(out[on] * (1 - strength) + colour * strength).astype(np.uint8)
     return out
 
 

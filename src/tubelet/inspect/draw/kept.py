@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tubelet.inspect.draw.cells import Show, ViewLayer, extent, overlay, panels_of
+from tubelet.inspect.draw.cells import HEAT, Show, ViewLayer, extent, overlay, panels_of
 from tubelet.inspect.draw.frames import (
     ALARM,
     GAP,
@@ -30,6 +30,7 @@ from tubelet.inspect.draw.frames import (
     sheet_capacity,
 )
 from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, TextLine, caption, time_text
+from tubelet.inspect.draw.shades import ends, legend
 from tubelet.reading.clip import Clip
 
 LARGEST = 1000  # no panel is enlarged beyond
@@ -69,7 +70,7 @@ def draw_kept(
     frame = int(np.argmin(np.abs(np.array(clip.times_s) - layers[0].item.times_s[0])))
     columns, sizes = _sizes([extent(panel) for panel, _ in panels], len(together), max_side, text)
     drawn = [
-        _titled(overlay(clip.frames[frame], panel, size, show=show), _panel_text(panel, show))
+        _titled(overlay(clip.frames[frame], panel, size, show=show), _panel_text(panel, show), _scale(panel, show))
         for (panel, show), size in zip(panels, sizes, strict=True)
     ]
     return page_of(drawn, text, columns=columns)
@@ -93,17 +94,30 @@ def page_of(drawn: Sequence[Image.Image], text: Sequence[TextLine], *, columns: 
     return page
 
 
-def _titled(picture: Image.Image, text: str) -> Image.Image:
+def _titled(picture: Image.Image, text: str, scale: Image.Image | None) -> Image.Image:
     strip = caption(max(picture.width, 230), [TextLine((text,), 14, MUTED)])
-    page = Image.new("RGB", (strip.width, picture.height + 5 + strip.height), PAPER)
+    below = 0 if scale is None else scale.height + 2
+    page = Image.new(
+        "RGB", (max(strip.width, scale.width if scale else 0), picture.height + 5 + strip.height + below), PAPER
+    )
     page.paste(picture, (0, 0))
     page.paste(strip, (0, picture.height + 5))
+    if scale is not None:
+        page.paste(scale, (0, picture.height + 7 + strip.height))
     return page
+
+
+def _scale(panel: Sequence[ViewLayer], show: Show) -> Image.Image | None:
+    """What the colours of heat mean; where all scores are one, that one."""
+    if show != "heat" or panel[0].scale is None:
+        return None
+    low, high = ends(*panel[0].scale)
+    return legend("score", low, high, HEAT)
 
 
 def _panel_text(panel: Sequence[ViewLayer], show: Show) -> str:
     if show == "heat":
-        return "scores: dark is low, yellow is high; white lines around what is kept"
+        return "scores; white lines around what is kept"
     kept, total = sum(int(one.kept.sum()) for one in panel), sum(one.kept.size for one in panel)
     grid = panel[0].item.grid
     views = f"{len(panel)} views of {grid.h} x {grid.w}" if len(panel) > 1 else f"{grid.h} x {grid.w}"
@@ -127,7 +141,7 @@ def _sizes(
         rows = [range(i, min(i + n, len(boxes))) for i in range(0, len(boxes), n)]
         across = max(sum(widths[i] for i in row) for row in rows)
         down = sum(max(heights[i] for i in row) for row in rows)
-        gaps = (room - GAP * (n - 1)) / across, (below - (GAP + 30) * len(rows)) / down
+        gaps = (room - GAP * (n - 1)) / across, (below - (GAP + 52) * len(rows)) / down
         found[n] = min(*gaps, LARGEST / max(*widths, *heights))
     columns = max(found, key=lambda n: found[n])
     scale = found[columns]
@@ -140,15 +154,19 @@ def _sheet(clip: Clip, layer: ViewLayer, text: Sequence[TextLine], heat: bool, m
     left, top, right, bottom = item.box
     aspect = (right - left) / (bottom - top)
     room = max_side - 2 * MARGIN
-    below = room - caption(NARROW, text).height - GAP
+    show: Show = "heat" if heat and layer.heat is not None else "kept"
+    scale = _scale([layer], show)
+    below = room - caption(NARROW, text).height - GAP - (0 if scale is None else scale.height + GAP)
     shown = min(item.grid.t, 64, math.prod(sheet_capacity(room, below)))
     sheet = arrange(shown, aspect, room, below)
     across = max(sheet.size[0], NARROW)
     more = () if shown == item.grid.t else (TextLine((f"{shown} of {item.grid.t} frames are shown",)),)
     strip = caption(across, [*text, *more])
-    page = Image.new("RGB", (across + 2 * MARGIN, MARGIN + strip.height + GAP + sheet.size[1] + MARGIN), PAPER)
+    down = MARGIN + strip.height + GAP + sheet.size[1] + (0 if scale is None else GAP + scale.height)
+    page = Image.new("RGB", (across + 2 * MARGIN, down + MARGIN), PAPER)
     page.paste(strip, (MARGIN, MARGIN))
-    show: Show = "heat" if heat and layer.heat is not None else "kept"
+    if scale is not None:
+        page.paste(scale, (MARGIN, down - scale.height))
     for cell, t in enumerate(round(i) for i in np.linspace(0, item.grid.t - 1, shown)):
         frame = int(np.argmin(np.abs(np.array(clip.times_s) - item.times_s[t])))
         x, y = sheet.place(cell)

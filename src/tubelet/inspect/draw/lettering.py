@@ -56,11 +56,25 @@ def length(text: str, size: int) -> float:
     return _font(size * FINE).getlength(text) / FINE
 
 
-def words(text: str, size: int, colour: Colour) -> Image.Image:
+def words(text: str, size: int, colour: Colour, *, bold: bool = False) -> Image.Image:
     """One line of text on paper, drawn larger and reduced: letters then need not stand on whole pixels."""
     width, height = math.ceil(length(text, size)) or 1, round(size * 1.3)
     large = Image.new("RGB", (width * FINE, height * FINE), PAPER)
-    ImageDraw.Draw(large).text((0, 0), text, font=_font(size * FINE), fill=colour)
+    stroke = max(1, size * FINE // 48) if bold else 0
+    ImageDraw.Draw(large).text((0, 0), text, font=_font(size * FINE), fill=colour, stroke_width=stroke)
+    return large.reduce(FINE)
+
+
+def arrow(size: int, colour: Colour, *, up: bool) -> Image.Image:
+    """An arrow as high as text of that size, which the built-in font has not."""
+    width, height = round(size * 0.75), round(size * 1.3)
+    large = Image.new("RGB", (width * FINE, height * FINE), PAPER)
+    pen, middle = ImageDraw.Draw(large), width * FINE // 2
+    tip, end = (size * FINE * 3 // 10, size * FINE) if up else (size * FINE, size * FINE * 3 // 10)
+    wing = size * FINE // 4
+    back = tip + wing if up else tip - wing
+    pen.line((middle, tip, middle, end), fill=colour, width=FINE + 1)
+    pen.line([(middle - wing, back), (middle, tip), (middle + wing, back)], fill=colour, width=FINE + 1, joint="curve")
     return large.reduce(FINE)
 
 

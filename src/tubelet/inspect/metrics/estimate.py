@@ -52,6 +52,10 @@ class Estimate:
     def __repr__(self) -> str:
         return f"Estimate({self})"
 
+    def _repr_html_(self) -> str:
+        value, _, rest = str(self).partition(" ")
+        return f"<b>{value}</b> <small>{rest}</small>"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: what is not known, and an end that is infinite, is None."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}

@@ -292,7 +292,7 @@ def _kind_of(entries: Mapping[str, Entry], source: str) -> str:
     entries = {name: entry for name, entry in entries.items() if name != NORM_OUT}
     if "ln_q.weight" in entries:
         raise ConfigError(
-            "these keys are those of spatial_merge and of patch_merger: say which, kind='spatial_merge'",
+            "its keys are those of spatial_merge and of patch_merger alike: say which kind it is",
             source=source,
             expected=("spatial_merge", "patch_merger"),
         )

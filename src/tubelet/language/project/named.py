@@ -1,7 +1,7 @@
 """Projectors inside whole models that give their tensors names of their own.
 
-multi_modal_projector.linear_1.weight     ->  0.weight      of mlp2x_gelu       {"0": "multi_modal_projector.linear_1"}
-... .mm_input_projection_weight           ->  weight        of soft_tokens      {"weight": "... .mm_input_ ..."}
+multi_modal_projector.linear_1.weight  ->  0.weight of mlp2x_gelu     {"0": "multi_modal_projector.linear_1"}
+... .mm_input_projection_weight        ->  weight of soft_tokens      {"weight": "... .mm_input_ ..."}
 """
 
 from collections.abc import Mapping

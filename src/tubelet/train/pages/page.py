@@ -15,7 +15,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from tubelet.errors import InputError
+from tubelet.errors import InputError, near_names
 from tubelet.train.pages.degrade import degraded
 from tubelet.train.pages.fonts import Face, Fonts
 from tubelet.train.pages.layouts.charts import chart
@@ -82,8 +82,15 @@ class PageRecipe:
         if not 8 <= self.em[0] <= self.em[1]:
             raise InputError("em is a range of pixels from 8", limit=8, got=self.em)
         unknown = [name for name, _ in self.mix if name not in LAYOUTS]
-        if unknown or not self.mix or min(share for _, share in self.mix) < 0:
-            raise InputError("the mix names known layouts and their shares", expected=tuple(LAYOUTS), got=self.mix)
+        if unknown:
+            near = near_names(unknown[0], LAYOUTS)
+            raise InputError(
+                f"there is no layout {unknown[0][:40]}{near}; there are {', '.join(LAYOUTS)}",
+                expected=tuple(LAYOUTS),
+                got=unknown[0],
+            )
+        if not self.mix or min(share for _, share in self.mix) < 0:
+            raise InputError("the mix names layouts and their shares, from 0", expected=tuple(LAYOUTS), got=self.mix)
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,14 @@ class Sheet:
         self.pen.line((round(x), round(y0), round(x), round(y1)), fill=self.faint)
 
     def frame(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | None = None) -> None:
-        """A box, filled or not."""
-        self.pen.rectangle((round(x0), round(y0), round(x1), round(y1)), outline=self.faint, fill=fill)
+        """A box, filled or not, at least one pixel wide and high."""
+        self.pen.rectangle(
+            (round(x0), round(y0), round(max(x0, x1)), round(max(y0, y1))), outline=self.faint, fill=fill
+        )
 
     def block(self, x0: float, y0: float, x1: float, y1: float, fill: Colour) -> None:
-        """A filled box without an outline."""
-        self.pen.rectangle((round(x0), round(y0), round(x1), round(y1)), fill=fill)
+        """A filled box without an outline, at least one pixel wide and high."""
+        self.pen.rectangle((round(x0), round(y0), round(max(x0, x1)), round(max(y0, y1))), fill=fill)
 
     def mixed(self, share: float) -> Colour:
         """Between paper (0) and ink (1)."""

@@ -24,16 +24,18 @@ from tubelet.writing import new_folder
 CHAT, QUESTIONS, RECIPE = "chat.jsonl", "questions.jsonl", "recipe.json"
 
 
-def write_pages(folder: Path, recipe: PageRecipe, fonts: Fonts, numbers: Iterable[int]) -> Iterator[Page]:
+def write_pages(
+    folder: Path, recipe: PageRecipe, fonts: Fonts, numbers: Iterable[int], *, overwrite: bool = False
+) -> Iterator[Page]:
     """Write the pages of these numbers, one after the other, and give each. The folder is there after the last, or not
-    at all; one that holds pages and nothing else is replaced.
+    at all; with `overwrite` one that holds pages and nothing else is replaced.
 
     A page without questions has a picture and no line in chat.jsonl. Raises InputError for a folder that holds
-    something else, RunError where it cannot be written.
+    something, RunError where it cannot be written.
     """
     try:
         with (
-            new_folder(folder, _is_part, overwrite=True) as beside,
+            new_folder(folder, _is_part, overwrite=overwrite) as beside,
             (beside / CHAT).open("w", encoding="utf-8") as chat,
             (beside / QUESTIONS).open("w", encoding="utf-8") as asked,
         ):

@@ -28,9 +28,8 @@ def invoice(sheet: Sheet) -> None:
     r, taken = sheet.rng, set[str]()
     y = headline(sheet, sheet.margin + sheet.type.em, kind="business", names=("seller", "supplier"))
     bottom = sheet.height - 1.3 * sheet.pitch
-    for known in r.sample(
-        ("number", "date", "due", "buyer"), min(r.randint(1, 3), int((bottom - y) / sheet.pitch) - 1)
-    ):
+    facts = min(r.randint(1, 3), max(0, int((bottom - y) / sheet.pitch) - 1))
+    for known in r.sample(("number", "date", "due", "buyer"), facts):
         field = draw_field(sheet, taken, meaning=known)
         x = sheet.margin + sheet.length(field.label + ":", sheet.label) + 0.4 * sheet.type.em
         if sheet.fits(field.value, sheet.type, x):
@@ -57,7 +56,8 @@ def _grid(sheet: Sheet, y: float, bottom: float) -> float:
     edges = [left + first + (right - left - first) * i / count for i in range(count + 1)]
     wide = edges[1] - edges[0] - 6
     known = [c for c in COLUMNS if sheet.length(c[0], sheet.label) < wide and (c[1] not in LONG or wide > 5 * em)]
-    heads = [(name, kind, edges[i], edges[i + 1]) for i, (name, kind) in enumerate(r.sample(known, count))]
+    picked = r.sample(known, min(count, len(known)))
+    heads = [(name, kind, edges[i], edges[i + 1]) for i, (name, kind) in enumerate(picked)]
     pitch, style, flush = (
         sheet.pitch * r.uniform(1.0, 1.25),
         r.choice(("grid", "rules", "stripes", "plain")),

@@ -1,0 +1,75 @@
+"""What is shipped of a reader: the confidence is the lowest that keeps its promise, the folder is any model's."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tubelet
+from tubelet.train.config import OptimizerConfig, TrainConfig
+from tubelet.train.pages import ship
+from tubelet.train.pages.fonts import Fonts
+from tubelet.train.pages.page import Page, PageRecipe, Question
+from tubelet.train.pages.reader import ReaderConfig
+from tubelet.train.pages.run import StageConfig, train_reader
+from tubelet.train.pages.ship import Measured, Said, surest
+
+SMALL = ReaderConfig(hidden=64, heads=2, layers=1, mlp=64, text_layers=1, text_mlp=64, pointing=0)
+
+
+def said(right: bool, probability: float, there: bool = True) -> Said:
+    page: Any = None
+    box = (0.0, 0.0, 1.0, 1.0) if there else None
+    answer = "7" if there else ""
+    question = Question("n?", answer, "code" if there else "absent", "key", (0,) if there else (), box)
+    return Said(page, question, answer if right else "8", probability, inside=right)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from((0.1, 0.4, 0.7, 0.9))), max_size=30))
+def test_the_confidence_is_the_lowest_that_keeps_the_promise(values: list[tuple[bool, float]]):
+    answers = [said(*value) for value in values]
+    found = surest(answers, wrong=0.2)
+
+    def keeps(least: float) -> bool:
+        trusted = [s for s in answers if s.probability >= least]
+        return bool(trusted) and sum(not s.right for s in trusted) <= 0.2 * len(trusted)
+
+    good = [p for p in {s.probability for s in answers} if keeps(p)]
+    assert found == min(good, default=1.0)
+
+
+def test_shares_are_of_what_was_asked():
+    one = Measured(
+        (said(True, 0.9), said(False, 0.8), said(False, 0.2), said(True, 0.9, there=False), said(False, 0.6, False)),
+        0.5,
+    )
+    assert one.exact() == (1, 3)
+    assert one.absent() == (1, 2)
+    assert one.confident() == (4, 5)
+    assert one.wrong() == (2, 5)
+    assert one.placed() == (1, 1)
+
+
+def test_a_stage_becomes_a_folder_with_its_card(fonts: Fonts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    train = TrainConfig(budget=2, steps=1, folder=tmp_path / "run", device="cpu", optimizer=OptimizerConfig("muon"))
+    stage = StageConfig(train, (PageRecipe(seed=1, sizes=((96, 128),)),), model=SMALL)
+    train_reader(stage, fonts)
+    small = {name: replace(recipe, sizes=((96, 128),)) for name, recipe in ship.RECIPES.items()}
+    monkeypatch.setattr(ship, "RECIPES", small)
+    monkeypatch.setattr(ship, "LONGEST", 4)
+    measured = ship.ship(stage, tmp_path / "reader", fonts, pages=2)
+    assert list(measured) == list(small)
+    vlm = tubelet.VLM.from_pretrained(tmp_path / "reader")
+    assert vlm.scheme.pointer is not None
+    assert vlm.scheme.pointer.sure == next(iter(measured.values())).sure
+    assert next(vlm.parameters()).element_size() == 2
+    card = (tmp_path / "reader" / "README.md").read_text()
+    assert fonts.sha256 in card
+    for name, one in measured.items():
+        exact = one.exact()
+        assert f"| {name} | {100 * exact.share:.1f} %" in card
+    shown: list[Page] = [s.page for one in measured.values() for s in one.said]
+    assert min(page.number for page in shown) == ship.REPORTED
