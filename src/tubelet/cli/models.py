@@ -140,7 +140,7 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[
         "families, alone or inside a whole vision-language model."
     )
     parts += [Text("whole models, for tubelet ask", style="bold")] if whole else []
-    parts += [Text(f"  {one['model_type']:<17}{', '.join(one['hub_ids'])}") for one in whole]
+    parts += [Text(f"  {one['model_type']:<16}{', '.join(one['hub_ids'])}") for one in whole]
     return Group(*parts, Text(f"\n{note}"))
 
 
