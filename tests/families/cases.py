@@ -26,6 +26,7 @@ from tubelet.families.clip import CLIP as CLIP_FAMILY
 from tubelet.families.dinov2 import DINOV2 as DINOV2_FAMILY
 from tubelet.families.dinov2 import DINOV2_REGISTERS
 from tubelet.families.dinov3 import DINOV3 as DINOV3_FAMILY
+from tubelet.families.internvl import INTERNVL as INTERNVL_FAMILY
 from tubelet.families.mlcd import MLCD as MLCD_FAMILY
 from tubelet.families.pixtral import PIXTRAL as PIXTRAL_FAMILY
 from tubelet.families.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
@@ -245,4 +246,14 @@ QWEN = [
     _qwen3("mid", LARGER, 576, [1, 3, 4], **QWEN_MID, **_MID_WIDTHS),
 ]
 
-CASES = [*SIGLIP, *CLIP, *MLCD, *AIMV2, *DINOV2, *DINOV3, *PIXTRAL, *QWEN]
+
+def _internvl(name: str, grids: Any, size: int, **said: Any) -> Case:
+    config = hf.InternVLVisionConfig(**TINY, image_size=[size, size], patch_size=[14, 14], **said)
+    return Case(f"internvl {name}", INTERNVL_FAMILY, hf.InternVLVisionModel, config, run_images, grids, "encoder.layer")
+
+
+INTERNVL = [
+    _internvl("tiny", PICTURES, 74, attention_bias=True),  # 74 is 5.29 patches
+    _internvl("clips, no bias, rms", CLIPS, 56, norm_type="rms_norm", layer_norm_eps=1e-5),
+]
+CASES = [*SIGLIP, *CLIP, *MLCD, *AIMV2, *DINOV2, *DINOV3, *PIXTRAL, *INTERNVL, *QWEN]

@@ -87,6 +87,8 @@ def test_tiles_fill_their_canvas():
     with pytest.raises(ConfigError):
         ViewRule(384, ((384, 700),))
     with pytest.raises(ConfigError):
-        ViewRule(384, ())
+        ViewRule(384, ((768, 768),), most=9)  # nothing is sampled down where nothing is unpadded
+    with pytest.raises(ConfigError):
+        ViewRule(384, (), join="unpad", most=0)
     with pytest.raises(ShapeError):
         LAVIDA.tiling(0, 5)

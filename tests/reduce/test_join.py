@@ -1,10 +1,12 @@
 """Views joined: a slow twin over plain lists of pictures, laws of places, and newlines that nothing selects."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.reduce.merge_cases import values
@@ -52,6 +54,12 @@ def spliced(p: Packed, rule: ViewRule, height: int, width: int) -> Tensor:
             length = width * (rows / height)
             drop = (cols - int(length if rule.compat is None else round(length, 7))) // 2
             joined = joined[:, drop : cols - drop]
+        if rule.most is not None and joined.size:
+            times = math.sqrt(joined.shape[0] * joined.shape[1] / (rule.most * views[0].shape[0] ** 2))
+            if times > 1.1:
+                grid = torch.from_numpy(joined).permute(2, 0, 1)[None]
+                smaller = [int(side // times) for side in joined.shape[:2]]
+                joined = F.interpolate(grid, smaller, mode="bilinear")[0].permute(1, 2, 0).numpy()
         newline = np.broadcast_to(NEWLINE.numpy(), (len(joined), 1, 3))
         joined = np.concatenate([joined, newline], axis=1)
     base = views[0].reshape(-1, views[0].shape[-1])
@@ -65,15 +73,40 @@ def spliced(p: Packed, rule: ViewRule, height: int, width: int) -> Tensor:
     st.sampled_from(("flat", "spatial", "unpad")),
     st.sampled_from((None, *POOLS)),
     st.sampled_from((None, "transformers-5")),
+    st.sampled_from((None, 1, 2, 3)),
 )
 def test_joined_views_equal_pictures_put_together(
-    height: int, width: int, join: Joining, pool: Pool | None, compat: str | None
+    height: int, width: int, join: Joining, pool: Pool | None, compat: str | None, most: int | None
 ):
-    rule = replace(SMALL, join=join, pool=pool, compat=compat)
+    rule = replace(SMALL, join=join, pool=pool, compat=compat, most=most if join == "unpad" else None)
     p = pooled_views(features(height, width, rule), rule)
     got = join_views(p, rule, NEWLINE).check()
     assert torch.equal(got.x, spliced(p, rule, height, width))
     assert len(got.x) == sum(rule.tokens(height, width, (4, 4)))  # what a plan says
+
+
+def test_sampled_rows_say_where_they_are_and_a_picture_without_pinpoints_is_whole():
+    rule = replace(SMALL, most=1)
+    p = join_views(features(64, 64, rule), rule, NEWLINE).check()
+    assert p.items[1].grid == Grid(1, 4, 5)  # 8 x 8 rows as 4 x 4, and the newlines
+    assert p.items[1].box == (0.0, 0.0, 80.0, 64.0)
+    assert rule.tokens(64, 64, (4, 4)) == (16, 4, 6, 4, 6)
+    whole = replace(SMALL, pinpoints=())
+    p = features(40, 90, whole)
+    assert len(p) == 1
+    got = join_views(p, SMALL, NEWLINE)
+    assert torch.equal(got.x, torch.cat([p.x, NEWLINE[None]]))
+    assert whole.tokens(40, 90, (4, 4)) == (17,)
+
+
+def test_clips_alone_are_pooled():
+    rule = replace(SMALL, pool="bilinear", pooled_are="clips")
+    still, clip = features(40, 40, rule), features(40, 40, rule, frames=3)
+    both = concat([still, clip])
+    got = pooled_views(both, rule)
+    assert got.lengths == (*still.lengths, 3 * 4)
+    assert torch.equal(got.x, torch.cat([still.x, pooled_views(clip, replace(rule, pooled_are="all")).x]))
+    assert rule.clip_tokens(3, (4, 4)) == 13 and rule.tokens(40, 40, (4, 4))[0] == 16
 
 
 @LAWS

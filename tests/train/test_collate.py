@@ -232,6 +232,30 @@ def test_what_is_taught_is_what_is_asked(kind: str, models: dict[str, VLM], tmp_
     assert torch.equal(rest, batch.input_ids[start + length :])
 
 
+def test_several_pictures_are_taught_as_they_are_asked(tmp_path: Path):
+    """Each made square and seen whole, where a picture alone is cut into tiles that are sampled down."""
+    vlm = view_model("unpad")
+    views = vlm.scheme.views
+    assert views is not None
+    rule = replace(views, pool="bilinear", pooled_are="clips", most=1)
+    vlm.scheme = replace(vlm.scheme, views=rule, alone=True)
+    files = [picture(tmp_path / "a.png", 70, 40, 1), picture(tmp_path / "b.png", 56, 56, 2)]
+    alone = llava(0, "a.png", "<image>\nWhat?", "A cat.")
+    several = {**llava(1, "a.png", "<image>\n<image>\nWhat?", "A cat."), "image": ["a.png", "b.png"]}
+    data = open_dataset(lines(tmp_path / "a.jsonl", [alone, several]))
+    batch = Collator(data, Tokenizing.of(vlm), Spares(2, 0))([0, 1])
+    with torch.no_grad():
+        rows = vlm.encode(batch.pixels).tokens
+        embeds, _ = place_batch(batch, rows, vlm.scheme, vlm.speaker.embed)
+        for n, clips in enumerate((files[:1], files)):
+            asked = ask(vlm, tubelet.read(clips), "What?").ready
+            start = int(batch.cu_seqlens[n])
+            stop = start + asked.input_ids.shape[1]
+            assert torch.equal(batch.input_ids[start:stop].clamp_min(0), asked.input_ids[0].clamp_min(0))
+            torch.testing.assert_close(embeds[start:stop], asked.inputs_embeds[0], atol=1e-5, rtol=1e-5)
+            assert int(asked.visual.sum()) == (sum(rule.tokens(40, 70, (2, 2))), 2 * 5)[n]
+
+
 def test_a_square_picture_before_a_merging_projector(models: dict[str, VLM], tmp_path: Path):
     vlm = models["square"]
     picture(tmp_path / "a.png", 84, 40, 1)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.language.vlm.peers import bpe
 from tests.language.vlm.tiny_speakers import PARTS_TEMPLATE, TAG_TEMPLATE, tokenizer
 
 from tubelet.errors import AlignmentError, ConfigError, InputError
 from tubelet.inspect.budget.values import Downstream
 from tubelet.language.placing.align import LLAVA, TokenIds
 from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN3_VL, rope_index
-from tubelet.language.vlm.scheme import Scheme
+from tubelet.language.vlm.scheme import Scheme, Written
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA, ViewRule
 from tubelet.train.data.sample import Media, Part, Sample, Turn
@@ -330,3 +331,37 @@ def test_what_cannot_be_tokenized_is_told_at_once(as_in_production: None):
     ):
         with pytest.raises(ConfigError, match=words):
             Tokenizing(**{"tokenizer": tokenizer(), "scheme": QWEN, **kind})
+
+
+def test_a_template_that_puts_pictures_before_clips_is_refused():
+    """Rows stand in the order of the sample; counts would be swapped in silence."""
+    first = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for c in m.content | selectattr('type', 'equalto', 'image') %}<|image_pad|>{% endfor %}"
+        "{% for c in m.content | selectattr('type', 'equalto', 'video') %}<|video_pad|>{% endfor %}"
+        "{% for c in m.content | selectattr('type', 'equalto', 'text') %}{{ c.text }}{% endfor %}{% endif %}"
+        "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    how = Tokenizing(tokenizer(first), Scheme(TokenIds(image=150, video=151), PIXELS), Downstream(space=2))
+    two = sample((0, 1, "What?"), "A cat.", kinds=("image", "video"))
+    assert len(tokenize(two, [still(), moving(4)], how))
+    with pytest.raises(ConfigError, match="another order"):
+        tokenize(sample((0, 1, "What?"), "A cat.", kinds=("video", "image")), [moving(4), still()], how)
+
+
+@pytest.mark.parametrize(
+    "change", [{"bidirectional": "images"}, {"written": Written("<|image_pad|>", "<|image_pad|>")}]
+)
+def test_what_training_cannot_do_is_refused(change: dict[str, Any]):
+    with pytest.raises(ConfigError, match="training"):
+        Tokenizing(tokenizer(PARTS_TEMPLATE), replace(TAGS, wording="parts", **change))
+
+
+def test_a_conversation_begins_with_the_id_that_begins_texts():
+    """Where the tokenizer puts one before a text and the template does not; it is no target."""
+    words = bpe(("<image>",), bos="<s>")
+    scheme = Scheme(TokenIds(image=words.convert_tokens_to_ids("<image>")), PixelRecipe(14))
+    for begins in ("", "{{ bos_token }}"):
+        words.chat_template = begins + "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        made = tokenize(sample("What?", "A cat."), [], Tokenizing(words, scheme))
+        assert made.ids[0] == words.bos_token_id and made.ids[1] != words.bos_token_id and made.labels[0] == -100

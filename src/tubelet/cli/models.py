@@ -26,7 +26,8 @@ NOTES = 36  # letters of the last column, unless an id has more
 
 @dataclass(frozen=True)
 class Models:
-    """List the networks known by name, where their trained weights are, and what is verified of each family.
+    """List the networks known by name, where their trained weights are, what is verified of each family, and the whole
+    models that `tubelet ask` takes.
 
     FILTER is a part of a name or a pattern, of ours, of the family or of the hub's: siglip, 'dinov2*', Qwen.
 
@@ -42,17 +43,24 @@ class Models:
         """Do it; the exit code."""
         from tubelet.families.catalogue import families, format_of, variants
         from tubelet.families.hub import hub_id
+        from tubelet.language.vlm.layouts import HUB_IDS
 
         known = variants()
         chosen = [name for name in known if matching(self.filter, (name, known[name][0].name, hub_id(name) or ""))]
-        if not chosen:
+        whole = [
+            {"model_type": kind, "hub_ids": list(ids)}
+            for kind, ids in HUB_IDS.items()
+            if any(matching(self.filter, (kind, one)) for one in ids)
+        ]
+        if not chosen and not whole:
             names = (*known, *dict.fromkeys(family.name for family in families()))
             near = near_names(self.filter, names)
             raise UsageError(f"no model is called so: {file_name(self.filter)[:60]}{near}; tubelet models lists all")
         rows = [describe(name, known[name][1], known[name][0].name, format_of(known[name][0], name)) for name in chosen]
         told = [describe_family(f) for f in families() if f.name in {row["family"] for row in rows}]
-        terminal.show(_tables(told, rows))
-        terminal.document({"command": "models", "default": DEFAULT_MODEL, "families": told, "models": rows})
+        terminal.show(_tables(told, rows, whole))
+        said = {"families": told, "models": rows, "whole": whole}
+        terminal.document({"command": "models", "default": DEFAULT_MODEL, **said})
         return OK
 
 
@@ -109,8 +117,9 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
     }
 
 
-def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
-    """A table for each family, under lines that say what is verified of it and what all its networks share."""
+def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[dict[str, Any]]) -> "Group":
+    """A table for each family, under lines that say what is verified of it and what all its networks share; then the
+    whole models."""
     from rich.console import Group
     from rich.text import Text
 
@@ -130,7 +139,9 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]]) -> "Group":
         "For trained weights give --model a hub id above, or a folder or .safetensors file of any of these\n"
         "families, alone or inside a whole vision-language model."
     )
-    return Group(*parts, Text(note))
+    parts += [Text("whole models, for tubelet ask", style="bold")] if whole else []
+    parts += [Text(f"  {one['model_type']:<16}{', '.join(one['hub_ids'])}") for one in whole]
+    return Group(*parts, Text(f"\n{note}"))
 
 
 def _notes(row: dict[str, Any]) -> list[str]:

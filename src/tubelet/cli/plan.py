@@ -133,6 +133,9 @@ class Plan:
 
         what, after, outline = self._what()
         views = view_rule(self.views, self.pool, self.join)
+        own = None if outline is None else outline.views()
+        if views is None and own is not None:  # rows that are chosen are joined without more ado
+            views = own if self.select is None else replace(own, pool=None, join="flat", most=None)
         tiled = isinstance(views, ViewRule)
         if tiled and self.select is not None and (views.pool is not None or views.join != "flat"):
             raise UsageError("--select takes the place of pooling: add --pool none --join flat")
@@ -218,6 +221,9 @@ class Plan:
             after = replace(
                 after,
                 llm=after.llm if told else own.llm,
+                projector=after.projector or own.projector,
+                space=max(after.space, own.space),
+                averaged=own.averaged,
                 geometry=after.geometry or own.geometry,
                 level=own.level,
             )

@@ -39,7 +39,9 @@ def tell_room(
     if outline is None:
         return
     kind: Any = outline.stored if dtype == "stored" else dtype
-    found, where = _planned(outline.encoder, outline.after, clips, (max_pixels, max_tokens)), device_of(device)
+    views = outline.views(sum(not clip.is_video for clip in clips))
+    most = max_pixels, max_tokens
+    found, where = _planned(outline.encoder, outline.after, clips, most, views), device_of(device)
     if (cost := scene_cost(found)) is not None:
         terminal.say(cost.text)
     if kind in ITEM_BYTES:
@@ -56,7 +58,9 @@ def tell_room(
         )
 
 
-def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", most: tuple[int | None, str | None]) -> "Plan":
+def _planned(
+    encoder: Any, after: Any, clips: "Sequence[Clip]", most: tuple[int | None, str | None], views: Any
+) -> "Plan":
     from dataclasses import replace
 
     from tubelet.inspect.budget.inputs import Input
@@ -67,4 +71,4 @@ def _planned(encoder: Any, after: Any, clips: "Sequence[Clip]", most: tuple[int 
         Input(c.width, c.height, len(c), file_name(c.source or ""), (c.duration_s or 0.0) if c.is_video else None)
         for c in clips
     ]
-    return plan(inputs, config, after)
+    return plan(inputs, config, after, views)

@@ -27,6 +27,7 @@ MODULES = (
     ("dinov3", ("DINOV3",)),
     ("aimv2", ("AIMV2",)),
     ("pixtral", ("PIXTRAL",)),
+    ("internvl", ("INTERNVL",)),
     ("qwen_vl", ("QWEN2_VL", "QWEN2_5_VL", "QWEN3_VL")),
 )
 

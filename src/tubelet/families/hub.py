@@ -15,6 +15,7 @@ _NAMED = {  # the rest; of the Qwen families the whole model whose tower it is
     "ov_encoder_large": "lmms-lab-encoder/onevision-encoder-large",
     "pixtral_12b_vision": "mistral-community/pixtral-12b",
     "mistral_small_3_1_vision": "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+    "internvit_300m_patch14_448": "OpenGVLab/InternVL3-1B-hf",
     "qwen2_vl_2b_vision": "Qwen/Qwen2-VL-2B-Instruct",
     "qwen2_vl_7b_vision": "Qwen/Qwen2-VL-7B-Instruct",
     "qwen2_5_vl_3b_vision": "Qwen/Qwen2.5-VL-3B-Instruct",

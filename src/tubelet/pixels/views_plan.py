@@ -11,18 +11,23 @@ Nothing is decoded or cut here: `tubelet.pixels.views` cuts what `views` says. A
 Source: rkawamura0483/LaViDa_mod:llava/mm_utils.py and llava/model/llava_arch.py@cff2211.
 """
 
+import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from tubelet.errors import ConfigError
 from tubelet.pixels.fit import check_resized
-from tubelet.pixels.sizes import Pad, anyres, check_sides
+from tubelet.pixels.sizes import Pad, anyres, check_sides, nearest_ratio
 from tubelet.reading.limits import Limits
 
 Pool = Literal["bilinear", "average", "max"]
 Joining = Literal["flat", "spatial", "unpad"]
 JOININGS: tuple[Joining, ...] = ("flat", "spatial", "unpad")
 Compat = Literal["transformers-5"]
+Pooled = Literal["all", "clips"]
+Canvas = Literal["inside", "filled"]
 POOLS: tuple[Pool, ...] = ("bilinear", "average", "max")
 
 
@@ -77,6 +82,7 @@ class ViewRule:
     join: "flat" puts the views' tokens one after the other; "spatial" joins the tiles to one grid; "unpad" (LLaVA's
     spatial_unpad) joins them, drops what lies on the canvas's empty borders, and ends each row of the grid with a
     newline token. A clip has the global view of each frame and no tiles, and under "unpad" one newline at its end.
+    Without pinpoints a picture is seen whole and has no tiles; under "unpad" one newline stands at its end then, too.
     Raises ConfigError for canvases that tiles do not fill.
 
     >>> LAVIDA.tiling(600, 1000).pad
@@ -90,13 +96,17 @@ class ViewRule:
     join: Joining = "flat"  # what becomes of the views' tokens
     stride: int = 2
     compat: Compat | None = None  # transformers-5: unpad by the numbers of its LlavaNext, which rounds before it cuts
+    pooled_are: Pooled = "all"  # what is pooled: every view, or those of clips alone
+    # LLaVA's anyres_max_N: joined tiles of over 1.21 x N views' tokens are sampled down to about N views' (bilinear)
+    most: int | None = None
+    # "filled" (InternVL): the canvas of the nearest ratio, filled with the picture, its ratio lost; the whole stands
+    # behind its tiles, and alone where there is one tile
+    canvas: Canvas = "inside"
 
     def __post_init__(self) -> None:
-        if self.tile < 1 or self.stride < 1:
-            raise ConfigError("tile and stride start at 1", limit=1, got=(self.tile, self.stride))
-        if not self.pinpoints or any(
-            min(p) < self.tile or p[0] % self.tile or p[1] % self.tile for p in self.pinpoints
-        ):
+        if min(self.tile, self.stride, self.most or 1) < 1:
+            raise ConfigError("tile, stride and most start at 1", limit=1, got=(self.tile, self.stride, self.most))
+        if any(min(p) < self.tile or p[0] % self.tile or p[1] % self.tile for p in self.pinpoints):
             raise ConfigError(
                 f"every pinpoint is (height, width) in whole tiles of {self.tile}",
                 expected=self.tile,
@@ -107,6 +117,14 @@ class ViewRule:
                 f"pool is {', '.join(POOLS)} or None, join {', '.join(JOININGS)}, compat transformers-5 or None",
                 got=(self.pool, self.join, self.compat),
             )
+        if self.canvas not in ("inside", "filled") or (self.canvas == "filled" and self.join != "flat"):
+            raise ConfigError("a canvas is inside, or filled and joined flat", got=(self.canvas, self.join))
+        if self.pooled_are not in ("all", "clips") or (self.most is not None and self.join != "unpad"):
+            raise ConfigError(
+                "all views are pooled or those of clips; tiles sampled down to a number are joined by unpad",
+                expected=("all", "clips"),
+                got=(self.pooled_are, self.most, self.join),
+            )
 
     def tiling(self, height: int, width: int) -> Tiling:
         """Canvas, place and tiles of a picture. Raises ShapeError for one without content.
@@ -114,7 +132,11 @@ class ViewRule:
         >>> LAVIDA.tiling(900, 400).rows, LAVIDA.tiling(900, 400).cols
         (3, 1)
         """
-        pad = anyres(height, width, self.pinpoints)
+        if self.canvas == "filled":
+            full = nearest_ratio(height, width, self.pinpoints, self.tile)
+            pad = Pad(*full, 0, 0, *full)
+        else:
+            pad = anyres(height, width, self.pinpoints)
         check_resized(pad.height, pad.width, 1, Limits())
         return Tiling(pad, pad.height // self.tile, pad.width // self.tile)
 
@@ -124,25 +146,30 @@ class ViewRule:
         >>> [(view.name, view.top, view.left) for view in LAVIDA.views(400, 900)[1:]]
         [('tile 0,0', 0, 0), ('tile 0,1', 0, 384), ('tile 0,2', 0, 768)]
         """
+        if not self.pinpoints:
+            return (self.glance(height, width),)
         tiling, side = self.tiling(height, width), self.tile
         corners = [(r * side, c * side) for r in range(tiling.rows) for c in range(tiling.cols)]
         tiles = (
             View(name, tiling.pad, *corner, side, side) for name, corner in zip(tiling.names[1:], corners, strict=True)
         )
-        return self.glance(height, width), *tiles
+        whole = self.glance(height, width)
+        if self.canvas == "filled":
+            return (*tiles, whole) if tiling.rows * tiling.cols > 1 else (whole,)
+        return whole, *tiles
 
     def glance(self, height: int, width: int) -> View:
         """The one view that frames of a clip have."""
         check_sides(height, width)
         return whole_view("global", self.tile)
 
-    def pooled(self, grid: tuple[int, int]) -> tuple[int, int]:
+    def pooled(self, grid: tuple[int, int], *, clip: bool = False) -> tuple[int, int]:
         """A view's (rows, columns) of tokens after its pool: bilinear rounds up, the others drop what is left over.
 
         >>> LAVIDA.pooled((27, 27))
         (14, 14)
         """
-        if self.pool is None:
+        if self.pool is None or (self.pooled_are == "clips" and not clip):
             return grid
         h, w = grid
         s = self.stride
@@ -156,12 +183,16 @@ class ViewRule:
         >>> LAVIDA.tokens(600, 1000, (27, 27)), sum(LAVIDA.tokens(600, 1000, (27, 27)))
         ((196, 112, 120, 112, 120), 660)
         """
-        tiling = self.tiling(height, width)
         h, w = self.pooled(grid)
+        if not self.pinpoints:
+            return (h * w + (self.join == "unpad"),)
+        tiling = self.tiling(height, width)
         if self.join != "unpad":
-            return (h * w,) * len(tiling.names)
+            return (h * w,) * len(self.views(height, width))
         top, left = self.unpadded(height, width, tiling.rows * h, tiling.cols * w)
         kept_rows, kept_cols = _kept(tiling.rows, h, top), _kept(tiling.cols, w, left)
+        rows, cols = self.sampled(sum(kept_rows), sum(kept_cols), h)
+        kept_rows, kept_cols = _shared(kept_rows, rows), _shared(kept_cols, cols)
         last = tiling.cols - 1
         return (h * w, *(r * (c + (j == last)) for r in kept_rows for j, c in enumerate(kept_cols)))
 
@@ -171,8 +202,19 @@ class ViewRule:
         >>> LAVIDA.clip_tokens(8, (27, 27))
         1569
         """
-        h, w = self.pooled(grid)
+        h, w = self.pooled(grid, clip=True)
         return t * h * w + (self.join == "unpad")
+
+    def sampled(self, rows: int, cols: int, side: int) -> tuple[int, int]:
+        """Rows and columns of a joined grid after `most`; side: rows of one view.
+
+        >>> ViewRule(384, ((768, 768),), join="unpad", most=1).sampled(54, 54, 27)
+        (27, 27)
+        """
+        if self.most is None:
+            return rows, cols
+        ratio = math.sqrt(rows * cols / (self.most * side**2))
+        return (max(1, int(rows // ratio)), max(1, int(cols // ratio))) if ratio > 1.1 else (rows, cols)
 
     def unpadded(self, height: int, width: int, rows: int, cols: int) -> tuple[int, int]:
         """Rows and columns of tokens to drop at (top and bottom, left and right): those on empty borders, counted as
@@ -194,6 +236,15 @@ def _kept(tiles: int, each: int, dropped: int) -> list[int]:
     """Of `each` lines in each of `tiles`, those left when `dropped` go at either end of all."""
     low, high = dropped, tiles * each - dropped
     return [max(0, min(high, (i + 1) * each) - max(low, i * each)) for i in range(tiles)]
+
+
+def _shared(kept: list[int], lines: int) -> list[int]:
+    """`lines` lines, spread evenly over those that are kept of each tile, counted where their middles lie."""
+    ends, total = list(accumulate(kept)), sum(kept)
+    if total == lines:
+        return kept
+    found = [bisect_right(ends, (2 * i + 1) * total / (2 * lines)) for i in range(lines)]
+    return [found.count(tile) for tile in range(len(kept))]
 
 
 LAVIDA = ViewRule(384, ((768, 384), (384, 768), (768, 768), (384, 1152), (1152, 384)), pool="bilinear", join="unpad")

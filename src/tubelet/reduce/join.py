@@ -19,10 +19,11 @@ from itertools import groupby
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tubelet.errors import ShapeError
-from tubelet.packed import Packed
+from tubelet.packed import Packed, concat
 from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.reduce.merge import pool
@@ -30,21 +31,29 @@ from tubelet.shapes import Float, Int64
 
 
 def pooled_views(p: Packed, rule: ViewRule) -> Packed:
-    """Every view pooled as the rule says: LaViDa's 27 x 27 rows to 14 x 14. p itself without a pool.
+    """Every view, or those of clips alone, pooled as the rule says: LaViDa's 27 x 27 rows to 14 x 14. p itself without
+    a pool.
 
     Here after the projector, as in LaViDa's code; before it gives other rows. Raises ShapeError as
     `tubelet.pool` does, also for views that have lost rows: selecting takes the place of pooling.
     """
-    return p if rule.pool is None else pool(p, size=rule.stride, mode=rule.pool)
+    clips = [item.grid.t > 1 for item in p.items]
+    if rule.pool is None or (rule.pooled_are == "clips" and not any(clips)):
+        return p
+    if rule.pooled_are == "all" or all(clips):
+        return pool(p, size=rule.stride, mode=rule.pool)
+    each = zip(p.split([1] * len(p)), clips, strict=True)
+    return concat([pool(x, size=rule.stride, mode=rule.pool) if clip else x for x, clip in each], renumber=False)
 
 
 def join_views(p: Packed, rule: ViewRule, newline: Float[Tensor, " D"] | None = None) -> Packed:
     """The views of every picture as the rule joins them, and after each row of a joined grid the newline.
 
     p: what `tubelet.patchify(..., views=rule)` became: whole, or with rows dropped. newline: the learned row, for
-    "unpad" only; None ends no row, for features that are only compared. A clip keeps its item and gets one newline at
-    its end. Rows of a joined grid are in raster order. Cost: one copy. Differentiable. Syncs with the device: places
-    are looked at on the host.
+    "unpad" only; None ends no row, for features that are only compared. A clip, and a picture of one view, keeps its
+    item and gets one newline at its end. Where the rule samples down (`most`), rows of tiles are blends. Rows of a
+    joined grid are in raster order. Cost: one copy. Differentiable. Syncs with the device: places are looked at on the
+    host.
     Raises ShapeError naming the item where views are not those of the rule, or the newline is of another width.
 
         >>> clip = tubelet.Clip(np.zeros((1, 600, 1000, 3), np.uint8), (0.0,))
@@ -64,15 +73,17 @@ def join_views(p: Packed, rule: ViewRule, newline: Float[Tensor, " D"] | None = 
     ends = rule.join == "unpad" and newline is not None
     pos = p.pos.cpu().long()
     parts: list[_Part] = []
+    made: list[Tensor] = []  # rows of grids that were sampled down, numbered behind those of p and the newline
+    behind = len(p.x) + (newline is not None)
     for views in _pictures(p, rule):
         whole = slice(p.starts[views.start], p.starts[views.start + 1])
         first = _Part(p.items[views.start], torch.arange(whole.start, whole.stop), pos[whole])
         if len(views) == 1:
             parts.append(_ended(first) if ends and p.lengths[views.start] else first)
         else:
-            parts += [first, *_joined(p, pos, views, rule, ends)]
+            parts += [first, *_joined(p, pos, views, rule, ends, (behind, made))]
     source = torch.cat([part.source for part in parts]).to(p.device)
-    rows = p.x if newline is None else torch.cat([p.x, newline.to(p.x)[None]])
+    rows = torch.cat([p.x, *([] if newline is None else [newline.to(p.x)[None]]), *made])
     source = source.where(source >= 0, len(p.x))
     return Packed(
         rows.index_select(0, source),
@@ -123,9 +134,11 @@ def _ended(part: _Part) -> _Part:
     return _Part(item, torch.cat([part.source, torch.tensor([-1])]), torch.cat([part.pos, place]))
 
 
-def _joined(p: Packed, pos: Tensor, views: range, rule: ViewRule, ends: bool) -> list[_Part]:
+def _joined(
+    p: Packed, pos: Tensor, views: range, rule: ViewRule, ends: bool, more: tuple[int, list[Tensor]]
+) -> list[_Part]:
     """The tiles of one picture as one grid, without its empty borders where the rule unpads. Nothing for a picture so
-    thin that they are all there is."""
+    thin that they are all there is. more: the number of the first row that is made here, and where to put them."""
     item = p.items[views.start]
     assert item.content is not None
     height, width = round(item.content[3]), round(item.content[2])
@@ -143,25 +156,36 @@ def _joined(p: Packed, pos: Tensor, views: range, rule: ViewRule, ends: bool) ->
         return []
     inside = (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
     y, x, source = y[inside], x[inside], source[inside]
+    seen, (behind, made) = (rows, cols), more
+    if whole and cols and rule.sampled(rows, cols, h) != seen:
+        raster = source[(y * cols + x).argsort()].to(p.device)
+        rows, cols = rule.sampled(rows, cols, h)
+        grid = p.x.index_select(0, raster).view(1, *seen, -1).permute(0, 3, 1, 2)
+        y, x = torch.arange(rows).repeat_interleave(cols), torch.arange(cols).repeat(rows)
+        source = torch.arange(rows * cols) + behind + sum(map(len, made))
+        made.append(F.interpolate(grid, size=(rows, cols), mode="bilinear")[0].flatten(1).T)
     if ends:
         lines = torch.arange(rows) if whole else y.unique()
         y, x = torch.cat([y, lines]), torch.cat([x, torch.full_like(lines, cols)])
         source = torch.cat([source, torch.full_like(lines, -1)])
     order = (y * (cols + 1) + x).argsort(stable=True)
-    made = _joined_item(item, tiling.pad, rule.tile, (h, w), (top, left), (rows, cols + ends), cols)
-    return [_Part(made, source[order], torch.stack([torch.zeros_like(y), y, x], dim=1)[order])]
+    cell = (rule.tile / h * (seen[0] / rows), rule.tile / w * (seen[1] / cols if cols else 1))
+    joined = _joined_item(
+        item, tiling.pad, cell, (top * rule.tile / h, left * rule.tile / w), (rows, cols + ends), cols
+    )
+    return [_Part(joined, source[order], torch.stack([torch.zeros_like(y), y, x], dim=1)[order])]
 
 
 def _joined_item(
-    item: Item, pad: "Sequence[int]", tile: int, each: tuple[int, int], first: tuple[int, int], grid: tuple[int, int],
+    item: Item, pad: "Sequence[int]", cell: tuple[float, float], cut: tuple[float, float], grid: tuple[int, int],
     seen: int,
 ) -> Item:  # fmt: skip
-    """The joined grid as an item. A cell is tile / w by tile / h pixels of the canvas, from the first one kept."""
+    """The joined grid as an item. cell: height and width in pixels of the canvas; cut: those above and left of all."""
     resize_h, resize_w, pad_top, pad_left, _, _ = pad
     assert item.content is not None
     x, y = item.content[2] / resize_w, item.content[3] / resize_h
-    high, wide = tile / each[0], tile / each[1]
-    left, top = (first[1] * wide - pad_left) * x, (first[0] * high - pad_top) * y
+    high, wide = cell
+    left, top = (cut[1] - pad_left) * x, (cut[0] - pad_top) * y
     box = (left, top, left + grid[1] * wide * x, top + grid[0] * high * y)
     made = replace(item, grid=Grid(1, *grid), box=box)
     return replace(made, content=_until(made, left + seen * wide * x))

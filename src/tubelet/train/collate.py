@@ -36,7 +36,7 @@ from tubelet.reading.source import open_source
 from tubelet.shapes import Float, Int32, Int64
 from tubelet.train.data.sample import Dataset, Media, Sample
 from tubelet.train.data.spare import BadSample, Spares, first_usable
-from tubelet.train.tokenize import Header, Tokenizing, Tokens, tokenize
+from tubelet.train.tokenize import Header, Tokenizing, Tokens, stills_of, tokenize
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,8 @@ class Collator:
         """The rows of the sample's pictures and clips, checked against what their headers promised."""
         scheme = self.how.scheme
         if scheme.views is not None or scheme.square:
-            packs = [self._viewed(one, header) for one, header in zip(sample.media, headers, strict=True)]
+            cut = scheme.for_pictures(stills_of(headers))
+            packs = [self._viewed(one, header, cut) for one, header in zip(sample.media, headers, strict=True)]
         else:
             packs = self._loaded(sample.media, headers)
         for number, (pack, planned) in enumerate(zip(packs, tokens.planned, strict=True)):
@@ -167,9 +168,8 @@ class Collator:
                 raise DecodeError("the clip is damaged or breaks off", item=broken, source=media[broken].name)
         return [made[n] for n in sorted(made)]
 
-    def _viewed(self, one: Media, header: Header) -> Packed:
+    def _viewed(self, one: Media, header: Header, scheme: Scheme) -> Packed:
         """The views of one picture or clip, or the picture made square."""
-        scheme = self.how.scheme
         with one.open() as source:
             [clip] = read([source], **self._frames, limits=self.limits, isolate=self.isolate, workers=1)
         if not clip.complete:

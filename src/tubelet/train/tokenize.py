@@ -24,7 +24,7 @@ from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.values import Downstream, PlannedItem
 from tubelet.language.placing.place import place
 from tubelet.language.placing.prompt import IGNORED, Count, Prompt, expand_placeholders, truncate
-from tubelet.language.vlm.chat import apply_chat_template, timestamps
+from tubelet.language.vlm.chat import apply_chat_template, leading_ids, timestamps
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
 from tubelet.language.vlm.template import render_template
 from tubelet.packed import Packed
@@ -80,6 +80,11 @@ class Tokenizing:
             raise ConfigError("style is chat or plain", expected=("chat", "plain"), got=self.style)
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError("max_length starts at 1", limit=1, got=self.max_length)
+        if self.scheme.written is not None or self.scheme.bidirectional != "none":
+            raise ConfigError(
+                "training has no rows that see each other both ways, nor pictures that are written out",
+                got=(self.scheme.bidirectional, self.scheme.written),
+            )
         if self.scheme.rule.time == "blocks" and self.after.select is not None:
             raise ConfigError("how many rows of each frame a selection keeps is not known before it", got="select")
         if self.scheme.rule.time != "none" and self.scheme.views is not None:
@@ -101,13 +106,14 @@ class Tokenizing:
         scheme = self.scheme
         return scheme.video_pixels if header.clip and scheme.video_pixels is not None else scheme.pixels
 
-    def planned(self, header: Header) -> PlannedItem:
-        """Grids and rows of a picture or clip. Raises ShapeError, LimitError of the size rule."""
-        width, height = header.width, header.height
-        if self.scheme.square and not header.clip:
+    def planned(self, header: Header, stills: int = 1) -> PlannedItem:
+        """Grids and rows of a picture or clip; stills: pictures of its sample. Raises ShapeError, LimitError of the
+        size rule."""
+        width, height, scheme = header.width, header.height, self.scheme.for_pictures(stills)
+        if scheme.square and not header.clip:
             width = height = max(width, height)
-        frames, clip = len(header.times_s), header.clip
-        return _planned(width, height, frames, self.recipe(header), self.after, self.scheme.views, clip=clip)
+        recipe, frames = self.recipe(header), len(header.times_s)
+        return _planned(width, height, frames, recipe, self.after, scheme.views, clip=header.clip)
 
     def fitted(self, header: Header) -> Header:
         """The header with the times of the frames that its budget has room for: those that are cut."""
@@ -157,18 +163,24 @@ def tokenize(sample: Sample, headers: Sequence[Header], how: Tokenizing, *, coun
     fails; what the size rule raises.
     """
     headers = [how.fitted(one) for one in headers]
-    planned = tuple(how.planned(one) for one in headers)
+    planned = tuple(how.planned(one, stills_of(headers)) for one in headers)
     text, spans = _plain(sample, headers, how) if how.style == "plain" else _chat(sample, headers, how)
     counts: list[Count] = [one.tokens for one in planned]
     if how.scheme.rule.time == "blocks":
         text, spans, counts = _timed(text, spans, headers, planned, how)
     ids, labels = _labelled(text, spans, how)
+    _check_order(ids, headers, sample, how)
     prompt = expand_placeholders(ids, counts, how.scheme.token_ids, labels=labels)
     prompt = _shortened(prompt, sample, how)
     if all(label == IGNORED for label in prompt.labels or ()):
         raise InputError("no token of an answer is left to learn", source=sample.where, limit=how.max_length)
     positions = None if count_only else _positions(prompt, headers, planned, how)
     return Tokens(np.array(prompt.ids, np.int64), np.array(prompt.labels, np.int64), positions, planned)
+
+
+def stills_of(headers: Sequence[Header]) -> int:
+    """How many of a sample's inputs are pictures."""
+    return sum(not header.clip for header in headers)
 
 
 # ---- text, and where the assistant speaks in it
@@ -286,11 +298,8 @@ def _labelled(text: str, spans: Sequence[Span], how: Tokenizing) -> tuple[list[i
     for start, end in spans:
         said[start + 1 : end + 1] = 1
     said = np.cumsum(said)  # letters of the assistant's before each place
-    ids: list[int] = []
-    labels: list[int] = []
-    if how.style == "plain" and how.tokenizer.bos_token_id in how.tokenizer("a")["input_ids"][:1]:
-        ids.append(how.tokenizer.bos_token_id)
-        labels.append(IGNORED)
+    ids = leading_ids(text, how.tokenizer)
+    labels = [IGNORED] * len(ids)
     start = 0
     pieces = text.split(IMAGE_TAG) if how.scheme.wording == "image_tag" else [text]
     for n, piece in enumerate(pieces):
@@ -304,6 +313,16 @@ def _labelled(text: str, spans: Sequence[Span], how: Tokenizing) -> tuple[list[i
                 labels.append(token if said[start + b] > said[start + a] else IGNORED)
         start += len(piece) + len(IMAGE_TAG)
     return ids, labels
+
+
+def _check_order(ids: Sequence[int], headers: Sequence[Header], sample: Sample, how: Tokenizing) -> None:
+    """Raises ConfigError where the template puts pictures and clips in another order than the sample has them."""
+    image, video = how.scheme.token_ids.image, how.scheme.token_ids.video
+    if video in (None, image) or how.scheme.rule.time == "blocks":
+        return
+    shown, wanted = [i == video for i in ids if i in (image, video)], [header.clip for header in headers]
+    if shown != wanted and sorted(shown) == sorted(wanted):
+        raise ConfigError("the chat template puts pictures and clips in another order", source=sample.where, got=shown)
 
 
 def _shortened(prompt: Prompt, sample: Sample, how: Tokenizing) -> Prompt:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.inspect.budget.budget_cases import counted
 from tests.language.vlm.spatial_folder import write_spatial_folder
+from tests.language.vlm.test_llava_hf import llava, onevision
 from tests.language.vlm.test_spatial import clip
 from tests.language.vlm.tiny_speakers import llama
 
@@ -123,3 +124,25 @@ def test_room_is_what_the_system_tells(tmp_path: Path, monkeypatch: pytest.Monke
     assert free_bytes("cpu") == 37 * 1024 and free_bytes("mps") is None
     monkeypatch.setattr(room, "MEMINFO", tmp_path / "nothing")
     assert free_bytes("cpu") is None
+
+
+@pytest.mark.parametrize("which", ["llava", "onevision", "ours"])
+def test_models_with_a_projector_and_views_are_planned_as_they_run(which: str, tmp_path: Path):
+    peer = onevision(tmp_path) if which == "onevision" else llava("clip", tmp_path)
+    folder = peer.vlm.save_pretrained(tmp_path / "ours") if which == "ours" else tmp_path
+    told, vlm = outline_model(folder), peer.vlm
+    assert told.whole and vlm.projector is not None and told.after.language_width == vlm.width
+    assert told.language == sum(w.numel() for part in (vlm.speaker, vlm.projector) for w in part.parameters()) + (
+        vlm.width if vlm.newline is not None else 0
+    )
+    clips = peer.pictures([(60, 90)]) + ([peer.clip(5)] if which == "onevision" else [])
+    p = plan([Input(c.width, c.height, len(c)) for c in clips], told.encoder, told.after, told.views())
+    patches = patchify_clips(clips, vlm.scheme)
+    with torch.no_grad():
+        rows = vlm.encode(patches).tokens
+    assert p.grids == tuple(i.grid for i in patches.items) and p.tokens == len(rows.x)
+    seen = sum(s.flop for s in p.stages if s.name in ("patch embedding", "encoder layers"))
+    assert seen == counted(lambda: vlm.features(patches))
+    several = told.views(2)
+    if which == "onevision":
+        assert several is not None and several.tokens(60, 90, (4, 4)) == (17,)

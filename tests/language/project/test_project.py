@@ -28,6 +28,8 @@ KEYS = {
     ],
     "patch_merger": [f"{part}.{w}" for part in ("ln_q", "mlp.0", "mlp.2") for w in ("weight", "bias")],
     "spatial_merge": [f"{part}.{w}" for part in ("ln_q", "mlp.0", "mlp.2") for w in ("weight", "bias")],
+    "pixel_shuffle": [f"{part}.{w}" for part in ("norm", "mlp.0", "mlp.2") for w in ("weight", "bias")],
+    "soft_tokens": ["norm.weight", "weight"],
     "pooler": [f"{part}.{w}" for part in ("conv_pool", "proj.1") for w in ("weight", "bias")],
     "identity": [],
 }
@@ -79,6 +81,26 @@ def by_hand(kind: str, w: dict[str, Tensor], x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("kind", "keys"), KEYS.items())
 def test_keys_are_those_of_upstream(kind: str, keys: list[str]):
     assert sorted(made(kind).state_dict()) == sorted(keys)
+
+
+def test_pixel_shuffle_norms_what_it_merged():
+    projector, p = made("pixel_shuffle", merge=2, eps=0.01), rows((1, 4, 6), (2, 2, 4))
+    w = projector.state_dict()
+    blocks = merge(p, space=2).x
+    normed = F.layer_norm(blocks, (4 * IN,), w["norm.weight"], w["norm.bias"], 0.01)
+    inner = F.gelu(F.linear(normed, w["mlp.0.weight"], w["mlp.0.bias"]))
+    torch.testing.assert_close(projector(p).x, F.linear(inner, w["mlp.2.weight"], w["mlp.2.bias"]))
+
+
+def test_soft_tokens_are_means_that_are_normed():
+    projector, p = made("soft_tokens", merge=2, eps=0.01), rows((1, 4, 6), (2, 2, 5))  # a column is left out
+    w = projector.state_dict()
+    expected = []
+    for x, item in zip(p.unpack(), p.items, strict=True):
+        means = F.avg_pool2d(x.view(*item.grid, IN).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).reshape(-1, IN)
+        normed = means / (means.square().mean(1, keepdim=True) + 0.01).sqrt() * (1 + w["norm.weight"])
+        expected.append(normed @ w["weight"])
+    torch.testing.assert_close(projector(p).x, torch.cat(expected))
 
 
 @pytest.mark.parametrize("kind", SINGLE)
@@ -346,11 +368,12 @@ def test_the_whole_line():
     """Encoder, pool or merge, projector: each stage takes what the one before gives."""
     import tubelet
     from tubelet.encoder.config import EncoderConfig
+    from tubelet.pixels.patchify import from_pixels
     from tubelet.pixels.recipe import PixelRecipe
 
     config = EncoderConfig(hidden=64, layers=1, heads=2, mlp=32, pixels=PixelRecipe(4))
     encoder = tubelet.untrained(config)
-    pixels = tubelet.pixels.patchify.from_pixels(torch.zeros(2, 3, 3, 16, 24), encoder.pixels)
+    pixels = from_pixels(torch.zeros(2, 3, 3, 16, 24), encoder.pixels)
     tokens = encoder(pixels)
     out = build_projector("spatial_merge", 64, 8)(tokens)
     assert [tuple(i.grid) for i in out.items] == [(3, 2, 3)] * 2

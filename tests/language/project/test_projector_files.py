@@ -25,7 +25,17 @@ from tubelet.language.project.files import FILE, convert_projector, load_project
 from tubelet.language.project.projector import Projector, build_projector
 from tubelet.weights.locate import CONFIG, INDEX
 
-KINDS = ["linear", "mlp1x_gelu", "mlp2x_gelu", "mlp2x_res2x_gelu", "pooler", "spatial_merge", "patch_merger"]
+KINDS = [
+    "linear",
+    "mlp1x_gelu",
+    "mlp2x_gelu",
+    "mlp2x_res2x_gelu",
+    "pooler",
+    "spatial_merge",
+    "patch_merger",
+    "soft_tokens",
+    "pixel_shuffle",
+]
 BY_KEYS = [k for k in KINDS if k not in ("spatial_merge", "patch_merger")]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the door for pickles exists on POSIX only")
 

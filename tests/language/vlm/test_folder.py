@@ -435,9 +435,9 @@ def test_llava_1_5_of_transformers_is_called_by_its_name(tmp_path: Path):
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     vision = CLIPVisionConfig(**sizes, num_attention_heads=2, image_size=56, patch_size=14)
     text = llama().config
-    LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"LLaVA-1\.5 in transformers' layout"):
-        VLM.from_pretrained(tmp_path)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=96)
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    assert VLM.from_pretrained(tmp_path).scheme.token_ids == TokenIds(image=96)
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,14 @@ from tests.language.vlm.tiny_speakers import TAG_TEMPLATE, llama, randomised, to
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
-from tubelet import VLM, Clip
+from tubelet import VLM, Clip, Item, pack
 from tubelet.errors import ConfigError, KeyMismatch
 from tubelet.language import build_projector
 from tubelet.language.placing.align import LLAVA
 from tubelet.language.vlm.chat import ask, patchify_clips
-from tubelet.language.vlm.llava import llava_views, next_pixels, next_scheme
+from tubelet.language.vlm.layout import ModelFiles
+from tubelet.language.vlm.llava import llava_views
+from tubelet.language.vlm.llava_hf import next_pixels, next_scheme
 from tubelet.language.vlm.scheme import Scheme, scheme_from, scheme_to
 from tubelet.packed import Packed
 from tubelet.pixels.patchify import normalise, unpatchify
@@ -178,9 +180,10 @@ def test_what_it_does_not_do_is_refused(pair: tuple[Any, VLM, Path], change: dic
 def test_a_processor_that_cuts_other_views_is_refused(pair: tuple[Any, VLM, Path], change: dict[str, Any]):
     config = json.loads((pair[2] / "config.json").read_text(encoding="utf-8"))
     said = json.loads(processor().to_json_string()) | change
+    files = ModelFiles("llava_next", config, said, {})
     with pytest.raises(ConfigError):
-        next_pixels(said, pair[1].encoder.pixels)
-        next_scheme(config, pair[1].encoder.config, said)
+        next_pixels(files, pair[1].encoder.pixels)
+        next_scheme(files, pair[1].encoder.config)
 
 
 NAMES = {  # in the file, as transformers 5 writes it -> as transformers 4 did, and as transformers 5 has it in memory
@@ -245,7 +248,9 @@ MERGES = {"flat": "flat", "spatial": "spatial", "spatial_unpad": "unpad"}
 def llava_folder(folder: Path, **config: Any) -> Path:
     """A LLaVA checkpoint around a CLIP of transformers: tower inside, projector, newline, any-resolution pictures."""
     lm = llama(vocab_size=160)
-    tower = randomised(hf.CLIPVisionModel(hf.CLIPVisionConfig(**TOWER, image_size=SIDE, patch_size=PATCH)), 1, 0.15)
+    tower: Any = randomised(
+        hf.CLIPVisionModel(hf.CLIPVisionConfig(**TOWER, image_size=SIDE, patch_size=PATCH)), 1, 0.15
+    )
     torch.manual_seed(2)
     projector = build_projector("mlp2x_gelu", 32, 48)
     said: dict[str, Any] = {
@@ -316,6 +321,62 @@ def test_llava_s_rows_equal_those_of_its_parts(merge: str, tmp_path: Path):
         torch.testing.assert_close(got.x, packed(flat, rule, height, width), atol=2e-5, rtol=1e-4)
 
 
+def test_llava_onevision_s_rows_equal_those_of_its_parts(tmp_path: Path):
+    """anyres_max_2 of a SigLIP stored without its last layer; the language model is Qwen2, as its class says."""
+    config = hf.SiglipVisionConfig(**TOWER, image_size=SIDE, patch_size=PATCH)
+    tower: Any = randomised(hf.SiglipVisionModel(config), 1, 0.15)
+    tower.save_pretrained(tmp_path / "tower")
+    lm: Any = randomised(hf.Qwen2ForCausalLM(hf.Qwen2Config(**{**TEXT, "vocab_size": 160}, **HEADS, pad_token_id=0)))
+    torch.manual_seed(2)
+    projector = build_projector("mlp2x_gelu", 32, 48)
+    said: dict[str, Any] = {
+        **lm.config.to_dict(),
+        "model_type": "llava",
+        "architectures": ["LlavaQwenForCausalLM"],
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2,
+        "image_aspect_ratio": "anyres_max_2",
+        "image_grid_pinpoints": "(1x1),...,(3x3)",
+        "mm_patch_merge_type": "spatial_unpad",
+        "mm_spatial_pool_mode": "bilinear",
+    }
+    stored = {k: v for k, v in tower.state_dict().items() if ".layers.2." not in k and "head." not in k}
+    tensors = {k: v.clone() for k, v in lm.state_dict().items()}
+    tensors |= {f"model.vision_tower.vision_tower.{k}": v.clone() for k, v in stored.items()}
+    tensors |= {f"model.mm_projector.{k}": v.clone() for k, v in projector.state_dict().items()}
+    tensors["model.image_newline"] = torch.linspace(-1, 1, 48)
+    (tmp_path / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    save_file(tensors, str(tmp_path / "model.safetensors"))
+    vlm = opened(tmp_path)
+    assert vlm.encoder.config.layers == 2 and vlm.scheme.states == (2,)
+    rule = vlm.scheme.views
+    assert rule is not None and rule.most == 2 and vlm.scheme.alone
+
+    def features(p: Packed) -> Tensor:
+        views = unpatchify(normalise(p, vlm.scheme.pixels), vlm.scheme.pixels)
+        pixels = torch.cat([view.permute(0, 3, 1, 2) for view in views])
+        states = tower(pixels, output_hidden_states=True).hidden_states[-2]
+        return projector(pack(list(states), [Item.of(1, 4, 4)] * len(states))).x.view(len(p), 16, 48)
+
+    for height, width in SIZES:
+        p = patchify_clips([picture(height, width)], vlm.scheme)
+        tiling = rule.tiling(height, width)
+        with torch.no_grad():
+            flat, got = features(p), vlm.encode(p).tokens.check()
+        grid = flat[1:].view(tiling.rows, tiling.cols, 4, 4, 48).permute(4, 0, 2, 1, 3).flatten(1, 2).flatten(2, 3)
+        grid = unpad_image(grid, (height, width))
+        times = (grid.shape[1] * grid.shape[2] / (2 * 4**2)) ** 0.5
+        if times > 1.1:
+            smaller = [int(side // times) for side in grid.shape[1:]]
+            grid = torch.nn.functional.interpolate(grid[None], smaller, mode="bilinear")[0]
+        newline = torch.linspace(-1, 1, 48)[:, None, None].expand(48, grid.shape[1], 1)
+        joined = torch.cat([grid, newline], dim=2).flatten(1).T
+        torch.testing.assert_close(got.x, torch.cat([flat[0], joined]), atol=2e-5, rtol=1e-4)
+    vlm.tokenizer = tokenizer(TAG_TEMPLATE)
+    several = ask(vlm, [picture(20, 40), picture(60, 90, seed=1)], "Why?")
+    assert several.rows.tokens.lengths == (17, 17) and [c.height for c in several.clips] == [40, 90]
+
+
 @pytest.mark.parametrize("merge", MERGES)
 def test_a_question_about_views_is_answered(merge: str, tmp_path: Path):
     vlm = opened(llava_folder(tmp_path / "m", mm_patch_merge_type=merge))
@@ -331,7 +392,8 @@ def test_a_question_about_views_is_answered(merge: str, tmp_path: Path):
     rows, ids = question.rows.tokens.x, question.ready.input_ids
     embeds = vlm.speaker.embed(ids)
     embeds[question.ready.visual] = rows
-    greedy = vlm.speaker.lm.generate(inputs_embeds=embeds.detach(), max_new_tokens=4, do_sample=False)
+    lm: Any = vlm.speaker.lm
+    greedy = lm.generate(inputs_embeds=embeds.detach(), max_new_tokens=4, do_sample=False)
     assert torch.equal(answer, greedy)
 
 
@@ -411,7 +473,7 @@ def test_views_llava_s_files_cannot_ask_for(change: dict[str, Any]):
         llava_views(said, PixelRecipe(14))
 
 
-@pytest.mark.parametrize("ratio", ["anyres_max_9", "highres", "crop_split"])
+@pytest.mark.parametrize("ratio", ["anyres_max_0", "anyres_max_", "highres", "crop_split"])
 def test_other_ways_to_cut_are_refused(ratio: str, tmp_path: Path):
     with pytest.raises(ConfigError, match="image_aspect_ratio"):
         opened(llava_folder(tmp_path / "m", image_aspect_ratio=ratio))

@@ -18,26 +18,47 @@ from tubelet.geometry.vggt_keys import aggregator_config
 from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype
 from tubelet.inspect.budget.networks import LanguageShape
 from tubelet.inspect.budget.values import Downstream
-from tubelet.language.vlm.qwen import RULES, SPATIAL_MLLM, qwen_scheme, spatial_level, without_spatial
-from tubelet.language.vlm.read_folder import MODEL_TYPE
-from tubelet.language.vlm.scheme import SECTION, scheme_from
+from tubelet.language.project.files import SETTINGS
+from tubelet.language.project.projector import ProjectorConfig
+from tubelet.language.vlm.layouts import LAYOUTS
+from tubelet.language.vlm.qwen import SPATIAL_MLLM, spatial_level, without_spatial
+from tubelet.language.vlm.read_folder import MODEL_TYPE, files_of, is_layout
+from tubelet.language.vlm.scheme import SECTION, Scheme, scheme_from
+from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.load import Opened, open_weights
 from tubelet.weights.locate import CONFIG, CheckpointFolder, Source, find_folder
+from tubelet.weights.plain import from_plain
 from tubelet.weights.tensors import stored_type
 
 BESIDE = (NETWORK, CONNECTOR)
+# Projectors whose cost a plan knows -> their matrices, and whether they average what they merge
+PLANNED = {"identity": ("identity", False), "linear": ("linear", False), "mlp2x_gelu": ("mlp2x_gelu", False)}
+PLANNED |= {"soft_tokens": ("linear", True), "pixel_shuffle": ("mlp2x_gelu", False)}
+# What text configurations of published models leave out, because it is upstream's default
+USUAL: dict[str, dict[str, int]] = {
+    "llama": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008},
+    "gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
+    "mistral": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 14336}
+    | {"num_key_value_heads": 8},
+}
 
 
 @dataclass(frozen=True)
 class ModelOutline:
-    """A folder's encoder and what follows it. language: values in the language model's weights; None where there is
-    none or its files would have to be fetched. stored: the type of the encoder's weights."""
+    """A folder's encoder, as many layers as run, and what follows it. language: values in the language model's weights;
+    None where there is none or its files would have to be fetched. stored: the type of the encoder's weights. scheme:
+    how the whole model cuts a prompt's pictures."""
 
     encoder: EncoderConfig
     after: Downstream = Downstream()
     whole: bool = False
     language: int | None = None
     stored: str = "float32"
+    scheme: Scheme | None = None
+
+    def views(self, stills: int = 1) -> ViewRule | None:
+        """How a picture is cut into views, in a prompt with so many pictures; None where it is not."""
+        return None if self.scheme is None else self.scheme.for_pictures(stills).views
 
     def language_bytes(self, dtype: Dtype) -> int:
         """The language model's weights in that type; 0 where their number is not known."""
@@ -59,11 +80,11 @@ def outline_model(source: Source, *, revision: str | None = None) -> ModelOutlin
 
 
 def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
-    """The outline of a complete Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Spatial-MLLM, or of what tubelet wrote without a
-    projector; None for any other folder."""
+    """The outline of a whole model of a kind in `language.vlm.layouts`, of a Spatial-MLLM, or of what tubelet wrote;
+    None for any other folder, and for a model that joins several hidden states or repeats odd edges."""
     config = folder.config()
     kind = None if config is None else config.get("model_type")
-    if config is None or kind not in (*RULES, SPATIAL_MLLM, MODEL_TYPE):
+    if config is None or not (is_layout(config) or kind in (SPATIAL_MLLM, MODEL_TYPE)):
         return None
     refuse_code(config)
     level = spatial_level(config) if kind in (SPATIAL_MLLM, MODEL_TYPE) else None
@@ -71,21 +92,38 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
         config = without_spatial(config)
         kind, folder = config["model_type"], replace(folder, described=config)
     opened = open_weights(folder)
-    if opened.config.merger is None:  # a projector follows, which a plan is told of by its own options
-        return None
+    pixels, projector = opened.config.pixels, "identity"
+    merge = 1
     if kind == MODEL_TYPE:
-        pixels = opened.config.pixels
         scheme = scheme_from(_section(config), pixels.mean, pixels.std)
+        if SETTINGS in config:
+            own = from_plain(ProjectorConfig, config[SETTINGS], SETTINGS)
+            projector, merge = own.kind, own.merge
+            if own.odd != "error" or own.norm_out:
+                return None
     else:
-        scheme = qwen_scheme(str(kind), config, opened.config)
+        layout, files = LAYOUTS[str(kind)], files_of(folder, config)
+        config_of = replace(opened.config, pixels=layout.pixels(files, pixels))
+        scheme, named = layout.scheme(files, config_of), layout.projector(files, config_of)
+        projector, merge = ("identity", 1) if named is None else (named.kind, named.merge or 1)
+    if len(scheme.states) > 1 or projector not in PLANNED:
+        return None
+    matrices, averaged = PLANNED[projector]
+    llm = language_shape(config, Path(folder.name).name)
     after = Downstream(
-        llm=language_shape(config, Path(folder.name).name),
+        space=merge,
+        llm=llm,
+        projector=matrices,
+        averaged=averaged,
         geometry=None if level is None else _geometry(folder),
         level=-1 if level is None else level,
     )
     clips = scheme.pixels.clips if scheme.video_pixels is None else scheme.video_pixels
     encoder = replace(opened.config, pixels=replace(scheme.pixels, clips=clips))
-    return ModelOutline(encoder, after, True, _language_values(folder, opened), _stored(opened))
+    if scheme.states:  # what lies behind the state is loaded and never runs
+        encoder = replace(encoder, layers=scheme.states[0], pool=False, post_norm=False, merger=None, deepstack=())
+    language = _language_values(folder, opened)
+    return ModelOutline(encoder, after, True, language, _stored(opened), scheme)
 
 
 def language_shape(config: Mapping[str, Any], name: str = "language model") -> LanguageShape | None:
@@ -95,6 +133,7 @@ def language_shape(config: Mapping[str, Any], name: str = "language model") -> L
     """
     text = config.get("text_config")
     said = text if isinstance(text, Mapping) else config
+    said = {**USUAL.get(str(said.get("model_type")), {}), **said}
     fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     width, layers, heads, mlp = (_count(said, field) for field in fields)
     kv_heads, head_dim = _count(said, "num_key_value_heads"), _count(said, "head_dim")

@@ -172,7 +172,7 @@ def _stages(
             stages.append(Stage("merger", (rows, width), flop["merger"]))
     if after.space * after.time > 1:
         rows = sum(i.merged_rows for i in items)
-        times = after.time * after.space**2
+        times = 1 if after.averaged else after.time * after.space**2
         width = None if width is None else width * times
         stages.append(Stage("merged", (rows, width), times=times))
     if after.select is not None:

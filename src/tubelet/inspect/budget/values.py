@@ -29,7 +29,8 @@ class Downstream:
     most; llm: whose tokens these become; llm_width: or its width alone; projector: its kind, None: none where the
     encoder's tokens have the language model's width already, else mlp2x_gelu; step: M-RoPE steps of one
     temporal row; width: channels of a row where only a recipe is known; geometry: a network beside it that sees the
-    frames, whose heads run where it has any, and whose `level` is joined with the tokens."""
+    frames, whose heads run where it has any, and whose `level` is joined with the tokens; averaged: the neighbours
+    become their mean, so that a row stays as wide."""
 
     space: int = 1
     time: int = 1
@@ -41,6 +42,7 @@ class Downstream:
     width: int | None = None
     geometry: "VGGTConfig | None" = None
     level: int = -1
+    averaged: bool = False
 
     def __post_init__(self) -> None:
         if min(self.space, self.time) < 1 or (self.select is not None and self.select < 1):

@@ -89,10 +89,21 @@ def load_projector(
     if dtype is not None and not dtype.is_floating_point:
         raise ConfigError(f"weights are floating point numbers, not {dtype}", got=str(dtype))
     checkpoint = _folder_of(source, revision).checkpoint()
-    names = bare_names(checkpoint.entries)
-    entries = {name: checkpoint.entries[key] for name, key in names.items()}
     given = {"kind": kind, "odd": odd, "compat": compat, "eps": eps}
-    config = _settle({k: v for k, v in given.items() if v is not None}, checkpoint, entries)
+    given = {k: v for k, v in given.items() if v is not None}
+    return read_projector(checkpoint, bare_names(checkpoint.entries), given, dtype, device)
+
+
+def read_projector(
+    checkpoint: Checkpoint,
+    names: Mapping[str, str],
+    given: dict[str, Any],
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> Projector:
+    """The projector whose tensors have these keys. given: what the caller says of it."""
+    entries = {name: checkpoint.entries[key] for name, key in names.items()}
+    config = _settle(given, checkpoint, entries)
     with torch.device("meta"):
         projector = from_config(config)
     expected = {name: tuple(t.shape) for name, t in projector.state_dict().items()}
@@ -240,6 +251,13 @@ def _settle(given: dict[str, Any], checkpoint: Checkpoint, entries: Mapping[str,
         (in_dim,) = _shape(entries, "ln_q.weight", 1, checkpoint.name)
         out_dim, wide = _shape(entries, "mlp.2.weight", 2, checkpoint.name)
         merge = max(1, round((wide / in_dim) ** 0.5))
+    elif kind == "pixel_shuffle":
+        out_dim, wide = _shape(entries, "mlp.0.weight", 2, checkpoint.name)
+        merge = given.pop("merge", saved.get("merge", 2))
+        in_dim = wide // merge**2
+    elif kind == "soft_tokens":
+        in_dim, out_dim = _shape(entries, "weight", 2, checkpoint.name)
+        merge = given.pop("merge", saved.get("merge", 1))
     else:
         out_dim, in_dim = _shape(entries, "0.weight", 2, checkpoint.name)
     given["norm_out"] = NORM_OUT in entries
@@ -282,6 +300,10 @@ def _kind_of(entries: Mapping[str, Entry], source: str) -> str:
         return "pooler"
     if set(entries) <= {"weight", "bias"} and entries:
         return "linear"
+    if set(entries) == {"weight", "norm.weight"}:
+        return "soft_tokens"
+    if "norm.weight" in entries and "mlp.0.weight" in entries:
+        return "pixel_shuffle"
     matches = {name: _NUMBERED.fullmatch(name) for name in entries}
     unknown = [name for name, match in matches.items() if match is None]
     matrices = {match[1] for match in matches.values() if match and match[1]}

@@ -6,11 +6,13 @@
     mlpNx_resMx_gelu    the same, then M residual blocks                              .. k.pre_norm k.proj.0 k.proj.2
     spatial_merge       norm, merge x merge neighbours side by side, two matrices     ln_q mlp.0 mlp.2
     patch_merger        the same for rows that already stand block by block           ln_q mlp.0 mlp.2
+    pixel_shuffle       merge x merge neighbours side by side, norm, two matrices     norm mlp.0 mlp.2
+    soft_tokens         the mean of merge x merge neighbours, RMS norm, a matrix      norm weight
     pooler              a convolution over merge x merge neighbours, GELU, a matrix   conv_pool proj.1
     identity            nothing                                                       -
 
-Kinds and keys are those of LLaVA's mm_projector_type, so its weights fit. Unlike there, grids come with the rows: any
-mix of sizes, pictures and videos goes through in one call.
+Kinds and keys are those of LLaVA's mm_projector_type, so its weights fit; pixel_shuffle is InternVL's, soft_tokens
+Gemma 3's. Unlike there, grids come with the rows: any mix of sizes, pictures and videos goes through in one call.
 Source: EvolvingLMMs-Lab/OneVision-Encoder:llava_next/llava/model/multimodal_projector/builder.py@c2cd3e0.
 """
 
@@ -18,6 +20,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,14 +30,24 @@ from tubelet.language.project.compat import in_runs, with_inferred_grids
 from tubelet.packed import Packed
 from tubelet.packed.order import require_block_order
 from tubelet.packed.packed import whole
-from tubelet.reduce.merge import ODD, Odd, merge
+from tubelet.reduce.merge import ODD, Odd, merge, pool
 from tubelet.shapes import Float
 
 Compat = Literal["infer_hw", "consecutive"]
-KINDS = ("linear", "mlpNx_gelu", "mlpNx_resMx_gelu", "patch_merger", "spatial_merge", "pooler", "identity")
+KINDS = (
+    "pixel_shuffle",
+    "linear",
+    "mlpNx_gelu",
+    "mlpNx_resMx_gelu",
+    "patch_merger",
+    "spatial_merge",
+    "soft_tokens",
+    "pooler",
+    "identity",
+)
 COMPAT = {"infer_hw": "spatial_merge", "consecutive": "patch_merger"}  # which kind knows which
-MERGING = ("patch_merger", "spatial_merge", "pooler")
-NORM_EPS = 1e-6  # of ln_q; the residual blocks have torch's 1e-5
+MERGING = ("patch_merger", "spatial_merge", "pixel_shuffle", "soft_tokens", "pooler")
+NORM_EPS = 1e-6  # of ln_q and norm; the residual blocks have torch's 1e-5
 _MLP = re.compile(r"mlp([1-9][0-9]{0,2})x(?:_res([0-9]{1,3})x)?_gelu")
 
 
@@ -67,7 +80,7 @@ class ProjectorConfig:
             ("merge", self.merge != 1, MERGING),
             ("odd", self.odd != "error", ("spatial_merge", "pooler")),
             (f"compat={self.compat!r}", self.compat is not None, (COMPAT.get(self.compat or ""),)),
-            ("eps", self.eps != NORM_EPS, ("spatial_merge", "patch_merger")),
+            ("eps", self.eps != NORM_EPS, ("spatial_merge", "patch_merger", "pixel_shuffle", "soft_tokens")),
             ("norm_out", self.norm_out and self.kind == "identity", ()),
         ):
             if given and self.kind not in kinds:
@@ -129,9 +142,9 @@ def build_projector(
 ) -> Projector:
     """A projector with torch's fresh weights, from rows of `in_dim` to rows of `out_dim`; kinds in the module's head.
 
-    merge: side of the blocks that become one row (patch_merger, spatial_merge, pooler; default 2). odd: what happens to
-    sides it does not divide, as in `tubelet.merge` (spatial_merge, pooler; upstream's pooler crops in silence). eps: of
-    ln_q (default 1e-6).
+    merge: side of the blocks that become one row, of the kinds that have such (default 2). odd: what happens to sides
+    it does not divide, as in `tubelet.merge` (spatial_merge, pooler; upstream's pooler crops in silence). eps: of ln_q
+    and norm (default 1e-6).
     compat: a named upstream behaviour that is wrong for most inputs and that some weights were trained with:
     "infer_hw" (spatial_merge) forgets the grids and takes the most nearly square one with as many rows (`infer_hw`),
     so 18 x 32 becomes 24 x 24; "consecutive" (patch_merger) joins rows in the order they stand, which on raster order
@@ -161,6 +174,8 @@ def from_config(config: ProjectorConfig) -> Projector:
         "linear": Linear,
         "spatial_merge": SpatialMerge,
         "patch_merger": PatchMerger,
+        "pixel_shuffle": PixelShuffle,
+        "soft_tokens": SoftTokens,
         "pooler": Pooler,
         "identity": Identity,
     }
@@ -260,6 +275,44 @@ class PatchMerger(Merger):
             return merge(p, space=self.config.merge)
         items = tuple(in_runs(p.items[i], p.lengths[i], group, i) for i in range(len(p)))
         return whole(p.x.reshape(len(p.x) // group, group * p.x.shape[1]), items)
+
+
+class PixelShuffle(Projector):
+    """`tubelet.merge`, then norm -> matrix to the language model's width -> exact GELU -> matrix.
+
+    Source: huggingface/transformers:src/transformers/models/internvl/modeling_internvl.py@v5.23.0 (pixel_shuffle,
+    whose channels stand as merge's do; InternVLMultiModalProjector).
+    """
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__(config)
+        wide = config.in_dim * config.merge**2
+        self.norm = nn.LayerNorm(wide, eps=config.eps)
+        self.mlp = nn.Sequential(nn.Linear(wide, config.out_dim), nn.GELU(), nn.Linear(config.out_dim, config.out_dim))
+
+    def project(self, p: Packed) -> Packed:
+        merged = merge(p, space=self.config.merge)
+        return merged.with_x(self.mlp(self.norm(merged.x)))
+
+
+class SoftTokens(Projector):
+    """Mean of the blocks -> RMS norm in float32, scaled by 1 + its weight -> matrix without bias, stored (in, out).
+
+    What fills no block is left out. Source: huggingface/transformers:
+    src/transformers/models/gemma3/modeling_gemma3.py@v5.23.0 (Gemma3MultiModalProjector).
+    """
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__(config)
+        self.norm = nn.RMSNorm(config.in_dim, eps=config.eps)
+        nn.init.zeros_(self.norm.weight)
+        self.weight = nn.Parameter(nn.Linear(config.in_dim, config.out_dim, bias=False).weight.detach().T.clone())
+
+    def project(self, p: Packed) -> Packed:
+        means = pool(p, size=self.config.merge)
+        wide = torch.promote_types(means.x.dtype, torch.float32)
+        normed = F.rms_norm(means.x.to(wide), (means.x.shape[1],), 1 + self.norm.weight.to(wide), self.config.eps)
+        return means.with_x(normed.to(means.x.dtype) @ self.weight)
 
 
 class Pooler(Projector):

@@ -8,16 +8,20 @@ rewritten here; one forward decides what is fed and where it stands. This file a
 `generate` asks have transformers at their top, so they are imported where they are used.
 """
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from tubelet.errors import InputError, ShapeError, TubeletError
+from tubelet.errors import ConfigError, InputError, ShapeError, TubeletError
+from tubelet.language.vlm.scheme import Bidirectional
 
 # The name that transformers has for its cache: "cache" since 5.24, "past_key_values" before
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -36,6 +40,7 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
     """
 
     main_input_name = "input_ids"
+    bidirectional: Bidirectional = "none"  # of `Scheme`: "images" lets rows that follow each other see each other
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -120,7 +125,7 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         visual: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits of the tokens given. places, delta, deepstack: see the class; without them positions count from 0.
-        visual: for `generate` alone.
+        visual: where rows stand in the prompt; without it nothing is seen both ways.
         cache or past_key_values: `CACHE` is the name that the installed transformers hands on and takes."""
         cache = past_key_values if cache is None else cache
         fed = inputs_embeds if inputs_embeds is not None else input_ids
@@ -140,6 +145,8 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         given |= {name: value for name, value in asked.items() if value is not None}
         if places is not None:
             given["position_ids"] = _positions(places, delta, start, stop)
+        if self.bidirectional == "images" and visual is not None and start < visual.shape[1]:
+            given["attention_mask"] = self._masks(given, visual)
         if deepstack is not None and start < deepstack.shape[2]:
             given |= _deepstack(deepstack, start, stop)
         if self.head is None:
@@ -149,6 +156,26 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         more = {name: out.get(name) for name in (CACHE, "hidden_states", "attentions")}
         return CausalLMOutputWithPast(logits=self.head(hidden[:, kept]), **more)
+
+    def _masks(self, given: Mapping[str, Any], visual: Tensor) -> Any:
+        """transformers' own masks of this model's layers, in which rows that follow each other see each other.
+
+        Source: huggingface/transformers:src/transformers/models/gemma3/modeling_gemma3.py@v5.23.0
+        (get_block_sequence_ids_for_mask). Raises ConfigError for an attention that takes no mask.
+        """
+        config: Any = self.lm.config
+        if config._attn_implementation not in ("eager", "sdpa", "flex_attention"):
+            raise ConfigError("rows that see each other both ways need a mask", got=config._attn_implementation)
+        first = visual & ~F.pad(visual, (1, 0))[:, :-1]
+        blocks = torch.where(visual, first.long().cumsum(1) - 1, -1)
+        embeds = given["inputs_embeds"]
+        embeds = self.embed(given["input_ids"]) if embeds is None else embeds
+        how: dict[str, Any] = {"config": config, "inputs_embeds": embeds, "attention_mask": given["attention_mask"]}
+        how |= {CACHE: given[CACHE], "position_ids": given.get("position_ids"), "block_sequence_ids": blocks}
+        whole = create_causal_mask(**how)
+        if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+            return whole
+        return {"full_attention": whole, "sliding_attention": create_sliding_window_causal_mask(**how)}
 
 
 def _shown(input_ids: Tensor, given: dict[str, Any]) -> dict[str, Any]:

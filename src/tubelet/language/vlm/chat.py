@@ -7,6 +7,7 @@
   -> expanded      as many as it has rows
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,9 @@ from tubelet.errors import AlignmentError, ConfigError, InputError, LimitError
 from tubelet.geometry.branch import picture_scenes
 from tubelet.language.placing.prompt import Prompt, expand_placeholders, pad
 from tubelet.language.vlm.batch import PromptBatch
-from tubelet.language.vlm.features import VisualRows
+from tubelet.language.vlm.features import VisualRows, frames_apart
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
+from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme, Written
 from tubelet.language.vlm.template import render_template
 from tubelet.packed import Packed, concat
 from tubelet.pixels.budget import told
@@ -61,8 +62,9 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
         '...'
     """
     with torch.no_grad():
-        seen = tuple(seen_by(c, vlm.scheme) for c in clips)
-        patches = patchify_clips(seen, vlm.scheme)
+        cut = vlm.scheme.for_pictures(sum(not c.is_video for c in clips))
+        seen = tuple(seen_by(c, cut) for c in clips)
+        patches = patchify_clips(seen, cut)
         stills = [not clips[item.picture].is_video for item in patches.items]
         rows = vlm.encode(patches, scenes=None if vlm.spatial is None else picture_scenes(patches, stills))
         earlier = sum(len(_items(m)) for m in history)
@@ -73,9 +75,10 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
         parts = [{"type": "video" if c.is_video else "image"} for c in clips[earlier:]]
         message = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
         text = apply_chat_template([*history, message], vlm.tokenizer, vlm.scheme)
+        rows = in_prompt_order(text, seen, rows, vlm.tokenizer, vlm.scheme)
         prompt = tokens_of(text, seen, rows.tokens, vlm.tokenizer, vlm.scheme)
         batch = pad([prompt], 0, side="left")
-        ready = vlm.ready(rows, batch.input_ids, attention_mask=batch.attention_mask)
+        ready = vlm.ready(as_written(rows, vlm.scheme), batch.input_ids, attention_mask=batch.attention_mask)
         return Question(seen, _sides(seen, patches, rows.tokens, vlm.scheme), patches, rows, text, ready)
 
 
@@ -83,7 +86,10 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
 
 
 def patchify_clips(clips: Sequence[Clip], scheme: Scheme) -> Packed:
-    """Rows of pictures by the scheme's `pixels` and of clips by its `video_pixels`; `picture` is the index in clips."""
+    """Rows of pictures by the scheme's `pixels` and of clips by its `video_pixels`; `picture` is the index in clips.
+
+    scheme: the model's `for_pictures`, where these are the pictures of one prompt.
+    """
     packs = [patchify([clip], recipe_of(clip, scheme), views=scheme.views) for clip in clips]
     return concat(packs) if packs else patchify([], scheme.pixels)
 
@@ -180,21 +186,96 @@ def tokens_of(text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, sc
     Raises AlignmentError where the text has other items than the pack, ConfigError for a placeholder the tokenizer does
     not know.
     """
-    counts = [0] * len(clips)
+    counted = dict.fromkeys((item.picture for item in rows.items), 0)
     for item, length in zip(rows.items, rows.lengths, strict=True):
-        counts[item.picture] += length
+        counted[item.picture] += length
+    counts = [counted.get(n, 0) for n in dict.fromkeys((*counted, *range(len(clips))))]
     if scheme.rule.time == "blocks":
         text, counts = _with_times(text, clips, rows, tokenizer, scheme)
-    if scheme.wording == "image_tag":
-        pieces = text.split(IMAGE_TAG)
-        ids = [
-            i
-            for n, piece in enumerate(pieces)
-            for i in ([scheme.token_ids.image] if n else []) + _ids(piece, tokenizer)
-        ]
+    elif scheme.written is not None:
+        text, counts = _written_out(text, clips, rows, scheme.written)
+    return expand_placeholders(_all_ids(text, tokenizer, scheme), counts, scheme.token_ids)
+
+
+def in_prompt_order(text: str, clips: Sequence[Clip], rows: VisualRows, tokenizer: Any, scheme: Scheme) -> VisualRows:
+    """The rows in the order of their placeholders: a template may put pictures before clips, as LlavaOnevision's does.
+
+    The rows themselves where pictures and clips have one placeholder, and where the numbers differ.
+    """
+    image, video, written = scheme.token_ids.image, scheme.token_ids.video, scheme.written
+    if scheme.rule.time == "blocks" or len({c.is_video for c in clips}) < 2:
+        return rows
+    if written is not None and written.clip_mark is not None:
+        shown = [mark == written.clip_mark for mark in _marks(written).findall(text)]
+    elif video in (None, image):
+        return rows
     else:
-        ids = _ids(text, tokenizer)
-    return expand_placeholders(ids, counts, scheme.token_ids)
+        shown = [i == video for i in _all_ids(text, tokenizer, scheme) if i in (image, video)]
+    if sorted(shown) != sorted(c.is_video for c in clips):
+        return rows
+    each = {kind: iter([n for n, c in enumerate(clips) if c.is_video is kind]) for kind in (False, True)}
+    wanted = [next(each[kind]) for kind in shown]
+    order = [i for n in wanted for i, item in enumerate(rows.tokens.items) if item.picture == n]
+    return VisualRows(rows.tokens.reorder(order), tuple(deep.reorder(order) for deep in rows.deepstack))
+
+
+def as_written(rows: VisualRows, scheme: Scheme) -> VisualRows:
+    """The rows as a prompt of this scheme has them: the frames of a clip apart where text stands between them."""
+    return rows if scheme.written is None or scheme.written.clip_mark is None else frames_apart(rows)
+
+
+def _marks(written: Written) -> re.Pattern[str]:
+    marks = [written.mark] if written.clip_mark is None else [written.mark, written.clip_mark]
+    return re.compile("|".join(map(re.escape, marks)))
+
+
+def _written_out(text: str, clips: Sequence[Clip], rows: Packed, written: Written) -> tuple[str, list[int]]:
+    """The text with what stands around rows, and the rows of each placeholder; a frame without rows is left out.
+
+    Raises AlignmentError where the text has other marks than the pack has items.
+    """
+    pieces, counts, done = [], [], 0
+    found = list(_marks(written).finditer(text))
+    order = list(dict.fromkeys(item.picture for item in rows.items))
+    if len(found) != len(order):
+        raise AlignmentError("the prompt has other items", expected=len(order), got=len(found))
+    for number, at in zip(order, found, strict=True):
+        own = [i for i, item in enumerate(rows.items) if item.picture == number]
+        blocks, shown = [sum(rows.lengths[i] for i in own)], written.text
+        if (at[0] == written.clip_mark) != (written.clip_mark is not None and clips[number].is_video):
+            raise AlignmentError("the prompt has another kind of item", item=number, got=at[0])
+        if at[0] == written.clip_mark:
+            [frames] = [_apart_lengths(rows, i) for i in own]
+            blocks = [n for n in frames if n]
+            kept = [t for t, n in enumerate(frames, 1) if n]
+            shown = written.between.join(written.frame.replace("{}", str(t)) for t in kept)
+        pieces += [text[done : at.start()], shown]
+        counts += blocks
+        done = at.end()
+    return "".join([*pieces, text[done:]]), counts
+
+
+def _apart_lengths(rows: Packed, item: int) -> list[int]:
+    """Rows of each row of time of an item."""
+    own = rows.pos[rows.starts[item] : rows.starts[item + 1], 0]
+    return torch.bincount(own.long().cpu(), minlength=rows.items[item].grid.t).tolist()
+
+
+def leading_ids(text: str, tokenizer: Any) -> list[int]:
+    """What stands before a worded prompt: the id that begins texts, where the tokenizer puts it and the template did
+    not. Source: huggingface/transformers:src/transformers/processing_utils.py@v5.23.0 (apply_chat_template)."""
+    begin = tokenizer.bos_token_id
+    if begin is None or text.startswith(tokenizer.bos_token) or begin not in tokenizer("a")["input_ids"][:1]:
+        return []
+    return [begin]
+
+
+def _all_ids(text: str, tokenizer: Any, scheme: Scheme) -> list[int]:
+    """Ids of a worded prompt, one placeholder an item or frame."""
+    ids = leading_ids(text, tokenizer)
+    for n, piece in enumerate(text.split(IMAGE_TAG) if scheme.wording == "image_tag" else [text]):
+        ids += ([scheme.token_ids.image] if n else []) + _ids(piece, tokenizer)
+    return ids
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from tubelet.errors import ConfigError
@@ -52,6 +53,32 @@ def encode_cached(
         assert kept is not None
         parts.append([_item(p, i, kept[0], x, merge) for x in kept[1:]])
     return tuple(concat(list(packs), renumber=False) for packs in zip(*parts, strict=True))
+
+
+def frames_apart(rows: VisualRows) -> VisualRows:
+    """The rows with every frame of a clip an item by itself, for models that write text between frames.
+
+    One item for each row of time, in order of time, also for one that has no rows left. Syncs with the device where
+    rows were dropped.
+    """
+    return VisualRows(_apart(rows.tokens), tuple(_apart(one) for one in rows.deepstack))
+
+
+def _apart(p: Packed) -> Packed:
+    if all(item.grid.t == 1 for item in p.items):
+        return p
+    items, lengths, pos, order = [], [], [], []
+    for item, start, length in zip(p.items, p.starts, p.lengths, strict=False):
+        own = p.pos[start : start + length]
+        each = [item.grid.h * item.grid.w] * item.grid.t
+        if length != item.grid.rows:
+            each = torch.bincount(own[:, 0].long().cpu(), minlength=item.grid.t).tolist()
+        times = item.times_s
+        items += [replace(item, grid=Grid(1, *item.grid[1:]), times_s=times[t : t + 1]) for t in range(item.grid.t)]
+        lengths += each
+        order.append(own[:, 0].argsort(stable=True) + start)
+        pos.append(own[own[:, 0].argsort(stable=True)] * own.new_tensor([0, 1, 1]))
+    return Packed(p.x.index_select(0, torch.cat(order)), torch.cat(pos), tuple(items), tuple(lengths))
 
 
 def keep_same_rows(kept: Packed, whole: Packed, other: Packed) -> Packed:

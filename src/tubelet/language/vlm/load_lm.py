@@ -44,6 +44,15 @@ LLAVA_BASES = {
     "llava_qwen3": "qwen3",
     "llava_mistral": "mistral",
 }
+# The same by LLaVA's class, where files of several bases have one model_type (lmms-lab's say llava and mean Qwen2)
+LLAVA_CLASSES = {
+    "LlavaLlamaForCausalLM": "llama",
+    "LlavaMistralForCausalLM": "mistral",
+    "LlavaQwenForCausalLM": "qwen2",
+    "LlavaQwen2ForCausalLM": "qwen2",
+    "LlavaQwen3ForCausalLM": "qwen3",
+}
+TIED = ("gemma", "gemma2", "gemma3_text")
 _SAMPLING = {"repetition_penalty": float, "temperature": float, "top_p": float, "top_k": int, "do_sample": bool}
 _TOP_K = 50  # transformers' own number where nobody says another
 _IDS = ("bos_token_id", "pad_token_id", "eos_token_id")
@@ -84,7 +93,9 @@ def text_part(config: Mapping[str, Any]) -> TextPart:
     elif isinstance(kind, str) and f"{kind}_text" in CONFIG_MAPPING:
         found = _config_of(f"{kind}_text", config)
     elif kind in LLAVA_BASES:
-        found = _config_of(LLAVA_BASES[kind], config)
+        named = config.get("architectures")
+        classes = [LLAVA_CLASSES[name] for name in named if name in LLAVA_CLASSES] if isinstance(named, list) else []
+        found = _config_of(classes[0] if classes else LLAVA_BASES[kind], config)
     else:
         raise ConfigError(
             f"no language model is known for model_type {kind!r:.60}", expected=tuple(LLAVA_BASES), got=kind
@@ -104,8 +115,9 @@ def _tied(config: Mapping[str, Any], found: "PreTrainedConfig") -> bool:
     """Whether the head is the table of embeddings. A whole model's own word counts before its text part's, but for
     Qwen2-VL and Qwen2.5-VL, which transformers 4 saved with the word in the text part alone."""
     whole, text = config.get("tie_word_embeddings"), config.get("text_config")
+    usual = found.model_type in TIED and found.tie_word_embeddings  # what published files do not say
     inner = (
-        text.get("tie_word_embeddings", False)
+        text.get("tie_word_embeddings", usual)
         if isinstance(text, Mapping)
         else getattr(found, "tie_word_embeddings", False)
     )
@@ -123,6 +135,7 @@ def _config_of(kind: str, said: Mapping[str, Any]) -> "PreTrainedConfig":
         raise ConfigError(f"transformers has no configuration of type {kind!r:.60}", got=kind)
     made = CONFIG_MAPPING[kind]
     known = set(inspect.signature(made.__init__).parameters) | {"rope_scaling", "rope_theta", "rope_parameters"}
+    known |= {"sliding_window_pattern", "rope_local_base_freq"}  # of Gemma 3, which reads and does not name them
     known |= set(made.attribute_map.values())  # the names under which transformers saves some of them
     given = {k: v for k, v in said.items() if k in known and k not in ("self", "kwargs", "dtype", "torch_dtype")}
     check_counts(given)

@@ -3,8 +3,8 @@
     pictures -> rows of patches -> encoder -> (reduce) -> projector -> (join) -> place -> language model -> tokens
                                    kept by content              of views, newlines     exact positions, exact places
 
-Generation is transformers' own `generate` around `language.vlm.causal_lm.PlacedCausalLM`. Complete Qwen2-VL,
-Qwen2.5-VL and Qwen3-VL checkpoints, LLaVA's, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
+Generation is transformers' own `generate` around `language.vlm.causal_lm.PlacedCausalLM`. Published whole models
+(`language.vlm.layouts`), LLaVA's own, and what `save_pretrained` writes are read by `VLM.from_pretrained`.
 """
 
 import os
@@ -46,8 +46,8 @@ class VLM(nn.Module):
     gives rows in the language model's width. reduce: Packed -> Packed on the encoder's rows, such as a selection; it
     may ask for fewer rows of each item, and positions stay those of the rows that are left. newline: (D,), the learned
     row that ends rows of joined views, needed where scheme.views unpads. spatial: geometry whose rows are added to the
-    encoder's (Spatial-MLLM). cache: features kept by content while no
-    gradient is wanted; None keeps none. Raises ConfigError where widths or layers do not fit.
+    encoder's (Spatial-MLLM). cache: features kept by content while no gradient is wanted; None keeps none. Raises
+    ConfigError where widths or layers do not fit.
 
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> from tubelet.language.placing.align import TokenIds
@@ -86,6 +86,7 @@ class VLM(nn.Module):
         self.encoder, self.projector, self.reduce = encoder, projector, reduce
         self.speaker: PlacedCausalLM = lm if isinstance(lm, PlacedCausalLM) else PlacedCausalLM(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
+        self.speaker.bidirectional = scheme.bidirectional
         self.newline = None if newline is None else nn.Parameter(newline)
         self.spatial = spatial
         self.cache = FeatureCache() if cache is None else cache
@@ -155,9 +156,8 @@ class VLM(nn.Module):
 
         Without gradients an item whose content was encoded before by these very weights is taken from `cache`, and one
         that stands in the pack twice is encoded once. The weights are read for that, once, and once more behind a run
-        (`tubelet.language.vlm.state_key`): less than the run itself. Nothing is kept of an encoder with adapters, hooks
-        or parts of other libraries, nor of scenes of several items. scenes: see `features`. Raises what the stages
-        raise.
+        (`tubelet.language.vlm.state_key`). Nothing is kept of an encoder with adapters, hooks or parts of other
+        libraries, nor of scenes of several items. scenes: see `features`. Raises what the stages raise.
         """
         scenes = several(p, scenes, self.spatial)
         kept = not torch.is_grad_enabled() and self.cache.limit_bytes and scenes is None
@@ -308,11 +308,10 @@ class VLM(nn.Module):
 
     @door
     def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write one folder: config.json, safetensors, generation_config.json, and the tokenizer if there is one.
+        """Write one folder, whole or not at all: config.json, safetensors, generation_config.json, a tokenizer if any.
 
-        The vision part alone is read from it by `tubelet.load_encoder`, the projector by `tubelet.load_projector`. The
-        reduction is code and not written. The folder appears whole or not at all. Raises ConfigError for an encoder no
-        family can write and for adapters that are not merged, WeightsError when the folder is in use.
+        `tubelet.load_encoder` and `tubelet.load_projector` read their parts of it. The reduction is code, not written.
+        Raises ConfigError for what cannot be written (adapters that are not merged), WeightsError for a folder in use.
         """
         mine = self.encoder, self.projector, self.speaker, self.scheme, self.tokenizer, self.newline, self.spatial
         return save_model_parts(ModelParts(*mine), Path(folder), overwrite=overwrite)
@@ -330,8 +329,7 @@ class VLM(nn.Module):
         reduce: Reduce | None = None,
         cache: FeatureCache | None = None,
     ) -> "VLM":
-        """The model of a folder or a hub id: what `save_pretrained` wrote, a complete Qwen2-VL, Qwen2.5-VL or Qwen3-VL
-        checkpoint, or LLaVA's layout (config.json with mm_projector_type ..., mm_projector weights in it or beside).
+        """The model of a folder or a hub id: of a kind in `language.vlm.layouts`, in LLaVA's own layout, or ours.
 
         vision_tower: where LLaVA's tower is, instead of what mm_vision_tower says. dtype: None keeps the stored type.
         Safetensors only, no remote code, no tensor read twice. Raises ConfigError, KeyMismatch and what else

@@ -14,6 +14,7 @@ from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError
 from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
+from tubelet.language.vlm.layout import Layout, ModelFiles
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.weights.locate import CONFIG
 
@@ -51,6 +52,13 @@ def qwen_scheme(kind: str, config: Mapping[str, Any], encoder: EncoderConfig) ->
         rule = replace(rule, tokens_per_second=rate)
     pixels = replace(encoder.pixels, clips=None)
     return Scheme(TokenIds(*(ids[name] for name in _IDS)), pixels, rule, encoder.pixels.clips)
+
+
+def _scheme(files: ModelFiles, encoder: EncoderConfig) -> Scheme:
+    return qwen_scheme(files.kind, files.config, encoder)
+
+
+QWEN_VL = Layout(_scheme)
 
 
 def spatial_level(config: Mapping[str, Any]) -> int | None:

@@ -2,7 +2,7 @@
 
     complete Qwen2-VL, Qwen2.5-VL, Qwen3-VL    vision_config and text_config, or flat; model.visual. ...  (qwen.py)
     Spatial-MLLM                               Qwen2.5-VL's, spatial_config; spatial_encoder. ..., connector. ...
-    transformers' LlavaNext                    the same; multi_modal_projector. ..., image_newline  (llava.py)
+    transformers' LLaVA 1.5, LlavaNext, ...    vision_config, text_config; multi_modal_projector. ...  (layouts.py)
     LLaVA                                      mm_projector_type, mm_vision_select_layer ...; model.mm_projector. ...
     what tubelet writes (save.py)              vision_config, text_config and a section `tubelet`; and these tensors
 
@@ -34,21 +34,15 @@ from tubelet.geometry.branch import SpatialBranch, load_branch
 from tubelet.language.placing.align import LLAVA
 from tubelet.language.placing.mrope import QWEN2_VL
 from tubelet.language.project.files import SETTINGS, load_projector
+from tubelet.language.project.named import load_named_projector
 from tubelet.language.project.projector import Projector
 from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
-from tubelet.language.vlm.llava import (
-    ANYRES,
-    JOINS,
-    LLAVA_NEXT,
-    llava_views,
-    next_pixels,
-    next_projector,
-    next_scheme,
-    read_newline,
-)
+from tubelet.language.vlm.layout import ModelFiles
+from tubelet.language.vlm.layouts import LAYOUTS
+from tubelet.language.vlm.llava import ANYRES, JOINS, llava_views, most_views, read_newline
 from tubelet.language.vlm.llava_states import state_numbers
 from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
-from tubelet.language.vlm.qwen import RULES, SPATIAL_MLLM, qwen_scheme, spatial_level, without_spatial
+from tubelet.language.vlm.qwen import RULES, SPATIAL_MLLM, spatial_level, without_spatial
 from tubelet.language.vlm.scheme import SECTION, Scheme, scheme_from
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.load import load_encoder, open_weights
@@ -99,31 +93,20 @@ def load_model_parts(
     if kind == SPATIAL_MLLM:
         config = without_spatial(config)
         kind, folder = config["model_type"], replace(folder, described=config)
-    if kind in LLAVA_BASES:
+    layout = is_layout(config)
+    if kind in LLAVA_BASES and not layout:
         encoder, projector, scheme = _llava(folder, config, dtype, device, vision_tower, extra)
-    elif kind in RULES or kind == MODEL_TYPE:
-        if vision_tower is not None:
-            raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
-        own = partial(_own_pixels, config) if kind == MODEL_TYPE else None
-        encoder = _encoder(folder, dtype, device, own)
-        projector = None
-        if kind == MODEL_TYPE:
-            scheme = _own(config, encoder)
-            if SETTINGS in config:
-                projector = load_projector(folder, dtype=dtype, device=device)
-        else:
-            scheme = qwen_scheme(str(kind), config, encoder.config)
-            if level is not None:
-                scheme = replace(scheme, rule=QWEN2_VL)
-    elif kind == LLAVA_NEXT:
-        if vision_tower is not None:
-            raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
-        processor = folder.processor() or {}
-        encoder = _encoder(folder, dtype, device, partial(next_pixels, processor))
-        projector = next_projector(folder, config, dtype, device)
-        scheme = next_scheme(config, encoder.config, processor)
+    elif vision_tower is not None:
+        raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
+    elif kind == MODEL_TYPE:
+        encoder = _encoder(folder, dtype, device, partial(_own_pixels, config))
+        scheme = _own(config, encoder)
+        projector = load_projector(folder, dtype=dtype, device=device) if SETTINGS in config else None
+    elif layout:
+        encoder, projector, scheme = _laid_out(files_of(folder, config), folder, dtype, device)
+        scheme = scheme if level is None else replace(scheme, rule=QWEN2_VL)
     else:
-        known = (MODEL_TYPE, *RULES, SPATIAL_MLLM, LLAVA_NEXT, *LLAVA_BASES)
+        known = (MODEL_TYPE, SPATIAL_MLLM, *dict.fromkeys((*LAYOUTS, *LLAVA_BASES)))
         raise ConfigError(f"no whole model of model_type {kind!r:.60} is known", expected=known, got=kind)
     ends = scheme.views is not None and scheme.views.join == "unpad"
     newline = read_newline(folder, dtype, device) if ends else None
@@ -139,18 +122,40 @@ def load_model_parts(
 # ---- the layouts
 
 
+def is_layout(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of a kind in `LAYOUTS`. LLaVA's own files share a name with one, without its parts."""
+    kind = config.get("model_type")
+    return kind in LAYOUTS and (kind not in LLAVA_BASES or isinstance(config.get("vision_config"), Mapping))
+
+
+def files_of(folder: CheckpointFolder, config: Mapping[str, Any]) -> ModelFiles:
+    """What the folder's small files say."""
+    return ModelFiles(str(config.get("model_type")), config, folder.processor() or {}, folder.video_processor())
+
+
+def _laid_out(
+    files: ModelFiles, folder: CheckpointFolder, dtype: torch.dtype | None, device: torch.device | str
+) -> tuple[Encoder, Projector | None, Scheme]:
+    layout = LAYOUTS[files.kind]
+    encoder = _encoder(folder, dtype, device, partial(layout.pixels, files))
+    scheme = layout.scheme(files, encoder.config)  # before more weights are read
+    named = layout.projector(files, encoder.config)
+    if named is None:
+        return encoder, None, scheme
+    how: dict[str, Any] = {"merge": named.merge, "eps": named.eps, "dtype": dtype, "device": device}
+    return encoder, load_named_projector(folder, named.kind, named.names, **how), scheme
+
+
 def _encoder(
     folder: CheckpointFolder,
     dtype: torch.dtype | None,
     device: torch.device | str,
-    pixels: Callable[[PixelRecipe], PixelRecipe] | None = None,
+    pixels: Callable[[PixelRecipe], PixelRecipe],
 ) -> Encoder:
     """The encoder of the folder, with the pixels that the whole model's files say, where these are not its own."""
-    config = None
-    if pixels is not None:
-        found = open_weights(folder).config
-        wanted = pixels(found.pixels)
-        config = None if wanted == found.pixels else replace(found, pixels=wanted)
+    found = open_weights(folder).config
+    wanted = pixels(found.pixels)
+    config = None if wanted == found.pixels else replace(found, pixels=wanted)
     return load_encoder(folder, config=config, dtype=dtype, device=device)
 
 
@@ -181,17 +186,11 @@ def _llava(
 ) -> tuple[Encoder, Projector, Scheme]:
     """LLaVA's tower, projector and how they are used. Raises ConfigError for what would silently read pictures in
     another way: views that are resized to a number, start and end tokens, a class token among the features."""
-    if isinstance(config.get("vision_config"), Mapping):
-        raise ConfigError(
-            "this is LLaVA-1.5 in transformers' layout (LlavaForConditionalGeneration), which is not read; LLaVA's own "
-            "layout (liuhaotian/llava-v1.5-7b) is, and transformers' LlavaNext",
-            source=folder.name,
-            expected=(*LLAVA_BASES, LLAVA_NEXT),
-            got="vision_config",
-        )
-    anyres = config.get("image_aspect_ratio") == ANYRES
+    ratio = config.get("image_aspect_ratio")
+    most = most_views(ratio)
+    anyres = ratio == ANYRES or most is not None
     for name, fine in (
-        ("image_aspect_ratio", (None, "square", "pad", ANYRES)),
+        ("image_aspect_ratio", (None, "square", "pad", ANYRES, *(() if most is None else (ratio,)))),
         ("mm_patch_merge_type", tuple(JOINS) if anyres else (None, "flat")),
         ("mm_use_im_start_end", (None, False)),
         ("mm_use_im_patch_token", (None, False, True)),
@@ -207,8 +206,11 @@ def _llava(
             expected="vision_tower",
             got=named,
         )
+    depth = None  # of the tower that the numbers of layers count from
     if inner:
-        encoder = load_encoder(folder, config=_tower_config(tower), dtype=dtype, device=device)
+        said = _tower_config(tower)
+        depth = said.layers if isinstance(said, EncoderConfig) else None
+        encoder = load_encoder(folder, config=_without_last(said, folder), dtype=dtype, device=device)
     else:
         assert tower is not None
         encoder = load_encoder(tower, dtype=dtype, device=device)
@@ -217,14 +219,24 @@ def _llava(
         raise ConfigError("mm_vision_select_layer is an integer and mm_vision_select_feature a name", source=CONFIG)
     if "cls" in feature and encoder.config.prefix:
         raise ConfigError(f"{feature} puts the class token among the rows, which is not read here", got=feature)
-    states = state_numbers(feature, layer, encoder.config.layers)
+    states = state_numbers(feature, layer, depth or encoder.config.layers)
     projector = load_projector(folder, dtype=dtype, device=device)
     pixels = recipe_from(extra(PROCESSOR), encoder.pixels)
     square = config.get("image_aspect_ratio") == "pad"
     views = llava_views(config, pixels)
     if views is not None:
         pixels = replace(pixels, resampler="pillow")  # whose filter LLaVA cuts views with
-    return encoder, projector, Scheme(LLAVA, pixels, states=states, wording="image_tag", square=square, views=views)
+    scheme = Scheme(LLAVA, pixels, states=states, wording="image_tag", square=square, views=views)
+    return encoder, projector, replace(scheme, alone=most is not None)
+
+
+def _without_last(config: EncoderConfig | str | None, folder: CheckpointFolder) -> EncoderConfig | str | None:
+    """The tower as LLaVA-NeXT stores a SigLIP: without its last layer and its head, which it never runs."""
+    if not isinstance(config, EncoderConfig) or config.prefix or not config.pool:
+        return config
+    last = f".layers.{config.layers - 1}."
+    whole = any(last in key and "vision_tower." in key for key in folder.home)
+    return config if whole else replace(config, layers=config.layers - 1, pool=False)
 
 
 def _tower_config(tower: str | os.PathLike[str] | None) -> EncoderConfig | str | None:

@@ -1,7 +1,7 @@
 """How a whole model is put together, as data: which features it reads, which ids stand for pixels, how it counts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from tubelet.errors import ConfigError
@@ -12,6 +12,7 @@ from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.plain import from_plain, to_plain
 
 Wording = Literal["parts", "image_tag"]
+Bidirectional = Literal["none", "images"]
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
 IMAGE_TAG = "<image>"
 SECTION = "tubelet"  # of config.json, with a scheme
@@ -42,6 +43,21 @@ class Pointer:
 
 
 @dataclass(frozen=True)
+class Written:
+    """How the text that a chat template wrote shows a picture to the tokenizer, where these are not the same."""
+
+    mark: str  # what the template writes for a picture
+    text: str  # what stands there instead, with one placeholder for all rows
+    clip_mark: str | None = None  # what it writes for a clip, whose frames are written out one by one
+    frame: str = ""  # of each, {} its number from 1; with one placeholder
+    between: str = ""  # frames
+
+    def __post_init__(self) -> None:
+        if not self.mark or not self.text or (self.clip_mark is not None and (not self.clip_mark or not self.frame)):
+            raise ConfigError("marks and texts are not empty", got=self)
+
+
+@dataclass(frozen=True)
 class Scheme:
     """What is not in the weights of a vision-language model.
 
@@ -50,8 +66,11 @@ class Scheme:
     are joined on channels, () for what the encoder gives. wording: how the chat template is told of an item, as a part
     of the message ({"type": "image"}) or as "<image>" in its text. square: pictures are first made square with a border
     of the mean colour (LLaVA's image_aspect_ratio "pad"). views: how a picture becomes views (its "anyres"), which are
-    pooled and joined behind the projector; rows out of which some were chosen are joined and not pooled. pointer: the
-    head that tells where an answer is read, if one was trained to.
+    pooled and joined behind the projector; rows out of which some were chosen are joined and not pooled. alone: only a
+    picture that is alone in its prompt is cut into views; of several each is made square and seen whole (LLaVA's
+    "anyres_max"): `for_pictures` says how a prompt is cut. pointer: the head that tells where an answer is read, if one
+    was trained to. written: what pictures become in the text before it is put into tokens. bidirectional "images": rows
+    that follow each other see each other both ways, everything else what stands before it (Gemma 3).
     Raises ConfigError for views that are squared first, or whose frames are blocks.
 
         >>> Scheme(TokenIds(image=9), pixels=tubelet.PixelRecipe(14)).rule.time
@@ -66,15 +85,29 @@ class Scheme:
     wording: Wording = "parts"
     square: bool = False
     views: ViewRule | None = None
+    alone: bool = False
     pointer: Pointer | None = None
+    written: Written | None = None
+    bidirectional: Bidirectional = "none"
 
     def __post_init__(self) -> None:
-        if self.views is not None and (self.square or self.rule.time == "blocks"):
+        if self.alone and self.views is None:
+            raise ConfigError("a picture alone is cut into views, so there must be some", expected="views")
+        cut = self.views is not None and bool(self.views.pinpoints)
+        if self.views is not None and ((self.square and cut) or self.rule.time == "blocks"):
             raise ConfigError(
                 "views are not squared first, and a view is one run of placeholders", got=(self.square, self.rule.time)
             )
+        if self.bidirectional not in get_args(Bidirectional):
+            raise ConfigError("bidirectional is none or images", expected=("none", "images"), got=self.bidirectional)
         if self.wording not in WORDINGS:
             raise ConfigError(f"wording is one of {', '.join(WORDINGS)}", expected=WORDINGS, got=self.wording)
+
+    def for_pictures(self, stills: int) -> "Scheme":
+        """The scheme by which a prompt with so many pictures, clips not counted, is cut."""
+        if not self.alone or self.views is None or stills == 1:
+            return self
+        return replace(self, square=True, views=replace(self.views, pinpoints=()))
 
 
 def scheme_to(scheme: Scheme) -> dict[str, Any]:
