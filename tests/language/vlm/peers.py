@@ -40,7 +40,7 @@ def bpe(special: Sequence[str], *, bos: str | None = None, more: Mapping[str, st
         around["bos_token"] = bos
     made.add_special_tokens(list(special))
     around |= {"extra_special_tokens": dict(more)} if more else {"additional_special_tokens": list(special)}
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, **around)
+    fast: Any = PreTrainedTokenizerFast(tokenizer_object=made, **around)
     assert fast.unk_token_id not in fast.convert_tokens_to_ids(list(special))
     return fast
 
