@@ -53,7 +53,7 @@ def test_metas_own_names_of_dinov2_and_dinov3():
 
 
 def test_a_name_of_a_network_is_told_from_weights():
-    with pytest.raises(WeightsError, match="no such file or folder.*tubelet.untrained makes it with random ones"):
+    with pytest.raises(WeightsError, match=r"no such file or folder.*tubelet.untrained makes it with random ones"):
         load_encoder("siglip_base_patch16_224")
     with pytest.raises(WeightsError, match=r"did you mean siglip_base_patch16_224 or"):
         load_encoder("siglip_base_patch16_22")
