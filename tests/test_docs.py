@@ -124,15 +124,18 @@ def test_the_example_files_are_small():
     assert (ROOT / "examples" / "walk.mp4").stat().st_size < 300_000
 
 
-@pytest.mark.parametrize("name", ["show", "compare"])
-def test_a_picture_of_the_documents_is_what_its_script_draws(name: str, workplace: Path, run: Run):
+@pytest.mark.parametrize(("script", "names"), [("show", ["show"]), ("commands", ["select", "compare", "tokens"])])
+def test_pictures_of_the_documents_are_what_their_script_draws(
+    script: str, names: list[str], workplace: Path, run: Run
+):
     (workplace / "docs" / "images").mkdir(parents=True)
-    shutil.copy(ROOT / "docs" / "images" / f"make_{name}.py", workplace / "docs" / "images")
-    run([f"docs/images/make_{name}.py"], workplace)
-    pictures = (Image.open(folder / f"docs/images/{name}.png").convert("RGB") for folder in (ROOT, workplace))
-    ours, again = (np.asarray(picture, np.int16) for picture in pictures)
-    assert ours.shape == again.shape
-    assert np.abs(ours - again).mean() < 3.0
+    shutil.copy(ROOT / "docs" / "images" / f"make_{script}.py", workplace / "docs" / "images")
+    run([f"docs/images/make_{script}.py"], workplace)
+    for name in names:
+        pictures = (Image.open(folder / f"docs/images/{name}.png").convert("RGB") for folder in (ROOT, workplace))
+        ours, again = (np.asarray(picture, np.int16) for picture in pictures)
+        assert ours.shape == again.shape
+        assert np.abs(ours - again).mean() < 3.0
 
 
 # ---- numbers and links

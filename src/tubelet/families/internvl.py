@@ -13,7 +13,7 @@ from tubelet.errors import ConfigError
 from tubelet.families.family import Family, Line, affine, batched, conv2d
 from tubelet.families.fields import ACTS, Field, read_fields
 from tubelet.families.towers import COLOURS, image_size_of, processor_to
-from tubelet.pixels.recipe import IMAGENET_MEAN, IMAGENET_STD, PixelRecipe
+from tubelet.pixels.recipe import CLIP_TOKENS, IMAGENET_MEAN, IMAGENET_STD, PixelRecipe
 
 FIELDS = {
     "hidden_size": 1024,
@@ -63,7 +63,9 @@ def config_from(config: Mapping[str, Any]) -> EncoderConfig:
         layers=f["num_hidden_layers"],
         heads=f["num_attention_heads"],
         mlp=f["intermediate_size"],
-        pixels=PixelRecipe(patch, "square", size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        pixels=PixelRecipe(
+            patch, "square", size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, max_clip_tokens=CLIP_TOKENS
+        ),
         norm=f["norm_type"],
         eps=f["layer_norm_eps"],
         act=f["hidden_act"],

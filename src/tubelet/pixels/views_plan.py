@@ -104,7 +104,7 @@ class ViewRule:
     canvas: Canvas = "inside"
 
     def __post_init__(self) -> None:
-        if min(self.tile, self.stride, self.most or 1) < 1:
+        if min(self.tile, self.stride, 1 if self.most is None else self.most) < 1:
             raise ConfigError("tile, stride and most start at 1", limit=1, got=(self.tile, self.stride, self.most))
         if any(min(p) < self.tile or p[0] % self.tile or p[1] % self.tile for p in self.pinpoints):
             raise ConfigError(

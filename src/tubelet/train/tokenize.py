@@ -11,7 +11,7 @@ How many rows a picture or clip has follows from its size alone, so nothing here
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -64,9 +64,7 @@ class Tokenizing:
 
     tokenizer: Any  # of transformers, fast
     scheme: Scheme  # placeholders, positions, recipes, views
-    after: Downstream = field(
-        default_factory=Downstream
-    )  # what becomes of the encoder's rows: `after.space` includes its own merger
+    after: Downstream = Downstream()  # what becomes of the encoder's rows: its `space` includes their own merger
     style: Style = "chat"  # "plain": picture, caption, end of line, as LLaVA's first stage
     max_length: int | None = None  # tokens; longer samples are cut behind their last item, or refused
     truncate: bool = True
@@ -81,10 +79,8 @@ class Tokenizing:
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError("max_length starts at 1", limit=1, got=self.max_length)
         if self.scheme.written is not None or self.scheme.bidirectional != "none":
-            raise ConfigError(
-                "training has no rows that see each other both ways, nor pictures that are written out",
-                got=(self.scheme.bidirectional, self.scheme.written),
-            )
+            got = self.scheme.bidirectional, self.scheme.written
+            raise ConfigError("training has no rows that see each other both ways, nor written-out pictures", got=got)
         if self.scheme.rule.time == "blocks" and self.after.select is not None:
             raise ConfigError("how many rows of each frame a selection keeps is not known before it", got="select")
         if self.scheme.rule.time != "none" and self.scheme.views is not None:
@@ -107,8 +103,7 @@ class Tokenizing:
         return scheme.video_pixels if header.clip and scheme.video_pixels is not None else scheme.pixels
 
     def planned(self, header: Header, stills: int = 1) -> PlannedItem:
-        """Grids and rows of a picture or clip; stills: pictures of its sample. Raises ShapeError, LimitError of the
-        size rule."""
+        """Grids and rows of a picture or clip; stills: pictures of its sample. Raises what the size rule raises."""
         width, height, scheme = header.width, header.height, self.scheme.for_pictures(stills)
         if scheme.square and not header.clip:
             width = height = max(width, height)

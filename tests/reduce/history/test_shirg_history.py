@@ -77,7 +77,7 @@ def test_wrong_input_names_the_item():
     assert caught.value.item == 0
     with pytest.raises(ShapeError, match="64 channels"):
         historical(p.reorder([0]), "shirg-v2", budget=20)
-    with pytest.raises(InputError, match="no method"):
+    with pytest.raises(InputError, match="no version"):
         historical(p, "shirg-v9")
     with pytest.raises(InputError, match="one summary"):
         historical(p, "shirg-v1", budget=0)
