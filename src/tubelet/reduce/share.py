@@ -1,8 +1,8 @@
 """One budget for several pictures or views, shared by how much each of them holds and never exceeded.
 
-    page of print    412 of 640 patches hold something   ->   620 of 1,024 tokens
-    empty form        96 of 640                          ->   232
-    blank sheet        0 of 640                          ->   172
+    page of print    412 of 640 patches hold something   ->   457 of 640 tokens
+    empty form        96 of 640                          ->   140
+    blank sheet        0 of 640                          ->    43
 
 What a picture holds is told by its pixels with a threshold of its own, so it does not depend on what is beside it.
 """
@@ -50,7 +50,7 @@ def shared_budgets(
     least where `total` reaches. Raises ShapeError for other numbers of pictures, InputError for what is no amount.
 
         >>> shared_budgets([300, 100, 0], [640, 640, 640], 512)
-        (323, 134, 55)
+        (340, 137, 35)
     """
     if len(amounts) != len(rows):
         raise ShapeError(f"{len(amounts)} amounts for {len(rows)} pictures", expected=len(rows), got=len(amounts))
