@@ -17,8 +17,8 @@ from tests.language.vlm.tiny_speakers import SPECIAL, randomised, tokenizer, who
 from tubelet import read
 from tubelet.cli import main
 from tubelet.cli.ask import told_answer
+from tubelet.language.vlm.answer_places import LocatedAnswer
 from tubelet.language.vlm.chat import ask as ask_model
-from tubelet.language.vlm.found import Found
 from tubelet.language.vlm.model import VLM
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import ViewRule
@@ -170,7 +170,7 @@ def test_a_model_that_points_says_where_and_how_sure(
     said = json.loads(capsys.readouterr().out)
     assert said["sure"] is False
     assert 0 < said["probability"] < 0.5
-    assert plain.rstrip("\n") == told_answer(said["answer"], Found(said["probability"], False, ()))
+    assert plain.rstrip("\n") == told_answer(said["answer"], LocatedAnswer(said["probability"], False, ()))
     for place in said["places"]:
         assert place["file"] == said["files"][0]["file"]
         left, top, right, bottom = place["box"]
@@ -182,7 +182,7 @@ def test_a_model_that_points_says_where_and_how_sure(
 
 def test_what_is_not_sure_or_not_there_is_told():
     def told(answer: str, sure: bool) -> str:
-        return told_answer(answer, Found(0.5, sure, ()))
+        return told_answer(answer, LocatedAnswer(0.5, sure, ()))
 
     assert told("12.50", True) == "12.50"
     assert told("12.50", False) == "not sure: 12.50"

@@ -1,6 +1,7 @@
 """Long work is told before it begins, and how far it is where nobody watches a bar."""
 
-import time
+from queue import Queue
+from threading import enumerate as enumerate_threads
 
 import pytest
 
@@ -19,12 +20,19 @@ def test_long_work_is_told_and_short_work_is_not(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    heard: Queue[str] = Queue()
+    say = Terminal.say
+
+    def noted(self: Terminal, text: str) -> None:
+        say(self, text)
+        heard.put(text)
+
+    monkeypatch.setattr(Terminal, "say", noted)
     monkeypatch.setattr(progress, "EVERY_S", 0.01)
     with progress.progress(Terminal(), 3) as tick:
         tick("encoding", 1)
-        said = ""
-        while "encoding, 1 of 3 files done" not in said:
-            time.sleep(0.01)
-            said += capsys.readouterr().err
+        while "encoding, 1 of 3 files done" not in heard.get(timeout=60):
+            pass
+    assert "encoding, 1 of 3 files done" in capsys.readouterr().err
     with progress.progress(Terminal(quiet=True), 3):
-        time.sleep(0.03)
+        assert "tubelet-progress" not in [thread.name for thread in enumerate_threads()]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import Tensor
 
+    from tubelet.language.vlm.answer_places import LocatedAnswer
     from tubelet.language.vlm.chat import Question
-    from tubelet.language.vlm.found import Found
     from tubelet.language.vlm.model import VLM
     from tubelet.reading.clip import Clip
     from tubelet.reading.sampling import Sampling
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 class Ask:
     """Ask a vision-language model about pictures and videos. The last argument is the question.
 
-    The answer goes to stdout as it comes, the tokens and times to stderr. The model is a folder or hub id of a complete
-    Qwen2-VL, Qwen2.5-VL or Qwen3-VL, of LLaVA's layout, or what tubelet wrote; its tokenizer's chat template is used.
-    A model that points (tubelet's reader) says what it is not sure of, and --show draws where it read the answer.
+    The answer goes to stdout as it comes, the tokens and times to stderr. The model is a folder or hub id of a whole
+    model, of a kind that tubelet models lists at its end, or what tubelet wrote; its tokenizer's chat template is used.
+    One with a head that points (see tubelet.train.pages) says what it is not sure of, and --show draws where it read.
     Needs transformers: pip install "tubelet[hf]".
 
     Example: tubelet ask receipt.png "What was bought?" --model models/Qwen2.5-VL-3B-Instruct
@@ -87,7 +87,9 @@ class Ask:
         answer, said, counts = self._answer(vlm, asked, terminal, start, laps)
         report = {"command": "ask", "answer": answer, "model": file_name(self.model), "untrained": vlm.untrained}
         if pointing:
-            where = _found(vlm, asked, said)
+            from tubelet.language.vlm.answer_places import locate_answer
+
+            where = locate_answer(vlm, asked, said)
             told = told_answer(answer, where)
             terminal.piece(f"{told}\n")
             report |= {"sure": where.sure, "probability": where.probability, "places": _places(where, asked)}
@@ -167,27 +169,21 @@ class Ask:
 # ---- what is shown
 
 
-def told_answer(answer: str, found: "Found") -> str:
+def told_answer(answer: str, found: "LocatedAnswer") -> str:
     """The answer as a person is told it: what is not on the page, and what the model is not sure of, is said to be."""
     if not found.sure:
         return f"not sure: {answer}" if answer else "not sure: it seems not to be there"
     return answer or "it is not there"
 
 
-def _drawn(asked: "Question", found: "Found | None" = None, said: Sequence[str] = ()) -> "Image":
+def _drawn(asked: "Question", found: "LocatedAnswer | None" = None, said: Sequence[str] = ()) -> "Image":
     """What the model saw, with boxes where it read the answer."""
     from tubelet.inspect.draw.places import draw_question
 
     return draw_question(asked, () if found is None else found.places, said)
 
 
-def _found(vlm: "VLM", asked: "Question", said: "Tensor") -> "Found":
-    from tubelet.language.vlm.found import found
-
-    return found(vlm, asked, said)
-
-
-def _places(found: "Found", asked: "Question") -> list[dict[str, Any]]:
+def _places(found: "LocatedAnswer", asked: "Question") -> list[dict[str, Any]]:
     """Where the answer was read, for scripts."""
     return [
         {"file": file_name(asked.clips[place.picture].source), "frame": place.frame, "box": list(place.box),

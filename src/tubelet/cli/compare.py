@@ -41,9 +41,9 @@ class Compare:
 
     page.jpg becomes page.compared.png in the current folder, unless --show says otherwise. A random choice, pooling
     and down-sampling are always there: what does not beat them is not worth its time. Over several pictures every
-    number has its 95 % interval; one picture gives none, and chance is then the mean of 20 draws. Arrows say which way
-    is better, the best is bold. --runs 6 adds the time of the encoder and the method over the encoder alone. Methods
-    are those of tubelet select.
+    number has its 95 % interval; one picture gives none, and chance is then a mean of several draws. Arrows say which
+    way is better, the best is bold. --runs 6 adds the time of the encoder and the method over the encoder alone.
+    Methods are those of tubelet select.
 
     Example: tubelet compare receipt.png --methods divprune,edges --budget 64 --boxes 340,565,525,605
     """

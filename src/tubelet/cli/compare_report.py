@@ -24,9 +24,10 @@ def compare_table(result: "Compared", columns: int, *, arrows: bool = True) -> G
     that, each number has a row of its own. arrows: stdout can write them.
     """
     numbers = result.numbers()
+    endless = Console(width=5_000)  # wider than any table
     for form in (numbers.cell, lambda name, key: f"{numbers.number(name, key)}\n{numbers.interval(name, key)}".strip()):
         table = _columns(result, numbers, form, arrows)
-        if Measurement.get(Console(width=5_000), Console().options.update(width=5_000), table).maximum <= columns:
+        if Measurement.get(endless, endless.options, table).maximum <= columns:
             return Group(table, *_last_lines(result, numbers, arrows))
     return Group(_listed(result, numbers, arrows), *_last_lines(result, numbers, arrows))
 

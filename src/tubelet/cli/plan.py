@@ -221,7 +221,7 @@ class Plan:
             after = replace(
                 after,
                 llm=after.llm if told else own.llm,
-                projector=after.projector or own.projector,
+                projector=after.projector or (None if told else own.projector),
                 space=max(after.space, own.space),
                 averaged=own.averaged,
                 geometry=after.geometry or own.geometry,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tubelet.inspect.draw.places import MARK, outlined
-from tubelet.language.vlm.found import Place
+from tubelet.language.vlm.answer_places import Place
 from tubelet.reading.clip import Clip
 
 

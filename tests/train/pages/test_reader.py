@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import tubelet
 from tubelet.errors import ConfigError
+from tubelet.language.vlm.answer_places import locate_answer
 from tubelet.language.vlm.chat import ask
-from tubelet.language.vlm.found import found
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import concat
 from tubelet.reading.clip import Clip
@@ -163,7 +163,7 @@ def test_a_reader_learns_its_pages_by_heart(fonts: Fonts):
             asked = ask(task.vlm.eval(), [Clip(page.pixels[None], (0.0,))], question.text)
             said = task.vlm.generate(asked.ready, max_new_tokens=20)
             if said[0].tolist() == [*question.answer.encode(), END]:
-                answer = found(task.vlm, asked, said)
+                answer = locate_answer(task.vlm, asked, said)
                 right += 1
                 there += bool(answer.places) and _overlap(answer.places[0].box, question.box)
     assert right == round(told.exact().share * told.exact().asked)
@@ -184,7 +184,7 @@ def test_the_layer_that_points_must_be_there(fonts: Fonts):
         ReaderTask(vlm)
     page = print_page(RECIPE, fonts, 0)
     with pytest.raises(ConfigError, match="trained to point"):
-        found(vlm, ask(vlm, [Clip(page.pixels[None], (0.0,))], "Total?"), torch.tensor([[END]]))
+        locate_answer(vlm, ask(vlm, [Clip(page.pixels[None], (0.0,))], "Total?"), torch.tensor([[END]]))
 
 
 def test_pictures_are_told_apart(fonts: Fonts, task: ReaderTask):

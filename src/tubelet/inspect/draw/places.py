@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 from tubelet.inspect.draw.frames import GAP, MARGIN, contact_sheet, draw_grid
 from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption
+from tubelet.language.vlm.answer_places import Place
 from tubelet.language.vlm.chat import Question
-from tubelet.language.vlm.found import Place
 from tubelet.reading.clip import Clip
 
 MARK, HALO = (214, 39, 40), (255, 255, 255)

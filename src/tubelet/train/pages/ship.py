@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 
 from tubelet.errors import ConfigError
+from tubelet.language.vlm.answer_places import locate_answer
 from tubelet.language.vlm.chat import ask
-from tubelet.language.vlm.found import found
 from tubelet.language.vlm.model import VLM
 from tubelet.reading.clip import Clip
 from tubelet.train.config import read_config
@@ -25,6 +25,7 @@ from tubelet.train.pages.evaluate import Share, constants
 from tubelet.train.pages.fonts import Fonts, find_fonts
 from tubelet.train.pages.page import SCOPE_A, Page, PageRecipe, Question, print_page
 from tubelet.train.pages.run import StageConfig, trained_reader
+from tubelet.weights.save import checkpoint_place
 
 MOST_WRONG = 0.05  # share of wrong answers among those it is sure of
 LONGEST = 40  # bytes of an answer
@@ -100,7 +101,7 @@ def read_pages(vlm: VLM, recipe: PageRecipe, fonts: Fonts, numbers: Sequence[int
         for question in page.questions:
             asked = ask(vlm, [Clip(page.pixels[None], (0.0,))], question.text)
             ids = vlm.generate(asked.ready, max_new_tokens=LONGEST)
-            where = found(vlm, asked, ids)
+            where = locate_answer(vlm, asked, ids)
             inside = bool(where.places) and question.box is not None and _touch(where.places[0].box, question.box)
             answer = vlm.tokenizer.decode(ids[0], skip_special_tokens=True)
             out.append(Said(page, question, answer, where.probability, inside))
@@ -131,6 +132,7 @@ def ship(stage: StageConfig, folder: Path, fonts: Fonts, pages: int = 400) -> di
     """
     if not fonts.families(True):
         raise ConfigError("no held-out family of fonts is there to measure on")
+    checkpoint_place(folder, False)  # before the minutes of measuring
     vlm = trained_reader(stage)
     vlm = vlm.half().float()  # as it will be read
     count = {name: max(1, round(pages * share)) for name, share in SHARES.items()}
@@ -171,6 +173,7 @@ def card(stage: StageConfig, fonts: Fonts, measured: dict[str, Measured]) -> str
         kinds=by_kind,
         placed=_told(first.placed()),
         sure=first.sure,
+        wrong=MOST_WRONG,
         constant="none" if constant is None else f'"{constant.answer}", {100 * constant.share:.1f} %',
         fonts=fonts.sha256,
         families=len({face.family for face in fonts.faces}),
@@ -209,7 +212,7 @@ Seed {seed}; measured with torch {torch} and Python {python}.
 ## What it reads
 Unseen pages, held-out families of fonts, held-out words. Exact: every letter right, of questions whose answer is there.
 Absent: it says nothing to what is not there. Sure: probability of the whole answer at least {sure:.3f}, chosen on other
-pages so that at most 5 in 100 of such answers are wrong. Intervals: 95 %, Wilson's.
+pages so that at most {wrong:.0%} of such answers are wrong. Intervals: 95 %, Wilson's.
 
 | pages | exact | absent | sure | sure and wrong |
 |---|---|---|---|---|
@@ -229,7 +232,7 @@ ASCII, EUR and GBP signs. What it is not sure of it says so; an answer of which 
 
 def main(args: Sequence[str]) -> int:
     """`python -m tubelet.train.pages.ship STAGE.yaml FOLDER [PAGES]`; the exit code."""
-    if len(args) not in (2, 3):
+    if len(args) not in (2, 3) or not all(n.isascii() and n.isdigit() and int(n) for n in args[2:]):
         print("usage: python -m tubelet.train.pages.ship STAGE.yaml FOLDER [PAGES]", file=sys.stderr)
         return 2
     stage: Any = read_config(StageConfig, args[0], [])

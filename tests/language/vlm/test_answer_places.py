@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tubelet.errors import ConfigError, ShapeError
+from tubelet.language.vlm.answer_places import LEAST, locate_answer, places_of
 from tubelet.language.vlm.chat import ask
-from tubelet.language.vlm.found import LEAST, found, places_of
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Pointer
 from tubelet.packed import Item, pack
@@ -39,7 +39,7 @@ def test_probability_is_that_of_each_token_after_the_ones_before(vlm: VLM):
         out = vlm.speaker.lm(inputs_embeds=embeds)
         expected *= float(out.logits[0, -1].softmax(-1)[token].detach())
         embeds = torch.cat([embeds, vlm.speaker.embed(token[None, None])], dim=1)
-    answer = found(vlm, question, said)
+    answer = locate_answer(vlm, question, said)
     assert answer.probability == pytest.approx(expected, rel=1e-4)
     assert not answer.sure
     assert vlm.speaker.lm.config._attn_implementation == "sdpa"
@@ -65,13 +65,13 @@ def test_places_are_those_the_head_looks_at(vlm: VLM):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lm, "forward", shown)
-        answer = found(vlm, question, said)
+        answer = locate_answer(vlm, question, said)
     (place,) = answer.places  # two cells beside each other; the end was read nowhere
     assert place == (1, 0, (64.0, 64.0, 128.0, 96.0), 1.0)
 
 
 def test_an_answer_of_nothing_was_read_nowhere(vlm: VLM):
-    answer = found(vlm, ask(vlm, clips(1), "Total?"), torch.tensor([[END]]))
+    answer = locate_answer(vlm, ask(vlm, clips(1), "Total?"), torch.tensor([[END]]))
     assert answer.places == ()
     assert 0 < answer.probability < 1
 
@@ -94,6 +94,6 @@ def test_cells_that_touch_are_one_place(read: list[int]):
 def test_wrong_calls_are_refused(vlm: VLM):
     question = ask(vlm, clips(1), "Total?")
     with pytest.raises(ShapeError, match="one prompt"):
-        found(vlm, question, torch.tensor([[END], [END]]))
+        locate_answer(vlm, question, torch.tensor([[END], [END]]))
     with pytest.raises(ConfigError, match="probability"):
         Pointer(1, sure=1.5)

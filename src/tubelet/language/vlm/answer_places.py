@@ -6,6 +6,7 @@ prompt, answer  ->  one forward of the language model
   -> boxes         around the cells that had the largest, neighbours together
 """
 
+from bisect import bisect_right
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ class Place(NamedTuple):
     share: float
 
 
-class Found(NamedTuple):
+class LocatedAnswer(NamedTuple):
     """probability: that the model gave the whole answer; sure: whether that is enough (`Pointer.sure`); places: where
     it was read, most of it first."""
 
@@ -40,14 +41,14 @@ class Found(NamedTuple):
 
 
 @torch.no_grad()
-def found(vlm: VLM, question: Question, said: Int64[Tensor, "B G"]) -> Found:
+def locate_answer(vlm: VLM, question: Question, said: Int64[Tensor, "B G"]) -> LocatedAnswer:
     """Where `said`, what `vlm.generate(question.ready)` gave, was read, and how likely it is.
 
     Cost: one forward of prompt and answer, whose attention is held: 4 bytes x heads x tokens^2 a layer. The language
     model's attention is "eager" while it runs. Raises ConfigError for a model none of whose heads points.
 
         >>> question = ask(vlm, tubelet.read(["receipt.png"]), "What is the total?")  # doctest: +SKIP
-        >>> found(vlm, question, vlm.generate(question.ready)).places[0].box  # doctest: +SKIP
+        >>> locate_answer(vlm, question, vlm.generate(question.ready)).places[0].box  # doctest: +SKIP
         (192.0, 160.0, 256.0, 192.0)
     """
     pointer = vlm.scheme.pointer
@@ -76,14 +77,11 @@ def found(vlm: VLM, question: Question, said: Int64[Tensor, "B G"]) -> Found:
     likely = out.logits[0, saying].float().log_softmax(-1).gather(1, said[0, :, None]).sum()
     ends = speaker.generation_config.eos_token_id
     words = ~torch.isin(said[0], torch.tensor(ends if ends is not None else [], device=said.device).reshape(-1))
-    shares = out.attentions[pointer.layer][0, pointer.head, saying][:, _visual(ready.visual, prompt + length)]
+    shares = out.attentions[pointer.layer][0, pointer.head, saying, :prompt][:, ready.visual[0]]
     probability = float(likely.exp())
-    return Found(probability, probability >= pointer.sure, places_of(question.rows.tokens, shares[words].argmax(1)))
-
-
-def _visual(visual: Tensor, length: int) -> Tensor:
-    """Which of all tokens are rows."""
-    return torch.nn.functional.pad(visual[0], (0, length - visual.shape[1]))
+    return LocatedAnswer(
+        probability, probability >= pointer.sure, places_of(question.rows.tokens, shares[words].argmax(1))
+    )
 
 
 def places_of(rows: Packed, read: Int64[Tensor, " n"]) -> tuple[Place, ...]:
@@ -107,7 +105,7 @@ def places_of(rows: Packed, read: Int64[Tensor, " n"]) -> tuple[Place, ...]:
 
 
 def _item(rows: Packed, row: int) -> int:
-    return next(i for i, stop in enumerate(rows.starts[1:]) if row < stop)
+    return bisect_right(rows.starts, row) - 1
 
 
 def _touch(rows: Packed, one: int, other: int) -> bool:
