@@ -3,6 +3,7 @@
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -68,6 +69,25 @@ def test_other_schemes_and_chains_of_them_are_refused(address: str, bucket: str)
 def test_what_is_not_there_is_an_error_of_ours(bucket: str):
     with pytest.raises((InputError, DecodeError), match=r"s3://bucket/gone.png: the address could not be opened"):
         read("s3://bucket/gone.png", urls=True)
+
+
+@pytest.mark.parametrize("when", ["opened", "read"])
+def test_a_host_that_fails_is_an_error_of_ours(bucket: str, when: str, monkeypatch: pytest.MonkeyPatch):
+    """aiohttp, which need not be there, raises what is no OSError for a status of 500."""
+
+    class ClientError(Exception):
+        pass
+
+    def fails(*args: object, **given: object) -> None:
+        raise ClientError("500")
+
+    monkeypatch.setitem(sys.modules, "aiohttp", SimpleNamespace(ClientError=ClientError))
+    if when == "opened":
+        monkeypatch.setattr(Bucket, "_open", fails)
+    else:
+        monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.read", fails, raising=False)
+    with pytest.raises(InputError, match=f"s3://bucket/page.png: the address could not be {when}: ClientError"):
+        read(bucket, urls=True, isolate="never")
 
 
 def test_without_fsspec_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

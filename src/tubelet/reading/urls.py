@@ -7,6 +7,7 @@ its own. A server that turns this on for addresses of its clients lets them name
 """
 
 import re
+import sys
 from typing import Any
 
 from tubelet.errors import InputError, near_names
@@ -47,6 +48,12 @@ def open_url(address: str) -> "UrlFile":
     return UrlFile(address)
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """What hosts and their libraries fail with: aiohttp's errors, such as a status of 500, are no OSError."""
+    aiohttp = sys.modules.get("aiohttp")
+    return (OSError, ValueError) if aiohttp is None else (OSError, ValueError, aiohttp.ClientError)
+
+
 class UrlFile:
     """An address as a file object, opened when it is first used."""
 
@@ -64,12 +71,15 @@ class UrlFile:
                 self._opened = pointer.open()
             except ImportError as e:  # the protocol's own library
                 raise InputError(f"reading this address needs {NEEDS}") from e
-            except (OSError, ValueError) as e:
+            except _failures() as e:
                 raise InputError(f"the address could not be opened: {type(e).__name__}") from e
         return self._opened
 
     def read(self, size: int = -1, /) -> bytes:
-        return self._file.read(size)
+        try:
+            return self._file.read(size)
+        except _failures() as e:
+            raise InputError(f"the address could not be read: {type(e).__name__}") from e
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         return self._file.seek(offset, whence)

@@ -67,9 +67,8 @@ def _filled(weights: Sequence[float], rows: Sequence[int], first: Sequence[int],
     """Whole shares of `left` by weight, none above the rows that are left; the largest fractions are rounded up."""
     room = [n - one for n, one in zip(rows, first, strict=True)]
     share = [0.0] * len(room)
-    open_ = [i for i, n in enumerate(room) if n]
+    open_, rest = [i for i, n in enumerate(room) if n], left
     while open_:
-        rest = left - sum(share[i] for i in range(len(room)) if i not in open_)
         scale = rest / sum(weights[i] for i in open_)
         full = [i for i in open_ if weights[i] * scale >= room[i]]
         if not full:
@@ -78,9 +77,10 @@ def _filled(weights: Sequence[float], rows: Sequence[int], first: Sequence[int],
             break
         for i in full:
             share[i] = float(room[i])
-        open_ = [i for i in open_ if i not in full]
+        rest -= sum(room[i] for i in full)
+        open_ = [i for i in open_ if share[i] < room[i]]
     out = [min(floor(value + 1e-9), n) for value, n in zip(share, room, strict=True)]
-    for i in sorted(range(len(out)), key=lambda i: (out[i] - share[i], i)):
-        if sum(out) < left and out[i] < room[i]:
-            out[i] += 1
+    over = left - sum(out)
+    for i in sorted((i for i in range(len(out)) if out[i] < room[i]), key=lambda i: (out[i] - share[i], i))[:over]:
+        out[i] += 1
     return out

@@ -65,16 +65,16 @@ class LanguageShape:
 LANGUAGE: dict[str, LanguageShape] = {
     s.name: s
     for s in (
-        LanguageShape("qwen2.5-3b", 2048, 36, 2, 128, 16, 11008, True, 151936, True, True),
-        LanguageShape("qwen2.5-7b", 3584, 28, 4, 128, 28, 18944, True, 152064, False, True),
-        LanguageShape("qwen2.5-vl-3b", 2048, 36, 2, 128, 16, 11008, True, 151936, True, True),
-        LanguageShape("qwen2.5-vl-7b", 3584, 28, 4, 128, 28, 18944, True, 152064, False, True),
-        LanguageShape("qwen3-4b", 2560, 36, 8, 128, 32, 9728, True, 151936, True, qk_norm=True),
-        LanguageShape("qwen3-8b", 4096, 36, 8, 128, 32, 12288, True, 151936, qk_norm=True),
-        LanguageShape("qwen3-vl-4b", 2560, 36, 8, 128, 32, 9728, True, 151936, True, qk_norm=True),
-        LanguageShape("qwen3-vl-8b", 4096, 36, 8, 128, 32, 12288, True, 151936, qk_norm=True),
-        LanguageShape("llama-3-8b", 4096, 32, 8, 128, 32, 14336, True, 128256),
-        LanguageShape("llada-8b", 4096, 32, 32, 128, 32, 12288, False, 126464),
+        LanguageShape("qwen2.5-3b", 2048, 36, 2, 128, 16, 11008, vocabulary=151936, tied=True, qkv_bias=True),
+        LanguageShape("qwen2.5-7b", 3584, 28, 4, 128, 28, 18944, vocabulary=152064, qkv_bias=True),
+        LanguageShape("qwen2.5-vl-3b", 2048, 36, 2, 128, 16, 11008, vocabulary=151936, tied=True, qkv_bias=True),
+        LanguageShape("qwen2.5-vl-7b", 3584, 28, 4, 128, 28, 18944, vocabulary=152064, qkv_bias=True),
+        LanguageShape("qwen3-4b", 2560, 36, 8, 128, 32, 9728, vocabulary=151936, tied=True, qk_norm=True),
+        LanguageShape("qwen3-8b", 4096, 36, 8, 128, 32, 12288, vocabulary=151936, qk_norm=True),
+        LanguageShape("qwen3-vl-4b", 2560, 36, 8, 128, 32, 9728, vocabulary=151936, tied=True, qk_norm=True),
+        LanguageShape("qwen3-vl-8b", 4096, 36, 8, 128, 32, 12288, vocabulary=151936, qk_norm=True),
+        LanguageShape("llama-3-8b", 4096, 32, 8, 128, 32, 14336, vocabulary=128256),
+        LanguageShape("llada-8b", 4096, 32, 32, 128, 32, 12288, causal=False, vocabulary=126464),
     )
 }
 """Language models by name: width, layers, heads of keys and values, width of a head, heads of queries, MLP.
