@@ -69,6 +69,9 @@ def test_a_whole_model_s_folder_says_what_follows(tubelet: Run, files: dict[str,
     assert found["memory_bytes"]["float32"]["inference"] > found["memory_bytes"]["float32"]["weights"]
     said = tubelet("plan", files["clip"], "--num-frames", 4, "--model", folder).stdout
     assert "language model" in said and "encoder and the geometry network" in said
+    other = planned(tubelet, files["clip"], "--num-frames", 4, "--model", folder, "--llm-width", 128)  # another's
+    stages = {s["name"]: s for s in other["stages"]}
+    assert stages["projected"]["shape"] == [other["tokens"], 128] and stages["projected"]["flop"] > 0
 
 
 def test_files_cost_what_encoding_them_gives(tubelet: Run, files: dict[str, Path], model: Path):
