@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,3 +131,12 @@ def test_clips_that_are_not_its_own():
         far.show([Clip(np.zeros((1, 8, 8, 3), np.uint8), (0.0,), "a.png")])
     with pytest.raises(ShapeError, match="no item"):
         pack([], []).show()
+
+
+def test_a_box_of_any_size_is_drawn_as_small_as_others():
+    """A file may say anything: without clips nothing as large as the box is made."""
+    item = replace(Item.of(1, 2, 3), box=(5.0, -7.0, 3e9, 2e9))
+    p = pack([torch.zeros(6, 4)], [item])
+    shown = p.show()
+    assert np.array_equal(np.asarray(shown), np.asarray(pack([torch.zeros(6, 4)], [Item.of(1, 2, 3)]).show()))
+    assert max(p.keep(torch.tensor([0, 5])).show().size) < 1200

@@ -157,8 +157,8 @@ def tokenize(sample: Sample, headers: Sequence[Header], how: Tokenizing, *, coun
     off; AlignmentError where its text holds other placeholders than its pictures; ConfigError for a template that
     fails; what the size rule raises.
     """
-    headers = [how.fitted(one) for one in headers]
-    planned = tuple(how.planned(one, stills_of(headers)) for one in headers)
+    headers, stills = [how.fitted(one) for one in headers], stills_of(headers)
+    planned = tuple(how.planned(one, stills) for one in headers)
     text, spans = _plain(sample, headers, how) if how.style == "plain" else _chat(sample, headers, how)
     counts: list[Count] = [one.tokens for one in planned]
     if how.scheme.rule.time == "blocks":

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from tubelet.errors import ShapeError
 from tubelet.inspect.draw.cells import ViewLayer, extent, overlay, panels_of, resized_view
-from tubelet.inspect.draw.frames import FRAME, GAP, MARGIN, NARROW
+from tubelet.inspect.draw.frames import FRAME, GAP, MARGIN, NARROW, frame_at
 from tubelet.inspect.draw.lettering import (
     INK,
     MUTED,
@@ -130,7 +130,7 @@ def _picture(clip: Clip, entry: Entry, scale: float) -> Image.Image:
     parts: list[Image.Image] = []
     for t in _frames(entry):
         time = entry.layers[0].item.times_s[t]
-        frame = clip.frames[int(np.argmin(np.abs(np.array(clip.times_s) - time)))]
+        frame = clip.frames[frame_at(clip, time)]
         for panel in panels_of(entry.layers):
             box = extent(panel)
             size = max(1, int((box[2] - box[0]) * scale)), max(1, int((box[3] - box[1]) * scale))

@@ -78,6 +78,11 @@ def _framed(picture: Image.Image) -> Image.Image:
 # ---- what is written beside them
 
 
+def frame_at(clip: Clip, time_s: float) -> int:
+    """The number of the frame that starts nearest to a time."""
+    return int(np.argmin(np.abs(np.array(clip.times_s) - time_s)))
+
+
 def name_of(clip: Clip) -> str:
     """The last part of its source, without folders."""
     return PurePath(clip.source).name or clip.source
@@ -160,7 +165,7 @@ def draw_grid(clip: Clip, item: Item, patch: int, *, row: int = 0, max_side: int
     check_drawn(clip, item, patch, max_side)
     if not 0 <= row < item.grid.t:
         raise ShapeError(f"time row {row} of {item.grid.t}", source=clip.source, limit=item.grid.t, got=row)
-    frame = int(np.argmin(np.abs(np.array(clip.times_s) - item.times_s[row])))
+    frame = frame_at(clip, item.times_s[row])
     pixels = item_pixels(clip.frames[frame], item, patch)
     height, width = pixels.shape[:2]
     room = max_side - 2 * MARGIN - 2

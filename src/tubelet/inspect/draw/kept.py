@@ -25,6 +25,7 @@ from tubelet.inspect.draw.frames import (
     NARROW,
     arrange,
     check_drawn,
+    frame_at,
     label,
     name_of,
     sheet_capacity,
@@ -67,7 +68,7 @@ def draw_kept(
     shows: tuple[Show, ...] = ("kept", "heat") if heat and layers[0].heat is not None else ("kept",)
     together = panels_of(layers)
     panels: list[tuple[list[ViewLayer], Show]] = [(panel, show) for show in shows for panel in together]
-    frame = int(np.argmin(np.abs(np.array(clip.times_s) - layers[0].item.times_s[0])))
+    frame = frame_at(clip, layers[0].item.times_s[0])
     columns, sizes = _sizes([extent(panel) for panel, _ in panels], len(together), max_side, text)
     drawn = [
         _titled(overlay(clip.frames[frame], panel, size, show=show), _panel_text(panel, show), _scale(panel, show))
@@ -168,7 +169,7 @@ def _sheet(clip: Clip, layer: ViewLayer, text: Sequence[TextLine], heat: bool, m
     if scale is not None:
         page.paste(scale, (MARGIN, down - scale.height))
     for cell, t in enumerate(round(i) for i in np.linspace(0, item.grid.t - 1, shown)):
-        frame = int(np.argmin(np.abs(np.array(clip.times_s) - item.times_s[t])))
+        frame = frame_at(clip, item.times_s[t])
         x, y = sheet.place(cell)
         x, y = MARGIN + x, MARGIN + strip.height + GAP + y
         page.paste(overlay(clip.frames[frame], [layer], (sheet.width, sheet.height), t=t, show=show), (x, y))

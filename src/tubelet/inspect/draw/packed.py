@@ -1,7 +1,7 @@
 """A pack as a person sees it: each picture with its grid, or with the cells that still have a row."""
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -9,13 +9,12 @@ from PIL import Image
 from tubelet.doors import door
 from tubelet.errors import ShapeError
 from tubelet.inspect.draw.cells import ViewLayer, extent, layers_of, overlay, panels_of, part_of
-from tubelet.inspect.draw.frames import GAP, MARGIN, NARROW, check_drawn, name_of
+from tubelet.inspect.draw.frames import GAP, MARGIN, NARROW, check_drawn, frame_at, name_of
 from tubelet.inspect.draw.grid_lines import draw_lines
 from tubelet.inspect.draw.kept import page_of
 from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption, time_text
 from tubelet.packed import Packed
 from tubelet.reading.clip import Clip
-from tubelet.shapes import UInt8
 
 FRAMES, MOST = 4, 24  # of a clip, and panels on a page
 BLANK = 244  # grey level of what there is no clip of
@@ -65,10 +64,12 @@ def _panel(clip: Clip | None, panel: Sequence[ViewLayer], row: int, picture: int
         if clip is not None:
             check_drawn(clip, layer.item, 1, NARROW + 2 * MARGIN)
     box = extent(panel)
+    if clip is None:  # a file may say a box of any size: what is blank is made as large as it is drawn
+        panel, box = _small(panel, box)
     scale = min(SIDES[0] / (box[2] - box[0]), SIDES[1] / (box[3] - box[1]))
     size = max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale))
     item, time = panel[0].item, panel[0].item.times_s[row]
-    frame = _blank(box) if clip is None else clip.frames[int(np.argmin(np.abs(np.array(clip.times_s) - time)))]
+    frame = np.full((*size[::-1], 3), BLANK, np.uint8) if clip is None else clip.frames[frame_at(clip, time)]
     if len(panel) == 1 and panel[0].kept.all():
         image = Image.fromarray(draw_lines(part_of(frame, box, size), item.grid))
     else:
@@ -85,5 +86,20 @@ def _panel(clip: Clip | None, panel: Sequence[ViewLayer], row: int, picture: int
     return page
 
 
-def _blank(box: tuple[float, float, float, float]) -> UInt8[np.ndarray, "H W 3"]:
-    return np.full((math.ceil(max(1, box[3])), math.ceil(max(1, box[2])), 3), BLANK, np.uint8)
+def _small(
+    panel: Sequence[ViewLayer], box: tuple[float, float, float, float]
+) -> tuple[list[ViewLayer], tuple[float, float, float, float]]:
+    """The views with their boxes moved to the upper left and as large as a panel is drawn."""
+    across, down = box[2] - box[0], box[3] - box[1]
+    scale = min(SIDES[0] / across, SIDES[1] / down)
+
+    def moved(one: tuple[float, ...]) -> tuple[float, float, float, float]:
+        left, top, right, bottom = one
+        return (left - box[0]) * scale, (top - box[1]) * scale, (right - box[0]) * scale, (bottom - box[1]) * scale
+
+    out = []
+    for layer in panel:
+        item = layer.item
+        content = None if item.content is None else moved(item.content)
+        out.append(replace(layer, item=replace(item, box=moved(item.box), content=content)))
+    return out, (0.0, 0.0, across * scale, down * scale)

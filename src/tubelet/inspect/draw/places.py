@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tubelet.inspect.draw.frames import GAP, MARGIN, contact_sheet, draw_grid
+from tubelet.inspect.draw.frames import GAP, MARGIN, contact_sheet, draw_grid, frame_at
 from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption
 from tubelet.language.vlm.answer_places import Place
 from tubelet.language.vlm.chat import Question
@@ -46,7 +46,7 @@ def outlined(clip: Clip, places: Sequence[Place], times_s: Sequence[float]) -> C
     frames = clip.frames.copy()
     thick = max(2, round(min(clip.height, clip.width) / 120))
     for place in places:
-        n = int(np.argmin(np.abs(np.array(clip.times_s) - times_s[place.frame])))
+        n = frame_at(clip, times_s[place.frame])
         picture = Image.fromarray(frames[n])
         pen = ImageDraw.Draw(picture)
         left, top, right, bottom = place.box

@@ -15,7 +15,7 @@ from PIL import Image
 from tubelet.doors import door
 from tubelet.errors import ShapeError
 from tubelet.inspect.draw.cells import AROUND, ViewLayer, cells_at, extent, layers_of, outline, panels_of, part_of
-from tubelet.inspect.draw.frames import ALARM, GAP, MARGIN, NARROW
+from tubelet.inspect.draw.frames import ALARM, GAP, MARGIN, NARROW, frame_at
 from tubelet.inspect.draw.lettering import (
     INK,
     MUTED,
@@ -194,8 +194,7 @@ def _frame(block: Block, t: int, size: tuple[int, int]) -> Image.Image:
 
 def _frame_at(block: Block, t: int) -> UInt8[np.ndarray, "H W 3"]:
     assert block.clip is not None
-    time = block.panel[0].item.times_s[t]
-    return block.clip.frames[int(np.argmin(np.abs(np.array(block.clip.times_s) - time)))]
+    return block.clip.frames[frame_at(block.clip, block.panel[0].item.times_s[t])]
 
 
 def _map(
