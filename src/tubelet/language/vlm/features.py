@@ -76,8 +76,9 @@ def _apart(p: Packed) -> Packed:
         times = item.times_s
         items += [replace(item, grid=Grid(1, *item.grid[1:]), times_s=times[t : t + 1]) for t in range(item.grid.t)]
         lengths += each
-        order.append(own[:, 0].argsort(stable=True) + start)
-        pos.append(own[own[:, 0].argsort(stable=True)] * own.new_tensor([0, 1, 1]))
+        by_time = own[:, 0].argsort(stable=True)
+        order.append(by_time + start)
+        pos.append(own[by_time] * own.new_tensor([0, 1, 1]))
     return Packed(p.x.index_select(0, torch.cat(order)), torch.cat(pos), tuple(items), tuple(lengths))
 
 
