@@ -338,6 +338,36 @@ def nearest_ratio(height: int, width: int, pinpoints: Sequence[tuple[int, int]],
     return best
 
 
+def longest_even(height: int, width: int, size: int) -> tuple[int, int]:
+    """The longer side becomes `size`, also of a small picture; the shorter keeps the ratio, rounded down, then up to an
+    even number: the first step of Idefics3's processor.
+
+    Source: huggingface/transformers:src/transformers/models/idefics3/image_processing_idefics3.py@v5.23.0
+    _resize_output_size_rescale_to_max_len.
+    """
+    check_sides(height, width)
+    ratio = width / height
+    short = int(size / ratio) if width >= height else int(size * ratio)
+    short = max(1, short + short % 2)
+    return (short, size) if width >= height else (size, short)
+
+
+def whole_tiles(height: int, width: int, tile: int) -> tuple[int, int]:
+    """The longer side rounded up to a multiple of `tile`, the shorter one at its ratio rounded down and up to one.
+
+    Source: huggingface/transformers:src/transformers/models/idefics3/image_processing_idefics3.py@v5.23.0
+    resize_for_vision_encoder.
+
+        >>> whole_tiles(1152, 2048, 512)
+        (1536, 2048)
+    """
+    check_sides(height, width)
+    ratio, long = width / height, math.ceil(max(height, width) / tile) * tile
+    short = int(long / ratio) if width >= height else int(long * ratio)
+    short = math.ceil(max(1, short) / tile) * tile
+    return (short, long) if width >= height else (long, short)
+
+
 def _check_ratio(height: int, width: int) -> None:
     ratio = max(height, width) / min(height, width)
     if ratio > QWEN_RATIO:
