@@ -75,7 +75,7 @@ def test_pixels_of_the_tower_are_a_processors() -> None:
 @pytest.mark.parametrize("resampler", ["torch", "pillow"])
 @pytest.mark.parametrize("splits", [True, False])
 def test_pixels_of_tiles_are_the_processors(resampler: Any, splits: bool) -> None:
-    """Up to three resizes, one after the other, bit for bit: torch's as its processor for torch, Pillow's as Pillow's."""
+    """Up to three resizes, one after the other, bit for bit, torch's filter and Pillow's."""
     made = hf.Idefics3ImageProcessor if resampler == "torch" else Idefics3ImageProcessorPil
     processor: Any = made(size={"longest_edge": 150}, max_image_size={"longest_edge": TILE}, do_image_splitting=splits)
     recipe = PixelRecipe(7, "square", size=TILE, resampler=resampler, interpolation="lanczos", mean=HALF, std=HALF)
