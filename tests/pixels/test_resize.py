@@ -35,7 +35,7 @@ SIZES = [
 
 @pytest.mark.parametrize(("before", "after"), SIZES)
 @pytest.mark.parametrize("frames", [1, 3])
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
 def test_torch_equals_torchvision(
     before: tuple[int, int], after: tuple[int, int], frames: int, interpolation: str
 ) -> None:
@@ -49,7 +49,7 @@ def test_torch_equals_torchvision(
     assert torch.equal(got, expected.permute(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
 def test_memory_used_again_changes_nothing(interpolation: str) -> None:
     buffers = ResizeBuffers()
     for _ in range(2):
@@ -64,7 +64,7 @@ def test_memory_used_again_changes_nothing(interpolation: str) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), SIZES)
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
 def test_pillow_equals_pillow(before: tuple[int, int], after: tuple[int, int], interpolation: str) -> None:
     pixels = noise(2, *before, 3)
     got = resize_frames(pixels, Pad(*after, 0, 0, *after), resampler="pillow", interpolation=interpolation)

@@ -75,9 +75,9 @@ def buckets(patches: int, places: int, device: torch.device) -> Int64[Tensor, " 
     Source: huggingface/transformers:src/transformers/models/idefics3/modeling_idefics3.py@v5.23.0
     (Idefics3VisionEmbeddings), which counts on the device.
     """
-    begins = (torch.arange(patches, dtype=torch.float32, device="cpu") * (1.0 / torch.tensor(patches))).clamp(
-        max=1 - 1e-6
-    )
+    begins = (
+        torch.arange(patches, dtype=torch.float32, device="cpu") * (1.0 / torch.tensor(patches, device="cpu"))
+    ).clamp(max=1 - 1e-6)
     edges = torch.arange(1 / places, 1.0, 1 / places, device="cpu")
     return to_device(torch.bucketize(begins, edges, right=True), device)
 

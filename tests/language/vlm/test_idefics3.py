@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from tests.inspect.budget.budget_cases import counted
-from tests.language.vlm.peers import QUESTION, Peer, bpe, opened
-from tests.language.vlm.tiny_speakers import randomised
-from transformers.models.smolvlm import processing_smolvlm
+from tests.language.vlm.peers import QUESTION, Peer
+from tests.language.vlm.tiny_peers import WORDS, idefics3, number_words
 
 from tubelet import VLM, Clip
 from tubelet.errors import AlignmentError, ConfigError, LimitError
@@ -21,69 +19,20 @@ from tubelet.inspect.budget.plan import plan
 from tubelet.language.vlm.chat import ask, patchify_clips, tokens_of
 from tubelet.language.vlm.written_out import number_in_words
 
-SIDE, PATCH = 28, 7  # 4 x 4 patches, 2 x 2 rows
-SIZE: dict[str, Any] = {"size": {"longest_edge": 80}, "max_image_size": {"longest_edge": SIDE}}
-TAGS = [f"<row_{row}_col_{col}>" for row in (1, 2, 3) for col in (1, 2, 3)]
-SPECIAL = ("<image>", "<video>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *TAGS)
-TEMPLATE = (
-    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
-    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
-    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
-    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-# As num2words 0.5.14 says them
-WORDS = {
-    0: "zero", 1: "one", 2: "two", 3: "three", 5: "five", 13: "thirteen", 20: "twenty", 64: "sixty-four",
-    100: "one hundred", 101: "one hundred and one", 215: "two hundred and fifteen", 1000: "one thousand",
-    1001: "one thousand and one", 1100: "one thousand, one hundred",
-    1234: "one thousand, two hundred and thirty-four", 20_000: "twenty thousand",
-    123_456: "one hundred and twenty-three thousand, four hundred and fifty-six",
-}  # fmt: skip
-
-
-def idefics3(kind: str, folder: Path) -> Peer:
-    words = bpe(SPECIAL, bos="<|im_start|>", more={"image_token": "<image>", "video_token": "<video>"})
-    more = {"idefics3": (hf.Idefics3Config, hf.Idefics3ForConditionalGeneration)}
-    more |= {"smolvlm": (hf.SmolVLMConfig, hf.SmolVLMForConditionalGeneration)}
-    made, model = more[kind]
-    config = made(
-        vision_config={
-            "model_type": f"{kind}_vision", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "image_size": SIDE, "patch_size": PATCH,
-        },
-        text_config=hf.LlamaConfig(
-            hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            vocab_size=len(words), bos_token_id=None, eos_token_id=None, pad_token_id=0,
-        ),
-        image_token_id=words.image_token_id,
-        scale_factor=2,
-    )  # fmt: skip
-    processor: Any
-    if kind == "idefics3":
-        processor = hf.Idefics3Processor(hf.Idefics3ImageProcessor(**SIZE), words, image_seq_len=4)
-    else:
-        clips = hf.SmolVLMVideoProcessor(size={"longest_edge": 50}, max_image_size={"longest_edge": SIDE})
-        processor = hf.SmolVLMProcessor(hf.SmolVLMImageProcessor(**SIZE), words, clips, image_seq_len=4)
-    processor.chat_template = TEMPLATE
-    return opened(randomised(model(config), scale=0.15), processor, folder, timed=True)
-
 
 @pytest.fixture(scope="module")
-def number_words() -> Iterator[None]:
-    """What SmolVLM's processor asks of num2words, from the table here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processing_smolvlm, "num2words", WORDS.__getitem__)
+def words() -> Iterator[None]:
+    with number_words():
         yield
 
 
 @pytest.fixture(scope="module", params=["idefics3", "smolvlm"])
-def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, number_words: None) -> Peer:
+def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, words: None) -> Peer:
     return idefics3(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
-def smol(tmp_path_factory: pytest.TempPathFactory, number_words: None) -> Peer:
+def smol(tmp_path_factory: pytest.TempPathFactory, words: None) -> Peer:
     return idefics3("smolvlm", tmp_path_factory.mktemp("clips"))
 
 

@@ -1,72 +1,21 @@
 """transformers' PaliGemma, 1 and 2, in the same process: words, ids, logits, answers, a prefix seen both ways."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import transformers as hf
-from PIL import Image
 from tests.inspect.budget.budget_cases import counted
-from tests.language.vlm.peers import QUESTION, Peer, bpe, opened
-from tests.language.vlm.tiny_speakers import randomised
+from tests.language.vlm.peers import Peer
+from tests.language.vlm.tiny_peers import PaliPeer, paligemma
 
-from tubelet import Clip
 from tubelet.errors import ConfigError
 from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.outline import outline_model
 from tubelet.inspect.budget.plan import plan
 from tubelet.language.vlm.chat import ask, patchify_clips
 
-SIDE, PATCH = 28, 7  # 4 x 4 rows
-TEXT: dict[str, Any] = {
-    "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "head_dim": 16, "num_attention_heads": 4,
-    "num_key_value_heads": 1, "bos_token_id": None, "eos_token_id": None, "pad_token_id": 0,
-}  # fmt: skip
-
 # of its processor, which makes labels of tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-class PaliPeer(Peer):
-    """Its processor has no template; the frames of a clip are pictures to it."""
-
-    def words(self, clips: Sequence[Clip]) -> str:
-        return f"{'<image>' * len(clips)}<bos>{QUESTION}\n"
-
-    def given(self, prompts: Sequence[Sequence[Clip]], **more: Any) -> Any:
-        frames = [[Image.fromarray(frame) for clip in clips for frame in clip.frames] for clips in prompts]
-        text = ["<image>" * len(pictures) + QUESTION for pictures in frames]
-        self.processor.tokenizer.padding_side = "left"
-        made = self.processor(text=text, images=frames, return_tensors="pt", padding=True, **more)
-        made.pop("labels")
-        return made
-
-
-def paligemma(kind: str, folder: Path) -> Peer:
-    words = bpe(("<image>", "<bos>", "<eos>"), more={"image_token": "<image>"})
-    words.bos_token, words.eos_token = "<bos>", "<eos>"
-    images = hf.SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
-    images.image_seq_length = 16
-    processor = hf.PaliGemmaProcessor(images, words)
-    sizes = {**TEXT, "vocab_size": len(words)}
-    text: Any = hf.GemmaConfig(**sizes)
-    if kind == "paligemma2":
-        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
-        text = hf.Gemma2Config(**sizes, sliding_window=24, query_pre_attn_scalar=16, layer_types=kinds)
-    config = hf.PaliGemmaConfig(
-        vision_config={
-            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "image_size": SIDE, "patch_size": PATCH, "vision_use_head": False,
-        },
-        text_config=text,
-        image_token_index=words.image_token_id,
-        projection_dim=48,
-        hidden_size=48,
-    )  # fmt: skip
-    made = opened(randomised(hf.PaliGemmaForConditionalGeneration(config), scale=0.15), processor, folder)
-    return PaliPeer(made.folder, made.model, made.processor, made.vlm)
 
 
 @pytest.fixture(scope="module", params=["paligemma", "paligemma2"])
