@@ -350,11 +350,13 @@ def test_a_template_that_puts_pictures_before_clips_is_refused():
 
 
 @pytest.mark.parametrize(
-    "change", [{"bidirectional": "images"}, {"written": Written("<|image_pad|>", "<|image_pad|>")}]
+    "change",
+    [{"bidirectional": "prefix"}, {"wording": "prefix"}, {"written": Written("<|image_pad|>", "<|image_pad|>")}],
 )
 def test_what_training_cannot_do_is_refused(change: dict[str, Any]):
-    with pytest.raises(ConfigError, match="training"):
-        Tokenizing(tokenizer(PARTS_TEMPLATE), replace(TAGS, wording="parts", **change))
+    after = Downstream(select=3) if "written" in change else Downstream()
+    with pytest.raises(ConfigError, match="training|selection"):
+        Tokenizing(tokenizer(PARTS_TEMPLATE), replace(TAGS, **{"wording": "parts", **change}), after)
 
 
 def test_a_conversation_begins_with_the_id_that_begins_texts():

@@ -118,3 +118,83 @@ def paligemma(kind: str, folder: Path) -> Peer:
     )  # fmt: skip
     made = opened(randomised(hf.PaliGemmaForConditionalGeneration(config), scale=0.15), processor, folder)
     return PaliPeer(made.folder, made.model, made.processor, made.vlm)
+
+
+# ---- Gemma 3
+
+GEMMA_SIDE, GEMMA_PATCH = 56, 7  # 8 x 8 patches, 4 x 4 rows
+GEMMA_NAMES = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{% for item in message['content'] %}"
+    "{{ '<start_of_image>' if item['type'] == 'image' else item['text'] | trim }}{% endfor %}"
+    "{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+def gemma3(folder: Path) -> Peer:
+    words = bpe((*GEMMA_NAMES.values(), "<start_of_turn>", "<end_of_turn>"), bos="<bos>", more=GEMMA_NAMES)
+    text: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "head_dim": 16}
+    config = hf.Gemma3Config(
+        vision_config={
+            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": GEMMA_SIDE, "patch_size": GEMMA_PATCH, "vision_use_head": False,
+        },
+        text_config=hf.Gemma3TextConfig(
+            **text, num_attention_heads=4, num_key_value_heads=2, vocab_size=len(words), sliding_window=24,
+            query_pre_attn_scalar=16, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        ),
+        mm_tokens_per_image=16,
+        image_token_index=words.image_token_id,
+        boi_token_index=words.boi_token_id,
+        eoi_token_index=words.eoi_token_id,
+    )  # fmt: skip
+    images = hf.Gemma3ImageProcessor(
+        size={"height": GEMMA_SIDE, "width": GEMMA_SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    processor = hf.Gemma3Processor(images, words, chat_template=GEMMA_TEMPLATE, image_seq_length=16)
+    model = randomised(hf.Gemma3ForConditionalGeneration(config), scale=0.15)
+    return opened(model, processor, folder)
+
+
+# ---- InternVL
+
+INTERN_NAMES = {
+    "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}  # fmt: skip
+INTERN_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
+    "{% elif content['type'] == 'video' %}{{ '<video>\n' }}{% else %}{{ content['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def internvl(folder: Path) -> Peer:
+    words = bpe((*INTERN_NAMES.values(), "<|im_start|>", "<|im_end|>"), more=INTERN_NAMES)
+    tower: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = hf.InternVLConfig(
+        vision_config=hf.InternVLVisionConfig(
+            **tower, num_attention_heads=2, image_size=[SIDE, SIDE], patch_size=[PATCH, PATCH], attention_bias=True
+        ),
+        text_config=hf.Qwen2Config(
+            hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            vocab_size=len(words), bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        ),
+        image_token_id=words.context_image_token_id,
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    size: dict[str, Any] = {"size": {"height": SIDE, "width": SIDE}, "image_mean": [0.485, 0.456, 0.406]}
+    size |= {"image_std": [0.229, 0.224, 0.225]}
+    processor = hf.InternVLProcessor(
+        hf.GotOcr2ImageProcessor(**size, min_patches=1, max_patches=6),
+        words,
+        hf.InternVLVideoProcessor(**size),
+        image_seq_length=4,
+        chat_template=INTERN_TEMPLATE,
+    )
+    return opened(randomised(hf.InternVLForConditionalGeneration(config), scale=0.15), processor, folder)

@@ -12,7 +12,7 @@ from tubelet.language.placing.place import Placed
 from tubelet.language.placing.prompt import IGNORED
 from tubelet.language.vlm.scheme import Bidirectional
 from tubelet.packed import Packed
-from tubelet.shapes import Float, Int64
+from tubelet.shapes import Bool, Float, Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,17 @@ def blocks_of(placed: Placed, bidirectional: Bidirectional) -> Int64[Tensor, "B 
     if bidirectional == "prefix":
         answer = placed.attention_mask == 0 if placed.labels is None else placed.labels != IGNORED
         return -answer.long()
-    first = placed.visual & ~F.pad(placed.visual, (1, 0))[:, :-1]
-    return torch.where(placed.visual, first.long().cumsum(1) - 1, -1)
+    return picture_blocks(placed.visual)
+
+
+def picture_blocks(visual: Bool[Tensor, "*batch S"]) -> Int64[Tensor, "*batch S"]:
+    """Rows that follow each other as blocks, numbered from 0; -1 elsewhere.
+
+    >>> picture_blocks(torch.tensor([False, True, True, False, True])).tolist()
+    [-1, 0, 0, -1, 1]
+    """
+    first = visual & ~F.pad(visual, (1, 0))[..., :-1]
+    return torch.where(visual, first.long().cumsum(-1) - 1, -1)
 
 
 def scatter_deepstack(deep: Sequence[Packed], visual: Tensor, like: Tensor) -> Tensor | None:

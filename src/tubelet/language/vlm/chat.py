@@ -22,7 +22,7 @@ from tubelet.language.vlm.features import VisualRows, frames_apart
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
 from tubelet.language.vlm.template import render_template
-from tubelet.language.vlm.written_out import marks_of, write_out
+from tubelet.language.vlm.written_out import marks_of, shown_of, write_out
 from tubelet.packed import Packed, concat
 from tubelet.pixels.budget import told
 from tubelet.pixels.patchify import patchify
@@ -212,7 +212,7 @@ def tokens_of(text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, sc
     if scheme.rule.time == "blocks":
         text, counts = _with_times(text, clips, rows, tokenizer, scheme)
     elif scheme.written is not None:
-        text, counts = write_out(text, clips, rows, scheme.written, scheme.views)
+        text, counts, _ = write_out(text, shown_of(clips, rows, scheme.written), scheme.written, scheme.views)
     return expand_placeholders(_all_ids(text, tokenizer, scheme), counts, scheme.token_ids)
 
 

@@ -8,6 +8,7 @@ rows                                  64                   64              64
 import re
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 
@@ -31,39 +32,66 @@ def marks_of(written: Written) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, marks)))
 
 
-def write_out(
-    text: str, clips: Sequence[Clip], rows: Packed, written: Written, views: ViewRule | None
-) -> tuple[str, list[int]]:
-    """The text with what stands around rows, and the rows of each placeholder; a tile or frame without rows is left
-    out.
+class Shown(NamedTuple):
+    """A picture or clip as it is written out. lengths: rows of each view, or of each frame of a clip."""
 
-    Raises AlignmentError where the text has other marks than the pack has items.
+    height: int
+    width: int
+    is_video: bool
+    times_s: Sequence[float]
+    duration_s: float | None
+    lengths: Sequence[int]
+
+
+class WrittenOut(NamedTuple):
+    """text: with what stands around rows. counts: rows of each placeholder. grown: where marks ended in the text that
+    was given, and how many letters longer what stands there is."""
+
+    text: str
+    counts: list[int]
+    grown: list[tuple[int, int]]
+
+
+def shown_of(clips: Sequence[Clip], rows: Packed, written: Written) -> list[Shown]:
+    """The clips that the pack has rows of, in its order."""
+    out: list[Shown] = []
+    for number in dict.fromkeys(item.picture for item in rows.items):
+        own, clip = [i for i, item in enumerate(rows.items) if item.picture == number], clips[number]
+        lengths: Sequence[int] = [rows.lengths[i] for i in own]
+        if written.clip_mark is not None and clip.is_video:
+            [lengths] = [_frame_lengths(rows, i) for i in own]
+        out.append(Shown(clip.height, clip.width, clip.is_video, clip.times_s, clip.duration_s, lengths))
+    return out
+
+
+def write_out(text: str, items: Sequence[Shown], written: Written, views: ViewRule | None) -> WrittenOut:
+    """The text with its marks written out; a tile or frame without rows is left out.
+
+    Raises AlignmentError where the text has other marks than there are items.
     """
-    pieces, counts, done = [], [], 0
+    pieces, counts, grown, done = [], [], [], 0
     found = list(marks_of(written).finditer(text))
-    order = list(dict.fromkeys(item.picture for item in rows.items))
-    if len(found) != len(order):
-        raise AlignmentError("the prompt has other items", expected=len(order), got=len(found))
-    for number, at in zip(order, found, strict=True):
-        own = [i for i, item in enumerate(rows.items) if item.picture == number]
-        if (at[0] == written.clip_mark) != (written.clip_mark is not None and clips[number].is_video):
+    if len(found) != len(items):
+        raise AlignmentError("the prompt has other items", expected=len(items), got=len(found))
+    for number, (item, at) in enumerate(zip(items, found, strict=True)):
+        by_frame = at[0] == written.clip_mark
+        if by_frame != (written.clip_mark is not None and item.is_video):
             raise AlignmentError("the prompt has another kind of item", item=number, got=at[0])
-        if at[0] == written.clip_mark:
-            [frames] = [_frame_lengths(rows, i) for i in own]
-            blocks, behind = _clip(clips[number], frames, written), written.clip_end
-        else:
-            blocks, behind = _picture(clips[number], [rows.lengths[i] for i in own], written, views), ""
-        pieces += [text[done : at.start()], *(shown for shown, _ in blocks), behind]
+        blocks = _clip(item, written) if by_frame else _picture(item, written, views)
+        shown = "".join(block for block, _ in blocks) + (written.clip_end if by_frame else "")
+        pieces += [text[done : at.start()], shown]
         counts += [n for _, n in blocks]
         done = at.end()
-    return "".join([*pieces, text[done:]]), counts
+        grown.append((done, len(shown) - len(at[0])))
+    return WrittenOut("".join([*pieces, text[done:]]), counts, grown)
 
 
-def _picture(clip: Clip, lengths: list[int], written: Written, views: ViewRule | None) -> list[Block]:
-    """One block, or one for each tile and one for the whole behind them. lengths: rows of each view."""
+def _picture(item: Shown, written: Written, views: ViewRule | None) -> list[Block]:
+    """One block, or one for each tile and one for the whole behind them."""
+    lengths = item.lengths
     if written.tile is None or views is None or len(lengths) == 1:
         return [(written.text, sum(lengths))]
-    columns = views.tiling(clip.height, clip.width).cols
+    columns = views.tiling(item.height, item.width).cols
     blocks: list[Block] = []
     before = ""
     for n, length in enumerate(lengths[:-1]):
@@ -78,17 +106,17 @@ def _picture(clip: Clip, lengths: list[int], written: Written, views: ViewRule |
     return [*blocks, (before + written.text, lengths[-1])]
 
 
-def _clip(clip: Clip, lengths: list[int], written: Written) -> list[Block]:
-    """A block a frame; the first begins with what is said of the clip. lengths: rows of each frame."""
-    shown = [t for t, n in enumerate(lengths) if n]
-    length_s = clip.times_s[-1] if clip.duration_s is None else clip.duration_s
+def _clip(item: Shown, written: Written) -> list[Block]:
+    """A block a frame; the first begins with what is said of the clip."""
+    kept = [t for t, n in enumerate(item.lengths) if n]
+    length_s = item.times_s[-1] if item.duration_s is None else item.duration_s
     begin = written.clip_begin.replace("{duration}", str(timedelta(seconds=int(length_s))))
-    begin = begin.replace("{frames}", number_in_words(len(shown))) if "{frames}" in begin else begin
+    begin = begin.replace("{frames}", number_in_words(len(kept))) if "{frames}" in begin else begin
     blocks: list[Block] = []
-    for t in shown:
-        when = f"{int(clip.times_s[t] // 60):02d}:{int(clip.times_s[t] % 60):02d}"
+    for t in kept:
+        when = f"{int(item.times_s[t] // 60):02d}:{int(item.times_s[t] % 60):02d}"
         frame = written.frame.replace("{}", str(t + 1)).replace("{time}", when)
-        blocks.append(((written.between if blocks else begin) + frame, lengths[t]))
+        blocks.append(((written.between if blocks else begin) + frame, item.lengths[t]))
     return blocks
 
 

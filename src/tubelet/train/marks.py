@@ -1,0 +1,74 @@
+"""What stands for pictures and clips in the text of a sample, and how its spans move when that is written out."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tubelet.errors import ConfigError, InputError
+from tubelet.inspect.budget.values import PlannedItem
+from tubelet.language.placing.prompt import Count
+from tubelet.language.vlm.chat import timestamps
+from tubelet.language.vlm.scheme import IMAGE_TAG
+from tubelet.language.vlm.written_out import Shown, write_out
+
+if TYPE_CHECKING:
+    from tubelet.train.tokenize import Header, Tokenizing
+
+Span = tuple[int, int]
+
+
+def mark_of(header: "Header", how: "Tokenizing") -> str:
+    """What stands for a picture or clip in text."""
+    if how.scheme.wording == "image_tag":
+        return IMAGE_TAG
+    ids = how.scheme.token_ids
+    middle = ids.video if header.clip and ids.video is not None else ids.image
+    wanted = [i for i in (ids.start, middle, ids.end) if i is not None]
+    names = how.tokenizer.convert_ids_to_tokens(wanted)
+    if None in names:
+        raise ConfigError("the tokenizer lacks a placeholder of this model", expected=tuple(wanted))
+    return "".join(names)
+
+
+def with_times(
+    text: str, spans: list[Span], headers: "Sequence[Header]", planned: Sequence[PlannedItem], how: "Tokenizing"
+) -> tuple[str, list[Span], list[Count]]:
+    """The text with a timestamp and a block for each frame of each clip, and the rows of each block (Qwen3-VL)."""
+    pieces: list[str] = []
+    counts: list[Count] = []
+    moved: list[tuple[int, int]] = []  # (a place in the text, letters added there)
+    done = 0
+    for header, one in zip(headers, planned, strict=True):
+        mark = mark_of(header, how)
+        at = text.find(mark, done)
+        if at < 0:
+            raise InputError("the chat template leaves a picture or clip out", expected=mark)
+        pieces.append(text[done:at])
+        done = at + len(mark)
+        blocks = [mark]
+        counts += [one.merged.h * one.merged.w] * one.merged.t
+        if header.clip:
+            times = timestamps(header.times_s, how.recipe(header).temporal)
+            blocks = [f"<{when:.1f} seconds>{mark}" for when in times]
+        pieces += blocks
+        moved.append((done, sum(map(len, blocks)) - len(mark)))
+    return "".join([*pieces, text[done:]]), _moved(spans, moved), counts
+
+
+def with_views(
+    text: str, spans: list[Span], headers: "Sequence[Header]", planned: Sequence[PlannedItem], how: "Tokenizing"
+) -> tuple[str, list[Span], list[Count]]:
+    """The text with pictures and clips written out, and the rows of each placeholder."""
+    written, items = how.scheme.written, []
+    assert written is not None
+    for header, one in zip(headers, planned, strict=True):
+        lengths = [n for _, n in one.views] or [one.tokens]
+        if header.clip and written.clip_mark is not None:
+            lengths = [one.tokens // one.merged.t] * one.merged.t
+        items.append(Shown(header.height, header.width, header.clip, header.times_s, header.duration_s, lengths))
+    made = write_out(text, items, written, how.scheme.views)
+    return made.text, _moved(spans, made.grown), list(made.counts)
+
+
+def _moved(spans: Sequence[Span], grown: Sequence[tuple[int, int]]) -> list[Span]:
+    """Spans in a text that grew: (where in the old text, by how many letters), none of it inside a span."""
+    return [(a + sum(n for at, n in grown if at <= a), b + sum(n for at, n in grown if at <= a)) for a, b in spans]
