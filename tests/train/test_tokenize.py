@@ -355,7 +355,7 @@ def test_a_template_that_puts_pictures_before_clips_is_refused():
 )
 def test_what_training_cannot_do_is_refused(change: dict[str, Any]):
     after = Downstream(select=3) if "written" in change else Downstream()
-    with pytest.raises(ConfigError, match="training|selection"):
+    with pytest.raises(ConfigError, match=r"training|selection"):
         Tokenizing(tokenizer(PARTS_TEMPLATE), replace(TAGS, **{"wording": "parts", **change}), after)
 
 

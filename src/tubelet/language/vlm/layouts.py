@@ -22,6 +22,12 @@ LAYOUTS: dict[str, Layout] = {
     "smolvlm": SMOL_VLM,
     "paligemma": PALIGEMMA,  # 1 and 2
 }
+# What tests/language/vlm compare with transformers' own code, live; of kinds that are not here with recorded cases
+PROOFS = ("words", "ids", "logits", "answers")
+VERIFIED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(set(LAYOUTS) - set(RULES), PROOFS),
+    **dict.fromkeys(RULES, ("words", "ids", "answers")),  # of pictures; clips are worded otherwise on purpose
+}
 # Published folders of each, and of the two whose layouts are read by `read_folder` itself; names, never followed
 HUB_IDS: dict[str, tuple[str, ...]] = {
     "qwen2_vl": ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct"),
