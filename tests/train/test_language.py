@@ -189,7 +189,7 @@ def test_a_clip_is_taught_as_it_is_asked_about(kind: str, folders: dict[str, Pat
     clip = Clip(np.zeros((5, 40, 60, 3), np.uint8), (0.0, 0.5, 1.0, 1.5, 62.0), "", is_video=True, duration_s=63.5)
     asked = ask(vlm, [clip, still], "What?").ready.input_ids[0].tolist()
     headers = [Header("video", 60, 40, clip.times_s, 63.5), Header("image", 90, 50, (0.0,))]
-    media = tuple(Media("a", one.kind) for one in headers)
+    media = tuple(Media(one.kind, "a") for one in headers)
     turns = (Turn("user", (0, 1, "What?")), Turn("assistant", ("A dog.",)))
     taught = tokenize(Sample("0", "a.json:1", turns, media), headers, Tokenizing.of(vlm))
     assert taught.ids.tolist()[: len(asked)] == asked

@@ -198,8 +198,8 @@ def _step(resized: "dict[Sizes, Tensor]", sizes: Sizes, recipe: PixelRecipe) -> 
 
     if sizes not in resized:
         pad = Pad(*sizes[-1], 0, 0, *sizes[-1])
-        how = {"resampler": recipe.resampler, "interpolation": recipe.interpolation}
-        resized[sizes] = resize_frames(_step(resized, sizes[:-1], recipe), pad, **how)
+        before, kind = _step(resized, sizes[:-1], recipe), recipe.interpolation
+        resized[sizes] = resize_frames(before, pad, resampler=recipe.resampler, interpolation=kind)
     return resized[sizes]
 
 

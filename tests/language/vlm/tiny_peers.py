@@ -52,7 +52,7 @@ def number_words() -> Iterator[None]:
 
 def idefics3(kind: str, folder: Path) -> Peer:
     words = bpe(SPECIAL, bos="<|im_start|>", more={"image_token": "<image>", "video_token": "<video>"})
-    more = {"idefics3": (hf.Idefics3Config, hf.Idefics3ForConditionalGeneration)}
+    more: dict[str, tuple[Any, Any]] = {"idefics3": (hf.Idefics3Config, hf.Idefics3ForConditionalGeneration)}
     more |= {"smolvlm": (hf.SmolVLMConfig, hf.SmolVLMForConditionalGeneration)}
     made, model = more[kind]
     config = made(
@@ -98,7 +98,7 @@ class PaliPeer(Peer):
 def paligemma(kind: str, folder: Path) -> Peer:
     words = bpe(("<image>", "<bos>", "<eos>"), more={"image_token": "<image>"})
     words.bos_token, words.eos_token = "<bos>", "<eos>"
-    images = hf.SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    images: Any = hf.SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
     images.image_seq_length = 16
     processor = hf.PaliGemmaProcessor(images, words)
     sizes = {**GEMMA, "vocab_size": len(words)}
