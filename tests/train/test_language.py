@@ -195,3 +195,14 @@ def test_a_clip_is_taught_as_it_is_asked_about(kind: str, folders: dict[str, Pat
     assert taught.ids.tolist()[: len(asked)] == asked
     assert (taught.labels[: len(asked)] == -100).all() and (taught.labels[len(asked) :] != -100).all()
     assert taught.rows == asked.count(vlm.scheme.token_ids.image)
+
+
+def test_a_caption_follows_a_picture_that_is_written_out(folders: dict[str, Path]):
+    vlm = vlm_of("gemma3", folders)
+    one = Sample("0", "a.json:1", (Turn("user", (0,)), Turn("assistant", ("A cat.",))), (Media("image", "a"),))
+    taught = tokenize(one, [Header("image", 90, 50, (0.0,))], Tokenizing.of(vlm, style="plain"))
+    said = vlm.tokenizer.decode(taught.ids)
+    assert said == f"<bos>\n\n<start_of_image>{'<image_soft_token>' * 16}<end_of_image>\n\nA cat.\n"
+    assert vlm.tokenizer.decode(taught.ids[taught.labels != -100]) == "A cat.\n"
+    with pytest.raises(ConfigError, match="no clips"):
+        tokenize(one, [Header("video", 90, 50, (0.0, 1.0))], Tokenizing.of(vlm, style="plain"))

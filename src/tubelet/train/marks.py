@@ -20,6 +20,11 @@ def mark_of(header: "Header", how: "Tokenizing") -> str:
     """What stands for a picture or clip in text."""
     if how.scheme.wording == "image_tag":
         return IMAGE_TAG
+    if (written := how.scheme.written) is not None:
+        mark = written.clip_mark if header.clip else written.mark
+        if mark is None:
+            raise ConfigError("this model knows no clips", got=header.kind)
+        return mark
     ids = how.scheme.token_ids
     middle = ids.video if header.clip and ids.video is not None else ids.image
     wanted = [i for i in (ids.start, middle, ids.end) if i is not None]
