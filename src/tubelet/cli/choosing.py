@@ -1,10 +1,9 @@
 """What `select` and `compare` share: their options, the text and the boxes."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tubelet.cli.options import DEFAULT_MODEL, Config, ReadingOptions, option
 from tubelet.cli.terminal import Terminal, UsageError, file_name
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from tubelet.reduce.settings import Settings
 
 TEXT_SIDE = (
-    "--text needs a model with a text side: --model google/siglip-so400m-patch14-384, or a folder of such weights; "
-    "or give --text-embeddings FILE.safetensors with (S, D) vectors in this model's space"
+    "--text needs a model with a text side: --model reader, google/siglip-so400m-patch14-384, or a folder of such "
+    "weights; or give --text-embeddings FILE.safetensors with (S, D) vectors in this model's space"
 )
 SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
 
@@ -48,7 +47,8 @@ class ChoosingOptions:
     """What tokens are chosen by, and by whose."""
 
     text: Annotated[
-        str | None, option("what is asked: its words are looked for by SigLIP's own text tower", "TEXT")
+        str | None,
+        option("what is asked: its words are looked for as they are printed, with SigLIP by what they mean", "TEXT"),
     ] = None
     text_embeddings: Annotated[
         str | None, option("or: vectors of words, (S, D) in a safetensors file, for any model", "FILE.safetensors")
@@ -61,7 +61,7 @@ class ChoosingOptions:
         str,
         option(
             "a variant (see tubelet models; random weights), a folder or safetensors file, or a hub id "
-            f"(default: {DEFAULT_MODEL}, untrained)",
+            f"(default: {DEFAULT_MODEL}, which comes with the library)",
             "MODEL",
         ),
     ] = DEFAULT_MODEL
@@ -179,12 +179,12 @@ def require_text_side(wish: SelectionRequest, choosing: ChoosingOptions) -> None
     if wish.text is None:
         return
     from tubelet.families.catalogue import find, variants
-    from tubelet.weights.locate import find_folder
+    from tubelet.weights.locate import find_folder, is_here
 
     name = choosing.model
     if name in variants():  # random weights
         raise InputError(TEXT_SIDE, source=name, expected="siglip")
-    if not os.path.exists(name):  # noqa: PTH110  that of Path raises where a name is too long
+    if not is_here(name) or _spelled(name):
         return
     folder = find_folder(name)
     family = find(folder.config() if choosing.config is None else None, folder.home)[0].family
@@ -192,23 +192,46 @@ def require_text_side(wish: SelectionRequest, choosing: ChoosingOptions) -> None
         raise InputError(TEXT_SIDE, source=file_name(name), expected="siglip")
 
 
-def words_of(wish: SelectionRequest, model: "Model") -> "Tensor | None":
-    """The vectors of the words that are asked for, or None.
+class SoughtWords(NamedTuple):
+    """The vectors of the words that are asked for, or None, and the space that rows are brought to."""
 
-    Raises InputError for a file that holds none, and as `require_text_side`, which says it before the model is loaded.
+    words: "Tensor | None"
+    space: "Space"
+
+
+def words_of(wish: SelectionRequest, model: "Model", choosing: ChoosingOptions) -> SoughtWords:
+    """What is asked for, in a space that the model's rows can be brought to.
+
+    Raises InputError for a file that holds no words, and as `require_text_side`, which says it before the model is
+    loaded.
     """
     from tubelet.weights.load import report_of
 
     if wish.text_file is not None:
-        return _stored_words(wish.text_file)
+        return SoughtWords(_stored_words(wish.text_file), wish.space)
     if wish.text is None:
-        return None
+        return SoughtWords(None, wish.space)
+    name = choosing.model
+    if _spelled(name):
+        from tubelet.reduce.spelled_text import SpelledText
+
+        side = SpelledText.load(name, device=model.device)
+        return SoughtWords(side.words(wish.text), side.rows if wish.space == "auto" else wish.space)
     report = report_of(model.encoder)
     if report is None or report.family != "siglip":  # of a hub, where nobody looked before
         raise InputError(TEXT_SIDE, source=model.name, expected="siglip")
     from tubelet.reduce.siglip_text import SiglipText
 
-    return SiglipText.load(model.name).words(wish.text)
+    return SoughtWords(SiglipText.load(name).words(wish.text), wish.space)
+
+
+def _spelled(name: str) -> bool:
+    """Whether words are stored beside a model's weights. Of a hub nothing is fetched for this."""
+    from tubelet.families.catalogue import variants
+    from tubelet.reduce.spelled_text import place_of
+    from tubelet.weights.locate import is_here
+
+    return name not in variants() and is_here(name) and place_of(name).is_file()
 
 
 def _stored_words(file: str) -> "Tensor":
@@ -287,7 +310,7 @@ def encoded(
     wish: SelectionRequest,
     model: "Model",
     recipe: "PixelRecipe",
-    text: "Tensor | None",
+    sought: SoughtWords,
     boxes: "dict[int, list[Box]]",
     sampling: "Sampling",
     *,
@@ -304,8 +327,8 @@ def encoded(
             wish.needs,
             recipe=recipe,
             views=wish.views,
-            text=text,
-            space=wish.space,
+            text=sought.words,
+            space=sought.space,
             layer=wish.layer,
             boxes=boxes.get(index),
             scaffold_rows=wish.whole_rows,

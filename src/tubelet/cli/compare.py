@@ -80,14 +80,14 @@ class Compare:
         require_text_side(wish, self.choosing)
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
-        text = words_of(wish, model)
+        sought = words_of(wish, model, self.choosing)
         result = Compared(wish, model, self.runs)
         tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading, times=1 + self.runs)
         with progress(terminal, len(inputs)) as tick:
             for i, file in enumerate(inputs.names):
                 tick("comparing", i)
                 options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
-                seen = encoded(inputs.sources[i], i, wish, model, recipe, text, boxes, sampling, **options)
+                seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, sampling, **options)
                 choices = self._choices(i, seen, wish)
                 result.add(seen, choices)
                 place = drawings.place(i, "compared")

@@ -97,7 +97,7 @@ class Select:
         start = time.perf_counter()
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
-        text = words_of(wish, model)
+        sought = words_of(wish, model, self.choosing)
         result = Selected(wish.methods[0], wish.budget, model, time.perf_counter() - start)
         tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading)
         with progress(terminal, len(inputs)) as tick:
@@ -105,7 +105,7 @@ class Select:
                 tick("choosing", i)
                 try:
                     options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
-                    seen = encoded(inputs.sources[i], i, wish, model, recipe, text, boxes, sampling, **options)
+                    seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, sampling, **options)
                     self._one(i, file, seen, wish, result, drawings)
                 except InputError as e:
                     if self.on_error == "raise":

@@ -23,10 +23,10 @@ from tubelet.language.project.projector import ProjectorConfig
 from tubelet.language.vlm.layouts import LAYOUTS
 from tubelet.language.vlm.qwen import SPATIAL_MLLM, spatial_level, without_spatial
 from tubelet.language.vlm.read_folder import MODEL_TYPE, files_of, is_layout
-from tubelet.language.vlm.scheme import SECTION, Scheme, scheme_from
+from tubelet.language.vlm.scheme import Scheme, scheme_from
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.load import Opened, open_weights
-from tubelet.weights.locate import CONFIG, CheckpointFolder, Source, find_folder
+from tubelet.weights.locate import CONFIG, SECTION, CheckpointFolder, Source, find_folder
 from tubelet.weights.plain import from_plain
 from tubelet.weights.tensors import stored_type
 
@@ -76,7 +76,7 @@ def outline_model(source: Source, *, revision: str | None = None) -> ModelOutlin
     if found is not None:
         return found
     opened = open_weights(folder)
-    return ModelOutline(opened.config, stored=_stored(opened))
+    return ModelOutline(opened.config, stored=_stored(opened, folder))
 
 
 def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
@@ -99,7 +99,7 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
         if SETTINGS in config:
             own = from_plain(ProjectorConfig, config[SETTINGS], SETTINGS)
             projector, merge = own.kind, own.merge
-            if own.odd != "error" or own.norm_out:
+            if own.odd != "error":
                 return None
     else:
         layout, files = LAYOUTS[str(kind)], files_of(folder, config)
@@ -123,7 +123,7 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
     if scheme.states:  # what lies behind the state is loaded and never runs
         encoder = replace(encoder, layers=scheme.states[0], pool=False, post_norm=False, merger=None, deepstack=())
     language = _language_values(folder, opened)
-    return ModelOutline(encoder, after, True, language, _stored(opened), scheme)
+    return ModelOutline(encoder, after, True, language, _stored(opened, folder), scheme)
 
 
 def language_shape(config: Mapping[str, Any], name: str = "language model") -> LanguageShape | None:
@@ -175,5 +175,5 @@ def _language_values(folder: CheckpointFolder, opened: Opened) -> int | None:
     return sum(math.prod(e.shape) for key, e in entries if key not in vision and not key.startswith(BESIDE))
 
 
-def _stored(opened: Opened) -> str:
-    return str(stored_type(list(opened.entries.values()))).removeprefix("torch.")
+def _stored(opened: Opened, folder: CheckpointFolder) -> str:
+    return folder.dtype or str(stored_type(list(opened.entries.values()))).removeprefix("torch.")
