@@ -41,7 +41,7 @@ class SpellingConfig:
 
 def train_spelling(
     vlm: VLM, recipe: PageRecipe, fonts: Fonts, config: SpellingConfig = SpellingConfig()
-) -> tuple[SpelledText, float]:
+) -> SpelledText:
     """The words beside the reader's encoder, and the last steps' mean loss. Cost: one forward of every page.
 
     Raises ConfigError for a model whose rows are not those of its merged tokens.
@@ -67,7 +67,7 @@ def train_spelling(
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))
-    return side.eval(), float(np.mean(losses[-20:]))
+    return side.eval()
 
 
 @torch.no_grad()
