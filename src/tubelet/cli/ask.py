@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import (
-    DEFAULT_MODEL,
-    Device,
-    FrameOptions,
-    OutputOptions,
-    Overwrite,
-    ReadingOptions,
-    StoredDtype,
-    option,
-)
+from tubelet.cli.options import Device, FrameOptions, OutputOptions, Overwrite, ReadingOptions, StoredDtype, option
 from tubelet.cli.output import output_file
 from tubelet.cli.sources import Inputs, inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, seconds, visible
@@ -44,17 +35,11 @@ class Ask:
     One with a head that points (see tubelet.train.pages) says what it is not sure of, and --show draws where it read.
     Needs transformers: pip install "tubelet[hf]".
 
-    Example: tubelet ask receipt.png "What is the total?"
+    Example: tubelet ask receipt.png "What was bought?" --model models/Qwen2.5-VL-3B-Instruct
     """
 
     words: Positional[Annotated[tuple[str, ...], option("pictures and videos, then the question", "FILE... QUESTION")]]
-    model: Annotated[
-        str,
-        option(
-            "a folder or hub id of a whole model (default: reader, which comes with the library and reads small pages)",
-            "MODEL",
-        ),
-    ] = DEFAULT_MODEL
+    model: Annotated[str, option("a folder or hub id of a whole model", "MODEL")]
     vision_tower: Annotated[
         str | None, option("where the tower of a LLaVA checkpoint is, when it is not inside", "MODEL")
     ] = None

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tubelet.reduce.settings import Settings
 
 TEXT_SIDE = (
-    "--text needs a model with a text side: --model reader, google/siglip-so400m-patch14-384, or a folder of such "
-    "weights; or give --text-embeddings FILE.safetensors with (S, D) vectors in this model's space"
+    "--text needs a model with a text side: --model google/siglip-so400m-patch14-384, or a folder of such weights; "
+    "or give --text-embeddings FILE.safetensors with (S, D) vectors in this model's space"
 )
 SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
 
@@ -61,7 +61,7 @@ class ChoosingOptions:
         str,
         option(
             "a variant (see tubelet models; random weights), a folder or safetensors file, or a hub id "
-            f"(default: {DEFAULT_MODEL}, which comes with the library)",
+            f"(default: {DEFAULT_MODEL}, untrained)",
             "MODEL",
         ),
     ] = DEFAULT_MODEL

@@ -49,7 +49,7 @@ class Encode:
         str,
         option(
             "a variant (see tubelet models; random weights), a folder or safetensors file, or a hub id "
-            f"(default: {DEFAULT_MODEL}, which comes with the library)",
+            f"(default: {DEFAULT_MODEL}, untrained)",
             "MODEL",
         ),
     ] = DEFAULT_MODEL

@@ -38,7 +38,7 @@ from tubelet.packed.header import Entry
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.locate import SECTION, Checkpoint, CheckpointFolder, Source, find_folder
 from tubelet.weights.plain import from_plain
-from tubelet.weights.tensors import TensorReader, compare_names, stored_type, wanted_type
+from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 INIT_STD = 0.02
 
@@ -79,17 +79,15 @@ def load_encoder(
     file's config.json, which is then not read. Without either, the shapes must fit exactly one variant. How pictures
     are sized is what preprocessor_config.json (or processor_config.json) says, where one is there, config= is not given
     and the family has no rule of its own, as OneVision-Encoder has; else the family's default. dtype: None
-    keeps the stored type (the widest, where files mix); a built-in model is loaded in float32. allow_missing: upstream
-    names that may be absent and are then initialised. `report_of` says what was done. Raises KeyMismatch (with all
-    missing, unexpected and mis-shaped names), ConfigError, UnsafeFile, UnsafePath, NotFinite, or WeightsError when
-    nothing is there.
+    keeps the stored type (the widest, where files mix). allow_missing: upstream names that may be absent and are then
+    initialised. `report_of` says what was done. Raises KeyMismatch (with all missing, unexpected and mis-shaped names),
+    ConfigError, UnsafeFile, UnsafePath, NotFinite, or WeightsError when nothing is there.
 
         >>> encoder = load_encoder("weights/ov-large", dtype=torch.bfloat16)  # doctest: +SKIP
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ConfigError(f"weights are floating point numbers, not {dtype}", got=str(dtype))
-    folder = find_folder(source, revision)
-    opened, dtype = open_weights(folder, config=config), wanted_type(folder, dtype)
+    opened = open_weights(source, config=config, revision=revision)
     checkpoint, match, settled = opened
     entries, lines = opened.entries, match.family.formats[match.format]
     encoder, expected = skeleton(settled, match.family, match.format)

@@ -32,7 +32,6 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # peft's
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 SECTION = "tubelet"  # of the config.json of a whole model that tubelet wrote: how it reads pictures
 MAX_SHARDS = 4096
-BUILT_IN = {"reader": Path(__file__).parent / "built_in" / "reader"}  # models that come with the library, by name
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -73,7 +72,6 @@ class CheckpointFolder:
     index: str | None = None  # the index they were read from, None for a single file
     fetch: Callable[[Sequence[str]], None] | None = None  # brings files by name into the folder, where a hub has them
     described: Mapping[str, Any] | None = None  # what config.json says, where it is known in another form already
-    dtype: str | None = None  # of torch, that it is loaded in where none is asked for; None: as it is stored
     headers: dict[str, Header] = field(default_factory=dict, repr=False, compare=False)  # those read so far, by name
 
     @property
@@ -144,8 +142,8 @@ Source = str | os.PathLike[str] | CheckpointFolder  # what a part of a checkpoin
 
 
 def is_here(name: str) -> bool:
-    """Whether a name is that of a built-in model, or something stands at it: then no hub is asked."""
-    return name in BUILT_IN or os.path.exists(name)  # noqa: PTH110  that of Path raises where a name is too long
+    """Whether something stands at a name: then no hub is asked."""
+    return os.path.exists(name)  # noqa: PTH110  that of Path raises where a name is too long
 
 
 def find_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
@@ -159,13 +157,10 @@ def find_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
 def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder:
     """The same before shards are opened: from a hub only its configuration and index, or its one file, are fetched.
 
-    What was found already is given back as it is, at its own revision. The name of a built-in model is that model; it
-    is stored in half precision and loaded in float32. A folder of that name is "./reader".
+    What was found already is given back as it is, at its own revision.
     """
     if isinstance(source, CheckpointFolder):
         return source
-    if isinstance(source, str) and source in BUILT_IN:
-        return replace(_from_folder(BUILT_IN[source], source), dtype="float32")
     path = Path(source)
     if not str(source) or not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
@@ -187,7 +182,7 @@ def _nothing(name: str) -> WeightsError:
     from tubelet.families.catalogue import variants
 
     known = variants()
-    hint = near_names(name, (*known, *BUILT_IN))
+    hint = near_names(name, known)
     if name in known:
         hint = "; the network of that name has no weights here: tubelet.untrained makes it with random ones"
     return WeightsError(f"no such file or folder, and not a hub id of the form owner/name{hint}", source=name[:200])

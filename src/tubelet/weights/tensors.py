@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tubelet.errors import KeyMismatch, UnsafeFile
 from tubelet.packed.header import Entry
-from tubelet.weights.locate import Checkpoint, CheckpointFolder, Source, find_checkpoint
+from tubelet.weights.locate import Checkpoint, Source, find_checkpoint
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -80,11 +80,6 @@ def entries_of(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
     """Tensors in memory as a file would describe them, for `compare_names`."""
     names = {dtype: name for name, dtype in _FLOATS.items()}
     return {key: Entry(names.get(x.dtype, str(x.dtype)), tuple(x.shape), 0, 0) for key, x in tensors.items()}
-
-
-def wanted_type(folder: CheckpointFolder, dtype: torch.dtype | None) -> torch.dtype | None:
-    """The type that was asked for, else the folder's own wish, else None: as it is stored."""
-    return getattr(torch, folder.dtype) if dtype is None and folder.dtype is not None else dtype
 
 
 def stored_type(entries: Sequence[Entry]) -> torch.dtype:

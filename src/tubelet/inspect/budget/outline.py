@@ -76,7 +76,7 @@ def outline_model(source: Source, *, revision: str | None = None) -> ModelOutlin
     if found is not None:
         return found
     opened = open_weights(folder)
-    return ModelOutline(opened.config, stored=_stored(opened, folder))
+    return ModelOutline(opened.config, stored=_stored(opened))
 
 
 def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
@@ -123,7 +123,7 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
     if scheme.states:  # what lies behind the state is loaded and never runs
         encoder = replace(encoder, layers=scheme.states[0], pool=False, post_norm=False, merger=None, deepstack=())
     language = _language_values(folder, opened)
-    return ModelOutline(encoder, after, True, language, _stored(opened, folder), scheme)
+    return ModelOutline(encoder, after, True, language, _stored(opened), scheme)
 
 
 def language_shape(config: Mapping[str, Any], name: str = "language model") -> LanguageShape | None:
@@ -175,5 +175,5 @@ def _language_values(folder: CheckpointFolder, opened: Opened) -> int | None:
     return sum(math.prod(e.shape) for key, e in entries if key not in vision and not key.startswith(BESIDE))
 
 
-def _stored(opened: Opened, folder: CheckpointFolder) -> str:
-    return folder.dtype or str(stored_type(list(opened.entries.values()))).removeprefix("torch.")
+def _stored(opened: Opened) -> str:
+    return str(stored_type(list(opened.entries.values()))).removeprefix("torch.")

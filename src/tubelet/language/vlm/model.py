@@ -329,7 +329,7 @@ class VLM(nn.Module):
         reduce: Reduce | None = None,
         cache: FeatureCache | None = None,
     ) -> "VLM":
-        """The model of a folder or a hub id, or "reader": of a kind in `language.vlm.layouts`, LLaVA's own, or ours.
+        """The model of a folder or a hub id: of a kind in `language.vlm.layouts`, in LLaVA's own layout, or ours.
 
         vision_tower: where LLaVA's tower is, instead of what mm_vision_tower says. dtype: None keeps the stored type.
         Safetensors only, no remote code, no tensor read twice. Raises ConfigError, KeyMismatch and what else

@@ -47,7 +47,6 @@ from tubelet.language.vlm.scheme import Scheme, scheme_from
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.load import load_encoder, open_weights
 from tubelet.weights.locate import CONFIG, PROCESSOR, SECTION, CheckpointFolder, Source, find_folder
-from tubelet.weights.tensors import wanted_type
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
@@ -84,7 +83,7 @@ def load_model_parts(
     """
     require_transformers("a vision-language model")
     folder = find_folder(source, revision)
-    config, dtype = folder.config(), wanted_type(folder, dtype)
+    config = folder.config()
     if config is None:
         raise ConfigError("a whole model needs its config.json", source=folder.name, expected=CONFIG)
     refuse_code(config)
