@@ -28,8 +28,8 @@ def test_pieces_are_of_one_to_three_letters_and_the_ends():
 
 def test_a_word_does_not_depend_on_its_neighbours():
     words = side()
-    together = words.embed(["total", "tax", "total due"])
-    torch.testing.assert_close(together[1:2], words.embed(["tax"]))
+    together = words.embed(["total", "tax", "total due"]).detach()
+    torch.testing.assert_close(together[1:2], words.embed(["tax"]).detach())
     torch.testing.assert_close(together.norm(dim=1), torch.ones(3))
     assert float(together[0] @ together[2]) > float(together[0] @ together[1]) + 0.2  # shared letters
     assert words.words("What is the total?").shape == (1, 16)
