@@ -1,9 +1,9 @@
-"""What `select` and `compare` share: their options, the text and the boxes."""
+"""What `select` and `compare` share: their options, the boxes, and a file encoded as they say."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tubelet.cli.options import DEFAULT_MODEL, Config, ReadingOptions, option
 from tubelet.cli.terminal import Terminal, UsageError, file_name
@@ -12,9 +12,8 @@ from tubelet.cli.work import MOST_FILES, tell_work
 from tubelet.errors import InputError, TubeletError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from tubelet.cli.model import Model
+    from tubelet.cli.sought import SoughtWords
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
     from tubelet.reading.sampling import Sampling
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
     from tubelet.reduce.scores import Box
     from tubelet.reduce.settings import Settings
 
-TEXT_SIDE = (
-    "--text needs a model with a text side: --model google/siglip-so400m-patch14-384, or a folder of such weights; "
-    "or give --text-embeddings FILE.safetensors with (S, D) vectors in this model's space"
-)
 SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
 
 Budget = Annotated[str, option("tokens that are kept of each picture or clip, or such as 10%", "N")]
@@ -173,89 +168,6 @@ def checked(wish: SelectionRequest, files: Sequence[str]) -> SelectionRequest:
     return wish
 
 
-def require_text_side(wish: SelectionRequest, choosing: ChoosingOptions) -> None:
-    """Raise InputError, saying what to give, where --text is to be read by a model that has no text tower. Of a folder
-    or file names are looked at, of a hub nothing."""
-    if wish.text is None:
-        return
-    from tubelet.families.catalogue import find, variants
-    from tubelet.weights.locate import find_folder, is_here
-
-    name = choosing.model
-    if name in variants():  # random weights
-        raise InputError(TEXT_SIDE, source=name, expected="siglip")
-    if not is_here(name) or _spelled(name):
-        return
-    folder = find_folder(name)
-    family = find(folder.config() if choosing.config is None else None, folder.home)[0].family
-    if family.name != "siglip" or not any("text_model." in key for key in folder.home):
-        raise InputError(TEXT_SIDE, source=file_name(name), expected="siglip")
-
-
-class SoughtWords(NamedTuple):
-    """The vectors of the words that are asked for, or None, and the space that rows are brought to."""
-
-    words: "Tensor | None"
-    space: "Space"
-
-
-def words_of(wish: SelectionRequest, model: "Model", choosing: ChoosingOptions) -> SoughtWords:
-    """What is asked for, in a space that the model's rows can be brought to.
-
-    Raises InputError for a file that holds no words, and as `require_text_side`, which says it before the model is
-    loaded.
-    """
-    from tubelet.weights.load import report_of
-
-    if wish.text_file is not None:
-        return SoughtWords(_stored_words(wish.text_file), wish.space)
-    if wish.text is None:
-        return SoughtWords(None, wish.space)
-    name = choosing.model
-    if _spelled(name):
-        from tubelet.reduce.spelled_text import SpelledText
-
-        side = SpelledText.load(name, device=model.device)
-        return SoughtWords(side.words(wish.text), side.rows if wish.space == "auto" else wish.space)
-    report = report_of(model.encoder)
-    if report is None or report.family != "siglip":  # of a hub, where nobody looked before
-        raise InputError(TEXT_SIDE, source=model.name, expected="siglip")
-    from tubelet.reduce.siglip_text import SiglipText
-
-    return SoughtWords(SiglipText.load(name).words(wish.text), wish.space)
-
-
-def _spelled(name: str) -> bool:
-    """Whether words are stored beside a model's weights. Of a hub nothing is fetched for this."""
-    from tubelet.families.catalogue import variants
-    from tubelet.reduce.spelled_text import place_of
-    from tubelet.weights.locate import is_here
-
-    return name not in variants() and is_here(name) and place_of(name).is_file()
-
-
-def _stored_words(file: str) -> "Tensor":
-    from safetensors import SafetensorError, safe_open
-
-    from tubelet.packed.header import read_header
-
-    name = file_name(file)
-    try:
-        if Path(file).exists():
-            read_header(Path(file))
-        with safe_open(file, framework="pt") as f:
-            keys = list(f.keys())
-            key = "text" if "text" in keys else keys[0] if len(keys) == 1 else None
-            found = None if key is None else f.get_tensor(key)
-    except (OSError, SafetensorError) as e:
-        raise InputError("the file with vectors of words cannot be read as safetensors", source=name) from e
-    if found is None:
-        raise InputError("of several tensors, one must be called text", source=name, got=sorted(keys)[:8])
-    if found.ndim != 2 or not found.is_floating_point() or not len(found):
-        raise InputError(f"vectors of words are (S, D), got {tuple(found.shape)}", source=name, got=tuple(found.shape))
-    return found.float()
-
-
 def boxes_of(wish: SelectionRequest, files: Sequence[str]) -> "dict[int, list[Box]]":
     """Boxes by the number of the file. Raises UsageError, InputError."""
     if wish.boxes is None:
@@ -310,7 +222,7 @@ def encoded(
     wish: SelectionRequest,
     model: "Model",
     recipe: "PixelRecipe",
-    sought: SoughtWords,
+    sought: "SoughtWords",
     boxes: "dict[int, list[Box]]",
     sampling: "Sampling",
     *,

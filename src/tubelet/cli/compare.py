@@ -10,15 +10,14 @@ from tubelet.cli.choosing import (
     boxes_of,
     checked,
     encoded,
-    require_text_side,
     settings_for,
     tell_choosing,
-    words_of,
 )
 from tubelet.cli.compared import Compared
 from tubelet.cli.options import Files, FrameOptions, OutputOptions, Overwrite, ReadingOptions, option, with_budget
 from tubelet.cli.output import Drawings
 from tubelet.cli.progress import progress
+from tubelet.cli.sought import require_text_side, words_of
 from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
 from tubelet.errors import TubeletError

@@ -11,10 +11,8 @@ from tubelet.cli.choosing import (
     boxes_of,
     checked,
     encoded,
-    require_text_side,
     settings_for,
     tell_choosing,
-    words_of,
 )
 from tubelet.cli.options import (
     Files,
@@ -29,6 +27,7 @@ from tubelet.cli.options import (
 from tubelet.cli.output import Drawings, output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.select_report import Selected
+from tubelet.cli.sought import require_text_side, words_of
 from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name
 from tubelet.errors import InputError

@@ -52,8 +52,9 @@ class SpelledText(nn.Module):
         with TensorReader(checkpoint) as reader:
             pieces, matrix = (reader(name).float() for name in NAMES)
         if pieces.ndim != 2 or matrix.ndim != 2 or len(pieces) != PIECES or len(matrix) != pieces.shape[1]:
-            shapes = [(name, None, tuple(t.shape)) for name, t in zip(NAMES, (pieces, matrix), strict=True)]
-            raise KeyMismatch("words and rows of different spaces", misshaped=shapes, source=checkpoint.name)
+            wanted = ((PIECES, *pieces.shape[1:]), (*pieces.shape[1:], *matrix.shape[1:]))
+            found = [(n, w, tuple(t.shape)) for n, w, t in zip(NAMES, wanted, (pieces, matrix), strict=True)]
+            raise KeyMismatch("words and rows of different spaces", misshaped=found, source=checkpoint.name)
         with torch.device("meta"):
             side = cls(matrix.shape[1], len(matrix))
         side.load_state_dict({"pieces.weight": pieces, "matrix.weight": matrix}, assign=True)
