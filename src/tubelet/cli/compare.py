@@ -76,10 +76,10 @@ class Compare:
         where = {"overwrite": self.overwrite, "kind": "compared", "option": "--show"}
         drawings = Drawings(self.show, inputs.names, terminal, **where)
         inputs.look()
-        require_text_side(wish, self.choosing)
+        require_text_side(wish.text, self.choosing.model, self.choosing.config)
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
-        sought = words_of(wish, model, self.choosing)
+        sought = words_of(wish.text, wish.text_file, wish.space, model, self.choosing.model)
         result = Compared(wish, model, self.runs)
         tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading, times=1 + self.runs)
         with progress(terminal, len(inputs)) as tick:

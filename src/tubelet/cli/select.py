@@ -92,11 +92,11 @@ class Select:
         out = None if self.out is None else output_file(self.out, inputs.names, is_pack, **where)
         drawings = Drawings(self.show, inputs.names, terminal, overwrite=self.overwrite, kind="kept", option="--show")
         inputs.look(skip=self.on_error == "skip")
-        require_text_side(wish, self.choosing)
+        require_text_side(wish.text, self.choosing.model, self.choosing.config)
         start = time.perf_counter()
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
-        sought = words_of(wish, model, self.choosing)
+        sought = words_of(wish.text, wish.text_file, wish.space, model, self.choosing.model)
         result = Selected(wish.methods[0], wish.budget, model, time.perf_counter() - start)
         tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading)
         with progress(terminal, len(inputs)) as tick:

@@ -9,7 +9,6 @@ from tubelet.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tubelet.cli.choosing import ChoosingOptions, SelectionRequest
     from tubelet.cli.model import Model
     from tubelet.reduce.inputs import Space
 
@@ -19,21 +18,20 @@ TEXT_SIDE = (
 )
 
 
-def require_text_side(wish: "SelectionRequest", choosing: "ChoosingOptions") -> None:
+def require_text_side(text: str | None, name: str, config: str | None) -> None:
     """Raise InputError, saying what to give, where --text is to be read by a model that has no text tower. Of a folder
-    or file names are looked at, of a hub nothing."""
-    if wish.text is None:
+    or file names are looked at, of a hub nothing. name, config: --model and --config."""
+    if text is None:
         return
     from tubelet.families.catalogue import find, variants
     from tubelet.weights.locate import find_folder, is_here
 
-    name = choosing.model
     if name in variants():  # random weights
         raise InputError(TEXT_SIDE, source=name, expected="siglip")
     if not is_here(name) or _spelled(name):
         return
     folder = find_folder(name)
-    family = find(folder.config() if choosing.config is None else None, folder.home)[0].family
+    family = find(folder.config() if config is None else None, folder.home)[0].family
     if family.name != "siglip" or not any("text_model." in key for key in folder.home):
         raise InputError(TEXT_SIDE, source=file_name(name), expected="siglip")
 
@@ -45,30 +43,30 @@ class SoughtWords(NamedTuple):
     space: "Space"
 
 
-def words_of(wish: "SelectionRequest", model: "Model", choosing: "ChoosingOptions") -> SoughtWords:
-    """What is asked for, in a space that the model's rows can be brought to.
+def words_of(text: str | None, file: str | None, space: "Space", model: "Model", name: str) -> SoughtWords:
+    """What is asked for by a text or a file of vectors, in a space that the model's rows can be brought to. name:
+    --model, which may be a folder.
 
     Raises InputError for a file that holds no words, and as `require_text_side`, which says it before the model is
     loaded.
     """
     from tubelet.weights.load import report_of
 
-    if wish.text_file is not None:
-        return SoughtWords(_stored_words(wish.text_file), wish.space)
-    if wish.text is None:
-        return SoughtWords(None, wish.space)
-    name = choosing.model
+    if file is not None:
+        return SoughtWords(_stored_words(file), space)
+    if text is None:
+        return SoughtWords(None, space)
     if _spelled(name):
         from tubelet.reduce.spelled_text import SpelledText
 
         side = SpelledText.load(name, device=model.device)
-        return SoughtWords(side.words(wish.text), side.rows if wish.space == "auto" else wish.space)
+        return SoughtWords(side.words(text), side.rows if space == "auto" else space)
     report = report_of(model.encoder)
     if report is None or report.family != "siglip":  # of a hub, where nobody looked before
         raise InputError(TEXT_SIDE, source=model.name, expected="siglip")
     from tubelet.reduce.siglip_text import SiglipText
 
-    return SoughtWords(SiglipText.load(name).words(wish.text), wish.space)
+    return SoughtWords(SiglipText.load(name).words(text), space)
 
 
 def _spelled(name: str) -> bool:
