@@ -25,10 +25,11 @@ from tubelet.train.data.open import open_dataset
 from tubelet.train.data.sample import Media, Sample, Turn
 from tubelet.train.data.spare import Spares
 from tubelet.train.language import LANGUAGE_HOMES, LanguageTraining
+from tubelet.train.marks import Header
 from tubelet.train.open_model import load_vlm
 from tubelet.train.parts import parts_of
 from tubelet.train.run_config import ModelConfig
-from tubelet.train.tokenize import Header, Tokenizing, tokenize
+from tubelet.train.tokenize import Tokenizing, tokenize
 
 KINDS = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 PEERS = ("gemma3", "internvl", "smolvlm")  # which write pictures out, cut them or let their rows see each other

@@ -21,7 +21,8 @@ from tubelet.language.vlm.scheme import Scheme, Written
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA, ViewRule
 from tubelet.train.data.sample import Media, Part, Sample, Turn
-from tubelet.train.tokenize import Header, Tokenizing, Tokens, tokenize
+from tubelet.train.marks import Header
+from tubelet.train.tokenize import Tokenizing, Tokens, tokenize
 
 IDS = TokenIds(image=150, video=151, start=148, end=149)
 PIXELS = PixelRecipe(14, rule="smart", temporal=2, merge=2, order="block", max_pixels=28 * 28 * 12)

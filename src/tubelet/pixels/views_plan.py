@@ -18,8 +18,9 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from tubelet.errors import ConfigError
+from tubelet.pixels.canvases import longest_even, nearest_ratio, whole_tiles
 from tubelet.pixels.fit import check_resized
-from tubelet.pixels.sizes import Pad, anyres, check_sides, longest_even, nearest_ratio, whole_tiles
+from tubelet.pixels.sizes import Pad, anyres, check_sides
 from tubelet.reading.limits import Limits
 
 Pool = Literal["bilinear", "average", "max"]

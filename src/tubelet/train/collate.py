@@ -36,7 +36,8 @@ from tubelet.reading.source import open_source
 from tubelet.shapes import Float, Int32, Int64
 from tubelet.train.data.sample import Dataset, Media, Sample
 from tubelet.train.data.spare import BadSample, Spares, first_usable
-from tubelet.train.tokenize import Header, Tokenizing, Tokens, stills_of, tokenize
+from tubelet.train.marks import Header
+from tubelet.train.tokenize import Tokenizing, Tokens, stills_of, tokenize
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,27 +33,11 @@ from tubelet.pixels.budget import frames_within, is_clip, spread, times_of
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import Views
 from tubelet.shapes import Int64
-from tubelet.train.data.sample import Kind, Sample
-from tubelet.train.marks import Span, mark_of, with_times, with_views
+from tubelet.train.data.sample import Sample
+from tubelet.train.marks import Header, Span, mark_of, recipe_of, with_times, with_views
 
 Style = Literal["chat", "plain"]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What is known of a picture or clip before its pixels are."""
-
-    kind: Kind
-    width: int  # upright
-    height: int
-    times_s: tuple[float, ...]  # of the frames that will be taken
-    duration_s: float | None = None  # of the whole clip, where known
-
-    @property
-    def clip(self) -> bool:
-        """Whether it is cut as a clip and stands for one, be it of one frame."""
-        return self.kind == "video"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +87,7 @@ class Tokenizing:
 
     def recipe(self, header: Header) -> PixelRecipe:
         """The recipe that cuts a picture or clip."""
-        scheme = self.scheme
-        return scheme.video_pixels if header.clip and scheme.video_pixels is not None else scheme.pixels
+        return recipe_of(header, self.scheme)
 
     def planned(self, header: Header, stills: int = 1) -> PlannedItem:
         """Grids and rows of a picture or clip; stills: pictures of its sample. Raises what the size rule raises."""
@@ -173,9 +156,9 @@ def tokenize(sample: Sample, headers: Sequence[Header], how: Tokenizing, *, coun
     text, spans = _plain(sample, headers, how) if how.style == "plain" else _chat(sample, headers, how)
     counts: list[Count] = [one.tokens for one in planned]
     if how.scheme.rule.time == "blocks":
-        text, spans, counts = with_times(text, spans, headers, planned, how)
+        text, spans, counts = with_times(text, spans, headers, planned, how.scheme, how.tokenizer)
     elif how.scheme.written is not None:
-        text, spans, counts = with_views(text, spans, headers, planned, how)
+        text, spans, counts = with_views(text, spans, headers, planned, how.scheme)
     ids, labels = _labelled(text, spans, how)
     _check_order(ids, headers, sample, how)
     prompt = expand_placeholders(ids, counts, how.scheme.token_ids, labels=labels)
@@ -250,7 +233,7 @@ def _plain(sample: Sample, headers: Sequence[Header], how: Tokenizing) -> tuple[
     """
     if [turn.role for turn in sample.turns] != ["user", "assistant"]:
         raise InputError("the plain style has one picture and one caption", source=sample.where, expected=2)
-    marks = "".join(mark_of(one, how) for one in headers)
+    marks = "".join(mark_of(one, how.scheme, how.tokenizer) for one in headers)
     text = f"{marks}{sample.turns[1].text}\n"
     return text, [(len(marks), len(text))]
 

@@ -300,11 +300,7 @@ class PixelShuffle(Projector):
 
 
 class MergeLinear(Projector):
-    """`tubelet.merge`, then a matrix without bias.
-
-    Source: huggingface/transformers:src/transformers/models/idefics3/modeling_idefics3.py@v5.23.0 (Idefics3Connector,
-    whose channels stand as merge's do).
-    """
+    """`tubelet.merge`, then a matrix without bias. Source: as of PixelShuffle, idefics3 (Idefics3Connector)."""
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__(config)
