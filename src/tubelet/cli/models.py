@@ -1,6 +1,7 @@
 """`tubelet models`: what `--model` takes by name, what else it takes, and what is proven of each family."""
 
 import fnmatch
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,7 +145,8 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[
     )
     parts += [Text("whole models, for tubelet ask", style="bold")] if whole else []
     for one in whole:
-        parts.append(Text(f"  {one['model_type']:<16}{', '.join(one['hub_ids'])}"))
+        ids = textwrap.wrap(", ".join(one["hub_ids"]), 80, break_on_hyphens=False)
+        parts += [Text(f"  {one['model_type'] if not n else '':<16}{line}") for n, line in enumerate(ids)]
         parts.append(Text(f"  {'':<16}{_proven(one)}", style="dim"))
     return Group(*parts, Text(f"\n{note}"))
 
