@@ -12,10 +12,9 @@ from tubelet.reading.limits import Limits
 MOST_LISTED, MOST_DEEP = 500, 12
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _FILE = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-    + (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-)  # that a listing shows; what a file is, its bytes say when it is opened
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+_CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+SUFFIXES = frozenset((*_PICTURES, *_CLIPS))  # that a listing shows; what a file is, its bytes say when it is opened
 
 
 def read_below(root: Path, path: str, limits: Limits = Limits()) -> bytes:  # noqa: B008
@@ -38,15 +37,13 @@ def read_below(root: Path, path: str, limits: Limits = Limits()) -> bytes:  # no
             os.close(at)
     except (OSError, ValueError) as e:
         raise InputError("no such file below the folder of --root", got=path[:80]) from e
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise InputError("no such file below the folder of --root", got=path[:80])
     with os.fdopen(fd, "rb") as file:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            raise InputError("no such file below the folder of --root", got=path[:80])
         data = file.read(limits.max_bytes + 1)
     if len(data) > limits.max_bytes:
-        raise LimitError(
-            f"a file may have {limits.max_bytes:,} bytes", limit=limits.max_bytes, got=max(about.st_size, len(data))
-        )
+        raise LimitError(f"a file may have {limits.max_bytes:,} bytes", limit=limits.max_bytes, got=len(data))
     return data
 
 

@@ -9,8 +9,9 @@ const { token, state: given } = readState(location.hash);
 const server = new Server(token);
 const S = { method: "divprune", budget: 0, beside: "", show: "kept", t: 0, panel: 0, text: "", row: -1, llm: "", context: 32768, rule: "qwen2.5-vl" };
 const SHOWS = ["kept", "heat", "colours", "grid"];
-const KEPT = rgba(255, 170, 0), WHITE = rgba(255, 255, 255), FAINT = rgba(255, 170, 0, 60), HAIR = rgba(0, 96, 224, 170);
+const KEPT = rgba(255, 170, 0), WHITE = rgba(255, 255, 255), HAIR = rgba(0, 96, 224, 170), CLEAR = rgba(255, 170, 0, 70);
 const VEILS = { true: rgba(205, 211, 222, 170), false: rgba(22, 23, 26, 150) }; // of a page, of a photograph
+const HAIRS = { true: [CLEAR, rgba(180, 187, 201, 190)], false: [CLEAR, rgba(74, 76, 82, 165)] }; // on kept cells, and on that veil
 let about, doc, places, positions, tints, told = [], choices = new Map(), frames = new Map(), drawing = 0, opening = 0;
 
 // ---- small things
@@ -181,11 +182,10 @@ function keptOf(said) {
 
 function layout() {
   const [left, top, right, bottom] = panel().extent, two = Boolean(S.beside);
-  $("panes").classList.toggle("two", two);
-  const [first, second] = $("panes").children;
+  const [first, second] = $("panes").children, aspect = (right - left) / (bottom - top);
   second.hidden = !two;
-  const room = $("panes").clientWidth, beside = two && room >= 534;
-  const most = Math.min(beside ? (room - 14) / 2 : room, Math.max(0.74 * innerHeight, 260) * ((right - left) / (bottom - top)), 4 * (right - left));
+  const room = $("looks").clientWidth, beside = two && room >= 500;
+  const most = Math.min(beside ? (room - 14) / 2 : room, Math.max((innerWidth < 900 ? 0.56 : 0.72) * innerHeight, 260) * aspect, 4 * (right - left));
   const width = Math.max(60, Math.floor(most)), dense = Math.min(devicePixelRatio || 1, 1600 / width);
   for (const figure of [first, second]) for (const canvas of figure.querySelectorAll("canvas")) {
     canvas.width = Math.round(width * dense); canvas.height = Math.max(1, Math.round((canvas.width * (bottom - top)) / (right - left)));
@@ -252,12 +252,12 @@ function drawPane(pane, said, name) {
       fill[i] = S.show === "grid" || !said ? 0 : row < 0 ? veil : colours ? colours[row] : said.resized || on[i] || S.show === "colours" ? 0 : veil;
     }
     const lines = S.show === "grid" || S.show === "colours" ? undefined : on;
-    const cells = said?.resized && S.show === "kept" ? [] : [{ ...placed(item.box, item.grid, canvas), fill, kept: lines, line: S.show === "heat" ? WHITE : KEPT, grid: S.show === "grid" ? HAIR : S.show === "kept" ? FAINT : 0 }];
+    const cells = said?.resized && S.show === "kept" ? [] : [{ ...placed(item.box, item.grid, canvas), fill, kept: lines, line: S.show === "heat" ? WHITE : KEPT, grid: S.show === "grid" ? [HAIR, HAIR] : S.show === "kept" ? HAIRS[doc.page] : undefined }];
     cells.forEach((view) => paint(out, canvas.width, view));
   }
   if (said?.resized && S.show === "kept") for (const item of said.resized.items) {
     const [, h, w] = item.grid;
-    paint(out, canvas.width, { ...placed(item.box, item.grid, canvas), fill: new Uint32Array(h * w), kept: undefined, line: KEPT, grid: KEPT });
+    paint(out, canvas.width, { ...placed(item.box, item.grid, canvas), fill: new Uint32Array(h * w), kept: undefined, line: KEPT, grid: [KEPT, KEPT] });
   }
   pen.putImageData(image, 0, 0);
   if (pane === 0) drawAnswer(pen, canvas);
@@ -497,7 +497,7 @@ function wire() {
   $("panel").onchange = () => { S.panel = Number($("panel").value); S.row = -1; remember(); layout(); drawFrame(); };
   for (const button of $("shows").children) button.onclick = () => setShow(button.dataset.show);
   for (const form of document.forms) form.onsubmit = (event) => event.preventDefault();
-  $("choosing").addEventListener("submit", () => look($("text").value.trim()));
+  $("comparing").addEventListener("submit", () => look($("text").value.trim()));
   $("asking").addEventListener("submit", () => { const question = $("question").value.trim(); if (question) about.reader ? askReader(question) : look(question); });
   $("reading").addEventListener("submit", () => openNamed({ doc: doc.id }, doc.name));
   for (const id of ["width", "height", "rate", "lasting"]) $(id).oninput = planSoon;

@@ -75,34 +75,38 @@ export function lineWidth(cell) {
 
 /**
  * One view, painted into the pixels of a canvas (Uint32Array, `width` a line): each cell has its colour of `fill`, kept
- * ones a line around each region of them, and `grid` is a hairline between cells. Cells outside the canvas are cut.
+ * ones a line around each region of them, and between cells is a hairline, `grid`: [on cells without a colour, on
+ * others]. What is outside the canvas is cut.
  */
 export function paint(out, width, { xs, ys, fill, kept, line, grid }) {
   const wide = xs.length - 1, height = out.length / width;
   const left = Math.max(xs[0], 0), right = Math.min(xs[wide], width);
   if (right <= left) return;
   const side = Math.min(xs[wide] - xs[0], 1e9) / wide, tall = (ys[ys.length - 1] - ys[0]) / (ys.length - 1);
-  const thick = kept ? lineWidth(Math.min(side, tall)) : 0, hair = grid && Math.min(side, tall) >= 5 ? grid : 0;
-  const middle = new Uint32Array(width), top = new Uint32Array(width), bottom = new Uint32Array(width);
+  const thick = kept ? lineWidth(Math.min(side, tall)) : 0, hair = grid && Math.min(side, tall) >= 5;
+  const middle = new Uint32Array(width), first = new Uint32Array(width), top = new Uint32Array(width), bottom = new Uint32Array(width);
+  const lines = [first, top, middle, bottom]; // of a row of cells: its first one, the rest of its upper edge, ...
   for (let h = 0; h < ys.length - 1; h++) {
     const from = Math.max(ys[h], 0), to = Math.min(ys[h + 1], height);
     if (to <= from) continue;
-    for (let w = 0; w < wide; w++) middle.fill(fill[h * wide + w], Math.max(xs[w], 0), Math.max(xs[w + 1], 0));
-    if (hair) for (let w = 1; w < wide; w++) if (xs[w] >= 0) middle[xs[w]] = hair;
-    top.set(middle); bottom.set(middle);
-    if (hair && h > 0) top.fill(hair, left, right);
-    if (thick) for (let w = 0; w < wide; w++) {
-      const cell = h * wide + w;
-      if (!kept[cell]) continue;
-      const a = Math.max(xs[w], 0), b = Math.max(xs[w + 1], 0);
-      if (!(w > 0 && kept[cell - 1])) for (const row of [top, middle, bottom]) row.fill(line, a, a + thick);
-      if (!(w < wide - 1 && kept[cell + 1])) for (const row of [top, middle, bottom]) row.fill(line, b - thick, b);
-      if (!(h > 0 && kept[cell - wide])) top.fill(line, a, b);
-      if (!(h < ys.length - 2 && kept[cell + wide])) bottom.fill(line, a, b);
+    for (let w = 0; w < wide; w++) {
+      const cell = h * wide + w, a = Math.max(xs[w], 0), b = Math.max(xs[w + 1], 0), thin = grid && grid[fill[cell] ? 1 : 0];
+      middle.fill(fill[cell], a, b);
+      if (hair && w > 0 && xs[w] >= 0) middle[a] = thin;
+      for (const line of lines) if (line !== middle) line.set(middle.subarray(a, b), a);
+      if (hair && h > 0) first.fill(thin, a, b);
     }
-    const first = thick || (hair ? 1 : 0);
+    if (thick) for (let w = 0; w < wide; w++) {
+      const cell = h * wide + w, a = xs[w], b = xs[w + 1];
+      if (!kept[cell]) continue;
+      const across = (row, from, to) => row.fill(line, Math.max(from, 0), Math.max(to, 0));
+      if (!(w > 0 && kept[cell - 1])) for (const row of lines) across(row, a, a + thick);
+      if (!(w < wide - 1 && kept[cell + 1])) for (const row of lines) across(row, b - thick, b);
+      if (!(h > 0 && kept[cell - wide])) { across(first, a, b); across(top, a, b); }
+      if (!(h < ys.length - 2 && kept[cell + wide])) across(bottom, a, b);
+    }
     for (let y = from; y < to; y++) {
-      const row = y - ys[h] < first ? top : ys[h + 1] - y <= thick ? bottom : middle;
+      const at = y - ys[h], row = at === 0 ? first : at < thick ? top : ys[h + 1] - y <= thick ? bottom : middle;
       out.set(row.subarray(left, right), y * width + left);
     }
   }
