@@ -39,7 +39,8 @@ def test_a_request_of_our_own_page_is_answered():
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1", "127.0.0.1:80", "127.0.0.1:8000.evil.example", "localhost:8000@evil", "", "a, b"]
+    "host",
+    ["evil.example", "127.0.0.1", "127.0.0.1:80", "127.0.0.1:8000.evil.example", "localhost:8000@evil", "", "a, b"],
 )
 def test_another_name_is_not_ours(host: str):
     """DNS that is rebound to this machine comes with the name of the page that did it."""

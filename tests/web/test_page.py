@@ -32,6 +32,11 @@ COUNT_CLEAR = """canvas => {
   }
   return clear;
 }"""
+ASK_SCORES = """async ([token, method]) => {
+  const doc = new URLSearchParams(location.hash.split("&").slice(1).join("&")).get("doc");
+  const answer = await fetch(`api/scores/${doc}/${method}`, {headers: {"X-Tubelet-Token": token}});
+  return Array.from(new Uint8Array(await answer.arrayBuffer()));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def pages(browser: Any, serving: Serving) -> Iterator[Any]:
     assert seen == []
 
 
-def ready(page: Any, name: str, clear: int | None = None) -> None:
+def ready(page: Any, name: str) -> None:
     """Waits until a file of that name is drawn."""
     from playwright.sync_api import expect
 
@@ -120,14 +125,7 @@ def test_the_pointed_token_is_told_as_the_api_has_it(pages: Any, serving: Servin
     canvas.hover(position={"x": box["width"] * 3.5 / 10, "y": box["height"] * 2.5 / 7})
     expect(page.locator("#readout")).to_contain_text("0, 2, 3")
     row = 2 * 10 + 3
-    told = page.evaluate(
-        """async ([token, path]) => {
-          const about = await (await fetch("api/document/" + new URLSearchParams(location.hash.split("&").slice(1).join("&")).get("doc"), {headers: {"X-Tubelet-Token": token}})).json();
-          const body = await (await fetch(`api/scores/${about.id}/${path}`, {headers: {"X-Tubelet-Token": token}})).arrayBuffer();
-          return Array.from(new Uint8Array(body));
-        }""",
-        [serving.token, "variance"],
-    )
+    told = page.evaluate(ASK_SCORES, [serving.token, "variance"])
     body = bytes(told)
     rows = struct.unpack("<I", body[8:12])[0]
     scores, ranks = np.frombuffer(body[32 : 32 + 4 * rows], "<f4"), np.frombuffer(body[32 + 4 * rows :], "<u4")

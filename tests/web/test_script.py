@@ -1,4 +1,4 @@
-"""The page's script without a browser: what its files may not contain, and its pure functions under node where it is."""
+"""The page's script without a browser: what its files may not hold, and its pure functions under node."""
 
 import json
 import re
@@ -31,9 +31,8 @@ def run(code: str) -> object:
 @pytest.mark.parametrize("path", sorted(STATIC.iterdir()), ids=lambda p: p.name)
 def test_nothing_of_the_page_leaves_it_or_writes_html(path: Path):
     text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
-    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http:", "https:", "cookie"):
-        assert word not in text, word
-    for word in ("localStorage", "sessionStorage", "indexedDB", "new Function", "import("):
+    markup = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "import(")
+    for word in (*markup, "http:", "https:", "cookie", "localStorage", "sessionStorage", "indexedDB"):
         assert word not in text, word
     if path.suffix == ".html":
         assert not re.search(r"<[^>]*\s(on\w+|style)\s*=", text)  # the policy would refuse these
@@ -113,8 +112,8 @@ def test_a_command_is_quoted_for_a_shell():
 
 
 def test_state_survives_the_address():
-    code = """const said = plan.writeState("tok-en_1", {method: "edges", budget: 64, text: "a&b=c #d", t: null, beside: ""});
-    out = [said, plan.readState(said)]"""
+    code = """const state = {method: "edges", budget: 64, text: "a&b=c #d", t: null, beside: ""};
+    const said = plan.writeState("tok-en_1", state); out = [said, plan.readState(said)]"""
     said, back = run(code)
     assert said.startswith("#tok-en_1&method=edges&budget=64")
     assert back == {"token": "tok-en_1", "state": {"method": "edges", "budget": "64", "text": "a&b=c #d"}}

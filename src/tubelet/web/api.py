@@ -30,8 +30,6 @@ from starlette.routing import Route, Router
 from tubelet.errors import InputError, TubeletError, WeightsError
 from tubelet.inspect.budget.networks import LANGUAGE
 from tubelet.inspect.draw.cells import HEAT
-from tubelet.reading.limits import Limits
-from tubelet.reading.read import read
 from tubelet.reading.sampling import Sampling
 from tubelet.reduce.methods import METHODS, choose, needs_of
 from tubelet.reduce.settings import Settings
@@ -156,7 +154,7 @@ class Api:
         if isinstance(asked.get("doc"), str):
             return self._document(asked["doc"]).source
         number, path = asked.get("file"), asked.get("path")
-        if isinstance(number, int) and 0 <= number < len(self.bench.files):
+        if type(number) is int and 0 <= number < len(self.bench.files):
             given = self.bench.files[number]
             file = Path(given).resolve()
             return Source(file.name, read_below(file.parent, file.name), given, {"file": number})

@@ -81,7 +81,8 @@ class Document:
             with torch.inference_mode():
                 self._inputs = inputs_of(self._encoder, self.seen.patches, wanted, text=words, **more)
             self._found = wanted
-        return replace(self._inputs, text=text)
+        only = dict.fromkeys(FROM_ENCODER - set(needs))  # what another method asked for changes nothing here
+        return replace(self._inputs, text=text, **only)
 
 
 def open_document(

@@ -1,6 +1,6 @@
 """What the page shows of a document, as bytes and plain values: nothing here is computed that the library does not.
 
-scores     32 bytes: b"tubelet\\0", rows, budget, flags, what follows in bytes (little-endian uint32), low, high (float32)
+scores     32 bytes: b"tubelet\\0", rows, budget, flags, bytes that follow (uint32, little-endian); low, high (float32)
            float32 scores of the rows there were, if the method says any
            uint32  ranks, if its scores choose at every budget: rows of a rank below the budget are kept
            bits    of the rows that are kept at this budget, the first row the lowest bit of the first byte, otherwise
@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from tubelet.errors import InputError
-from tubelet.inspect.draw.cells import layers_of, panels_of
 from tubelet.inspect.draw.cells import extent as extent_of
+from tubelet.inspect.draw.cells import layers_of, panels_of
 from tubelet.inspect.draw.frames import frame_at
 from tubelet.inspect.draw.token_maps import principal_colours
 from tubelet.inspect.draw.veil import is_page

@@ -138,7 +138,7 @@ async function choose() {
     const found = await trying(() => choiceFor(name));
     if (!found || doc.id !== id || key !== keyOf(name)) return; // another wish came meanwhile
     told[pane] = { ...found, name, key };
-    if (found.scores) told[pane].fill = heat(found.scores, found.low, found.high, about.heat, 215, rgba(60, 60, 64, 200));
+    if (found.scores) told[pane].fill = heat(found.scores, found.low, found.high, about.heat, 185, rgba(60, 60, 64, 200));
     $("panes").children[pane].firstElementChild.classList.remove("waiting");
     redraw();
   }));
