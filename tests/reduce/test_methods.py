@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tubelet.errors import InputError, LimitError, NotFinite, ShapeError, TubeletError
 from tubelet.packed import Item, Packed, concat, pack
+from tubelet.packed.order import rows_in
 from tubelet.reduce.cells import dilate
 from tubelet.reduce.condense import pool_to, tome, visionzip
 from tubelet.reduce.diverse import cdpruner

@@ -66,7 +66,7 @@ def pages(browser: Any, serving: Serving) -> Iterator[Any]:
         context.set_default_timeout(WAIT_MS)
         contexts.append(context)
         found = context.new_page()
-        found.on("console", lambda message: seen.append(f"console {message.type}: {message.text}"))
+        found.on("console", lambda m: m.type == "error" and seen.append(f"console: {m.text}"))
         found.on("pageerror", lambda error: seen.append(f"error: {error}"))
         found.on("dialog", lambda dialog: (seen.append("dialog"), dialog.dismiss()))
         ours = f"http://127.0.0.1:{serving.port}/"

@@ -41,7 +41,7 @@ def test_nothing_of_the_page_leaves_it_or_writes_html(path: Path):
 
 
 def test_the_script_stays_small():
-    assert sum(path.read_text(encoding="utf-8").count("\n") for path in SCRIPTS) <= 850
+    assert sum(path.read_text(encoding="utf-8").count("\n") for path in SCRIPTS) <= 900
 
 
 def test_every_control_has_a_name():

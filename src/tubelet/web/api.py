@@ -42,7 +42,8 @@ from tubelet.web.folder import listed, read_below
 from tubelet.web.line import Busy, Line
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-PAGE = ("index.html", "app.js", "draw.js", "net.js", "plan.js", "style.css", "icon.svg")
+SCRIPTS = tuple(f"{name}.js" for name in ("app", "state", "choose", "stage", "token", "side", "draw", "net", "plan"))
+PAGE = ("index.html", *SCRIPTS, "style.css", "icon.svg")
 WAITING, PICTURES_WAITING = 4, 64  # that may wait for the model, and for frames to be written as PNG
 LONGEST_NAME = 200
 
