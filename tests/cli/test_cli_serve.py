@@ -26,7 +26,6 @@ def asked(port: int, request: bytes) -> bytes:
     """What a socket of this machine is answered."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as link:
         link.sendall(request)
-        link.shutdown(socket.SHUT_WR)
         answer = b""
         while piece := link.recv(1 << 16):
             answer += piece

@@ -93,6 +93,12 @@ def test_a_body_that_does_not_come_is_not_waited_for():
     assert ask(APP, "/api/open", method="POST", body=[b"x"] * 50, pause_s=0.02).status == 408  # all in all
 
 
+def test_headers_are_bounded_also_where_they_come_at_once():
+    assert ask(APP, "/", more=[("x-long", "x" * 16_000)]).status == 200
+    assert ask(APP, "/", more=[("x-long", "x" * 16_384)]).status == 431
+    assert ask(APP, "/?" + "x" * 16_384).status == 431
+
+
 def test_every_answer_carries_the_headers_that_keep_others_out():
     found = [
         ask(APP, "/"),

@@ -26,7 +26,9 @@ async def fetched(port: int, data: bytes) -> tuple[int, bytes]:
     return int(head.split()[1]), body
 
 
-def test_strangers_are_refused_while_a_friend_is_served(encoder: Encoder, media: dict[str, Path]):
+def test_strangers_are_refused_while_a_friend_is_served(
+    encoder: Encoder, media: dict[str, Path], capfd: pytest.CaptureFixture[str]
+):
     page = media["page"].read_bytes()
     with served(Bench("tiny", encoder, encoder.pixels, True, most_upload=MOST)) as serving:
         headers = {"Host": f"127.0.0.1:{serving.port}", "X-Tubelet-Token": serving.token, "Connection": "close"}
@@ -46,6 +48,7 @@ def test_strangers_are_refused_while_a_friend_is_served(encoder: Encoder, media:
             assert code == 503 or json.loads(body)["tokens"] == 70
         [(code, _)] = [asyncio.run(fetched(serving.port, good))]
         assert code == 200
+        assert "Traceback" not in capfd.readouterr().err  # strangers fill no log
     assert all(child.process.poll() is None for child in pool()._idle)  # they wait for the next, none is lost
     assert len(pool()._idle) <= 8
 

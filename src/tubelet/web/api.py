@@ -23,7 +23,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
@@ -86,6 +86,8 @@ class Api:
         async def told(request: Request) -> Response:
             try:
                 return await handler(request)
+            except ClientDisconnect:  # in the middle of its body; nobody hears this
+                return _error(400, "Gone", "the body ended early")
             except Busy:
                 return _error(503, "Busy", "others are being served; try again in a moment", {"Retry-After": "1"})
             except InputError as e:

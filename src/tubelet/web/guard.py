@@ -21,6 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
+HEADER_BYTES = 16 << 10
 TOKEN_HEADER = b"x-tubelet-token"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -43,6 +44,7 @@ class Rules:
     token: str  # that every request to /api/ carries
     hosts: frozenset[str]  # values of Host that are ours, port included
     max_body_bytes: int
+    max_header_bytes: int = HEADER_BYTES  # names and values of all headers, and the path
     body_s: float = 20.0  # for a whole body
     idle_s: float = 5.0  # between two pieces of it
 
@@ -103,6 +105,9 @@ class Guard:
     def _check(self, scope: MutableMapping[str, Any]) -> None:
         """Raises Refused for what its headers alone refuse."""
         rules, headers = self.rules, list(scope["headers"])
+        size = sum(len(name) + len(value) for name, value in headers) + len(scope["raw_path"])
+        if size + len(scope["query_string"]) > rules.max_header_bytes:  # the parser bounds only what comes in pieces
+            raise Refused(431, "LimitError", f"headers may have {rules.max_header_bytes:,} bytes")
         hosts = _values(headers, b"host")
         if len(hosts) != 1 or hosts[0].lower() not in rules.hosts:
             raise Refused(421, "WrongHost", "this server does not answer under that name")

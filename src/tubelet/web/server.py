@@ -12,10 +12,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tubelet.errors import RunError
 from tubelet.web.api import Api
 from tubelet.web.bench import Bench
-from tubelet.web.guard import Guard, Rules, local_hosts
+from tubelet.web.guard import HEADER_BYTES, Guard, Rules, local_hosts
 
 MOST_CONNECTIONS = 64
-HEADER_BYTES = 16 << 10
 HEADER_S = 20.0  # for the head of a request
 
 
