@@ -17,7 +17,7 @@ ROOT = HERE.parents[1]
 EXAMPLES = ROOT / "examples"
 SHOTS = (
     ("inspector", "&method=edges&budget=300", (0.62, 0.575), (1240, 800)),
-    ("inspector_clip", "&file=1&method=edges&budget=900&t=3&show=heat", (0.5, 0.6), (1240, 860)),
+    ("inspector_clip", "&file=1&method=edges&budget=900&t=3&show=heat", (0.5, 0.6), (1240, 1000)),
 )
 
 

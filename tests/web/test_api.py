@@ -1,5 +1,6 @@
 """What the routes give is what the library gives, and what they refuse they refuse in our own words."""
 
+import asyncio
 import io
 import json
 import struct
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.web.asgi import ask, post, send_file
+from tests.web.asgi import ask, call, post, send_file
 from tests.web.conftest import png
 
 import tubelet
@@ -26,7 +27,7 @@ from tubelet.language.placing.place import place
 from tubelet.packed.order import rows_in
 from tubelet.reduce.encoded import EncodedFile, encode_file
 from tubelet.reduce.methods import METHODS, choose
-from tubelet.web.api import PAGE, Api
+from tubelet.web.api import PAGE, RECEIVED, Api
 from tubelet.web.look import NEVER
 
 
@@ -141,6 +142,19 @@ def test_damaged_files_are_refused(app: Any, data: bytes):
 def test_a_header_that_is_no_json_is_refused(app: Any):
     more = [("x-tubelet-file", "{")]
     assert ask(app, "/api/open", method="POST", more=more, body=png(8, 8)).status == 422
+
+
+def test_few_bodies_are_received_at_a_time(app: Any, api: Api):
+    """Memory holds each of them whole."""
+
+    async def together() -> list[int]:
+        answers = [call(app, "/api/open", method="POST", body=[b"x"] * 4, pause_s=0.05) for _ in range(RECEIVED + 3)]
+        return sorted([answer.status for answer in await asyncio.gather(*answers)])
+
+    found = asyncio.run(together())
+    assert found[-3:] == [503, 503, 503]
+    assert set(found) <= {422, 503}  # some of them wait for the model and are too many there
+    assert api.receiving == 0
 
 
 def test_files_are_decoded_in_a_child(app: Any, monkeypatch: pytest.MonkeyPatch):

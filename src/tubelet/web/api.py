@@ -45,6 +45,7 @@ TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".s
 SCRIPTS = tuple(f"{name}.js" for name in ("app", "state", "choose", "stage", "token", "side", "draw", "net", "plan"))
 PAGE = ("index.html", *SCRIPTS, "style.css", "icon.svg")
 WAITING, PICTURES_WAITING = 4, 64  # that may wait for the model, and for frames to be written as PNG
+RECEIVED = 4  # bodies that are received at a time, which memory holds whole
 LONGEST_NAME = 200
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -56,6 +57,7 @@ class Api:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.documents = Documents()
+        self.receiving = 0
         self.model, self.pictures = Line("model", WAITING), Line("pictures", PICTURES_WAITING)
         static = files("tubelet.web").joinpath("static")
         pages = {name: static.joinpath(name).read_bytes() for name in PAGE}
@@ -134,10 +136,10 @@ class Api:
     async def open(self, request: Request) -> Response:
         asked, source = {}, None
         if request.headers.get("content-type", "") == "application/json":
-            asked = _json(await request.body())
+            asked = _json(await self._body(request))
             source = partial(self._named, asked)
         else:
-            data = await request.body()
+            data = await self._body(request)
             said = _json(request.headers.get("x-tubelet-file", "{}").encode("latin-1"))
             name, asked = str(said.get("name", "file"))[-LONGEST_NAME:], said
             source = partial(Source, name, data)
@@ -151,6 +153,16 @@ class Api:
             return look.about(document)
 
         return JSONResponse(await self.model.do(work))
+
+    async def _body(self, request: Request) -> bytes:
+        """All of it. Raises Busy where as many are received as may be."""
+        if self.receiving >= RECEIVED:
+            raise Busy
+        self.receiving += 1
+        try:
+            return await request.body()
+        finally:
+            self.receiving -= 1
 
     def _named(self, asked: dict[str, Any]) -> Source:
         """The file that JSON names: {"doc": id}, {"file": number} or {"path": below the root}. Raises InputError."""
@@ -224,7 +236,7 @@ class Api:
     # ---- questions
 
     async def ask(self, request: Request) -> Response:
-        asked = _json(await request.body())
+        asked = _json(await self._body(request))
         document, question = self._document(str(asked.get("id"))), checked_question(asked.get("question"))
         if self.bench.reader is None:
             raise WeightsError("no model answers here: start tubelet serve with --reader MODEL")

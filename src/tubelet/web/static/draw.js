@@ -85,29 +85,30 @@ export function paint(out, width, { xs, ys, fill, kept, line, grid }) {
   const side = Math.min(xs[wide] - xs[0], 1e9) / wide, tall = (ys[ys.length - 1] - ys[0]) / (ys.length - 1);
   const thick = kept ? lineWidth(Math.min(side, tall)) : 0, hair = grid && Math.min(side, tall) >= 5;
   const middle = new Uint32Array(width), first = new Uint32Array(width), top = new Uint32Array(width), bottom = new Uint32Array(width);
-  const lines = [first, top, middle, bottom]; // of a row of cells: its first one, the rest of its upper edge, ...
+  const run = (row, from, to, colour) => { for (let x = Math.max(from, 0); x < to; x++) row[x] = colour; }; // past the end nothing is kept
   for (let h = 0; h < ys.length - 1; h++) {
-    const from = Math.max(ys[h], 0), to = Math.min(ys[h + 1], height);
+    const from = Math.max(ys[h], 0), to = Math.min(ys[h + 1], height), base = h * wide;
     if (to <= from) continue;
     for (let w = 0; w < wide; w++) {
-      const cell = h * wide + w, a = Math.max(xs[w], 0), b = Math.max(xs[w + 1], 0), thin = grid && grid[fill[cell] ? 1 : 0];
-      middle.fill(fill[cell], a, b);
-      if (hair && w > 0 && xs[w] >= 0) middle[a] = thin;
-      for (const line of lines) if (line !== middle) line.set(middle.subarray(a, b), a);
-      if (hair && h > 0) first.fill(thin, a, b);
+      run(middle, xs[w], xs[w + 1], fill[base + w]);
+      if (hair && w > 0) run(middle, xs[w], xs[w] + 1, grid[fill[base + w] ? 1 : 0]);
     }
-    if (thick) for (let w = 0; w < wide; w++) {
-      const cell = h * wide + w, a = xs[w], b = xs[w + 1];
-      if (!kept[cell]) continue;
-      const across = (row, from, to) => row.fill(line, Math.max(from, 0), Math.max(to, 0));
-      if (!(w > 0 && kept[cell - 1])) for (const row of lines) across(row, a, a + thick);
-      if (!(w < wide - 1 && kept[cell + 1])) for (const row of lines) across(row, b - thick, b);
-      if (!(h > 0 && kept[cell - wide])) { across(first, a, b); across(top, a, b); }
-      if (!(h < ys.length - 2 && kept[cell + wide])) across(bottom, a, b);
+    first.set(middle);
+    if (hair && h > 0) for (let w = 0; w < wide; w++) run(first, xs[w], xs[w + 1], grid[fill[base + w] ? 1 : 0]);
+    if (thick) {
+      top.set(middle); bottom.set(middle);
+      for (let w = 0; w < wide; w++) if (kept[base + w]) {
+        const a = xs[w], b = xs[w + 1], up = !(h > 0 && kept[base + w - wide]), down = !(h < ys.length - 2 && kept[base + w + wide]);
+        if (up) { run(first, a, b, line); run(top, a, b, line); }
+        if (down) run(bottom, a, b, line);
+        for (const [edge, end] of [[!(w > 0 && kept[base + w - 1]), a], [!(w < wide - 1 && kept[base + w + 1]), b - thick]]) {
+          if (edge) for (const row of [first, top, middle, bottom]) run(row, end, end + thick, line);
+        }
+      }
     }
     for (let y = from; y < to; y++) {
       const at = y - ys[h], row = at === 0 ? first : at < thick ? top : ys[h + 1] - y <= thick ? bottom : middle;
-      out.set(row.subarray(left, right), y * width + left);
+      out.set(left === 0 && right === width ? row : row.subarray(left, right), y * width + left);
     }
   }
 }
