@@ -84,7 +84,8 @@ function drawPane(pane, said, name) {
       fill[i] = mode === "grid" || !said ? 0 : row < 0 ? veil : colours ? colours[row] : said.resized || on[i] || mode === "colours" ? 0 : veil;
     }
     const lines = mode === "grid" || mode === "colours" ? undefined : on;
-    const cells = said?.resized && mode === "kept" ? [] : [{ ...placed(item.box, item.grid, canvas), fill, kept: lines, line: mode === "heat" ? WHITE : KEPT, grid: mode === "grid" ? [HAIR, HAIR] : mode === "kept" ? HAIRS[V.doc.page] : undefined }];
+    const nothing = mode !== "grid" && (!said || (said.resized && mode === "kept")); // yet, or a grid of its own below
+    const cells = nothing ? [] : [{ ...placed(item.box, item.grid, canvas), fill, kept: lines, line: mode === "heat" ? WHITE : KEPT, grid: mode === "grid" ? [HAIR, HAIR] : mode === "kept" ? HAIRS[V.doc.page] : undefined }];
     cells.forEach((view) => paint(out, canvas.width, view));
   }
   if (said?.resized && mode === "kept") for (const item of said.resized.items) {
