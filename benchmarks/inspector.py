@@ -7,7 +7,7 @@
 first picture   from the file being chosen to its pixels and tokens on the screen, with the seconds of the server's own
                 reading and encoding beside it
 slider          a redraw at 16,384 tokens for each of many budgets, in the page, by its own clock; and from the input to
-                the frame after it. Gradio, where it is installed, does the same by a call of its server.
+                the frame after it
 bytes           of the page, of one file opened, and of 100 moves of the slider
 load            codes that were answered, times of good clients alone and among hostile ones, memory, children left
 

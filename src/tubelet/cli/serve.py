@@ -2,6 +2,7 @@
 
 import webbrowser
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,16 +10,14 @@ from tyro.conf import Positional
 
 from tubelet.cli.options import DEFAULT_MODEL, Config, Device, OutputOptions, StoredDtype, option
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
-from tubelet.errors import InputError, RunError, WeightsError
+from tubelet.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
     from tubelet.cli.model import Model
     from tubelet.pixels.views import Views
-    from tubelet.web.bench import Bench
+    from tubelet.web.bench import Bench, Sought
 
 INSTALL = 'tubelet serve needs starlette and uvicorn: pip install "tubelet[serve]"'
 
@@ -113,7 +112,7 @@ class Serve:
             model.untrained,
             device=model.device,
             told=None if self.model == DEFAULT_MODEL else model.name,
-            words=_words(self.model, model, terminal),
+            words=_words(self.model, self.config, model),
             reader=reader,
             reader_name=None if self.reader is None else file_name(self.reader),
             views_of=views_of,
@@ -146,17 +145,12 @@ def views_of(rule: str | None) -> "Views | None":
         raise InputError(str(e).replace("--views takes", "views are")) from e
 
 
-def _words(name: str, model: "Model", terminal: Terminal) -> "Callable[[str], Tensor] | None":
-    """What makes vectors of words for this model's tokens; None where it has no text side, which is said."""
-    from tubelet.weights.load import report_of
-
-    report = report_of(model.encoder)
-    if report is None or report.family != "siglip":
-        return None
-    from tubelet.reduce.siglip_text import SiglipText
+def _words(name: str, config: str | None, model: "Model") -> "Callable[[str], Sought] | None":
+    """What makes vectors of words for this model's tokens, the last ones remembered; None where it has no text side."""
+    from tubelet.cli.sought import require_text_side, words_of
 
     try:
-        return SiglipText.load(name).words
-    except WeightsError as e:  # a tower alone
-        terminal.say(f"{model.name} scores no words: {e.message}")
+        require_text_side("a word", name, config)
+    except InputError:  # that is the answer: the page has no field for words then
         return None
+    return lru_cache(maxsize=16)(lambda text: words_of(text, None, "auto", model, name))

@@ -37,7 +37,7 @@ from tubelet.web import look
 from tubelet.web.answers import Gone, answer, checked_question
 from tubelet.web.bench import Bench
 from tubelet.web.costs import costs
-from tubelet.web.documents import FROM_ENCODER, Asked, Document, Documents, Source, open_document
+from tubelet.web.documents import Asked, Document, Documents, Source, open_document
 from tubelet.web.folder import listed, read_below
 from tubelet.web.line import Busy, Line
 
@@ -126,8 +126,6 @@ class Api:
             why = "this model has no text side"
         elif "boxes" in needs:
             why = "tubelet select --boxes takes boxes"
-        elif FROM_ENCODER & set(needs) and self.bench.encoder.config.merger is not None:
-            why = "this encoder merges its rows"
         about = {"name": name, "about": method.about, "kind": method.kind, "ranks": method.ranks, "why": why}
         return about | {"text": "text" in needs, "video": "sparse" in needs}
 
@@ -210,8 +208,8 @@ class Api:
         budget = len(document.tokens.x) if ranks else _integer(request, "budget", 1)
 
         def work() -> bytes:
-            words = None if question is None or self.bench.words is None else self.bench.words(question)
-            inputs = document.inputs(needs_of(name, Settings()), words)
+            sought = () if question is None or self.bench.words is None else self.bench.words(question)
+            inputs = document.inputs(needs_of(name, Settings()), *sought)
             return look.choice_bytes(document.tokens, choose(name, inputs, budget=budget), budget, ranks=ranks)
 
         return Response(await self.model.do(work), media_type="application/octet-stream")

@@ -10,10 +10,12 @@ from torch import Tensor
 from tubelet.encoder.model import Encoder
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import Views
+from tubelet.reduce.inputs import Space
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.model import VLM
 
+Sought = tuple[Tensor | None, Space]  # vectors of words, and the space that rows are brought to
 MOST_UPLOAD = 50_000_000  # bytes of a file that is sent
 
 
@@ -27,7 +29,7 @@ class Bench:
     untrained: bool
     device: str = "cpu"
     told: str | None = None  # what --model has to say for this one; None: nothing, it is the default
-    words: Callable[[str], Tensor] | None = None  # a question's words as vectors in the space of the tokens
+    words: Callable[[str], Sought] | None = None  # a question's words as vectors; None where no words can be sought
     reader: "VLM | None" = None  # what answers questions
     reader_name: str | None = None
     views_of: Callable[[str | None], Views | None] = lambda rule: None  # a rule as --views takes it

@@ -18,7 +18,7 @@ from tubelet.pixels.views import Views
 from tubelet.reading.clip import Clip
 from tubelet.reading.sampling import Sampling
 from tubelet.reduce.encoded import EncodedFile, encode_file
-from tubelet.reduce.inputs import inputs_of
+from tubelet.reduce.inputs import Space, inputs_of
 from tubelet.reduce.methods import Inputs, Need
 
 MOST_DOCUMENTS = 16
@@ -67,8 +67,8 @@ class Document:
         held = (self.seen.patches.x, self.tokens.x)
         return len(self.source.data) + self.clip.frames.nbytes + sum(x.numel() * x.element_size() for x in held)
 
-    def inputs(self, needs: Collection[Need], text: Tensor | None) -> Inputs:
-        """With everything `needs` asks for that the encoder can give, and the text.
+    def inputs(self, needs: Collection[Need], text: Tensor | None = None, space: Space = "auto") -> Inputs:
+        """With everything `needs` asks for that the encoder can give, and the text; `space` is the same for all texts.
 
         The encoder runs once more where attention, keys or the words' space were not asked for before. Raises what
         `inputs_of` raises.
@@ -79,7 +79,7 @@ class Document:
             words = had.text if text is None else text
             more = {"smaller": had.smaller, "sparse": had.sparse}
             with torch.inference_mode():
-                self._inputs = inputs_of(self._encoder, self.seen.patches, wanted, text=words, **more)
+                self._inputs = inputs_of(self._encoder, self.seen.patches, wanted, text=words, space=space, **more)
             self._found = wanted
         only = dict.fromkeys(FROM_ENCODER - set(needs))  # what another method asked for changes nothing here
         return replace(self._inputs, text=text, **only)
