@@ -26,17 +26,12 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     from tests.web.browser import launched, served
 
-    from tubelet.cli.serve import views_of
-    from tubelet.web.bench import Bench
-    from tubelet.weights.load import untrained
+    from tubelet.cli.serve import Serve
+    from tubelet.cli.terminal import Terminal
 
-    name = "llava_vit_packing_small"
-    encoder = untrained(name, seed=0)
     files = tuple(str(EXAMPLES / file) for file in ("receipt.png", "walk.mp4"))
-    with (
-        served(Bench(name, encoder, encoder.pixels, True, files=files, views_of=views_of)) as serving,
-        launched() as browser,
-    ):
+    bench = Serve(files, device="cpu").bench(Terminal(quiet=True))
+    with served(bench) as serving, launched() as browser:
         for shot, fragment, at, size in SHOTS:
             page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme="light")
             page.set_default_timeout(240_000)

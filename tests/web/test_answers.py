@@ -69,7 +69,7 @@ def spelled(folder: Path) -> Path:
 @pytest.mark.parametrize("model", [siglip, spelled])
 def test_words_are_scored_by_the_models_own_text_side(model: Callable[[Path], Path], tmp_path: Path):
     folder = model(tmp_path / "model")
-    bench = Serve(model=str(folder))._bench(Terminal())
+    bench = Serve(model=str(folder)).bench(Terminal())
     assert bench.words is not None
     api, app = app_of(bench)
     picture = png(64, 64)

@@ -39,7 +39,7 @@ class Serve:
         str,
         option(
             "a variant (see tubelet models; random weights), a folder or safetensors file, or a hub id "
-            f"(default: {DEFAULT_MODEL}, untrained)",
+            f"(default: {DEFAULT_MODEL})",
             "MODEL",
         ),
     ] = DEFAULT_MODEL
@@ -60,7 +60,7 @@ class Serve:
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
-        bench = self._bench(terminal)
+        bench = self.bench(terminal)
         from tubelet.web.server import Serving
 
         serving = Serving(bench, port=self.port, public=self.public)
@@ -79,7 +79,7 @@ class Serve:
         serving.run(ready)
         return OK
 
-    def _bench(self, terminal: Terminal) -> "Bench":
+    def bench(self, terminal: Terminal) -> "Bench":
         """The model and the files. Raises UsageError and what loading raises."""
         from tubelet.cli.model import load_model, load_vlm
         from tubelet.cli.values import parse_bytes
