@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.web.browser import launched, missing, need_browser, required, served
 from tests.web.conftest import png
 
@@ -114,6 +115,20 @@ def test_a_picture_its_kept_tokens_and_the_slider(pages: Any):
     assert clear_cells(page, "7 10") == 12
     expect(page.locator("#command")).to_have_text(re.compile("--method divprune --budget 12"))
     expect(page.locator("#costs")).to_contain_text("tokens12", timeout=WAIT_MS)
+
+
+def test_the_picture_can_be_saved_as_it_is_seen(pages: Any):
+    page = pages("&method=edges&budget=20&beside=norm")
+    ready(page, "page.png")
+    shown = page.locator("canvas.cells").first.evaluate("canvas => [canvas.width, canvas.height]")
+    with page.expect_download() as found:
+        page.locator("#save").click()
+    assert found.value.suggested_filename == "page.png.kept.png"
+    with Image.open(found.value.path()) as picture:
+        assert picture.format == "PNG"
+        assert picture.width >= 2 * shown[0]  # both methods
+        assert picture.height > shown[1]
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 
 def test_the_pointed_token_is_told_as_the_api_has_it(pages: Any, serving: Serving):

@@ -35,7 +35,7 @@ from tubelet.reduce.methods import METHODS, choose, needs_of
 from tubelet.reduce.settings import Settings
 from tubelet.web import look
 from tubelet.web.answers import Gone, answer, checked_question
-from tubelet.web.bench import Bench
+from tubelet.web.bench import Bench, Sought
 from tubelet.web.costs import costs
 from tubelet.web.documents import Asked, Document, Documents, Source, open_document
 from tubelet.web.folder import listed, read_below
@@ -208,8 +208,10 @@ class Api:
         budget = len(document.tokens.x) if ranks else _integer(request, "budget", 1)
 
         def work() -> bytes:
-            sought = () if question is None or self.bench.words is None else self.bench.words(question)
-            inputs = document.inputs(needs_of(name, Settings()), *sought)
+            sought: Sought = (None, "auto")
+            if question is not None and self.bench.words is not None:
+                sought = self.bench.words(question)
+            inputs = document.inputs(needs_of(name, Settings()), sought[0], sought[1])
             return look.choice_bytes(document.tokens, choose(name, inputs, budget=budget), budget, ranks=ranks)
 
         return Response(await self.model.do(work), media_type="application/octet-stream")
