@@ -11,6 +11,7 @@ removed by the next one that writes to the same place. Where a file system has n
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import secrets
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 PREFIX = ".tubelet-"
 _LOCK, _NEW, _OLD = "lock", "new", "old"
 _MOST_TRIES = 100  # to find a name of one's own: each try fails only where another writer cleans in that moment
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # of Linux
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 @contextmanager
@@ -118,6 +120,51 @@ def require_writable(place: Path) -> None:
     """Raises RunError where nothing can be written into the folder."""
     with scratch(place):
         pass
+
+
+def create_file(target: Path, data: bytes) -> bool:
+    """A new file, whole, flushed and only where there is none; False where one has come first. Many may try at once.
+
+    What a killed writer leaves is a hidden file beside it, `.NAME.HEX`. Raises OSError; ENOTSUP where the file system
+    has neither hard links nor a renaming that replaces nothing.
+    """
+    beside = _hidden(target)
+    try:
+        _flushed(beside, data)
+        try:
+            os.link(beside, target)
+        except OSError as e:
+            if e.errno == errno.EEXIST or (e.errno == errno.ENOENT and target.exists()):  # or tidied away meanwhile
+                return False
+            if e.errno not in _NO_LINKS:
+                raise
+            if not _rename_new(beside, target):
+                return False
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(target.parent)
+    return True
+
+
+def replace_file(target: Path, data: bytes) -> None:
+    """A file in one step over an old one, flushed. Raises OSError."""
+    beside = _hidden(target)
+    try:
+        _flushed(beside, data)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+
+
+def _flushed(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, said: Mapping[str, Any]) -> None:
@@ -225,11 +272,25 @@ def _names(folder: Path) -> set[str]:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Whether the system let two paths change places in one step."""
+    return _renameat2(one, other, _RENAME_EXCHANGE) == 0
+
+
+def _rename_new(old: Path, new: Path) -> bool:
+    """Give a file a name that nothing has; False where something has it. Raises OSError."""
+    failure = _renameat2(old, new, _RENAME_NOREPLACE)
+    if failure not in (0, errno.EEXIST):
+        raise OSError(errno.ENOTSUP, "no hard links here, and no renaming that replaces nothing", str(new))
+    return failure == 0
+
+
+def _renameat2(old: Path, new: Path, flag: int) -> int:
+    """0, or the number of what went wrong."""
     try:
-        rename: Any = ctypes.CDLL(None).renameat2
+        rename: Any = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux
-        return False
-    return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+        return errno.ENOSYS
+    done = rename(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flag) == 0
+    return 0 if done else ctypes.get_errno() or errno.EIO
 
 
 def _claim(place: Path) -> tuple[Path, int | None]:

@@ -12,11 +12,12 @@ from tests.train.data_sets import archive, llava, picture, picture_bytes
 
 import tubelet
 from tubelet.errors import AlignmentError, DecodeError, InputError, LimitError, TubeletError, UnsafePath
+from tubelet.reading import tar as tar_module
 from tubelet.reading.limits import Limits
-from tubelet.train.data import tar as tar_module
+from tubelet.reading.tar import Piece, members
 from tubelet.train.data.open import open_dataset
-from tubelet.train.data.sample import Media, Piece
-from tubelet.train.data.tar import members, open_archive
+from tubelet.train.data.sample import Media
+from tubelet.train.data.tar import open_archive
 
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 LONG = "a-long-folder-name/" * 8 + "x" * 120
