@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,8 @@ class Fork:
             try:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 work()
+            except Exception:  # noqa: BLE001  shown, where nobody would see it
+                traceback.print_exc()
             finally:
                 os._exit(0)
 

@@ -80,9 +80,9 @@ def test_ranks_write_the_same_and_leave_nothing(begun: Begun, encoder: Encoder, 
 
 def test_a_shard_is_a_token_file(whole: tuple[Plan, Store]):
     plan, store = whole
-    with store.local(shard_name(0)) as path:
+    with store.local(shard_name(1)) as path:
         file = TokenFile.load(path)
-    words = words_of(store, 0)
+    words = words_of(store, 1)
     assert file.names == tuple(words.files[item["picture"]] for item in words.items)
     assert file.pooled is not None
     assert json.loads(file.metadata["ids"]) == list(words.ids)

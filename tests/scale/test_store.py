@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import obstore
 import pytest
 from tests.scale.conftest import Begun
 from tests.scale.runs import digests
@@ -25,13 +26,12 @@ def folder(path: Path) -> Store:
 
 
 def local_bucket(path: Path) -> Store:
-    obstore = pytest.importorskip("obstore.store")
     (path / "bucket").mkdir()
-    return Bucket("file:///bucket", obstore.LocalStore(path / "bucket"))
+    return Bucket("file:///bucket", obstore.store.LocalStore(path / "bucket"))
 
 
 def memory_bucket(path: Path) -> Store:
-    return Bucket("memory:///", pytest.importorskip("obstore.store").MemoryStore())
+    return Bucket("memory:///", obstore.store.MemoryStore())
 
 
 STORES = [folder, local_bucket, memory_bucket]

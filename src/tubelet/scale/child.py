@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from types import FrameType
 
-from tubelet.errors import TubeletError
+from tubelet.errors import RunError, TubeletError
 from tubelet.reading.isolated.wire import error_fields, receive, send
 from tubelet.scale.poison import ended_by_timer
 from tubelet.scale.store import open_store
@@ -41,11 +41,17 @@ def serve(link: socket.socket, make: Callable[[], Worker]) -> None:
     try:
         with ended_by_timer():
             worker = make()
+            _ = worker.encoder  # what cannot be loaded ends the run; it is no death of a shard
             send(link, {"ready": os.getpid()})
             while True:
                 send(link, {"report": asdict(worker.run(asked.get()))})
     except TubeletError as error:
         send(link, {"error": error_fields(error), "source": error.source})
+    except Exception as error:  # of torch, or a bug: it would come again, so it ends the run
+        failure = RunError(f"a worker failed with {type(error).__name__}; what it said is on stderr")
+        failure.__cause__ = error
+        send(link, {"error": error_fields(failure), "source": None})
+        raise
 
 
 def _listen(link: socket.socket, asked: "queue.Queue[int]") -> None:

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 from tubelet.errors import InputError, TubeletError, WorkerDied
 from tubelet.reading.isolated.wire import error_from, receive, send
-from tubelet.scale.plan import Plan, read_plan
+from tubelet.scale.plan import Plan, read_plan, shard_name
 from tubelet.scale.poison import LEASE_S
 from tubelet.scale.status import done_shards
 from tubelet.scale.store import Store
@@ -102,6 +102,7 @@ class _Team:
     """Several workers and what they are at."""
 
     def __init__(self, store: Store, workers: int, start: Start, rank: int, world: int, wait: bool) -> None:
+        self.store = store
         self.queue = deque(pending(read_plan(store), store, rank, world))
         self.size, self.start, self.wait = min(workers, len(self.queue)), start, wait
         self.later: deque[tuple[float, int]] = deque()  # when to ask again, and for what
@@ -165,7 +166,7 @@ class _Team:
         self.selector.unregister(member.link)
         self.members.remove(member)
         code = member.end()
-        if member.shard is not None:
+        if member.shard is not None and not self.store.exists(shard_name(member.shard)):
             self.queue.append(member.shard)
         if not member.ready:
             self.false_starts += 1

@@ -57,7 +57,7 @@ def run(
     options = {"device": device, "readers": max(1, int(cpus)), "lease_s": lease_s, "on_file": on_file}
     ours = not ray.is_initialized()
     if ours:
-        _begin(workers, cpus)
+        begin(workers, cpus)
     try:
         while left := _free(plan, store, lease_s):
             yield from _pass(store, left[:AT_ONCE], workers, gpus, cpus, options)
@@ -66,7 +66,7 @@ def run(
             ray.shutdown()
 
 
-def _begin(workers: int, cpus: float) -> None:
+def begin(workers: int, cpus: float) -> None:
     """Join the cluster there is, or start one on this machine."""
     try:
         ray.init(address="auto", log_to_driver=False)

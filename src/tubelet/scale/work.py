@@ -99,6 +99,7 @@ class Worker:
         """
         if self.store.exists(shard_name(shard)):
             return Report(shard, "skipped")
+        _ = self.encoder  # a model that cannot be loaded is no death of the shard
         attempt = take(self.store, shard, lease_s=self.lease_s, timer=self.timer)
         if attempt is None:
             return Report(shard, "busy")
