@@ -60,7 +60,8 @@ def test_a_folder_of_shards_holds_what_one_file_would(
     assert "dtype was 'float32' and is 'float16'" in capsys.readouterr().err
     (pictures / "broken.jpg").write_bytes((pictures / "0.png").read_bytes() + b" ")
     assert encode("--retry-bad", out, "--quiet") == 0
-    assert TokenFolder(out / "retry-1").by_file(str(pictures / "broken.jpg")).x.shape == tokens.by_file(names[0]).x.shape
+    again = TokenFolder(out / "retry-1").by_file(str(pictures / "broken.jpg"))
+    assert again.lengths == tokens.by_file(names[0]).lengths
 
 
 def test_max_bad_stops_with_a_code_of_its_own(

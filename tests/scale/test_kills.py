@@ -128,7 +128,7 @@ class Meeting:
 
 def test_who_comes_second_loses_the_race_and_says_so(begun: Begun, encoder: Encoder, expected: Digests):
     """With a lease of nothing, and as if from another machine: both work on the shard, one is first."""
-    plan, store = begun()
+    _, store = begun()
     said = []
 
     def other() -> None:

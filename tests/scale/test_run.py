@@ -92,7 +92,7 @@ def test_a_shard_is_a_token_file(whole: tuple[Plan, Store]):
 def test_packs_hold_every_file_once_and_no_more_than_asked(whole: tuple[Plan, Store]):
     plan, store = whole
     tokens = TokenFolder(store.place)
-    good = {n for n in range(plan.files)} - {one["id"] for k in range(plan.shards) for one in words_of(store, k).bad}
+    good = set(range(plan.files)) - {one["id"] for k in range(plan.shards) for one in words_of(store, k).bad}
     seen: list[int] = []
     for ids, pack in tokens.packs(100, seed=3):
         assert len(pack.x) <= 100 or len(pack) == 1

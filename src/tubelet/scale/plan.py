@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from tubelet.errors import InputError, PlanMismatch, StoreError
+from tubelet.errors import InputError, PlanMismatch, StoreError, TubeletError
 from tubelet.packed.header import strict_json
 from tubelet.pixels.load import options_of, planned, threads
 from tubelet.pixels.planned import LoadConfig, PlannedInput
@@ -353,6 +353,6 @@ def _cut(files: Iterable[PlannedFile], first: int, shard: int, options: EncodeOp
     return [replace(line, id=first + i, shard=shards[i]) for i, line in enumerate(lines)]
 
 
-def planned_error(source: Any, name: str, config: LoadConfig, error: InputError) -> PlannedInput:
+def planned_error(source: Any, name: str, config: LoadConfig, error: TubeletError) -> PlannedInput:
     """A file that is not to be opened, in the place of its plan: loading reports the error."""
     return PlannedInput(source, name, config, error=error.placed(source=name))

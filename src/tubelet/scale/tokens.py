@@ -101,7 +101,7 @@ class TokenFolder:
         """Ids and pooled vectors of a shard. Raises StoreError where none were stored."""
         words = self._words(shard)
         with self.store.local(shard_name(shard)) as path, safe_open(str(path), framework="pt") as opened:
-            if "pooled" not in opened.keys():
+            if "pooled" not in words.sha256:
                 raise StoreError("the run stored no pooled vectors", path=shard_name(shard))
             return tuple(words.ids[item["picture"]] for item in words.items), opened.get_tensor("pooled")
 

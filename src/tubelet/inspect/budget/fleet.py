@@ -80,7 +80,9 @@ def fleet_cost(
         (360, 5.6, 2.097152)
     """
     if min(files, gpus, width) < 1 or min(patches, tokens, flop, flop_per_s) <= 0 or (price or 0) < 0:
-        raise ConfigError("files, GPUs, width, tokens, FLOPs and rates are above zero", got=(files, gpus, width, tokens))
+        raise ConfigError(
+            "files, GPUs, width, tokens, FLOPs and rates are above zero", got=(files, gpus, width, tokens)
+        )
     files_per_s = flop_per_s / flop
     gpu_hours = files / files_per_s / 3600
     ways = {
