@@ -102,8 +102,9 @@ def test_workers_end_with_a_driver_that_is_killed(begun: Begun, encoder: Encoder
     assert list(store.list("attempts")) == []  # dropped, which is no death
 
 
-def test_two_runs_in_one_folder_do_the_work_once(begun: Begun, encoder: Encoder, expected: Digests):
-    for i in range(3):
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_two_runs_in_one_folder_do_the_work_once(times: int, begun: Begun, encoder: Encoder, expected: Digests):
+    for i in range(times):
         plan, store = begun(f"out{i}")
         runs = [driver(store, encoder) for _ in range(2)]
         assert [one.wait(120.0) for one in runs] == [0, 0]

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.cli.cli_inputs import write_picture
 from tests.scale.conftest import Begun
-from tests.scale.runs import BROKEN, bad_of, digests, forked, words_of
+from tests.scale.runs import BROKEN, bad_of, digests, forked, options, words_of
 
 from tubelet import load_patches
 from tubelet.encoder.model import Encoder
@@ -17,9 +18,9 @@ from tubelet.packed.token_file import TokenFile
 from tubelet.scale.encode import encode_pack
 from tubelet.scale.local import here, run
 from tubelet.scale.options import EncodeOptions, Reduction
-from tubelet.scale.plan import Plan, shard_name
+from tubelet.scale.plan import Plan, make_plan, shard_name
 from tubelet.scale.status import finish, status, verify
-from tubelet.scale.store import Store
+from tubelet.scale.store import Store, open_store
 from tubelet.scale.tokens import TokenFolder
 from tubelet.scale.work import Worker
 
@@ -137,6 +138,25 @@ def test_the_index_is_read_without_tubelet(begun: Begun, encoder: Encoder, monke
     assert len(store.read("bad.jsonl").splitlines()) == 10
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_files(tmp_path: Path, model: Path, encoder: Encoder):
+    """5,000 small files: what the process holds after the second shard is what it holds after the last."""
+    one = write_picture(tmp_path / "one.jpg", 48, 48).read_bytes()
+    (tmp_path / "files").mkdir()
+    for i in range(5_000):
+        (tmp_path / "files" / f"{i:05d}.jpg").write_bytes(one)
+    store = open_store(tmp_path / "out")
+    plan = make_plan([str(tmp_path / "files")], options(model, encoder, shard_tokens=2_000, shard_files=4_096), store)
+    held = [resident() for _ in here(Worker(store, encoder=encoder))]
+    assert len(held) == plan.shards > 20
+    assert max(held[2:]) < 1.1 * held[1]
+
+
+def resident() -> int:
+    """Pages that this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
 @pytest.mark.parametrize("place", ["x", "pos"])
 def test_verify_finds_one_wrong_byte(begun: Begun, encoder: Encoder, place: str):
     plan, store = begun()
@@ -167,11 +187,6 @@ def test_verify_finds_one_wrong_byte(begun: Begun, encoder: Encoder, place: str)
 def test_what_is_stored_is_what_will_be_used(
     reduction: Reduction, tmp_path: Path, model: Path, encoder: Encoder, sixty: Path
 ):
-    from tests.scale.runs import options
-
-    from tubelet.scale.plan import make_plan
-    from tubelet.scale.store import open_store
-
     wanted: EncodeOptions = options(model, encoder, shard_tokens=400, reduction=reduction)
     store = open_store(tmp_path / "out")
     make_plan([str(sixty / "a" / "b")], wanted, store)

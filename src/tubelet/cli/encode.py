@@ -1,4 +1,4 @@
-"""`tubelet encode`: files in, packed tokens out: one safetensors file and a table, or a folder of many (`cli.shards`)."""
+"""`tubelet encode`: files in, packed tokens out: one safetensors file and a table, or a folder (`cli.shards`)."""
 
 import time
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -236,7 +236,7 @@ def _encode(command: "Encode", plan: "Plan", store: "Store", terminal: Terminal)
     return FAILED if after.bad or (after.pending and many.world == 1) else OK
 
 
-def _reports(command: "Encode", plan: "Plan", store: "Store") -> "Iterator[Report]":
+def _reports(command: "Encode", plan: "Plan", store: "Store") -> "Generator[Report, None, None]":
     from tubelet.cli.model import device_of
 
     many = command.shards

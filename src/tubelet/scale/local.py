@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
@@ -54,7 +54,7 @@ def run(
     lease_s: float = LEASE_S,
     wait: bool | None = None,
     start: Start | None = None,
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     """Encode what is pending and give a report of each shard, as they come. Close it to stop.
 
     workers: 1 is this process; more are started, and ended with it. rank, world: which shards come first; others follow
@@ -73,7 +73,7 @@ def run(
     return _Team(store, workers, start or _starter(store, device, lease_s, share), rank, world, wait).reports()
 
 
-def here(worker: Worker, *, rank: int = 0, world: int = 1, wait: bool = True) -> Iterator[Report]:
+def here(worker: Worker, *, rank: int = 0, world: int = 1, wait: bool = True) -> Generator[Report, None, None]:
     """The same with one worker in this process."""
     while True:
         busy = moved = False
@@ -110,7 +110,7 @@ class _Team:
         self.selector = selectors.DefaultSelector()
         self.members: list[_Member] = []
 
-    def reports(self) -> Iterator[Report]:
+    def reports(self) -> Generator[Report, None, None]:
         """Every report, until nothing is left."""
         try:
             while True:

@@ -6,12 +6,12 @@ notes in the store end what would go on (`tubelet.scale.poison`).
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from typing import Any
 
-import ray
-import ray.data
+import ray  # pyright: ignore[reportMissingImports]
+import ray.data  # pyright: ignore[reportMissingImports]
 
 from tubelet.errors import TubeletError
 from tubelet.reading.isolated.wire import error_fields, error_from
@@ -38,6 +38,9 @@ class Actor:
             return {"said": json.dumps({"error": error_fields(error), "source": error.source})}
 
 
+WORKER: Any = Actor  # Ray makes it once in each process; its annotations know functions alone
+
+
 def run(
     store: Store,
     *,
@@ -46,7 +49,7 @@ def run(
     cpus: float = 1.0,
     lease_s: float = LEASE_S,
     on_file: Callable[[int], None] | None = None,
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     """As `tubelet.scale.local.run`, with at most so many actors, each with so many GPUs and CPUs of the cluster.
 
     A cluster that is there is used (RAY_ADDRESS, `ray start`); else a small one is started, and ended with the run.
@@ -71,7 +74,7 @@ def begin(workers: int, cpus: float) -> None:
     try:
         ray.init(address="auto", log_to_driver=False)
     except ConnectionError:
-        room = {"num_cpus": int(workers * cpus) + 1, "object_store_memory": _OBJECTS_BYTES}
+        room: dict[str, Any] = {"num_cpus": int(workers * cpus) + 1, "object_store_memory": _OBJECTS_BYTES}
         ray.init(include_dashboard=False, log_to_driver=False, **room)
 
 
@@ -87,11 +90,11 @@ def _free(plan: Plan, store: Store, lease_s: float) -> list[int]:
 
 def _pass(
     store: Store, shards: list[int], workers: int, gpus: float, cpus: float, options: dict[str, Any]
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=2)
     how: dict[str, Any] = {"compute": pool, "num_gpus": gpus, "num_cpus": cpus, "max_restarts": -1}
     how |= {"max_task_retries": -1, "fn_constructor_args": (store.place, options)}
-    for row in ray.data.from_items(shards, override_num_blocks=len(shards)).map(Actor, **how).iter_rows():
+    for row in ray.data.from_items(shards, override_num_blocks=len(shards)).map(WORKER, **how).iter_rows():
         said = json.loads(row["said"])
         if "error" in said:
             raise error_from(said["error"], str(said.get("source") or "worker"))

@@ -90,9 +90,9 @@ class EncodeOptions:
 
 
 def _recipe(said: Mapping[str, Any]) -> PixelRecipe:
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
     if plain.get("clips") is not None:
-        plain["clips"] = _recipe(plain["clips"])
+        plain["clips"] = _recipe(dict(said["clips"]))
     return PixelRecipe(**plain)
 
 

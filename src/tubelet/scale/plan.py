@@ -1,7 +1,7 @@
 """The plan of a run: which files there are, how many rows each will have, and which shard each belongs to.
 
     OUT/plan.json           options, counts, and a line for each part; created last and once
-    OUT/plan/00000.jsonl    one window of files in order of their ids: {"id", "source", "bytes", "rows", "kind", "shard"}
+    OUT/plan/00000.jsonl    one window of files by id: {"id", "source", "bytes", "rows", "kind", "shard"}
 
 Names and headers are read, no pixels. A window is 65,536 files, or one archive, which is read from front to end.
 Inside a window files are cut into shards by the size of their size, so that shards take equal time and one clip does

@@ -14,7 +14,8 @@ from tubelet.scale.store import Store, open_store
 def retry_bad(plan: Plan, store: Store, *, workers: int | None = None) -> tuple[Plan, Store]:
     """A plan of the files that could not be encoded, with the same options, and the store it was written into.
 
-    Its files have ids of their own and the names they had; each call begins another. Raises InputError where no file is bad.
+    Its files have ids of their own and the names they had; each call begins another. Raises InputError where no
+    file is bad.
     """
     bad = {said["id"] for said in bad_so_far(plan, store)}
     if not bad:

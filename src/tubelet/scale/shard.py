@@ -103,7 +103,8 @@ def shard_words(header: Header) -> ShardWords:
 def digest(tensor: Tensor) -> str:
     """The sha256 of a tensor's values, as they lie in a file."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(memoryview(flat.numpy())).hexdigest()
+    values: Any = flat.numpy()  # a buffer, without a copy
+    return hashlib.sha256(values).hexdigest()
 
 
 @lru_cache(maxsize=4)

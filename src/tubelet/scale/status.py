@@ -211,8 +211,8 @@ class _Index:
 
     def __init__(self) -> None:
         try:
-            import pyarrow
-            import pyarrow.parquet as parquet
+            import pyarrow  # pyright: ignore[reportMissingImports]
+            import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError:
             self._schema = None
             self._lines: list[str] = []

@@ -119,5 +119,6 @@ def _advice(stored: tuple[Stored, ...], dollars: float | None) -> str:
         return "all tokens can be stored: a month of it costs little beside encoding them again"
     cheap = [one.what for one in (fewer, pooled) if one.dollars_per_month <= dollars]
     if cheap:
-        return f"store {' or '.join(cheap)}; a month of all tokens costs {whole.dollars_per_month / dollars:,.1f} x encoding"
+        times = whole.dollars_per_month / dollars
+        return f"store {' or '.join(cheap)}; a month of all tokens costs {times:,.1f} x encoding"
     return "store nothing, or pooled vectors alone: encoding again is cheaper than a month of any of these"
