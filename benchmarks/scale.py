@@ -3,9 +3,9 @@
     python benchmarks/scale.py                   600 files for each, minutes a method
     python benchmarks/scale.py --quick           16 files, one round, nothing written
 
-One method a process, in turn, several rounds. plain: this library's reader and encoder in one loop, a file of
-tokens for each pack. local 1, local 2, ray 2: `tubelet encode --out OUT/`. datasets.map and webdataset with a
-DataLoader do the same reading and encoding through those libraries. CPU seconds are of all processes of a method, its start
+One method a process, in turn, several rounds. plain: this library's reader and encoder in one loop, a file of tokens
+for each pack. local 1, local 2, ray 2: `tubelet encode --out OUT/`. datasets.map and webdataset with a DataLoader do
+the same reading and encoding through those libraries. CPU seconds are of all processes of a method, its start
 included. Methods whose library is not installed are left out, and the result says so.
 """
 

@@ -194,22 +194,18 @@ class WorkerDied(RunError):
 class PlanMismatch(RunError):
     """An output was planned with other options. fields: name -> (value of the plan, value now)."""
 
-    def __init__(
-        self, message: str, *, fields: Mapping[str, tuple[Any, Any]] | None = None, source: str | None = None
-    ) -> None:
-        super().__init__(message, source=source)
-        self.fields = dict(fields or {})
+    fields: Mapping[str, tuple[Any, Any]] | None = None
 
 
 class StoreError(RunError):
-    """An output could not be read or written. path: the name in it; needed_bytes: how much was to be written."""
+    """An output could not be read or written. needed_bytes: how much was to be written, where it was."""
 
-    def __init__(
-        self, message: str, *, path: str = "", needed_bytes: int | None = None, source: str | None = None
-    ) -> None:
-        super().__init__(message, source=source or path or None)
-        self.path = path
-        self.needed_bytes = needed_bytes
+    needed_bytes: int | None = None
+
+    @property
+    def path(self) -> str | None:
+        """The name in the output."""
+        return self.source
 
 
 def near_names(name: object, known: Iterable[str]) -> str:

@@ -31,7 +31,6 @@ PREFIX = ".tubelet-"
 _LOCK, _NEW, _OLD = "lock", "new", "old"
 _MOST_TRIES = 100  # to find a name of one's own: each try fails only where another writer cleans in that moment
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # of Linux
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 @contextmanager
@@ -120,51 +119,6 @@ def require_writable(place: Path) -> None:
     """Raises RunError where nothing can be written into the folder."""
     with scratch(place):
         pass
-
-
-def create_file(target: Path, data: bytes) -> bool:
-    """A new file, whole, flushed and only where there is none; False where one has come first. Many may try at once.
-
-    What a killed writer leaves is a hidden file beside it, `.NAME.HEX`. Raises OSError; ENOTSUP where the file system
-    has neither hard links nor a renaming that replaces nothing.
-    """
-    beside = _hidden(target)
-    try:
-        _flushed(beside, data)
-        try:
-            os.link(beside, target)
-        except OSError as e:
-            if e.errno == errno.EEXIST or (e.errno == errno.ENOENT and target.exists()):  # or tidied away meanwhile
-                return False
-            if e.errno not in _NO_LINKS:
-                raise
-            if not _rename_new(beside, target):
-                return False
-    finally:
-        beside.unlink(missing_ok=True)
-    sync(target.parent)
-    return True
-
-
-def replace_file(target: Path, data: bytes) -> None:
-    """A file in one step over an old one, flushed. Raises OSError."""
-    beside = _hidden(target)
-    try:
-        _flushed(beside, data)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _hidden(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-
-
-def _flushed(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_json(path: Path, said: Mapping[str, Any]) -> None:
@@ -275,7 +229,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return _renameat2(one, other, _RENAME_EXCHANGE) == 0
 
 
-def _rename_new(old: Path, new: Path) -> bool:
+def rename_new(old: Path, new: Path) -> bool:
     """Give a file a name that nothing has; False where something has it. Raises OSError."""
     failure = _renameat2(old, new, _RENAME_NOREPLACE)
     if failure not in (0, errno.EEXIST):

@@ -1,6 +1,7 @@
 """The Ray engine: the same bits, and poison that ends; and an engine changed half way. Needs `ray[data]`."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +15,7 @@ from tests.scale.runs import bad_of, digests, words_of
 from tubelet.encoder.model import Encoder
 from tubelet.scale.local import here
 from tubelet.scale.plan import Plan
-from tubelet.scale.status import done_shards, verify
+from tubelet.scale.status import done_shards, finish, verify
 from tubelet.scale.store import Store
 from tubelet.scale.work import Worker
 
@@ -66,3 +67,20 @@ def test_files_that_kill_their_actor_end_alone(engine, begun: Begun, whole: tupl
     untouched = {k: d for k, d in digests(plan, store).items() if k != 1}
     assert untouched == {k: d for k, d in expected.items() if k != 1}
     assert Path(store.place).exists()
+
+
+def test_the_guide_reads_the_index_without_tubelet(
+    begun: Begun, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """With pyarrow, which comes with ray[data]."""
+    plan, store = begun("tokens")
+    list(here(Worker(store, encoder=encoder)))
+    said = finish(plan, store)
+    assert said is not None
+    assert said["index"] == "index.parquet"
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "many-files.md"
+    blocks = re.findall(r"^```py\n(.*?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
+    block = next(block for block in blocks if "pyarrow" in block)
+    monkeypatch.chdir(Path(store.place).parent)
+    exec(compile(block, str(guide), "exec"), {})
+    assert "torch.Size" in capsys.readouterr().out

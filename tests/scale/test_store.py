@@ -153,7 +153,7 @@ def test_a_full_disk_is_told_with_what_was_needed(tmp_path: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     store = Folder(tmp_path / "out")
-    monkeypatch.setattr(writing_module, "_flushed", full)
+    monkeypatch.setattr(store_module, "_flushed", full)
     with pytest.raises(StoreError, match="No space left") as told:
         store.create("shards/000/a", bytes(1234))
     assert told.value.needed_bytes == 1234

@@ -1,7 +1,7 @@
 """`tubelet encode`: files in, packed tokens out: one safetensors file and a table, or a folder (`cli.shards`)."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tubelet.cli.encode_report import Result
@@ -19,7 +19,7 @@ from tubelet.cli.options import (
 )
 from tubelet.cli.output import output_file
 from tubelet.cli.progress import Tick, progress
-from tubelet.cli.shards import KeepingOptions, ShardOptions, names_shards, run_shards
+from tubelet.cli.shards import Asked, KeepingOptions, ShardOptions, names_shards, run_shards
 from tubelet.cli.sources import Inputs, inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
 from tubelet.cli.work import with_work_told
@@ -89,7 +89,7 @@ class Encode:
 
         sampling = self._checked()
         if self.shards.place is not None or names_shards(self.out):
-            return run_shards(self, terminal)
+            return run_shards(self._asked(), terminal)
         out, wanted = self._one_file()
         inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
         where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
@@ -121,13 +121,16 @@ class Encode:
             raise UsageError(f"--workers must be at least 1, got {self.workers}")
         return self.frames.sampling
 
+    def _asked(self) -> Asked:
+        """What concerns a run of many files."""
+        given = tuple(f.name for f in fields(self) if f.name != "files" and getattr(self, f.name) != f.default)
+        return Asked(**{f.name: getattr(self, f.name) for f in fields(Asked) if f.name != "given"}, given=given)
+
     def _one_file(self) -> "tuple[str, Reduction]":
         """Where the one file goes, and what is made of its tokens. Raises UsageError for options of many."""
         if self.out is None:
             raise UsageError("--out names the .safetensors file to write, or for many files a folder, OUT/")
         if self.shards != ShardOptions():
-            from dataclasses import fields
-
             other = ShardOptions()
             names = [f.name for f in fields(other) if getattr(self.shards, f.name) != getattr(other, f.name)]
             raise UsageError(f"--{names[0].replace('_', '-')} is for many files: --out is a folder then, OUT/")

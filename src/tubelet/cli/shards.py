@@ -1,28 +1,24 @@
 """`tubelet encode ... --out OUT/`: any number of files into a folder or bucket of shards, and what is asked of it."""
 
+import os
 import re
 import signal
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.text import Text
-
-from tubelet.cli.options import option
+from tubelet.cli.options import FrameOptions, ReadingOptions, option
 from tubelet.cli.progress import progress
-from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name, seconds, visible
+from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
 from tubelet.cli.values import parse_budget
 from tubelet.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from tubelet.cli.encode import Encode
     from tubelet.scale.options import EncodeOptions, Reduction
     from tubelet.scale.plan import Plan
-    from tubelet.scale.status import Status
     from tubelet.scale.store import Store
     from tubelet.scale.work import Report
 
@@ -93,17 +89,38 @@ class ShardOptions:
         return given[0] if given else None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says, as far as it concerns a sharded run."""
+
+    files: tuple[str, ...]
+    out: str | None
+    model: str
+    config: str | None
+    pool: bool
+    frames: FrameOptions
+    dtype: str
+    device: str
+    overwrite: bool
+    reading: ReadingOptions
+    workers: int | None
+    keeping: KeepingOptions
+    shards: ShardOptions
+    given: tuple[str, ...]  # names of all options that are not what they are by default
+
+
 def names_shards(out: str | None) -> bool:
     """Whether an output is a folder or bucket of shards: it ends with a slash, is a folder, or an address.
 
     >>> names_shards("tokens/"), names_shards("s3://bucket/tokens"), names_shards("tokens.safetensors")
     (True, True, False)
     """
-    return out is not None and out != "-" and (out.endswith("/") or "://" in out or Path(out).is_dir())
+    return out is not None and out != "-" and (out.endswith("/") or "://" in out or os.path.isdir(out))  # noqa: PTH112  that of Path raises where a name is too long
 
 
-def run_shards(command: "Encode", terminal: Terminal) -> int:
+def run_shards(command: Asked, terminal: Terminal) -> int:
     """Do what the command line asks of a sharded run; the exit code."""
+    from tubelet.cli.shards_report import tell_status, tell_verified
     from tubelet.scale.plan import read_plan
     from tubelet.scale.store import open_store
 
@@ -114,14 +131,13 @@ def run_shards(command: "Encode", terminal: Terminal) -> int:
     if asked is None:
         store = open_store(str(command.out))
         return _encode(command, _planned(command, store, terminal), store, terminal)
-    if command.files:
-        raise UsageError("a run that is there knows its files: name none")
+    _nothing_else(command)
     store = open_store(asked)
     plan = read_plan(store)
     if many.status is not None:
-        return _status(plan, store, terminal)
+        return tell_status(plan, store, terminal)
     if many.verify is not None:
-        return _verify(plan, store, terminal)
+        return tell_verified(plan, store, terminal)
     if many.retry_bad is not None:
         from tubelet.scale.retry import retry_bad
 
@@ -129,7 +145,16 @@ def run_shards(command: "Encode", terminal: Terminal) -> int:
     return _encode(command, plan, store, terminal)
 
 
-def _checked(command: "Encode") -> None:
+def _nothing_else(command: Asked) -> None:
+    """Raise UsageError for what stands in the plan of a run and is said again."""
+    if command.files:
+        raise UsageError("a run that is there knows its files: name none")
+    free = {"device", "workers", "overwrite", "on_error", "shards", "output"}
+    if again := [name for name in command.given if name not in free]:
+        raise UsageError(f"options of the tokens stand in the plan of the run, and {again[0]} was given again")
+
+
+def _checked(command: Asked) -> None:
     many = command.shards
     for name in ("world", "shard_tokens", "pack_tokens", "threads"):
         if (value := getattr(many, name)) is not None and value < 1:
@@ -152,7 +177,7 @@ def _checked(command: "Encode") -> None:
 # ---- the plan
 
 
-def _planned(command: "Encode", store: "Store", terminal: Terminal) -> "Plan":
+def _planned(command: Asked, store: "Store", terminal: Terminal) -> "Plan":
     """The plan of these files with these options, new or as it is there."""
     from tubelet.scale.plan import make_plan
     from tubelet.scale.status import require_ours
@@ -168,7 +193,7 @@ def _planned(command: "Encode", store: "Store", terminal: Terminal) -> "Plan":
     return plan
 
 
-def _options(command: "Encode") -> "EncodeOptions":
+def _options(command: Asked) -> "EncodeOptions":
     from tubelet.cli.model import require_named
     from tubelet.cli.options import with_budget
     from tubelet.families.catalogue import variants
@@ -201,18 +226,21 @@ def _options(command: "Encode") -> "EncodeOptions":
 # ---- the run
 
 
-def _encode(command: "Encode", plan: "Plan", store: "Store", terminal: Terminal) -> int:
+def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal) -> int:
     """Encode what is pending, and say what was done."""
+    from tubelet.cli.shards_report import Tally, tell
+    from tubelet.scale.poison import ended_by_timer
     from tubelet.scale.status import finish, status
 
     many = command.shards
     most = _most_bad(many.max_bad, plan.files)
     before = status(plan, store)
     bad = before.bad or 0
-    tally = _Tally(plan, before, time.monotonic())
+    tally = Tally(plan, before, time.monotonic())
     try:
         with (
             _terminated(),
+            ended_by_timer(),
             closing(_reports(command, plan, store)) as reports,
             progress(terminal, plan.shards, "shards") as tick,
         ):
@@ -231,12 +259,11 @@ def _encode(command: "Encode", plan: "Plan", store: "Store", terminal: Terminal)
         return TOO_MANY_BAD
     finish(plan, store)
     after = status(plan, store)
-    told = {"out": store.place, **after.as_dict(), "seconds": time.monotonic() - tally.began_s}
-    _tell(after, told, terminal)
+    tell(plan, store, after, terminal, time.monotonic() - tally.began_s)
     return FAILED if after.bad or (after.pending and many.world == 1) else OK
 
 
-def _reports(command: "Encode", plan: "Plan", store: "Store") -> "Generator[Report, None, None]":
+def _reports(command: Asked, plan: "Plan", store: "Store") -> "Generator[Report, None, None]":
     from tubelet.cli.model import device_of
 
     many = command.shards
@@ -255,38 +282,7 @@ def _reports(command: "Encode", plan: "Plan", store: "Store") -> "Generator[Repo
         "world": many.world,
         "lease_s": many.lease,
     }
-    return run(store, **how, device=device_of(command.device))
-
-
-class _Tally:
-    """What has come in so far."""
-
-    def __init__(self, plan: "Plan", before: "Status", began_s: float) -> None:
-        self.plan, self.began_s = plan, began_s
-        self.done, self.bad, self.tokens = before.done, before.bad or 0, 0
-        self.rows, self.left = 0, before.rows - before.rows_done
-
-    def add(self, report: "Report") -> None:
-        self.done = min(self.done + 1, self.plan.shards)
-        rows = self.plan.size_of(report.shard)[1]
-        self.left -= rows
-        if report.state == "done":
-            self.bad, self.tokens, self.rows = (
-                self.bad + report.bad_files,
-                self.tokens + report.tokens,
-                self.rows + rows,
-            )
-
-    @property
-    def rate(self) -> float:
-        return self.tokens / max(time.monotonic() - self.began_s, 1e-9)
-
-    @property
-    def text(self) -> str:
-        """For the line of progress."""
-        spent = time.monotonic() - self.began_s
-        left = seconds(self.left * spent / self.rows) if self.rows else "?"
-        return f"encoding, {self.rate:,.0f} tokens/s, {self.bad:,} bad, {left} left"
+    return run(store, **how, device=device_of(command.device), timer=True)
 
 
 class _Terminated(Exception):
@@ -317,41 +313,3 @@ def _most_bad(text: str, files: int) -> int:
     if found is None or (found[2] is not None and float(found[2]) > 100):
         raise UsageError(f"--max-bad is a number of files, or a share such as 1%, got {text!r}")
     return int(found[1]) if found[1] is not None else int(files * float(found[2]) / 100)
-
-
-# ---- what is said
-
-
-def _status(plan: "Plan", store: "Store", terminal: Terminal) -> int:
-    from tubelet.scale.status import status
-
-    found = status(plan, store)
-    _tell(found, {"out": store.place, **found.as_dict()}, terminal)
-    return OK
-
-
-def _verify(plan: "Plan", store: "Store", terminal: Terminal) -> int:
-    from tubelet.scale.status import verify
-
-    wrong = verify(plan, store)
-    for line in wrong:
-        terminal.say(line)
-    if not wrong:
-        terminal.show(Text(f"right   {plan.shards:,} shards, {plan.files:,} files, each once"))
-    terminal.document({"command": "encode", "out": store.place, "right": not wrong, "wrong": wrong})
-    return FAILED if wrong else OK
-
-
-def _tell(found: "Status", told: dict[str, Any], terminal: Terminal) -> None:
-    tokens = "" if found.tokens is None else f", {found.tokens:,} tokens"
-    lines = [
-        f"out     {visible(file_name(str(told['out'])))}",
-        f"shards  {found.done:,} of {found.shards:,}{tokens}, {found.bytes / 1e6:,.1f} MB",
-        f"files   {found.files_done:,} of {found.files:,}",
-    ]
-    if found.bad:
-        lines.append(f"bad     {found.bad:,} files could not be encoded; bad.jsonl lists them when the run is done")
-    if found.pending and found.rows_per_s is not None and found.left_s is not None:
-        lines.append(f"rate    {found.rows_per_s:,.0f} patches/s, {seconds(found.left_s)} left")
-    terminal.show(Text("\n".join(lines)))
-    terminal.document({"command": "encode", **told})

@@ -4,6 +4,7 @@ Links and devices are not followed, names that lead out are refused, sizes are b
 """
 
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -50,6 +51,31 @@ class Piece:
             text = f"{self.name}: {len(content):,} bytes where the index says {self.size:,}; the archive has changed"
             raise InputError(text, source=self.archive, expected=self.size, got=len(content))
         return content
+
+
+class MemberFile:
+    """A member as a file object that is opened when it is read, for its header."""
+
+    def __init__(self, piece: Piece) -> None:
+        self._piece, self._place = piece, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._piece.size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        with self._piece.open() as file:
+            file.seek(self._place)
+            data = file.read(size)
+        self._place += len(data)
+        return data
 
 
 class _Window(io.RawIOBase):

@@ -53,6 +53,7 @@ def run(
     readers: int | None = None,
     lease_s: float = LEASE_S,
     wait: bool | None = None,
+    timer: bool = False,
     start: Start | None = None,
 ) -> Generator[Report, None, None]:
     """Encode what is pending and give a report of each shard, as they come. Close it to stop.
@@ -60,6 +61,7 @@ def run(
     workers: 1 is this process; more are started, and ended with it. rank, world: which shards come first; others follow
     where nobody works on them. device: for several, cuda means one device each. readers: threads that decode, shared
     out by default. wait: until shards at work elsewhere are there, or their workers dead; by default not with a world.
+    timer: the system may end this process, too, where a step takes longer than the lease allows (`ended_by_timer`).
     Raises InputError for numbers that mean nothing, what `Worker.run` raises, WorkerDied where workers do not start.
     """
     if workers < 1 or not 0 <= rank < world:
@@ -67,7 +69,7 @@ def run(
         raise InputError(text, limit=1, got=(workers, rank, world))
     wait = world == 1 if wait is None else wait
     if workers == 1 and start is None:
-        worker = Worker(store, device=device, readers=readers, lease_s=lease_s)
+        worker = Worker(store, device=device, readers=readers, lease_s=lease_s, timer=timer)
         return here(worker, rank=rank, world=world, wait=wait)
     share = readers or max(1, (os.cpu_count() or 1) // workers)
     return _Team(store, workers, start or _starter(store, device, lease_s, share), rank, world, wait).reports()

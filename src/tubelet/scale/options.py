@@ -86,7 +86,7 @@ class EncodeOptions:
             return cls(**values)
         except (KeyError, TypeError, AttributeError) as e:
             known = ", ".join(f.name for f in fields(cls))
-            raise StoreError(f"its options are not of this version, which has {known}", path="plan.json") from e
+            raise StoreError(f"its options are not of this version, which has {known}", source="plan.json") from e
 
 
 def _recipe(said: Mapping[str, Any]) -> PixelRecipe:

@@ -21,7 +21,7 @@ from tubelet.errors import InputError, PlanMismatch, StoreError, TubeletError
 from tubelet.packed.header import strict_json
 from tubelet.pixels.load import options_of, planned, threads
 from tubelet.pixels.planned import LoadConfig, PlannedInput
-from tubelet.reading.tar import Piece
+from tubelet.reading.tar import MemberFile, Piece
 from tubelet.scale.options import EncodeOptions, flat
 from tubelet.scale.sources import Listing, is_archive, list_sources, manifest_digests, members_of
 from tubelet.scale.store import Store
@@ -199,19 +199,19 @@ def write_plan(
 def read_plan(store: Store) -> Plan:
     """The plan of a store. Raises StoreError where there is none, or one of another version."""
     if not store.exists(PLAN):
-        raise StoreError("there is no plan.json: no run has begun here", path=PLAN, source=store.place)
+        raise StoreError("there is no plan.json: no run has begun here", source=store.place)
     said = strict_json(store.read(PLAN), InputError, PLAN, most_values=MAX_PLAN_VALUES)
     try:
         if said["version"] != VERSION:
-            raise StoreError(f"a plan of version {said['version']}, not {VERSION}", path=PLAN)
+            raise StoreError(f"a plan of version {said['version']}, not {VERSION}", source=PLAN)
         parts = tuple(Part(**{**one, "shards": tuple((f, r) for f, r in one["shards"])}) for one in said["parts"])
         options = EncodeOptions.from_dict(said["options"])
         manifests, left_out = tuple(sorted(said["manifests"].items())), said["counts"]["left_out"]
         plan = Plan(options, tuple(said["sources"]), said["folder"], parts, manifests, left_out)
     except (KeyError, TypeError, ValueError) as e:
-        raise StoreError("plan.json is damaged", path=PLAN) from e
+        raise StoreError("plan.json is damaged", source=PLAN) from e
     if plan.fingerprint != said["fingerprint"]:
-        raise StoreError("plan.json was changed: its fingerprint is another", path=PLAN)
+        raise StoreError("plan.json was changed: its fingerprint is another", source=PLAN)
     return plan
 
 
@@ -231,7 +231,9 @@ def same_plan(plan: Plan, head: Plan) -> Plan:
     }
     if fields:
         said = "; ".join(f"{name} was {old!r} and is {new!r}" for name, (old, new) in fields.items())
-        raise PlanMismatch(f"the output was begun with other options: {said}"[:2000], fields=fields)
+        error = PlanMismatch(f"the output was begun with other options: {said}"[:2000])
+        error.fields = fields
+        raise error
     return plan
 
 
@@ -240,7 +242,7 @@ def files_of(plan: Plan, part: Part, store: Store) -> list[PlannedFile]:
     text = store.read(part.file)
     if hashlib.sha256(text).hexdigest() != part.sha256:
         raise StoreError(
-            "this part of the plan is not what plan.json says: it was changed or is damaged", path=part.file
+            "this part of the plan is not what plan.json says: it was changed or is damaged", source=part.file
         )
     return [PlannedFile(**json.loads(line)) for line in text.splitlines()]
 
@@ -301,32 +303,7 @@ def _probed(
 
 
 def _opened(one: str | Piece) -> Any:
-    return one if isinstance(one, str) else _Member(one)
-
-
-class _Member:
-    """A member as a file object that is opened when it is read, for its header."""
-
-    def __init__(self, piece: Piece) -> None:
-        self._piece, self._place = piece, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._piece.size}[whence]
-        self._place = max(0, start + offset)
-        return self._place
-
-    def read(self, size: int = -1) -> bytes:
-        with self._piece.open() as file:
-            file.seek(self._place)
-            data = file.read(size)
-        self._place += len(data)
-        return data
+    return one if isinstance(one, str) else MemberFile(one)
 
 
 def _size(path: str) -> int:

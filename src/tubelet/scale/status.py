@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from tubelet.errors import StoreError, WeightsError
+from tubelet.errors import InputError, WeightsError
 from tubelet.packed.header import read_header
 from tubelet.scale.plan import Plan, files_of, shard_name
 from tubelet.scale.shard import ShardWords, digest, shard_words
@@ -248,14 +248,14 @@ def bad_so_far(plan: Plan, store: Store) -> list[dict[str, Any]]:
 
 
 def require_ours(store: Store) -> None:
-    """Raise StoreError for a folder with something else in it, in which a run must not begin."""
+    """Raise InputError for a folder with something else in it, in which a run must not begin."""
     root = Path(store.place)
     if "://" in store.place or not root.exists():
         return
     if not root.is_dir():
-        raise StoreError("the output is a file where a folder is to be", path=root.name)
+        raise InputError("the output is a file where a folder is to be", source=root.name)
     own = {"plan.json", "plan", "shards", "attempts", DONE, BAD, f"{INDEX}.parquet", f"{INDEX}.jsonl"}
     strange = sorted(p.name for p in root.iterdir() if p.name not in own and not p.name.startswith((".", "retry-")))
     if strange:
         text = f"the output holds {', '.join(strange[:3])}, which a run does not write: name an empty or a new folder"
-        raise StoreError(text, path=root.name)
+        raise InputError(text, source=root.name)

@@ -6,7 +6,9 @@
 Creating is the only commit there is. No database, no lock: what is listed is there, whole.
 """
 
+import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,8 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tubelet.errors import InputError, StoreError
-from tubelet.writing import create_file, replace_file, resolved
+from tubelet.writing import rename_new, resolved, sync
 
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 EXTRA = 'a bucket needs obstore: pip install "tubelet[bucket]"'
 
 
@@ -198,12 +201,57 @@ class Bucket:
             yield
         except (OSError, ValueError, self._obstore.exceptions.BaseError) as e:
             text = f"the bucket refused {type(e).__name__}"
-            raise StoreError(text, path=name, needed_bytes=needed) from e
+            raise _failed(text, name, needed) from e
 
 
 def _unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):  # a folder that nobody has written to yet has nothing in it
         raise error
+
+
+def create_file(target: Path, data: bytes) -> bool:
+    """A new file, whole, flushed and only where there is none; False where one has come first. Many may try at once.
+
+    What a killed writer leaves is a hidden file beside it, `.NAME.HEX`. Raises OSError; ENOTSUP where the file system
+    has neither hard links nor a renaming that replaces nothing.
+    """
+    beside = _hidden(target)
+    try:
+        _flushed(beside, data)
+        try:
+            os.link(beside, target)
+        except OSError as e:
+            if e.errno == errno.EEXIST or (e.errno == errno.ENOENT and target.exists()):  # or tidied away meanwhile
+                return False
+            if e.errno not in NO_LINKS:
+                raise
+            if not rename_new(beside, target):
+                return False
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(target.parent)
+    return True
+
+
+def replace_file(target: Path, data: bytes) -> None:
+    """A file in one step over an old one, flushed. Raises OSError."""
+    beside = _hidden(target)
+    try:
+        _flushed(beside, data)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+
+
+def _flushed(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -213,4 +261,10 @@ def _told(name: str, needed: int | None = None) -> Iterator[None]:
         yield
     except OSError as e:
         what = "read" if needed is None else f"written ({needed:,} bytes)"
-        raise StoreError(f"it could not be {what}: {e.strerror or e}", path=name, needed_bytes=needed) from e
+        raise _failed(f"it could not be {what}: {e.strerror or e}", name, needed) from e
+
+
+def _failed(text: str, name: str, needed: int | None) -> StoreError:
+    error = StoreError(text, source=name)
+    error.needed_bytes = needed
+    return error

@@ -102,7 +102,7 @@ class TokenFolder:
         words = self._words(shard)
         with self.store.local(shard_name(shard)) as path, safe_open(str(path), framework="pt") as opened:
             if "pooled" not in words.sha256:
-                raise StoreError("the run stored no pooled vectors", path=shard_name(shard))
+                raise StoreError("the run stored no pooled vectors", source=shard_name(shard))
             return tuple(words.ids[item["picture"]] for item in words.items), opened.get_tensor("pooled")
 
     def packs(
@@ -149,7 +149,7 @@ class TokenFolder:
     def _read_words(self, shard: int) -> ShardWords:
         name = shard_name(shard)
         if not self.store.exists(name):
-            raise StoreError("this shard is not there yet", path=name)
+            raise StoreError("this shard is not there yet", source=name)
         with self.store.local(name) as path:
             return shard_words(read_header(path))
 
