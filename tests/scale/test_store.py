@@ -8,12 +8,15 @@ from pathlib import Path
 
 import obstore
 import pytest
+import torch
+from safetensors.torch import save
 from tests.scale.conftest import Begun
 from tests.scale.runs import digests
 
 from tubelet import writing as writing_module
 from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError, StoreError
+from tubelet.packed.header import read_header
 from tubelet.scale import store as store_module
 from tubelet.scale.local import here
 from tubelet.scale.status import done_shards, verify
@@ -52,6 +55,11 @@ def test_what_a_store_promises(make: Callable[[Path], Store], tmp_path: Path):
     assert {(e.name, e.size) for e in store.list("shards")} == {("shards/000/a", 3), ("shards/001/b", 5)}
     with store.local("shards/001/b") as path:
         assert path.read_bytes() == b"three"
+    for name, text in (("short", "yes"), ("long", "y" * 100_000)):  # a header within the first bytes, and beyond
+        store.create(name, save({"x": torch.arange(50_000)}, {"said": text}))
+        with store.head(name) as path:
+            header = read_header(path)
+            assert (header.metadata["said"], header.tensors["x"].shape) == (text, (50_000,))
     store.remove("shards/000/a")
     store.remove("shards/000/a")
     assert not store.exists("shards/000/a")
@@ -115,7 +123,9 @@ class Failing:
     def _count(self, name: str, size: int) -> None:
         self._left -= 1
         if self._left == 0:
-            raise StoreError("it could not be written: No space left on device", path=name, needed_bytes=size)
+            error = StoreError("it could not be written: No space left on device", source=name)
+            error.needed_bytes = size
+            raise error
 
     def create(self, name: str, data: bytes) -> bool:
         self._count(name, len(data))

@@ -165,7 +165,7 @@ def _words_of(done: dict[int, Entry], store: Store) -> Iterator[tuple[int, Shard
     """The words of these shards, in the order given, a few read ahead."""
 
     def one(item: tuple[int, Entry]) -> tuple[int, ShardWords]:
-        with store.local(item[1].name) as path:
+        with store.head(item[1].name) as path:
             return item[0], shard_words(read_header(path))
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="tubelet-status") as pool:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from tubelet.errors import InputError, StoreError
 from tubelet.writing import rename_new, resolved, sync
 
+HEAD_BYTES = 65_536  # of a shard that are asked for first
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 EXTRA = 'a bucket needs obstore: pip install "tubelet[bucket]"'
 
@@ -57,6 +58,10 @@ class Store(Protocol):
 
     def local(self, name: str) -> AbstractContextManager[Path]:
         """The path of a file of this machine with that content, while the block lasts."""
+        ...
+
+    def head(self, name: str) -> AbstractContextManager[Path]:
+        """The same of a safetensors file, whose header alone need be there; the rest may be zeros."""
         ...
 
     def tidy(self) -> None:
@@ -123,6 +128,8 @@ class Folder:
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
         yield self.root / name
+
+    head = local
 
     def tidy(self) -> None:
         with _told("shards"):
@@ -191,6 +198,23 @@ class Bucket:
             path = Path(folder, name.rpartition("/")[2])
             path.write_bytes(data)
             yield path
+
+    @contextmanager
+    def head(self, name: str) -> Iterator[Path]:
+        with self._told(name):
+            size = self._obstore.head(self._store, name)["size"]
+            start = self._range(name, min(size, HEAD_BYTES))
+            length = 8 + int.from_bytes(start[:8], "little")
+            if HEAD_BYTES < length <= size:
+                start = self._range(name, length)
+        with TemporaryDirectory(prefix="tubelet-") as folder:
+            path = Path(folder, name.rpartition("/")[2])
+            path.write_bytes(start)
+            os.truncate(path, size)
+            yield path
+
+    def _range(self, name: str, length: int) -> bytes:
+        return bytes(self._obstore.get_range(self._store, name, start=0, length=length))
 
     def tidy(self) -> None:
         """Nothing: a bucket has no half of an object."""

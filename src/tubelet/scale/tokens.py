@@ -75,7 +75,7 @@ class TokenFolder:
         raise InputError("no such file is in the plan", source=source)
 
     def __getitem__(self, number: int) -> Packed:
-        """The tokens of one file, on the host. Cost: its bytes.
+        """The tokens of one file, on the host. Cost: its bytes; of a bucket those of its shard.
 
         Raises IndexError; StoreError where its shard is not there yet; InputError where the file could not be encoded,
         saying why.
@@ -150,7 +150,7 @@ class TokenFolder:
         name = shard_name(shard)
         if not self.store.exists(name):
             raise StoreError("this shard is not there yet", source=name)
-        with self.store.local(name) as path:
+        with self.store.head(name) as path:
             return shard_words(read_header(path))
 
     def _read_part(self, index: int) -> list[PlannedFile]:
