@@ -1,5 +1,6 @@
 """Every shell line of the documents is run as it is written, page by page, or stands here with the reason why not."""
 
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ from tests.test_docs import PAGES, ROOT, TRAINING, name
 from tests.train.evaluate.benchmark_files import write_benchmark
 
 from tubelet.language.project.projector import build_projector
+from tubelet.train.pages.reader import ReaderConfig, build_reader
 from tubelet.weights.load import untrained
 
 PROGRAMS = ("tubelet", "python", "pytest", "pip", "torchrun", "pre-commit", "cat")
@@ -33,6 +35,9 @@ NOT_RUN = {
     "python -m tests.torture.measure": "thousands of inputs, minutes",
     "python -m tests.golden": "records upstream implementations, which are not here",
     "python -m tools.corpus": "fetches other projects' sources",
+    "tubelet pages": "prints in fonts that a machine may lack; tests/cli/test_cli_pages.py runs it with Pillow's own",
+    "tubelet eval pages": "asks about those pages; tests/train/evaluate runs it",
+    "python -m tubelet.train.pages": "hours, in the same fonts; tests/train/pages runs small stages",
     "python benchmarks/": "minutes of measuring; tests/benchmarks runs their small forms",
 }
 
@@ -84,11 +89,27 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for benchmark in ("docvqa", "chartqa", "sqa3d"):
         for file in write_benchmark(folder, benchmark):
             file.rename(folder / file.name.replace("_val_scannetv2", "_test_scannetv2"))
+    write_own_pages(folder)
     encoder = untrained("llava_vit_packing_small", seed=1)
     torch.save(tower_state(encoder), folder / "tower.pt")
     projector = build_projector("spatial_merge", encoder.config.hidden, 64)
     torch.save({f"model.mm_projector.{k}": v for k, v in projector.state_dict().items()}, folder / "mm_projector.bin")
     return folder
+
+
+def write_own_pages(folder: Path) -> None:
+    """What train-a-reader.md goes on with: a reader, its file, and three pages of one's own."""
+    small = ReaderConfig(hidden=64, heads=2, layers=1, mlp=64, text_layers=1, text_mlp=64, pointing=0)
+    build_reader(small).save_pretrained(folder / "my-reader")
+    page = (ROOT / "docs" / "guides" / "train-a-reader.md").read_text(encoding="utf-8")
+    (folder / "mine.yaml").write_text(re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)[0])
+    (folder / "mine").mkdir()
+    asked = {"from": "human", "value": "<image>\nWhat is the badge number?"}
+    records = []
+    for i in range(3):
+        write_picture(folder / "mine" / f"{i}.png", 128, 96, i)
+        records.append({"image": f"{i}.png", "conversations": [asked, {"from": "gpt", "value": str(100 + i)}]})
+    (folder / "mine.json").write_text(json.dumps(records))
 
 
 def tower_state(encoder: torch.nn.Module) -> dict[str, torch.Tensor]:

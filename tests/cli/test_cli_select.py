@@ -22,6 +22,8 @@ from tubelet.reduce.inputs import inputs_of
 from tubelet.reduce.methods import METHODS, Inputs, choose
 from tubelet.reduce.settings import Settings
 from tubelet.reduce.siglip_text import SiglipText
+from tubelet.reduce.spelled_text import SpelledText
+from tubelet.train.pages.reader import ReaderConfig, build_reader
 from tubelet.weights.load import load_encoder, untrained
 from tubelet.weights.save import save_encoder
 
@@ -136,6 +138,23 @@ def test_vectors_from_a_file_serve_any_model(files: dict[str, Path], model: Path
     Path("words.safetensors").write_bytes(b"no")
     assert select(files["wide"], *args) == 1
     assert document(capsys)["error"] == "UnsafeFile"
+
+
+def test_words_that_are_stored_beside_a_model_are_looked_for_by_their_letters(files: dict[str, Path], here: Path):
+    small = ReaderConfig(hidden=64, heads=2, layers=1, mlp=64, text_layers=1, text_mlp=64, pointing=0)
+    folder = here / "reader"
+    build_reader(small).save_pretrained(folder)
+    torch.manual_seed(0)
+    SpelledText(64).save(folder)
+    args = ("--model", folder, "--budget", 2, "--text", "What is the total?", "--quiet", "--out", "t.safetensors")
+    assert select(files["wide"], *args, "--method", "text") == 0
+    side, encoder = SpelledText.load(folder), load_encoder(folder)
+    with torch.inference_mode():
+        tokens = encoder(patchify(read([files["wide"]]), encoder.pixels))
+        near = (side.rows(tokens).x @ side.embed(["total"]).T)[:, 0]
+    kept = Packed.load(here / "t.safetensors")
+    torch.testing.assert_close(kept.x, tokens.x[near.topk(2).indices.sort().values])
+    assert select(files["wide"], *args, "--method", "text", "--text-space", "rows", "--overwrite") == 1  # 96 is not 64
 
 
 @pytest.mark.parametrize("text", ["", "  ", "What is it?"])

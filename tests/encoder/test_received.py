@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from tests.encoder.encoder_cases import make, make_merging, make_pack
 from torch import Tensor
 
 import tubelet
@@ -60,6 +61,20 @@ def test_one_run_gives_the_tokens_and_what_the_layer_attends_to(layer: int):
         keys = block.qkv(block.norm1(state.x)).chunk(3, dim=1)[1]
     torch.testing.assert_close(got.keys, keys)
     assert [round(float(rows.sum()), 4) for rows in got.received.split(p.lengths)] == [1.0, 1.0]
+
+
+def test_a_merged_token_gets_what_its_patches_get():
+    """And what the encoder with the same layers and no merger says of the patches is what it is made of."""
+    encoder = make_merging()
+    alone = make(pixels=encoder.pixels, pool=False)
+    alone.load_state_dict({k: v for k, v in encoder.state_dict().items() if not k.startswith("merger.")})
+    p = make_pack(((1, 4, 6), (1, 2, 2)), merge=2)
+    merged, parts = attention_scores(encoder, p), attention_scores(alone, p)
+    with torch.no_grad():
+        torch.testing.assert_close(merged.tokens.x, encoder(p).x)
+    torch.testing.assert_close(merged.received, parts.received.view(-1, 4).sum(1))
+    torch.testing.assert_close(merged.keys, parts.keys.view(-1, 4, parts.keys.shape[1]).mean(1))
+    assert [round(float(rows.sum()), 4) for rows in merged.received.split(merged.tokens.lengths)] == [1.0, 1.0]
 
 
 def test_items_do_not_depend_on_each_other():

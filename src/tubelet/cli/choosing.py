@@ -1,6 +1,5 @@
-"""What `select` and `compare` share: their options, the text and the boxes."""
+"""What `select` and `compare` share: their options, the boxes, and a file encoded as they say."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,8 @@ from tubelet.cli.work import MOST_FILES, tell_work
 from tubelet.errors import InputError, TubeletError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from tubelet.cli.model import Model
+    from tubelet.cli.sought import SoughtWords
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
     from tubelet.reading.sampling import Sampling
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
     from tubelet.reduce.scores import Box
     from tubelet.reduce.settings import Settings
 
-TEXT_SIDE = (
-    "--text needs a model with a text side: --model google/siglip-so400m-patch14-384, or a folder of such weights; "
-    "or give --text-embeddings FILE.safetensors with (S, D) vectors in this model's space"
-)
 SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
 
 Budget = Annotated[str, option("tokens that are kept of each picture or clip, or such as 10%", "N")]
@@ -48,7 +42,8 @@ class ChoosingOptions:
     """What tokens are chosen by, and by whose."""
 
     text: Annotated[
-        str | None, option("what is asked: its words are looked for by SigLIP's own text tower", "TEXT")
+        str | None,
+        option("what is asked: its words are looked for as they are printed, with SigLIP by what they mean", "TEXT"),
     ] = None
     text_embeddings: Annotated[
         str | None, option("or: vectors of words, (S, D) in a safetensors file, for any model", "FILE.safetensors")
@@ -173,66 +168,6 @@ def checked(wish: SelectionRequest, files: Sequence[str]) -> SelectionRequest:
     return wish
 
 
-def require_text_side(wish: SelectionRequest, choosing: ChoosingOptions) -> None:
-    """Raise InputError, saying what to give, where --text is to be read by a model that has no text tower. Of a folder
-    or file names are looked at, of a hub nothing."""
-    if wish.text is None:
-        return
-    from tubelet.families.catalogue import find, variants
-    from tubelet.weights.locate import find_folder
-
-    name = choosing.model
-    if name in variants():  # random weights
-        raise InputError(TEXT_SIDE, source=name, expected="siglip")
-    if not os.path.exists(name):  # noqa: PTH110  that of Path raises where a name is too long
-        return
-    folder = find_folder(name)
-    family = find(folder.config() if choosing.config is None else None, folder.home)[0].family
-    if family.name != "siglip" or not any("text_model." in key for key in folder.home):
-        raise InputError(TEXT_SIDE, source=file_name(name), expected="siglip")
-
-
-def words_of(wish: SelectionRequest, model: "Model") -> "Tensor | None":
-    """The vectors of the words that are asked for, or None.
-
-    Raises InputError for a file that holds none, and as `require_text_side`, which says it before the model is loaded.
-    """
-    from tubelet.weights.load import report_of
-
-    if wish.text_file is not None:
-        return _stored_words(wish.text_file)
-    if wish.text is None:
-        return None
-    report = report_of(model.encoder)
-    if report is None or report.family != "siglip":  # of a hub, where nobody looked before
-        raise InputError(TEXT_SIDE, source=model.name, expected="siglip")
-    from tubelet.reduce.siglip_text import SiglipText
-
-    return SiglipText.load(model.name).words(wish.text)
-
-
-def _stored_words(file: str) -> "Tensor":
-    from safetensors import SafetensorError, safe_open
-
-    from tubelet.packed.header import read_header
-
-    name = file_name(file)
-    try:
-        if Path(file).exists():
-            read_header(Path(file))
-        with safe_open(file, framework="pt") as f:
-            keys = list(f.keys())
-            key = "text" if "text" in keys else keys[0] if len(keys) == 1 else None
-            found = None if key is None else f.get_tensor(key)
-    except (OSError, SafetensorError) as e:
-        raise InputError("the file with vectors of words cannot be read as safetensors", source=name) from e
-    if found is None:
-        raise InputError("of several tensors, one must be called text", source=name, got=sorted(keys)[:8])
-    if found.ndim != 2 or not found.is_floating_point() or not len(found):
-        raise InputError(f"vectors of words are (S, D), got {tuple(found.shape)}", source=name, got=tuple(found.shape))
-    return found.float()
-
-
 def boxes_of(wish: SelectionRequest, files: Sequence[str]) -> "dict[int, list[Box]]":
     """Boxes by the number of the file. Raises UsageError, InputError."""
     if wish.boxes is None:
@@ -287,7 +222,7 @@ def encoded(
     wish: SelectionRequest,
     model: "Model",
     recipe: "PixelRecipe",
-    text: "Tensor | None",
+    sought: "SoughtWords",
     boxes: "dict[int, list[Box]]",
     sampling: "Sampling",
     *,
@@ -304,8 +239,8 @@ def encoded(
             wish.needs,
             recipe=recipe,
             views=wish.views,
-            text=text,
-            space=wish.space,
+            text=sought.words,
+            space=sought.space,
             layer=wish.layer,
             boxes=boxes.get(index),
             scaffold_rows=wish.whole_rows,

@@ -10,15 +10,14 @@ from tubelet.cli.choosing import (
     boxes_of,
     checked,
     encoded,
-    require_text_side,
     settings_for,
     tell_choosing,
-    words_of,
 )
 from tubelet.cli.compared import Compared
 from tubelet.cli.options import Files, FrameOptions, OutputOptions, Overwrite, ReadingOptions, option, with_budget
 from tubelet.cli.output import Drawings
 from tubelet.cli.progress import progress
+from tubelet.cli.sought import require_text_side, words_of
 from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
 from tubelet.errors import TubeletError
@@ -77,17 +76,17 @@ class Compare:
         where = {"overwrite": self.overwrite, "kind": "compared", "option": "--show"}
         drawings = Drawings(self.show, inputs.names, terminal, **where)
         inputs.look()
-        require_text_side(wish, self.choosing)
+        require_text_side(wish.text, self.choosing.model, self.choosing.config)
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
-        text = words_of(wish, model)
+        sought = words_of(wish.text, wish.text_file, wish.space, model, self.choosing.model)
         result = Compared(wish, model, self.runs)
         tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading, times=1 + self.runs)
         with progress(terminal, len(inputs)) as tick:
             for i, file in enumerate(inputs.names):
                 tick("comparing", i)
                 options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
-                seen = encoded(inputs.sources[i], i, wish, model, recipe, text, boxes, sampling, **options)
+                seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, sampling, **options)
                 choices = self._choices(i, seen, wish)
                 result.add(seen, choices)
                 place = drawings.place(i, "compared")

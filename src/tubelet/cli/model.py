@@ -1,6 +1,5 @@
 """The encoder or the whole model a command works with, and what must be said about it."""
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError, near_names
 from tubelet.families.catalogue import variants
 from tubelet.weights.load import load_encoder, report_of, untrained
+from tubelet.weights.locate import is_here
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.model import VLM
@@ -76,7 +76,7 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
 
 def require_named(name: str) -> None:
     """Raises UsageError for a name that can be neither a folder, a file nor a hub id."""
-    if "/" not in name and "\\" not in name and not os.path.exists(name):  # noqa: PTH110  that of Path raises where a name is too long
+    if "/" not in name and "\\" not in name and not is_here(name):
         near = near_names(name, variants())
         raise UsageError(f"--model {name}: no such variant, folder or file{near}; tubelet models lists the variants")
 

@@ -1,6 +1,5 @@
 """Whether a question fits into this machine's memory, told before the model is loaded."""
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +31,9 @@ def tell_room(
     from tubelet.inspect.budget.outline import outline_whole
     from tubelet.inspect.budget.room import free_bytes
     from tubelet.inspect.budget.scene_cost import scene_cost
-    from tubelet.weights.locate import find_folder
+    from tubelet.weights.locate import find_folder, is_here
 
-    local = os.path.exists(model)  # noqa: PTH110  that of Path raises where a name is too long
-    outline = outline_whole(find_folder(model)) if local else None  # of a hub nothing is fetched for this
+    outline = outline_whole(find_folder(model)) if is_here(model) else None  # of a hub nothing is fetched for this
     if outline is None:
         return
     kind: Any = outline.stored if dtype == "stored" else dtype

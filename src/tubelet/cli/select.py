@@ -11,10 +11,8 @@ from tubelet.cli.choosing import (
     boxes_of,
     checked,
     encoded,
-    require_text_side,
     settings_for,
     tell_choosing,
-    words_of,
 )
 from tubelet.cli.options import (
     Files,
@@ -29,6 +27,7 @@ from tubelet.cli.options import (
 from tubelet.cli.output import Drawings, output_file
 from tubelet.cli.progress import progress
 from tubelet.cli.select_report import Selected
+from tubelet.cli.sought import require_text_side, words_of
 from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError, file_name
 from tubelet.errors import InputError
@@ -93,11 +92,11 @@ class Select:
         out = None if self.out is None else output_file(self.out, inputs.names, is_pack, **where)
         drawings = Drawings(self.show, inputs.names, terminal, overwrite=self.overwrite, kind="kept", option="--show")
         inputs.look(skip=self.on_error == "skip")
-        require_text_side(wish, self.choosing)
+        require_text_side(wish.text, self.choosing.model, self.choosing.config)
         start = time.perf_counter()
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
-        text = words_of(wish, model)
+        sought = words_of(wish.text, wish.text_file, wish.space, model, self.choosing.model)
         result = Selected(wish.methods[0], wish.budget, model, time.perf_counter() - start)
         tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading)
         with progress(terminal, len(inputs)) as tick:
@@ -105,7 +104,7 @@ class Select:
                 tick("choosing", i)
                 try:
                     options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
-                    seen = encoded(inputs.sources[i], i, wish, model, recipe, text, boxes, sampling, **options)
+                    seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, sampling, **options)
                     self._one(i, file, seen, wish, result, drawings)
                 except InputError as e:
                     if self.on_error == "raise":

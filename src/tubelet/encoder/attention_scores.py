@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tubelet.encoder.attention import Segments
 from tubelet.encoder.layers import Layer
+from tubelet.encoder.merging import tokens_merged
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.rope import apply_rope
 from tubelet.errors import ConfigError
@@ -18,8 +19,9 @@ _CHUNK = 512  # queries at a time, which bounds memory to H x 512 x n
 
 
 class Attended(NamedTuple):
-    """tokens: what `encoder(p)` gives, for as many rows as p. received: (T,) attention each row gets. keys: (T, D)
-    keys of that layer, heads side by side, before rotary positions (after `qk_norm`)."""
+    """tokens: what `encoder(p)` gives. received: (T,) attention each of them gets, of a merged one the sum over its
+    patches. keys: (T, D) keys of that layer, heads side by side, before rotary positions (after `qk_norm`); of a merged
+    token the mean."""
 
     tokens: Packed
     received: Float[Tensor, " T"]
@@ -35,8 +37,7 @@ def attention_scores(encoder: Encoder, p: Packed, *, layer: int = -2, queries: Q
     tokens is left out, so numbers sum to 1 over a segment only where there are none.
 
     Cost: the encoder, then that layer's projections once more and 2 D sum(n^2) FLOPs. Without gradients.
-    Raises: ConfigError for a layer there is none of, for windowed layers, for "first" without prefix tokens, and for an
-    encoder that merges rows.
+    Raises: ConfigError for a layer there is none of, for windowed layers, and for "first" without prefix tokens.
     """
     config = encoder.config
     if not -config.layers <= layer < config.layers:
@@ -44,8 +45,8 @@ def attention_scores(encoder: Encoder, p: Packed, *, layer: int = -2, queries: Q
     number = layer % config.layers
     block = encoder.layers[number]
     assert isinstance(block, Layer)
-    if block.span == "window" or config.merger is not None:
-        raise ConfigError("attention received is defined for layers that see whole frames or more, without a merger")
+    if block.span == "window":
+        raise ConfigError("attention received is defined for layers that see whole frames or more, not for windows")
     if queries == "first" and not config.prefix:
         raise ConfigError("this encoder has no class token to ask; queries='all'", expected="all", got=queries)
     if queries == "first" and block.span != config.prefix_per:
@@ -62,7 +63,11 @@ def attention_scores(encoder: Encoder, p: Packed, *, layer: int = -2, queries: Q
         q, k = (apply_rope(each, turn, flip, block.halves) for each in (q, k))
     got = received(q, k, ran.layout.spans[block.span], first=queries == "first")
     tokens = p.with_x(ran.layout.from_layout(encoder.final_norm(ran.x)))
-    return Attended(tokens, ran.layout.from_layout(got[:, None]).squeeze(1), keys)
+    got = ran.layout.from_layout(got[:, None]).squeeze(1)
+    if encoder.merger is not None:
+        tokens, group = tokens_merged(tokens, encoder.merger), encoder.merger.group
+        got, keys = got.view(-1, group).sum(1), keys.view(-1, group, keys.shape[1]).mean(1)
+    return Attended(tokens, got, keys)
 
 
 def received(

@@ -24,7 +24,7 @@ from tubelet.reduce.relevance import in_joint_space
 from tubelet.reduce.scores import Box
 from tubelet.shapes import Float
 
-Space = Literal["auto", "head", "rows"]
+Space = Literal["auto", "head", "rows"] | Callable[[Packed], Packed]
 
 
 @torch.no_grad()
@@ -44,7 +44,8 @@ def inputs_of(
     where they are needed.
 
     space: where text is looked for. "head": rows as the pooling head gives them (`in_joint_space`), the space of
-    SigLIP's text tower; "rows": as they are; "auto": the head where there is one that reads tokens. Without gradients.
+    SigLIP's text tower; "rows": as they are; "auto": the head where there is one that reads tokens; or what brings rows
+    to the space of the text, such as `SpelledText.rows`. Without gradients.
     Raises ConfigError for attention or a head that the encoder does not have.
 
         >>> encoder = tubelet.untrained("llava_vit_packing_small")
@@ -52,16 +53,23 @@ def inputs_of(
         >>> inputs_of(encoder, patches, ("attention", "keys")).attention.shape
         torch.Size([24])
     """
-    if space not in ("auto", "head", "rows"):
+    if not callable(space) and space not in ("auto", "head", "rows"):
         raise InputError(f"a space is auto, head or rows, got {space}", got=space)
     received = keys = None
     if {"attention", "keys"} & set(needs):
         tokens, received, keys = attention_scores(encoder, patches, layer=layer)
     else:
         tokens = encoder(patches)
-    headed = space == "head" or (space == "auto" and isinstance(encoder.pool, AttentionPool | QueryPool))
-    features = in_joint_space(encoder, tokens) if headed and text is not None else None
+    features = None if text is None else _features(encoder, tokens, space)
     return Inputs(tokens, text, features, received, keys, boxes, smaller, sparse)
+
+
+def _features(encoder: Encoder, tokens: Packed, space: Space) -> Packed | None:
+    """The rows in the space of a text, None where they are in it."""
+    if callable(space):
+        return space(tokens)
+    headed = space == "head" or (space == "auto" and isinstance(encoder.pool, AttentionPool | QueryPool))
+    return in_joint_space(encoder, tokens) if headed else None
 
 
 def smaller_patches(

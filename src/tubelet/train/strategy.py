@@ -88,6 +88,7 @@ def wrapped(model: nn.Module, group: Group) -> nn.Module:
 
     Under FSDP2 the blocks of each ModuleList that have something to train are groups of their own; the rest, a frozen
     tower with it, belongs to the root and has no collectives of its own, so a rank that does not run it hangs nobody.
+    A model with a true `parts_rest` has steps that leave parts out, alike on every rank: DDP looks for them at each.
     Raises RunError when nothing can be trained or the result is not what was asked for.
     """
     if not any(p.requires_grad for p in model.parameters()):
@@ -95,7 +96,10 @@ def wrapped(model: nn.Module, group: Group) -> nn.Module:
     model = model.to(group.device)
     if group.strategy == "ddp":
         on = [group.device.index] if group.device.type == "cuda" else None
-        model = DistributedDataParallel(model, device_ids=on, gradient_as_bucket_view=True)
+        rests = bool(getattr(model, "parts_rest", False))
+        model = DistributedDataParallel(
+            model, device_ids=on, gradient_as_bucket_view=True, find_unused_parameters=rests
+        )
     elif group.strategy == "fsdp2":
         mesh = init_device_mesh(group.device.type, (group.world,))
         for block in _blocks(model):

@@ -9,9 +9,9 @@ shards they stand in are opened (of a hub's: fetched).
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +35,9 @@ from tubelet.families.family import Family, from_theirs, to_theirs
 from tubelet.families.match import Match, matches
 from tubelet.families.processors import recipe_from
 from tubelet.packed.header import Entry
-from tubelet.weights.locate import Checkpoint, CheckpointFolder, Source, find_folder
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.weights.locate import SECTION, Checkpoint, CheckpointFolder, Source, find_folder
+from tubelet.weights.plain import from_plain
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
 INIT_STD = 0.02
@@ -182,8 +184,16 @@ def _mark(encoder: Encoder, report: LoadReport) -> Encoder:
 
 
 def _sized(opened: Opened, folder: CheckpointFolder) -> Opened:
-    """With the pixel recipe that the files beside the weights say, of clips as well. Raises ConfigError."""
+    """With the pixel recipe that the files beside the weights say, of clips as well. Raises ConfigError.
+
+    A whole model that tubelet wrote says it in its own section, and the encoder alone sees pictures as the model does.
+    """
     family, config = opened.match.family, opened.config
+    section = (folder.config() or {}).get(SECTION)
+    if isinstance(section, Mapping) and isinstance(section.get("pixels"), Mapping):
+        still, clips = (_own_recipe(section.get(name), config.pixels) for name in ("pixels", "video_pixels"))
+        assert still is not None
+        return opened._replace(config=replace(config, pixels=still if clips is None else replace(still, clips=clips)))
     said = None if family.processor_to is None else folder.processor()
     if said is not None:
         config = replace(config, pixels=recipe_from(said, config.pixels))
@@ -191,6 +201,14 @@ def _sized(opened: Opened, folder: CheckpointFolder) -> Opened:
         clips = family.clips_from(config, folder.video_processor())
         config = replace(config, pixels=replace(config.pixels, clips=clips))
     return opened._replace(config=config)
+
+
+def _own_recipe(said: Any, pixels: PixelRecipe) -> PixelRecipe | None:
+    """A recipe of the section, with the mean and std that files written before leave to the encoder."""
+    if said is None:
+        return None
+    known = {"mean": list(pixels.mean), "std": list(pixels.std)}
+    return from_plain(PixelRecipe, known | dict(said) if isinstance(said, Mapping) else said, SECTION)
 
 
 def _by_shapes(checkpoint: Checkpoint, found: Sequence[Match]) -> Opened:

@@ -30,6 +30,7 @@ VIDEO_PROCESSOR = "video_preprocessor_config.json"
 _SAID = (CONFIG, PROCESSOR, PROCESSORS, VIDEO_PROCESSOR)  # small files that are fetched with either kind of weights
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # peft's
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+SECTION = "tubelet"  # of the config.json of a whole model that tubelet wrote: how it reads pictures
 MAX_SHARDS = 4096
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -138,6 +139,11 @@ class CheckpointFolder:
 
 
 Source = str | os.PathLike[str] | CheckpointFolder  # what a part of a checkpoint is loaded from
+
+
+def is_here(name: str) -> bool:
+    """Whether something stands at a name: then no hub is asked."""
+    return os.path.exists(name)  # noqa: PTH110  that of Path raises where a name is too long
 
 
 def find_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import tubelet
 from tubelet.errors import ConfigError
+from tubelet.inspect.budget.outline import outline_model
 from tubelet.language.vlm.answer_places import locate_answer
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
@@ -31,6 +32,21 @@ RECIPE = PageRecipe(seed=31, sizes=((96, 128), (128, 96)), em=(14, 18), question
 @pytest.fixture(scope="module")
 def task() -> ReaderTask:
     return ReaderTask(build_reader(SMALL, seed=3))
+
+
+def test_the_encoder_of_its_folder_sees_pages_as_the_model_does(tmp_path: Path):
+    """Written as a whole model: how large a picture may be is said by the model, and the encoder alone keeps to it."""
+    vlm = build_reader(replace(SMALL, max_pixels=96 * 128))
+    vlm.save_pretrained(tmp_path / "reader")
+    encoder = tubelet.load_encoder(tmp_path / "reader")
+    assert encoder.pixels == vlm.scheme.pixels
+    page = Clip(np.zeros((1, 600, 900, 3), np.uint8), (0.0,))
+    rows = tubelet.patchify([page], encoder.pixels)
+    assert 0 < len(rows.x) <= 96 * 128 // 256
+    assert ask(vlm, [page], "?").rows.tokens.lengths == (len(rows.x) // 4,)
+    outline = outline_model(tmp_path / "reader")
+    assert outline.encoder.pixels == encoder.pixels
+    assert outline.after.projector  # the plan knows the projector, its norm too
 
 
 @given(st.text())

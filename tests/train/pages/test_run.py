@@ -50,6 +50,13 @@ def test_a_stopped_stage_goes_on(fonts: Fonts, tmp_path: Path, monkeypatch: pyte
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(broken), strict=True))
 
 
+def test_steps_without_questions_under_ddp(fonts: Fonts, tmp_path: Path):
+    """The language model rests in every second step."""
+    one, ddp = stage(tmp_path / "one", 4), stage(tmp_path / "ddp", 4, strategy="ddp")
+    assert train_reader(one, fonts).step == train_reader(ddp, fonts).step == 4
+    assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(ddp), strict=True))
+
+
 def test_a_stage_begins_with_the_weights_of_another(fonts: Fonts, tmp_path: Path):
     first = stage(tmp_path / "first", 1)
     train_reader(first, fonts)

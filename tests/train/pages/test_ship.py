@@ -1,5 +1,6 @@
 """What is shipped of a reader: the confidence is the lowest that keeps its promise, the folder is any model's."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tubelet
+from tubelet.reduce.spelled_text import SpelledText
 from tubelet.train.config import OptimizerConfig, TrainConfig
 from tubelet.train.pages import ship
+from tubelet.train.pages.card import curve
 from tubelet.train.pages.fonts import Fonts
+from tubelet.train.pages.measured import Measured, Said
 from tubelet.train.pages.page import Page, PageRecipe, Question
 from tubelet.train.pages.reader import ReaderConfig
 from tubelet.train.pages.run import StageConfig, train_reader
-from tubelet.train.pages.ship import Measured, Said, surest
+from tubelet.train.pages.ship import surest
+from tubelet.train.pages.spelling import SpellingConfig
 
 SMALL = ReaderConfig(hidden=64, heads=2, layers=1, mlp=64, text_layers=1, text_mlp=64, pointing=0)
 
@@ -60,16 +65,33 @@ def test_a_stage_becomes_a_folder_with_its_card(fonts: Fonts, tmp_path: Path, mo
     small = {name: replace(recipe, sizes=((96, 128),)) for name, recipe in ship.RECIPES.items()}
     monkeypatch.setattr(ship, "RECIPES", small)
     monkeypatch.setattr(ship, "LONGEST", 4)
-    measured = ship.ship(stage, tmp_path / "reader", fonts, pages=2)
+    monkeypatch.setattr(ship, "WORDS", PageRecipe(seed=3, sizes=((96, 128),)))
+    measured = ship.ship(stage, tmp_path / "reader", fonts, pages=2, words=SpellingConfig(steps=2, pages=2))
     assert list(measured) == list(small)
     vlm = tubelet.VLM.from_pretrained(tmp_path / "reader")
     assert vlm.scheme.pointer is not None
     assert vlm.scheme.pointer.sure == next(iter(measured.values())).sure
     assert next(vlm.parameters()).element_size() == 2
+    assert SpelledText.load(tmp_path / "reader").words("What is the total?").shape == (1, 96)
     card = (tmp_path / "reader" / "README.md").read_text()
+    assert "run: 1 steps, 2 pages" in card
     assert fonts.sha256 in card
     for name, one in measured.items():
         exact = one.exact()
         assert f"| {name} | {100 * exact.share:.1f} %" in card
     shown: list[Page] = [s.page for one in measured.values() for s in one.said]
     assert min(page.number for page in shown) == ship.REPORTED
+
+
+def test_a_curve_is_means_over_the_steps(tmp_path: Path):
+    log = tmp_path / "2-letters" / "log.jsonl"
+    log.parent.mkdir()
+    steps = [{"kind": "step", "step": n, "seconds": 36.0, "tokens": 4, "slots": n / 100} for n in range(80)]
+    lines = [{"kind": "start"}, *steps[:50], *steps[40:]]  # ten steps were done again
+    log.write_text("\n".join(json.dumps(line) for line in lines))
+    told = curve(log).splitlines()
+    assert told[0] == "2-letters: 80 steps, 320 pages, 0.8 hours"
+    assert told[2] == "| steps | slots |"
+    assert told[4] == "| to 10 | 4.5 % |"
+    assert told[-1] == "| to 80 | 74.5 % |"
+    assert len(told) == 12

@@ -23,10 +23,10 @@ from tubelet.language.project.projector import ProjectorConfig
 from tubelet.language.vlm.layouts import LAYOUTS
 from tubelet.language.vlm.qwen import SPATIAL_MLLM, spatial_level, without_spatial
 from tubelet.language.vlm.read_folder import MODEL_TYPE, files_of, is_layout
-from tubelet.language.vlm.scheme import SECTION, Scheme, scheme_from
+from tubelet.language.vlm.scheme import Scheme, scheme_from
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.load import Opened, open_weights
-from tubelet.weights.locate import CONFIG, CheckpointFolder, Source, find_folder
+from tubelet.weights.locate import CONFIG, SECTION, CheckpointFolder, Source, find_folder
 from tubelet.weights.plain import from_plain
 from tubelet.weights.tensors import stored_type
 
@@ -99,7 +99,7 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
         if SETTINGS in config:
             own = from_plain(ProjectorConfig, config[SETTINGS], SETTINGS)
             projector, merge = own.kind, own.merge
-            if own.odd != "error" or own.norm_out:
+            if own.odd != "error":
                 return None
     else:
         layout, files = LAYOUTS[str(kind)], files_of(folder, config)

@@ -43,10 +43,10 @@ from tubelet.language.vlm.llava import ANYRES, JOINS, llava_views, most_views, r
 from tubelet.language.vlm.llava_states import state_numbers
 from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
 from tubelet.language.vlm.qwen import RULES, SPATIAL_MLLM, spatial_level, without_spatial
-from tubelet.language.vlm.scheme import SECTION, Scheme, scheme_from
+from tubelet.language.vlm.scheme import Scheme, scheme_from
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.weights.load import load_encoder, open_weights
-from tubelet.weights.locate import CONFIG, PROCESSOR, CheckpointFolder, Source, find_folder
+from tubelet.weights.locate import CONFIG, PROCESSOR, SECTION, CheckpointFolder, Source, find_folder
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
@@ -99,7 +99,7 @@ def load_model_parts(
     elif vision_tower is not None:
         raise ConfigError("vision_tower is for LLaVA's layout; this model holds its own", got=str(vision_tower))
     elif kind == MODEL_TYPE:
-        encoder = _encoder(folder, dtype, device, partial(_own_pixels, config))
+        encoder = load_encoder(folder, dtype=dtype, device=device)
         scheme = _own(config, encoder)
         projector = load_projector(folder, dtype=dtype, device=device) if SETTINGS in config else None
     elif layout:
@@ -157,16 +157,6 @@ def _encoder(
     wanted = pixels(found.pixels)
     config = None if wanted == found.pixels else replace(found, pixels=wanted)
     return load_encoder(folder, config=config, dtype=dtype, device=device)
-
-
-def _own_pixels(config: Mapping[str, Any], pixels: PixelRecipe) -> PixelRecipe:
-    """The recipe with the mean and std that the section `tubelet` has beside its own."""
-    section = config.get(SECTION)
-    said = section.get("pixels") if isinstance(section, Mapping) else None
-    if not isinstance(said, Mapping):
-        return pixels
-    named = {"image_processor_type": "CLIPImageProcessor", "image_mean": said.get("mean"), "image_std": said.get("std")}
-    return recipe_from(named, pixels)
 
 
 def _own(config: Mapping[str, Any], encoder: Encoder) -> Scheme:

@@ -9,13 +9,13 @@ from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.mrope import ONE_D, PositionRule
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import ViewRule
+from tubelet.weights.locate import SECTION
 from tubelet.weights.plain import from_plain, to_plain
 
 Wording = Literal["parts", "image_tag"]
 Bidirectional = Literal["none", "images"]
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
 IMAGE_TAG = "<image>"
-SECTION = "tubelet"  # of config.json, with a scheme
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from tubelet.language.vlm.extra_files import SETTINGS_FILE
 from tubelet.language.vlm.llava import NEWLINES
 from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT, require_speaker
 from tubelet.language.vlm.read_folder import MODEL_TYPE, TOWER, ModelParts
-from tubelet.language.vlm.scheme import SECTION, scheme_to
+from tubelet.language.vlm.scheme import scheme_to
 from tubelet.packed.file import write_tensors
 from tubelet.weights.load import report_of
-from tubelet.weights.locate import CONFIG, INDEX, SINGLE
+from tubelet.weights.locate import CONFIG, INDEX, SECTION, SINGLE
 from tubelet.weights.plain import to_plain
 from tubelet.weights.save import staged
 from tubelet.writing import write_json

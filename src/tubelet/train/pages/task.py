@@ -55,6 +55,8 @@ class ReaderTask(nn.Module):
     ConfigError for a model without such a head.
     """
 
+    parts_rest = True  # a step without questions runs no language model, see `tubelet.train.strategy.wrapped`
+
     def __init__(self, vlm: VLM, weights: Weights = Weights(), *, seed: int = 0) -> None:
         super().__init__()
         if vlm.scheme.pointer is None:
