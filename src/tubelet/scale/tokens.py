@@ -33,7 +33,7 @@ class TokenFolder:
     >>> [report.state for report in local.run(open_store("out/"))]
     ['done']
     >>> TokenFolder("out/").by_file("receipt.png")
-    Packed(T=70, D=384, float32, cpu, 1 items: [1x10x7])
+    Packed(T=77, D=384, float32, cpu, 1 items: [1x11x7])
     """
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
