@@ -1,6 +1,10 @@
 """`tubelet encode ... --out OUT/`: what is written and said, how it ends, and what is asked of it afterwards."""
 
 import json
+import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -153,3 +157,21 @@ def test_two_processes_encode(pictures: Path, model: Path, tmp_path: Path):
     assert encode("--verify", out, "--quiet") == 0
     assert list(open_store(out).list("attempts")) == []
     assert local.pending(TokenFolder(out).plan, open_store(out)) == []
+
+
+def test_sigterm_ends_with_143_and_the_same_command_goes_on(
+    pictures: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def ended(*_: object, **__: object) -> Iterator[None]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        yield
+
+    before = signal.getsignal(signal.SIGTERM)
+    given = (pictures, "--model", model, "--out", f"{tmp_path / 'out'}/", "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "run", ended)
+        assert encode(*given) == 143
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert encode(*given) == 1

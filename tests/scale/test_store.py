@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 from tests.scale.conftest import Begun
-from tests.scale.runs import digests
+from tests.scale.runs import Fork, digests
 
 from tubelet import writing as writing_module
 from tubelet.encoder.model import Encoder
@@ -169,6 +170,24 @@ def test_a_full_disk_is_told_with_what_was_needed(tmp_path: Path, monkeypatch: p
     assert told.value.needed_bytes == 1234
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
     assert store_module.Entry("a", 1, 0.0).size == 1
+
+
+def test_a_file_that_may_not_grow_leaves_nothing(begun: Begun, encoder: Encoder, expected: dict[int, dict[str, str]]):
+    """The system's own limit, in a process of its own."""
+    plan, store = begun()
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, 4_096))  # notes fit, shards do not
+        try:
+            list(here(Worker(store, encoder=encoder)))
+        except StoreError as error:
+            os._exit(7 if (error.needed_bytes or 0) > 4_096 else 8)
+
+    assert Fork(work).wait(60.0) == 7
+    assert [p for p in (Path(store.place) / "shards").rglob(".*") if p.is_file()] == []
+    assert list(store.list("attempts")) == []
+    list(here(Worker(store, encoder=encoder)))
+    assert digests(plan, store) == expected
 
 
 def test_what_killed_writers_left_is_not_counted_and_is_tidied(begun: Begun, encoder: Encoder):
