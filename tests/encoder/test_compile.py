@@ -21,7 +21,8 @@ mixes = [((1, 5, 7), (3, 2, 4)), ((1, 4, 4),), ((2, 3, 3), (1, 9, 2), (1, 1, 1),
 builds = {
     "plain": [(make, 1), (make_merging, 2)],
     "options": [(lambda: build('dinov3'), 1), (lambda: build('windows'), 2)],
-    "spans": [(lambda: build_spans('windows behind prefixes'), 2), (lambda: build_spans('windows in two frames'), 1)],
+    "spans": [(lambda: build_spans('windows behind prefixes'), 2)],
+    "frames": [(lambda: build_spans('windows in two frames'), 1)],
 }[sys.argv[1]]
 for one, merge in builds:
     torch._dynamo.reset()
@@ -47,7 +48,9 @@ print("compiled", frames)
 """
 
 
-@pytest.mark.parametrize("builds", ["spans", *(pytest.param(b, marks=pytest.mark.slow) for b in ("plain", "options"))])
+@pytest.mark.parametrize(
+    "builds", ["spans", *(pytest.param(b, marks=pytest.mark.slow) for b in ("plain", "options", "frames"))]
+)
 def test_layer_stack_compiles_once_for_every_mix(builds: str) -> None:
     root = Path(__file__).parents[2]  # from which `tests` can be imported
     done = subprocess.run(

@@ -58,11 +58,16 @@ def survives(folder: Path, driver: str, moments: Sequence[int]) -> None:
     assert end_of(config.folder) == end_of(unbroken.folder)
 
 
-def test_ten_kills_of_which_five_are_inside_saves(tmp_path: Path):
+def test_five_kills_inside_saves(tmp_path: Path):
     survives(tmp_path, "packed", INSIDE)
-    again = config_of(tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_five_kills_at_random_moments(tmp_path: Path):
+    unbroken, again = config_of(tmp_path / "unbroken"), config_of(tmp_path / "again")
+    run_to_the_end(unbroken, 1, PACKED)
     killed_on_the_way(again, 1, 5, seed=2, behaviour=PACKED)
-    assert end_of(again.folder) == end_of(tmp_path / "unbroken")
+    assert end_of(again.folder) == end_of(unbroken.folder)
 
 
 def test_that_body_notices_a_torn_checkpoint_of_trainer(tmp_path: Path):

@@ -161,10 +161,10 @@ def test_a_config_that_means_nothing_is_refused(wrong: dict):
         replace(TINY, **wrong)
 
 
-@pytest.mark.parametrize("layers", [2, pytest.param(SO400M.layers, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [2, SO400M.layers])
 def test_two_steps_at_full_shapes(layers: int):
-    """3,645 rows of 1,152 channels of each page, 980 of them kept, 4,096 channels after the projector; the whole tower
-    in the slow form."""
+    """3,645 rows of 1,152 channels of each page, 980 of them kept, 4,096 channels after the projector."""
     torch.manual_seed(0)
     encoder = tubelet.untrained(replace(SO400M, layers=layers))
     front = FrontEnd(

@@ -24,6 +24,7 @@ from tubelet.weights.locate import CONFIG as CONFIG_FILE
 from tubelet.weights.locate import SINGLE
 from tubelet.weights.tensors import read_state
 from tubelet.weights.unpickle import unpickle
+from tubelet.weights.unpickle_child import tensors_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the door exists on POSIX only")
 
@@ -51,17 +52,28 @@ class Payload:
         return os.mkdir, (str(self.canary),)
 
 
-@pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "module", "with_epoch"])
-def test_plain_checkpoints_convert(wrap: str, tmp_path: Path):
-    state = upstream_state()
-    saved: Any = {
+def wrapped(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The same tensors as checkpoints hold them."""
+    return {
         "plain": state,
         "state_dict": {"state_dict": state, "optimizer": {"lr": 0.1}},
         "model": {"model": {f"module.{k}": v for k, v in state.items()}, "epoch": 3},
         "module": {"module": state},
         "with_epoch": {**state, "epoch": 3},
-    }[wrap]
-    torch.save(saved, tmp_path / "backbone.pt")
+    }
+
+
+@pytest.mark.parametrize("wrap", wrapped({}))
+def test_the_tensors_of_a_checkpoint_are_found(wrap: str):
+    state = upstream_state()
+    found, _ = tensors_of(wrapped(state)[wrap])
+    assert [k.removeprefix("module.") for k in found] == list(state)
+    assert all(torch.equal(a, b) for a, b in zip(found.values(), state.values(), strict=True))
+
+
+def test_a_checkpoint_converts(tmp_path: Path):
+    state = upstream_state()
+    torch.save(wrapped(state)["model"], tmp_path / "backbone.pt")
     report = convert(tmp_path / "backbone.pt", tmp_path / "out", "packing", config=CONFIG, unsafe_pickle=True)
     assert report.bit_equal
     assert (report.from_format, report.source) == ("source", "backbone.pt")
@@ -145,8 +157,12 @@ def test_damaged_files_are_refused(seed: int, tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.zeros(3), {"model": {"x": "y"}}], ids=str)
-def test_files_without_a_state_dict(content: Any, tmp_path: Path):
-    torch.save(content, tmp_path / "x.pt")
+def test_nothing_is_found_where_there_is_no_state_dict(content: Any):
+    assert tensors_of(content)[0] == {}
+
+
+def test_a_file_without_a_state_dict(tmp_path: Path):
+    torch.save({"model": {"x": "y"}}, tmp_path / "x.pt")
     with pytest.raises(UnsafeFile, match="state_dict"):
         unpickle(tmp_path / "x.pt", tmp_path / "out.safetensors")
 
