@@ -94,7 +94,9 @@ def _pass(
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=2)
     how: dict[str, Any] = {"compute": pool, "num_gpus": gpus, "num_cpus": cpus, "max_restarts": -1}
     how |= {"max_task_retries": -1, "fn_constructor_args": (store.place, options)}
-    for row in ray.data.from_items(shards, override_num_blocks=len(shards)).map(WORKER, **how).iter_rows():
+    data = ray.data.from_items(shards, override_num_blocks=len(shards)).map(WORKER, **how)
+    data.context.enable_progress_bars = data.context.print_on_execution_start = False  # reports say how far it is
+    for row in data.iter_rows():
         said = json.loads(row["said"])
         if "error" in said:
             raise error_from(said["error"], str(said.get("source") or "worker"))
