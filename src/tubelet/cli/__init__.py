@@ -19,7 +19,8 @@
 FILE is a file, a folder, a pattern or - for stdin; nothing is replaced without `--overwrite`.
 Exit codes: 0 done; 1 something failed (also when `--on-error skip` left a file out); 2 the command line is wrong;
 130 interrupted. Results go to stdout, everything else to stderr, and an error is one line. With `--json`, stdout holds
-one JSON document and nothing else, whatever happens. A reader of stdout who leaves early does not change the result.
+one JSON document and nothing else, whatever happens; of `encode --out OUT/` an object a line, and its exit codes are
+also 3, too many bad files, and 143, SIGTERM. A reader of stdout who leaves early does not change the result.
 Nothing heavy is imported before a command really runs, so that help and usage errors come at once.
 """
 
