@@ -21,6 +21,7 @@ settings.load_profile("steady")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--torture", type=int, metavar="N", help="damaged inputs per run: 300, and 5000 with --run-slow")
     parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--run-ray", action="store_true", help="also run the tests marked ray")
     parser.addoption("--run-deepspeed", action="store_true", help="also run the tests marked deepspeed")
 
 
@@ -36,6 +37,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for mark, reason in (
         ("slow", "slow: larger sizes, run with --run-slow"),
+        ("ray", "needs ray[data]; run with --run-ray"),
         ("deepspeed", "needs deepspeed, ninja and g++; run with --run-deepspeed"),
     ):
         if not config.getoption(f"--run-{mark}"):

@@ -34,7 +34,7 @@ TREE = {
         "AlignmentError",
     },
     "WeightsError": {"KeyMismatch", "ConfigError", "UnsafeFile", "UnsafePath"},
-    "RunError": {"CheckpointError", "DataError", "WorkerDied"},
+    "RunError": {"CheckpointError", "DataError", "WorkerDied", "PlanMismatch", "StoreError"},
 }
 
 

@@ -3,13 +3,13 @@
     TubeletError
       InputError (ValueError)     UnsupportedFormat DecodeError LimitError NoVideo NotFinite ShapeError AlignmentError
       WeightsError (ValueError)   KeyMismatch ConfigError UnsafeFile UnsafePath
-      RunError (RuntimeError)     CheckpointError DataError WorkerDied
+      RunError (RuntimeError)     CheckpointError DataError WorkerDied PlanMismatch StoreError
 
 Messages are ours: the text of a foreign exception stays in `__cause__`, because Pillow's and FFmpeg's messages can
 carry addresses and paths that do not belong in an answer to a client.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -188,7 +188,24 @@ class DataError(RunError):
 
 
 class WorkerDied(RunError):
-    """The process that decoded for us died, ran out of its limits or did not answer in time."""
+    """The process that worked for us died, ran out of its limits or did not answer in time."""
+
+
+class PlanMismatch(RunError):
+    """An output was planned with other options. fields: name -> (value of the plan, value now)."""
+
+    fields: Mapping[str, tuple[Any, Any]] | None = None
+
+
+class StoreError(RunError):
+    """An output could not be read or written. needed_bytes: how much was to be written, where it was."""
+
+    needed_bytes: int | None = None
+
+    @property
+    def path(self) -> str | None:
+        """The name in the output."""
+        return self.source
 
 
 def near_names(name: object, known: Iterable[str]) -> str:

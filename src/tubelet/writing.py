@@ -11,6 +11,7 @@ removed by the next one that writes to the same place. Where a file system has n
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import secrets
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 PREFIX = ".tubelet-"
 _LOCK, _NEW, _OLD = "lock", "new", "old"
 _MOST_TRIES = 100  # to find a name of one's own: each try fails only where another writer cleans in that moment
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # of Linux
 
 
 @contextmanager
@@ -225,11 +226,25 @@ def _names(folder: Path) -> set[str]:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Whether the system let two paths change places in one step."""
+    return _renameat2(one, other, _RENAME_EXCHANGE) == 0
+
+
+def rename_new(old: Path, new: Path) -> bool:
+    """Give a file a name that nothing has; False where something has it. Raises OSError."""
+    failure = _renameat2(old, new, _RENAME_NOREPLACE)
+    if failure not in (0, errno.EEXIST):
+        raise OSError(errno.ENOTSUP, "no hard links here, and no renaming that replaces nothing", str(new))
+    return failure == 0
+
+
+def _renameat2(old: Path, new: Path, flag: int) -> int:
+    """0, or the number of what went wrong."""
     try:
-        rename: Any = ctypes.CDLL(None).renameat2
+        rename: Any = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # not Linux
-        return False
-    return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+        return errno.ENOSYS
+    done = rename(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flag) == 0
+    return 0 if done else ctypes.get_errno() or errno.EIO
 
 
 def _claim(place: Path) -> tuple[Path, int | None]:

@@ -267,7 +267,7 @@ def test_outputs_are_checked_before_anything_is_read(
     (tmp_path / "diary.txt").write_text("dear diary")
     for out, word in (
         (tmp_path / "diary.txt", "of another kind"),
-        (tmp_path, "not a regular file"),
+        (tmp_path, "holds diary.txt, link, pipe, which a run does not write"),
         (tmp_path / "tokens.png", "ends with .safetensors"),
         (tmp_path / "pipe", "not a regular file"),
         ("/dev/null", "not a regular file"),

@@ -12,11 +12,13 @@ from tests.train.data_sets import archive, llava, picture, picture_bytes
 
 import tubelet
 from tubelet.errors import AlignmentError, DecodeError, InputError, LimitError, TubeletError, UnsafePath
+from tubelet.reading import tar as tar_module
 from tubelet.reading.limits import Limits
-from tubelet.train.data import tar as tar_module
+from tubelet.reading.tar import Piece, members
+from tubelet.train.data import tar as samples_module
 from tubelet.train.data.open import open_dataset
-from tubelet.train.data.sample import Media, Piece
-from tubelet.train.data.tar import members, open_archive
+from tubelet.train.data.sample import Media
+from tubelet.train.data.tar import open_archive
 
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 LONG = "a-long-folder-name/" * 8 + "x" * 120
@@ -108,7 +110,7 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tar_module, "_MAX_EXTRA", 100)
     with pytest.raises(LimitError, match="a header of"):
         open_archive(archive(tmp_path / "b.tar", {f"{LONG}.txt": b"x"}, tarfile.GNU_FORMAT))
-    monkeypatch.setattr(tar_module, "MAX_RECORD_BYTES", 4)
+    monkeypatch.setattr(samples_module, "MAX_RECORD_BYTES", 4)
     monkeypatch.setattr(tar_module, "MAX_MEMBERS", 100)
     with pytest.raises(InputError, match=r"000.txt: 6 bytes of text are above 4"):
         open_archive(path)[0]

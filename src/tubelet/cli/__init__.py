@@ -5,6 +5,7 @@
     tubelet select    fewer tokens of pictures and clips, chosen, and a picture of which they are
     tubelet compare   several ways to choose tokens beside each other: pictures and numbers
     tubelet ask       a question about pictures and videos, answered by a vision-language model
+    tubelet serve     a page in the browser: what the model sees, which tokens stay, what they cost
     tubelet scene     cameras, depth and points of a video or of pictures of one place, as a folder
     tubelet eval      a model's answers to a public benchmark, with all tokens and with fewer
     tubelet plan      what an input costs before it is read: tokens, FLOPs, memory; and what fits
@@ -18,7 +19,8 @@
 FILE is a file, a folder, a pattern or - for stdin; nothing is replaced without `--overwrite`.
 Exit codes: 0 done; 1 something failed (also when `--on-error skip` left a file out); 2 the command line is wrong;
 130 interrupted. Results go to stdout, everything else to stderr, and an error is one line. With `--json`, stdout holds
-one JSON document and nothing else, whatever happens. A reader of stdout who leaves early does not change the result.
+one JSON document and nothing else, whatever happens; of `encode --out OUT/` an object a line, and its exit codes are
+also 3, too many bad files, and 143, SIGTERM. A reader of stdout who leaves early does not change the result.
 Nothing heavy is imported before a command really runs, so that help and usage errors come at once.
 """
 

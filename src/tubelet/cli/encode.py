@@ -1,7 +1,7 @@
-"""`tubelet encode`: files in, one safetensors file of packed tokens out, and a table of what happened."""
+"""`tubelet encode`: files in, packed tokens out: one safetensors file and a table, or a folder (`cli.shards`)."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tubelet.cli.encode_report import Result
@@ -19,17 +19,17 @@ from tubelet.cli.options import (
 )
 from tubelet.cli.output import output_file
 from tubelet.cli.progress import Tick, progress
+from tubelet.cli.shards import Asked, KeepingOptions, ShardOptions, names_shards, run_shards
 from tubelet.cli.sources import Inputs, inputs_of
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
 from tubelet.cli.work import with_work_told
 from tubelet.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from tubelet.cli.model import Model
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.reading.sampling import Sampling
+    from tubelet.scale.options import Reduction
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,18 @@ class Encode:
     each file; and the grids, times and names as JSON metadata. Tokens stand in the order of the files. With --on-error
     skip a file that cannot be read is named and left out, the rest is written, and the exit code is 1.
 
+    --out OUT/ is for any number of files: folders with those below, lists (.txt, .jsonl, - for stdin) and .tar
+    archives become a folder or bucket of files of about 262,144 tokens and an index. The same command, or --resume
+    OUT/, goes on after a kill; several may work at once, --workers on this machine, --rank and --world under any
+    launcher, or --engine ray. Bad files are listed. Exit codes: 1 some are bad, 3 more than --max-bad, 143 SIGTERM.
+
     Example: tubelet encode receipt.png walk.mp4 --fps 2 --pool --out tokens.safetensors
     """
 
     files: Files
-    out: Annotated[str, option("the .safetensors file to write, - for stdout", "FILE")]
+    out: Annotated[
+        str | None, option("the .safetensors file to write, - for stdout; or for many files a folder, OUT/", "FILE")
+    ] = None
     model: Annotated[
         str,
         option(
@@ -65,7 +72,14 @@ class Encode:
     overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
-    workers: Annotated[int | None, option("threads that decode (default: one for each core)", "N")] = None
+    workers: Annotated[
+        int | None,
+        option(
+            "threads that decode (default: one for each core); with OUT/ processes with a model each (default: 1)", "N"
+        ),
+    ] = None
+    keeping: KeepingOptions = KeepingOptions()
+    shards: ShardOptions = ShardOptions()
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
@@ -74,27 +88,32 @@ class Encode:
         from tubelet.packed.file import is_pack
 
         sampling = self._checked()
+        if self.shards.place is not None or names_shards(self.out):
+            return run_shards(self._asked(), terminal)
+        out, wanted = self._one_file()
         inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
         where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
-        out = output_file(self.out, inputs.names, is_pack, **where)
+        place = output_file(out, inputs.names, is_pack, **where)
         inputs.look(skip=self.on_error == "skip")
         start = time.perf_counter()
         from tubelet.cli.model import load_model
+        from tubelet.scale.encode import check_reduction
 
         model = load_model(self.model, self.dtype, self.device, pool=self.pool, config=self.config)
+        check_reduction(model.encoder, wanted)
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         result = Result(model_s=time.perf_counter() - start)
         with progress(terminal, len(inputs)) as tick:
-            self._encode(inputs, recipe, sampling, model, result, terminal, tick)
+            self._encode(inputs, recipe, sampling, model, wanted, result, terminal, tick)
         if not result.items:
             raise InputError(f"none of the {len(inputs)} files could be read; nothing was written")
         saving = time.perf_counter()
-        with out.file() as path:
+        with place.file() as path:
             result.save(path, model, inputs.names)
         result.save_s = time.perf_counter() - saving
         result.wall_s = time.perf_counter() - start
-        terminal.show(encode_table(result, model, self.out, terminal.columns))
-        terminal.document(encode_document(result, model, self.out))
+        terminal.show(encode_table(result, model, out, terminal.columns))
+        terminal.document(encode_document(result, model, out))
         return FAILED if any(r.error for r in result.reports) else OK
 
     def _checked(self) -> "Sampling":
@@ -102,12 +121,28 @@ class Encode:
             raise UsageError(f"--workers must be at least 1, got {self.workers}")
         return self.frames.sampling
 
+    def _asked(self) -> Asked:
+        """What concerns a run of many files."""
+        given = tuple(f.name for f in fields(self) if f.name != "files" and getattr(self, f.name) != f.default)
+        return Asked(**{f.name: getattr(self, f.name) for f in fields(Asked) if f.name != "given"}, given=given)
+
+    def _one_file(self) -> "tuple[str, Reduction]":
+        """Where the one file goes, and what is made of its tokens. Raises UsageError for options of many."""
+        if self.out is None:
+            raise UsageError("--out names the .safetensors file to write, or for many files a folder, OUT/")
+        if self.shards != ShardOptions():
+            other = ShardOptions()
+            names = [f.name for f in fields(other) if getattr(self.shards, f.name) != getattr(other, f.name)]
+            raise UsageError(f"--{names[0].replace('_', '-')} is for many files: --out is a folder then, OUT/")
+        return self.out, self.keeping.reduction(pool=self.pool)
+
     def _encode(
         self,
         inputs: Inputs,
         recipe: "PixelRecipe",
         sampling: "Sampling",
         model: "Model",
+        wanted: "Reduction",
         result: "Result",
         terminal: Terminal,
         tick: "Tick",
@@ -115,6 +150,7 @@ class Encode:
         """Decode and encode the files, pack by pack, and add them to the result."""
         from tubelet.pixels.stream import stream
         from tubelet.reading.job import ReadJob
+        from tubelet.scale.encode import encode_pack
 
         done = 0
         job = ReadJob(sampling=sampling, animation=self.reading.animation)
@@ -125,18 +161,6 @@ class Encode:
                 terminal.say(str(error))
             done += len(loaded.sources)
             tick("encoding", done)
-            result.add(loaded.sources, *encode_pack(loaded.packed, model, self.pool))
+            ids = [item.picture for item in loaded.packed.items]
+            result.add(loaded.sources, *encode_pack(loaded.packed, model.encoder, model.device, wanted, ids))
             tick("decoding", done)
-
-
-def encode_pack(packed: Any, model: "Model", pool: bool) -> "tuple[Any, Tensor | None, float]":
-    """Tokens on the host, one vector an item if wanted, and the seconds it took. Syncs."""
-    import torch
-
-    start = time.perf_counter()
-    with torch.inference_mode():
-        rows = packed.to(model.device)
-        features = model.encoder.features(rows) if pool else None
-        tokens = (model.encoder(rows) if features is None else features.tokens).to("cpu")
-        pooled = None if features is None or features.pooled is None else features.pooled.cpu()
-    return tokens, pooled, time.perf_counter() - start

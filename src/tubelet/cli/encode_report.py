@@ -59,6 +59,11 @@ class Result:
     def tokens(self) -> int:
         return sum(self.lengths)
 
+    @property
+    def width(self) -> int:
+        """Values of a token."""
+        return self.x[0].shape[1]
+
     def save(self, out: Path, model: "Model", files: Sequence[str]) -> None:
         """Write everything as one pack. Raises RunError."""
         from tubelet import __version__
@@ -120,7 +125,7 @@ def _last_lines(result: Result, model: "Model", out: str) -> list[Text]:
     stages = ", ".join(f"{stage} {seconds(spent)}" for stage, spent in stage_totals(result).items())
     lines = [
         Text.assemble("model   ", (visible(model.note), style)),
-        Text(f"wrote   {visible(out)}: {result.tokens:,} tokens of {model.encoder.config.out} values"),
+        Text(f"wrote   {visible(out)}: {result.tokens:,} tokens of {result.width} values"),
         Text(
             f"time    {seconds(result.wall_s)}, of which {seconds(result.model_s)} for torch and the model, "
             f"{seconds(result.save_s)} for writing"
@@ -172,7 +177,7 @@ def encode_document(result: Result, model: "Model", out: str) -> dict[str, Any]:
         "files": files,
         "errors": [f["error"] | {"file": f["file"]} for f in files if "error" in f],
         "tokens": result.tokens,
-        "width": model.encoder.config.out,
+        "width": result.width,
         "pooled": bool(result.pooled),
         "seconds": {
             **stage_totals(result),

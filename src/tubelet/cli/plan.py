@@ -38,6 +38,9 @@ class Plan:
     Sizes are given as WIDTHxHEIGHT, of clips WIDTHxHEIGHTxFRAMES; of files only headers are read. With --fit-tokens or
     --fit-memory it also answers the largest size, the most frames and the highest rate inside that budget.
 
+    --manifest N --gpus G --price P tells hours, storage and money of encoding so many files like these, at the rate of
+    an H200 or, with --measure, of this machine; and what of it to store.
+
     --train CONFIG.yaml plans a training run instead: steps, what learns, FLOPs, memory, time; further options change
     entries of that file.
 
@@ -91,6 +94,11 @@ class Plan:
         None
     )
     measure: Annotated[bool, option("measure this machine's matrix products for an estimate of time")] = False
+    manifest: Annotated[
+        str | None, option("hours, storage and money of so many such files, as 1e9, or of a list of them", "N")
+    ] = None
+    gpus: Annotated[int, option("with --manifest: that encode (default: 1)", "G")] = 1
+    price: Annotated[float | None, option("with --manifest: dollars a GPU hour", "P")] = None
     plot: Annotated[
         str | None, option("a .png of tokens and memory against side length and frames, - for stdout", "PNG")
     ] = None
@@ -164,6 +172,10 @@ class Plan:
             with out.file() as path:
                 save_png(plan_chart(found, how, self.fit_tokens, most_bytes), path)
             more["plot"] = file_name(str(self.plot))
+        if self.manifest is not None:
+            from tubelet.cli.plan_fleet import fleet
+
+            more["fleet"] = fleet(found, self.manifest, self.gpus, self.price, rate)
         terminal.show(plan_table(found, more))
         if self.plot is not None and not self.output.json and not self.output.quiet:
             terminal.line(f"plot    {visible(self.plot)}")
@@ -179,6 +191,8 @@ class Plan:
             raise UsageError("--temporal belongs to --patch; a model has its own")
         if self.patch is not None and (most_bytes is not None or self.measure or self.memory):
             raise UsageError("--memory, --fit-memory and --measure need a --model, not --patch")
+        if self.manifest is None and (self.gpus != 1 or self.price is not None):
+            raise UsageError("--gpus and --price belong to --manifest")
 
     def _rate(self, config: "EncoderConfig | None") -> float | None:
         if not self.measure or config is None:

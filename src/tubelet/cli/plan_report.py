@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tubelet.cli.plan_fleet import fleet_table
 from tubelet.cli.terminal import megabytes, seconds, visible
 from tubelet.inspect.budget.fit import Fitted
 from tubelet.inspect.budget.memory import Dtype
@@ -73,6 +74,8 @@ def plan_table(found: Plan, more: dict[str, Any]) -> Group:
         parts.append(_memory(more["memory_bytes"], more["device"]))
     if more.get("fits"):
         parts.append(_fits(more["fits"]))
+    if "fleet" in more:
+        parts.append(fleet_table(more["fleet"]))
     return Group(*parts, *_lines(found, more))
 
 

@@ -18,13 +18,14 @@ class Tick:
 
 
 @contextmanager
-def progress(terminal: Terminal, total: int) -> Iterator[Tick]:
-    """A progress bar on stderr while the block runs, when someone can see it; lines for who reads stderr later."""
+def progress(terminal: Terminal, total: int | None, what: str = "files") -> Iterator[Tick]:
+    """A progress bar on stderr while the block runs, when someone can see it; lines for who reads stderr later.
+    total: of what is counted, None where nobody knows."""
     if terminal.quiet:
         yield Tick()
         return
     if not terminal.lively:
-        with _lines(terminal, total) as tick:
+        with _lines(terminal, total, what) as tick:
             yield tick
         return
     from rich.console import Console
@@ -52,14 +53,15 @@ class _Last(Tick):
 
 
 @contextmanager
-def _lines(terminal: Terminal, total: int) -> Iterator[Tick]:
+def _lines(terminal: Terminal, total: int | None, what: str) -> Iterator[Tick]:
     """Every EVERY_S seconds a line that says how far it is."""
     last, over, start = _Last(), Event(), time.monotonic()
 
     def speak() -> None:
         while not over.wait(EVERY_S):
             stage, files = last.told
-            terminal.say(f"{stage}, {files:,} of {total:,} files done, {seconds(time.monotonic() - start)}")
+            of = "" if total is None else f" of {total:,}"
+            terminal.say(f"{stage}, {files:,}{of} {what} done, {seconds(time.monotonic() - start)}")
 
     speaker = Thread(target=speak, name="tubelet-progress", daemon=True)
     speaker.start()

@@ -69,6 +69,7 @@ class Terminal:
         self.debug = debug
         self.quiet = quiet
         self._documents = 0
+        self._in_lines = False
         self._given = False  # stdout carries a file
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # the caller has closed it
@@ -122,10 +123,20 @@ class Terminal:
         return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
     def document(self, content: dict[str, Any]) -> None:
-        """The one JSON document of this run; nothing unless `--json`."""
+        """The one JSON document of this run, or its last line; nothing unless `--json`."""
         if self.json and not self._documents:
             self._documents += 1
-            self._write(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+            indent = None if self._in_lines else 2
+            self._write(json.dumps(_plain(content), indent=indent, allow_nan=False) + "\n")
+
+    def in_lines(self) -> None:
+        """Of a command that tells of many things as they come: with `--json`, an object a line from here on."""
+        self._in_lines = True
+
+    def event(self, content: dict[str, Any]) -> None:
+        """One of these things; nothing unless `--json`."""
+        if self.json:
+            self._write(json.dumps(_plain(content), allow_nan=False) + "\n")
 
     def _write(self, text: str) -> None:
         if self._given and text:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from tubelet.errors import InputError, RunError, ShapeError, TubeletError, UnsafeFile, WeightsError
@@ -98,11 +98,31 @@ def write_pack(
     metadata: Mapping[str, str],
 ) -> None:
     """What `Packed.save` says."""
+    said = _pack_words(items, lengths, tensors, metadata)
+    replace_tensors(path, {"x": x, "pos": pos, **tensors}, said, _of_a_pack)
+
+
+def pack_bytes(
+    x: Tensor,
+    pos: Tensor,
+    items: Sequence[Item],
+    lengths: Sequence[int],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+) -> bytes:
+    """The content of the file that `write_pack` writes. Cost: the tensors once more in memory. Raises ShapeError."""
+    said = _pack_words(items, lengths, tensors, metadata)
+    return save(on_host({"x": x, "pos": pos, **tensors}), metadata=said)
+
+
+def _pack_words(
+    items: Sequence[Item], lengths: Sequence[int], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> dict[str, str]:
+    """What stands beside the tensors of a pack. Raises ShapeError."""
     if taken := sorted(_OWN_TENSORS & tensors.keys() | _OWN_WORDS & metadata.keys()):
         raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
     said = json.dumps([_item_to(i) for i in items])
-    meta = {**metadata, "format": FORMAT, "items": said, "lengths": json.dumps(list(lengths))}
-    replace_tensors(path, {"x": x, "pos": pos, **tensors}, meta, _of_a_pack)
+    return {**metadata, "format": FORMAT, "items": said, "lengths": json.dumps(list(lengths))}
 
 
 def is_pack(path: Path) -> bool:
@@ -143,7 +163,7 @@ def read_pack(path: str | os.PathLike[str], *, everything: bool = False) -> Pack
             strict_json(meta[name].encode(), UnsafeFile, source, any_number=True, most_values=MAX_ITEM_VALUES)
             for name in ("items", "lengths")
         )
-        items = tuple(_item_from(one) for one in said)
+        items = tuple(item_from(one) for one in said)
         return PackParts(x, pos, items, tuple(lengths), beside, {k: v for k, v in meta.items() if k not in _OWN_WORDS})
     except TubeletError as e:
         e.placed(source=source)
@@ -160,6 +180,7 @@ def _item_to(item: Item) -> dict[str, Any]:
     return said if item.content is None else said | {"content": list(item.content)}
 
 
-def _item_from(said: dict[str, Any]) -> Item:
+def item_from(said: Mapping[str, Any]) -> Item:
+    """The item that a pack's words describe. Raises ShapeError, KeyError, TypeError."""
     where = Grid(*said["grid"]), tuple(said["times_s"]), said["picture"], tuple(said["box"])
     return Item(*where, tuple(said["content"]) if "content" in said else None)

@@ -42,7 +42,7 @@ def expand(names: Iterable[str], *, pictures_only: bool = False) -> FileList:
             own = [name]
         else:
             only = pictures_only and not _magic(name)
-            kinds = [(path, _kind(path)) for path in inside]
+            kinds = [(path, content_of(path)) for path in inside]
             own = [path for path, kind in kinds if kind in PICTURES or (kind in VIDEOS and not only)]
             skipped += [(path, kind) for path, kind in kinds if kind not in PICTURES and (only or kind not in VIDEOS)]
             if not own:
@@ -82,7 +82,7 @@ def _magic(name: str) -> bool:
     return glob.has_magic(name) and not os.path.lexists(name)
 
 
-def _kind(path: str) -> Format | str:
+def content_of(path: str) -> Format | str:
     """The format in capitals, or in words what else it is."""
     head = b""
     try:

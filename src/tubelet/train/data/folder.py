@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tubelet.errors import InputError, LimitError
 from tubelet.packed.header import open_regular
+from tubelet.reading.names import kind_of
 from tubelet.train.data.record import described
 from tubelet.train.data.root import Root
-from tubelet.train.data.sample import MAX_RECORD_BYTES, Kind, Media, Sample, kind_of, placed
+from tubelet.train.data.sample import MAX_RECORD_BYTES, Kind, Media, Sample, placed
 
 MAX_FILES = 20_000_000
 

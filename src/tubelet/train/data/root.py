@@ -1,13 +1,11 @@
 """The folder that a data set's pictures and clips lie in: names become paths there, or are refused."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tubelet.errors import InputError, UnsafePath
-
-MAX_NAME = 4_096  # bytes of a name
+from tubelet.reading.names import check_name
 
 
 @dataclass(frozen=True)
@@ -44,19 +42,3 @@ class Root:
         if not inside:
             raise UnsafePath(f"{text[:200]!r} leads out of {self.folder}", source=where, got=text[:200])
         return str(path)
-
-
-def check_name(name: object, where: str) -> str:
-    """A relative or absolute file name without steps up. Raises InputError, UnsafePath."""
-    if not isinstance(name, str) or not name or "\0" in name or len(name.encode("utf-8", "replace")) > MAX_NAME:
-        shown = name[:200] if isinstance(name, str) else type(name).__name__
-        raise InputError(f"a file name is a short text, got {shown!r}", source=where, got=shown)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", name):
-        raise InputError(
-            f"{name[:80]!r} is an address or holds the data itself; only local files are read",
-            source=where,
-            got=name[:80],
-        )
-    if ".." in re.split(r"[/\\]", name):
-        raise UnsafePath(f"{name[:200]!r} steps up out of a folder", source=where, got=name[:200])
-    return name

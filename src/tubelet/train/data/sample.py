@@ -13,77 +13,17 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from tubelet.errors import AlignmentError, InputError
-from tubelet.packed.header import open_regular
+from tubelet.reading.tar import Piece
 
 Kind = Literal["image", "video"]
 Role = Literal["system", "user", "assistant"]
 Part = str | int  # text, or the number of a picture or clip in `Sample.media`
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
-CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 MAX_MEDIA = 1_024  # pictures and clips of one sample
 MAX_TURNS = 4_096
 MAX_RECORD_BYTES = 16 << 20  # one sample's JSON or text
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A file inside an uncompressed archive, by where its bytes lie. Nothing is extracted."""
-
-    archive: str
-    name: str  # as the archive calls it
-    offset: int
-    size: int
-
-    @contextmanager
-    def open(self) -> Iterator[io.BufferedIOBase]:
-        """The bytes as a seekable file without a descriptor of its own. Raises InputError."""
-        try:
-            file = open_regular(Path(self.archive), InputError)
-        except OSError as e:
-            raise InputError("the archive cannot be opened", source=self.archive) from e
-        with file, io.BufferedReader(_Window(file, self.offset, self.size)) as window:
-            yield window
-
-    def read(self) -> bytes:
-        """All bytes. Raises InputError where the archive has become shorter."""
-        with self.open() as file:
-            content = file.read()
-        if len(content) != self.size:
-            text = f"{self.name}: {len(content):,} bytes where the index says {self.size:,}; the archive has changed"
-            raise InputError(text, source=self.archive, expected=self.size, got=len(content))
-        return content
-
-
-class _Window(io.RawIOBase):
-    """`size` bytes of an open file from `start` on."""
-
-    def __init__(self, file: Any, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._place = file, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        place = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence] + offset
-        if place < 0:
-            raise OSError("a place before the start of the file")
-        self._place = place
-        return place
-
-    def readinto(self, buffer: Any) -> int:
-        count = max(0, min(len(buffer), self._size - self._place))
-        self._file.seek(self._start + self._place)
-        data = self._file.read(count)
-        buffer[: len(data)] = data
-        self._place += len(data)
-        return len(data)
 
 
 @dataclass(frozen=True)
@@ -174,12 +114,6 @@ class Dataset(Protocol):
     def fingerprint(self) -> str: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
-
-
-def kind_of(name: str) -> Kind | None:
-    """Whether a file name is a picture's or a clip's, by its suffix; the content decides later."""
-    suffix = Path(name).suffix.lower()
-    return "image" if suffix in PICTURE_SUFFIXES else "video" if suffix in CLIP_SUFFIXES else None
 
 
 def placed(index: int, length: int, name: str) -> int:

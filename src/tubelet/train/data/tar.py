@@ -10,24 +10,18 @@ the sample, or .txt, what is to be said of them; a .json without turns (metadata
 import hashlib
 import os
 import re
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
-from tubelet.errors import InputError, LimitError, UnsafePath
+from tubelet.errors import InputError
 from tubelet.packed.header import open_regular
 from tubelet.reading.limits import Limits
+from tubelet.reading.names import check_name, kind_of
+from tubelet.reading.tar import Piece, members
 from tubelet.train.data.record import described
-from tubelet.train.data.root import check_name
-from tubelet.train.data.sample import MAX_RECORD_BYTES, Kind, Media, Piece, Sample, kind_of, placed
+from tubelet.train.data.sample import MAX_RECORD_BYTES, Kind, Media, Sample, placed
 
-BLOCK = 512
-MAX_MEMBERS = 50_000_000
-_MAX_EXTRA = 1 << 20  # bytes of a long name or of a PAX header
-_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 
 
@@ -105,69 +99,3 @@ def open_archive(file: str | os.PathLike[str], limits: Limits = Limits()) -> Arc
     said = f"{name} {status.st_size} {status.st_mtime_ns}"
     digest = hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()
     return Archive(name, tuple(Members(k, tuple(p)) for k, p in groups.items()), digest)
-
-
-def members(f: BinaryIO, name: str, size: int, limits: Limits) -> Iterator[Piece]:
-    """Every regular member of an open tar file of `size` bytes: ustar, GNU's long names, PAX headers.
-
-    Raises InputError, UnsafePath, LimitError.
-    """
-    place, count, long, pax = 0, 0, None, {}
-    while True:
-        f.seek(place)
-        block = f.read(BLOCK)
-        if not block.strip(b"\0"):
-            if not count and not block:
-                raise InputError("the archive is empty", source=name, got=size)
-            return
-        try:
-            head = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except (tarfile.HeaderError, ValueError) as e:
-            raise InputError(f"no tar header at byte {place:,}; a compressed archive is not read", source=name) from e
-        start = place + BLOCK
-        title = long or pax.get("path") or head.name
-        length = int(pax["size"]) if pax.get("size", "").isdigit() and len(pax["size"]) < 19 else head.size
-        if length < 0 or start + length > size:
-            text = f"{title[:200]!r} has {length:,} bytes at byte {start:,} of {size:,}: the archive breaks off"
-            raise InputError(text, source=name, limit=size, got=start + length)
-        place = start + -(-length // BLOCK) * BLOCK
-        count += 1
-        if count > MAX_MEMBERS:
-            raise LimitError(f"more than {MAX_MEMBERS:,} members", source=name, limit=MAX_MEMBERS, got=count)
-        if head.type == tarfile.GNUTYPE_LONGNAME:
-            long = _extra(f, length, name, title).rstrip(b"\0").decode("utf-8", "surrogateescape")
-        elif head.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-            pax = _pax(_extra(f, length, name, title))
-        else:
-            if head.type in _REGULAR and not title.endswith("/") and not any(k.startswith("GNU.sparse") for k in pax):
-                _check(title, length, name, limits)
-                yield Piece(name, title.removeprefix("./"), start, length)
-            long, pax = None, {}
-
-
-def _check(title: str, length: int, name: str, limits: Limits) -> None:
-    if title.startswith(("/", "\\")):
-        raise UnsafePath(f"a member is called {title[:200]!r}", source=name, got=title[:200])
-    check_name(title, name)
-    if length > limits.max_bytes:
-        text = f"{title[:200]!r} has {length:,} bytes, above max_bytes = {limits.max_bytes:,}"
-        raise LimitError(text, source=name, limit=limits.max_bytes, got=length)
-
-
-def _extra(f: BinaryIO, length: int, name: str, title: str) -> bytes:
-    """What a header says beside its block."""
-    if length > _MAX_EXTRA:
-        raise LimitError(f"a header of {length:,} bytes", source=name, limit=_MAX_EXTRA, got=length)
-    return f.read(length)
-
-
-def _pax(data: bytes) -> dict[str, str]:
-    """The records "LENGTH KEY=VALUE\\n" of a PAX header; what does not follow that form ends them."""
-    found: dict[str, str] = {}
-    while match := re.match(rb"(\d{1,7}) ([^=]+)=", data):
-        length = int(match[1])
-        if not match.end() < length <= len(data):
-            break
-        found[match[2].decode("utf-8", "replace")] = data[match.end() : length - 1].decode("utf-8", "surrogateescape")
-        data = data[length:]
-    return found

@@ -117,7 +117,7 @@ def main(args: Sequence[str]) -> int:
         print("usage: python -m tubelet.train.pages.ship STAGE.yaml FOLDER [PAGES]", file=sys.stderr)
         return 2
     stage: Any = read_config(StageConfig, args[0], [])
-    for name, one in ship(stage, Path(args[1]), find_fonts(), *(int(n) for n in args[2:])).items():
+    for name, one in ship(stage, Path(args[1]), find_fonts(), pages=int(args[2]) if len(args) == 3 else 400).items():
         print(f"{name}: exact {told(one.exact())}, sure and wrong {told(one.wrong())}")
     return 0
 

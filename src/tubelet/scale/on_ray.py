@@ -1,0 +1,105 @@
+"""The engine of a cluster: Ray Data's actors hold the model, take numbers of shards and give reports back.
+
+Files, tokens and checkpoints never pass through Ray. It restarts actors and tries again for ever, on purpose: the
+notes in the store end what would go on (`tubelet.scale.poison`).
+"""
+
+import json
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict
+from typing import Any
+
+import ray  # pyright: ignore[reportMissingImports]
+import ray.data  # pyright: ignore[reportMissingImports]
+
+from tubelet.errors import TubeletError
+from tubelet.reading.isolated.wire import error_fields, error_from
+from tubelet.scale.local import PAUSE_S, pending
+from tubelet.scale.plan import Plan, read_plan
+from tubelet.scale.poison import LEASE_S, at_work
+from tubelet.scale.store import Store, open_store
+from tubelet.scale.work import Report, Worker
+
+AT_ONCE = 10_000  # shards that Ray is told of at a time
+_OBJECTS_BYTES = 200 << 20  # of a Ray of our own: reports are small
+
+
+class Actor:
+    """A worker in Ray's hands. options: further arguments of `Worker`."""
+
+    def __init__(self, place: str, options: dict[str, Any]) -> None:
+        self.worker = Worker(open_store(place), timer=True, **options)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"said": json.dumps(asdict(self.worker.run(int(row["item"]))))}
+        except TubeletError as error:
+            return {"said": json.dumps({"error": error_fields(error), "source": error.source})}
+
+
+WORKER: Any = Actor  # Ray makes it once in each process; its annotations know functions alone
+
+
+def run(
+    store: Store,
+    *,
+    workers: int = 2,
+    gpus: float = 0.0,
+    cpus: float = 1.0,
+    lease_s: float = LEASE_S,
+    on_file: Callable[[int], None] | None = None,
+) -> Generator[Report, None, None]:
+    """As `tubelet.scale.local.run`, with at most so many actors, each with so many GPUs and CPUs of the cluster.
+
+    A cluster that is there is used (RAY_ADDRESS, `ray start`); else a small one is started, and ended with the run.
+    The store and the model must be readable from every node. Raises what `Worker.run` raises.
+    """
+    plan = read_plan(store)
+    device = "cuda" if gpus else "cpu"
+    options = {"device": device, "readers": max(1, int(cpus)), "lease_s": lease_s, "on_file": on_file}
+    ours = not ray.is_initialized()
+    if ours:
+        begin(workers, cpus)
+    try:
+        while left := _free(plan, store, lease_s):
+            yield from _pass(store, left[:AT_ONCE], workers, gpus, cpus, options)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def begin(workers: int, cpus: float) -> None:
+    """Join the cluster there is, or start one on this machine."""
+    try:
+        ray.init(address="auto", log_to_driver=False)
+    except ConnectionError:
+        room: dict[str, Any] = {"num_cpus": int(workers * cpus) + 1, "object_store_memory": _OBJECTS_BYTES}
+        ray.init(include_dashboard=False, log_to_driver=False, **room)
+
+
+def _free(plan: Plan, store: Store, lease_s: float) -> list[int]:
+    """Shards that are pending and that nobody works on; waits while there are only others."""
+    while left := pending(plan, store):
+        taken = at_work(store, lease_s)
+        if free := [k for k in left if k not in taken]:
+            return free
+        time.sleep(PAUSE_S)
+    return []
+
+
+def _pass(
+    store: Store, shards: list[int], workers: int, gpus: float, cpus: float, options: dict[str, Any]
+) -> Generator[Report, None, None]:
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=2)
+    how: dict[str, Any] = {"compute": pool, "num_gpus": gpus, "num_cpus": cpus, "max_restarts": -1}
+    how |= {"max_task_retries": -1, "fn_constructor_args": (store.place, options)}
+    data = ray.data.from_items(shards, override_num_blocks=len(shards)).map(WORKER, **how)
+    data.context.enable_progress_bars = data.context.print_on_execution_start = False  # reports say how far it is
+    for row in data.iter_rows():
+        said = json.loads(row["said"])
+        if "error" in said:
+            raise error_from(said["error"], str(said.get("source") or "worker"))
+        report = Report(**said)
+        if report.state != "busy":
+            yield report

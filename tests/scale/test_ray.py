@@ -1,0 +1,86 @@
+"""The Ray engine: the same bits, and poison that ends; and an engine changed half way. Needs `ray[data]`."""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from tests.scale.conftest import Begun
+from tests.scale.runs import bad_of, digests, words_of
+
+from tubelet.encoder.model import Encoder
+from tubelet.scale.local import here
+from tubelet.scale.plan import Plan
+from tubelet.scale.status import done_shards, finish, verify
+from tubelet.scale.store import Store
+from tubelet.scale.work import Worker
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+Digests = dict[int, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[object]:
+    """A small Ray of our own for all tests."""
+    from tubelet.scale import on_ray
+
+    on_ray.begin(workers=2, cpus=1.0)
+    yield on_ray
+    on_ray.ray.shutdown()
+
+
+def test_two_actors_write_the_same(engine, begun: Begun, expected: Digests):
+    plan, store = begun()
+    reports = list(engine.run(store, workers=2))
+    assert sorted(r.shard for r in reports) == list(range(plan.shards))
+    assert digests(plan, store) == expected
+    assert len(bad_of(plan, store)) == 10
+    assert verify(plan, store) == []
+
+
+def test_an_engine_can_be_changed_half_way(engine, begun: Begun, encoder: Encoder, expected: Digests):
+    plan, store = begun()
+    list(islice(here(Worker(store, encoder=encoder)), 2))
+    list(islice(here(Worker(store, encoder=encoder), rank=1, world=2), 2))
+    assert len(done_shards(plan, store)) == 4
+    list(engine.run(store, workers=2))
+    assert digests(plan, store) == expected
+
+
+def kills_its_worker(poison: frozenset[int], number: int) -> None:
+    if number in poison:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_files_that_kill_their_actor_end_alone(engine, begun: Begun, whole: tuple[Plan, Store], expected: Digests):
+    words = words_of(whole[1], 1)
+    ids = {words.ids[item["picture"]] for item in words.items[1:2]}
+    plan, store = begun()
+    list(engine.run(store, workers=2, on_file=partial(kills_its_worker, frozenset(ids))))
+    died = {one["id"] for k in range(plan.shards) for one in words_of(store, k).bad if one["error"] == "WorkerDied"}
+    assert died == ids
+    assert list(store.list("attempts")) == []
+    untouched = {k: d for k, d in digests(plan, store).items() if k != 1}
+    assert untouched == {k: d for k, d in expected.items() if k != 1}
+    assert Path(store.place).exists()
+
+
+def test_the_guide_reads_the_index_without_tubelet(
+    begun: Begun, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """With pyarrow, which comes with ray[data]."""
+    plan, store = begun("tokens")
+    list(here(Worker(store, encoder=encoder)))
+    said = finish(plan, store)
+    assert said is not None
+    assert said["index"] == "index.parquet"
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "many-files.md"
+    blocks = re.findall(r"^```py\n(.*?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
+    block = next(block for block in blocks if "pyarrow" in block)
+    monkeypatch.chdir(Path(store.place).parent)
+    exec(compile(block, str(guide), "exec"), {})
+    assert "torch.Size" in capsys.readouterr().out
