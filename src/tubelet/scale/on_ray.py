@@ -1,7 +1,7 @@
 """The engine of a cluster: Ray Data's actors hold the model, take numbers of shards and give reports back.
 
-Files, tokens and checkpoints never pass through Ray. It restarts actors and tries again for ever, as is its default: the
-notes in the store end what would go on (`tubelet.scale.poison`).
+Files, tokens and checkpoints never pass through Ray. It restarts actors and tries again for ever, as is its default;
+the notes in the store end what would go on (`tubelet.scale.poison`).
 """
 
 import json
@@ -54,9 +54,8 @@ def run(
 ) -> Generator[Report, None, None]:
     """As `tubelet.scale.local.run`, with at most so many actors, each with so many GPUs and CPUs of the cluster.
 
-    A cluster is used that RAY_ADDRESS names or that this process has joined; else a small one is started, and ended with
-    the run.
-    The store and the model must be readable from every node. Raises what `Worker.run` raises.
+    A cluster is used that RAY_ADDRESS names or that this process has joined; else a small one is started and ended
+    here. The store and the model must be readable from every node. Raises what `Worker.run` raises.
     """
     plan = read_plan(store)
     device = "cuda" if gpus else "cpu"
