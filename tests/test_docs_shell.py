@@ -32,6 +32,7 @@ NOT_RUN = {
     "pre-commit install": "changes the clone it is run in",
     "pytest": "this suite itself",
     "python -m pytest": "this suite itself",
+    "tubelet serve": "stays until it is interrupted; tests/cli/test_cli_serve.py reads these lines",
     "python -m tests.torture.measure": "thousands of inputs, minutes",
     "python -m tests.golden": "records upstream implementations, which are not here",
     "python -m tools.corpus": "fetches other projects' sources",

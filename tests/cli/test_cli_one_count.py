@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.cli.cli_inputs import write_clip, write_picture
+from tests.language.vlm.tiny_peers import idefics3, number_words, paligemma
 from tests.language.vlm.tiny_speakers import tokenizer, whole_model  # pyright: ignore[reportMissingImports]
 
 from tubelet.cli import main
@@ -58,6 +59,19 @@ def test_a_whole_model_s_folder(
     assert said(capsys, "select", *folder, *how, "--budget", 4, "--show", tmp_path) == planned
     assert said(capsys, "ask", *folder, "Why?", *how, "--max-new-tokens", 1) == planned
     assert kind != "qwen3_vl" or max(planned) <= 12
+
+
+@pytest.mark.parametrize("kind", ["smolvlm", "paligemma"])
+def test_a_whole_model_that_cuts_or_projects(
+    kind: str, folder: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Tiles, frames and what its projector merges are counted as they are asked about."""
+    monkeypatch.chdir(tmp_path)
+    with number_words():
+        model = (paligemma if kind == "paligemma" else idefics3)(kind, tmp_path / "model").folder
+    planned = said(capsys, "plan", *folder, "--model", model, "--fps", 4)
+    assert said(capsys, "ask", *folder, "Why?", "--model", model, "--fps", 4, "--max-new-tokens", 1) == planned
+    assert planned[0] == (28 if kind == "smolvlm" else 16)
 
 
 def test_an_encoder_with_the_default_budgets(

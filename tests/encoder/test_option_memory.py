@@ -70,7 +70,7 @@ def test_spans_of_their_own(name: str) -> None:
     hold([ratios(config, list(PACKS[0]), way, torch.float32) for way in WAYS])
 
 
-RESIZES = ("bicubic", "bicubic_antialias", "bilinear_antialias", "corners", "sincos")
+RESIZES = ("bicubic", "bicubic_antialias", "bilinear_antialias", "corners", "buckets", "sincos")
 
 
 @pytest.mark.parametrize("resize", RESIZES)

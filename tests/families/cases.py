@@ -12,12 +12,16 @@ from tests.families.qwen import LARGER, MIXED, run_windows
 from tests.families.qwen import MID as QWEN_MID
 from tests.families.qwen import TINY as QWEN_TINY
 from tests.families.widths import CLIPS, PICTURES, TINY
+from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
+from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
+from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransformer
 
 from tubelet import Packed
 from tubelet.encoder.config import EncoderConfig
@@ -26,6 +30,7 @@ from tubelet.families.clip import CLIP as CLIP_FAMILY
 from tubelet.families.dinov2 import DINOV2 as DINOV2_FAMILY
 from tubelet.families.dinov2 import DINOV2_REGISTERS
 from tubelet.families.dinov3 import DINOV3 as DINOV3_FAMILY
+from tubelet.families.idefics3 import IDEFICS3 as IDEFICS3_FAMILY
 from tubelet.families.internvl import INTERNVL as INTERNVL_FAMILY
 from tubelet.families.mlcd import MLCD as MLCD_FAMILY
 from tubelet.families.pixtral import PIXTRAL as PIXTRAL_FAMILY
@@ -256,4 +261,25 @@ INTERNVL = [
     _internvl("tiny", PICTURES, 74, attention_bias=True),  # 74 is 5.29 patches
     _internvl("clips, no bias, rms", CLIPS, 56, norm_type="rms_norm", layer_norm_eps=1e-5),
 ]
-CASES = [*SIGLIP, *CLIP, *MLCD, *AIMV2, *DINOV2, *DINOV3, *PIXTRAL, *INTERNVL, *QWEN]
+
+
+def _idefics3(name: str, kind: Any, config: Any, grids: Any) -> Case:
+    return Case(f"idefics3 {name}", IDEFICS3_FAMILY, kind, config, run_images, grids, "encoder.layers")
+
+
+IDEFICS3 = [
+    _idefics3(
+        "tiny",
+        Idefics3VisionTransformer,
+        Idefics3VisionConfig(**TINY, image_size=74, patch_size=14),  # 74 is 5.29 patches
+        PICTURES,
+    ),
+    # 25 patches on 25 places are not the places in turn
+    _idefics3(
+        "smolvlm, clips",
+        SmolVLMVisionTransformer,
+        SmolVLMVisionConfig(**TINY, image_size=100, patch_size=4, hidden_act="gelu", layer_norm_eps=1e-5),
+        [(1, 25, 25), (3, 2, 5), (1, 31, 8)],
+    ),
+]
+CASES = [*SIGLIP, *CLIP, *MLCD, *AIMV2, *DINOV2, *DINOV3, *PIXTRAL, *INTERNVL, *IDEFICS3, *QWEN]

@@ -90,5 +90,10 @@ def test_tiles_fill_their_canvas():
         ViewRule(384, ((768, 768),), most=9)  # nothing is sampled down where nothing is unpadded
     with pytest.raises(ConfigError):
         ViewRule(384, (), join="unpad", most=0)
+    for wrong in ({"canvas": "multiple", "join": "unpad"}, {"canvas": "filled", "join": "spatial"}, {"longest": 0}):
+        with pytest.raises(ConfigError):
+            ViewRule(384, (), **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        ViewRule(384, ((768, 768),), canvas="multiple")
     with pytest.raises(ShapeError):
         LAVIDA.tiling(0, 5)

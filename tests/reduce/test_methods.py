@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tubelet.errors import InputError, LimitError, NotFinite, ShapeError, TubeletError
 from tubelet.packed import Item, Packed, concat, pack
+from tubelet.packed.order import rows_in
 from tubelet.reduce.cells import dilate
 from tubelet.reduce.condense import pool_to, tome, visionzip
 from tubelet.reduce.diverse import cdpruner
@@ -289,3 +290,18 @@ def test_a_pack_of_nothing():
     empty = pack([], [])
     for name in ("divprune", "random", "edges", "pool", "tome", "uniform"):
         assert len(choose(name, Inputs(empty), budget=5).kept) == 0
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.ranks])
+def test_a_method_that_ranks_keeps_the_best_at_every_budget(name: str):
+    """Its scores are of no budget: the first of them in descending order, equal ones by their place, are kept."""
+    p = pack([torch.randn(30, 8, generator=torch.Generator().manual_seed(3)).round()], [Item.of(1, 5, 6)])
+    inputs = Inputs(p, torch.randn(2, 8), attention=torch.randint(0, 4, (30,)).float(), boxes={0: [(0, 0, 3, 2)]})
+    scores = choose(name, inputs, budget=1).scores
+    assert scores is not None
+    order = torch.sort(scores, descending=True, stable=True).indices
+    for budget in (1, 2, 9, 29, 30):
+        choice = choose(name, inputs, budget=budget)
+        assert choice.scores is not None
+        assert torch.equal(choice.scores, scores)
+        assert rows_in(p, choice.kept).tolist() == sorted(order[:budget].tolist())

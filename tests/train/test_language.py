@@ -2,30 +2,37 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.language.vlm.tiny_peers import gemma3, idefics3, internvl, number_words
 from tests.language.vlm.tiny_speakers import tokenizer, whole_model
 from tests.train.data_sets import lines, llava, picture
 from tests.train.tiny_models import write_language_model, write_siglip
 from torch import Tensor
 
-from tubelet import VLM
+from tubelet import VLM, Clip
 from tubelet.errors import ConfigError
+from tubelet.language.vlm.chat import as_written, ask
 from tubelet.language.vlm.packed_lm import packed_states, use_packed_attention
 from tubelet.train.collate import Collator, PackedBatch
 from tubelet.train.data.open import open_dataset
+from tubelet.train.data.sample import Media, Sample, Turn
 from tubelet.train.data.spare import Spares
 from tubelet.train.language import LANGUAGE_HOMES, LanguageTraining
+from tubelet.train.marks import Header
 from tubelet.train.open_model import load_vlm
 from tubelet.train.parts import parts_of
 from tubelet.train.run_config import ModelConfig
-from tubelet.train.tokenize import Tokenizing
+from tubelet.train.tokenize import Tokenizing, tokenize
 
 KINDS = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+PEERS = ("gemma3", "internvl", "smolvlm")  # which write pictures out, cut them or let their rows see each other
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +41,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for kind in KINDS[1:]:
         whole_model(kind).save_pretrained(home / kind)
         tokenizer().save_pretrained(home / kind)
+    with number_words():
+        for kind, made in (("gemma3", gemma3), ("internvl", internvl), ("smolvlm", partial(idefics3, "smolvlm"))):
+            made(home / kind)
     write_language_model(home / "llava")
     write_siglip(home / "siglip")
-    return {kind: home / kind for kind in (*KINDS, "siglip")}
+    return {kind: home / kind for kind in (*KINDS, *PEERS, "siglip")}
 
 
 def vlm_of(kind: str, folders: dict[str, Path]) -> VLM:
@@ -67,17 +77,17 @@ def loss_by_samples(vlm: VLM, data: Any, ids: tuple[int, ...]) -> Tensor:
     total = torch.zeros(())
     for i in ids:
         one = batch_of(vlm, data, (i,))
-        rows = vlm.encode(one.pixels) if len(one.pixels) else None
+        rows = as_written(vlm.encode(one.pixels), vlm.scheme) if len(one.pixels) else None
         logits = vlm(vlm.ready(rows, one.input_ids))[0]
         total = total + F.cross_entropy(logits[:-1], one.labels[1:], reduction="sum", ignore_index=-100)
     return total
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, *PEERS))
 def test_a_packed_batch_is_its_samples_one_by_one(kind: str, folders: dict[str, Path], data: Any):
     vlm = vlm_of(kind, folders)
-    part = "projector" if kind == "llava" else "encoder"
-    learns = "projector" if kind == "llava" else "encoder.merger"
+    part = "projector" if kind in ("llava", *PEERS) else "encoder"
+    learns = "projector" if part == "projector" else "encoder.merger"
     weight = next(p for n, p in vlm.named_parameters() if n.startswith(learns))
     want = loss_by_samples(vlm, data, (0, 1, 2))
     want.backward()
@@ -170,3 +180,30 @@ def test_a_new_projector_of_each_kind(kind: str, folders: dict[str, Path], data:
     again = load_vlm(replace(model), 0)
     assert vlm.projector is not None and again.projector is not None
     assert all(torch.equal(a, b) for a, b in zip(vlm.projector.parameters(), again.projector.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["internvl", "smolvlm"])
+def test_a_clip_is_taught_as_it_is_asked_about(kind: str, folders: dict[str, Path]):
+    """The ids of a sample begin with those of the same question, tags and times of frames among them."""
+    vlm = vlm_of(kind, folders)
+    still = Clip(np.zeros((1, 50, 90, 3), np.uint8), (0.0,))
+    clip = Clip(np.zeros((5, 40, 60, 3), np.uint8), (0.0, 0.5, 1.0, 1.5, 62.0), "", is_video=True, duration_s=63.5)
+    asked = ask(vlm, [clip, still], "What?").ready.input_ids[0].tolist()
+    headers = [Header("video", 60, 40, clip.times_s, 63.5), Header("image", 90, 50, (0.0,))]
+    media = tuple(Media(one.kind, "a") for one in headers)
+    turns = (Turn("user", (0, 1, "What?")), Turn("assistant", ("A dog.",)))
+    taught = tokenize(Sample("0", "a.json:1", turns, media), headers, Tokenizing.of(vlm))
+    assert taught.ids.tolist()[: len(asked)] == asked
+    assert (taught.labels[: len(asked)] == -100).all() and (taught.labels[len(asked) :] != -100).all()
+    assert taught.rows == asked.count(vlm.scheme.token_ids.image)
+
+
+def test_a_caption_follows_a_picture_that_is_written_out(folders: dict[str, Path]):
+    vlm = vlm_of("gemma3", folders)
+    one = Sample("0", "a.json:1", (Turn("user", (0,)), Turn("assistant", ("A cat.",))), (Media("image", "a"),))
+    taught = tokenize(one, [Header("image", 90, 50, (0.0,))], Tokenizing.of(vlm, style="plain"))
+    said = vlm.tokenizer.decode(taught.ids)
+    assert said == f"<bos>\n\n<start_of_image>{'<image_soft_token>' * 16}<end_of_image>\n\nA cat.\n"
+    assert vlm.tokenizer.decode(taught.ids[taught.labels != -100]) == "A cat.\n"
+    with pytest.raises(ConfigError, match="no clips"):
+        tokenize(one, [Header("video", 90, 50, (0.0, 1.0))], Tokenizing.of(vlm, style="plain"))

@@ -21,7 +21,8 @@ from tubelet.language.vlm.scheme import Scheme, Written
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA, ViewRule
 from tubelet.train.data.sample import Media, Part, Sample, Turn
-from tubelet.train.tokenize import Header, Tokenizing, Tokens, tokenize
+from tubelet.train.marks import Header
+from tubelet.train.tokenize import Tokenizing, Tokens, tokenize
 
 IDS = TokenIds(image=150, video=151, start=148, end=149)
 PIXELS = PixelRecipe(14, rule="smart", temporal=2, merge=2, order="block", max_pixels=28 * 28 * 12)
@@ -350,11 +351,13 @@ def test_a_template_that_puts_pictures_before_clips_is_refused():
 
 
 @pytest.mark.parametrize(
-    "change", [{"bidirectional": "images"}, {"written": Written("<|image_pad|>", "<|image_pad|>")}]
+    "change",
+    [{"bidirectional": "prefix"}, {"wording": "prefix"}, {"written": Written("<|image_pad|>", "<|image_pad|>")}],
 )
 def test_what_training_cannot_do_is_refused(change: dict[str, Any]):
-    with pytest.raises(ConfigError, match="training"):
-        Tokenizing(tokenizer(PARTS_TEMPLATE), replace(TAGS, wording="parts", **change))
+    after = Downstream(select=3) if "written" in change else Downstream()
+    with pytest.raises(ConfigError, match=r"training|selection"):
+        Tokenizing(tokenizer(PARTS_TEMPLATE), replace(TAGS, **{"wording": "parts", **change}), after)
 
 
 def test_a_conversation_begins_with_the_id_that_begins_texts():

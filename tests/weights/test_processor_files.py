@@ -41,6 +41,7 @@ CASES = [
     ("mlcd", hf.CLIPImageProcessor(**CROP, resample=2), {"interpolation": "bilinear", "shortest": 160}, 0.0),
     ("siglip", hf.SiglipImageProcessor(**SQUARE, resample=2), {"interpolation": "bilinear", "size": 128}, 0.0),
     ("internvl", hf.SiglipImageProcessor(**SQUARE, resample=2), {"interpolation": "bilinear", "size": 128}, 0.0),
+    ("idefics3", hf.SiglipImageProcessor(**SQUARE, resample=1), {"interpolation": "lanczos", "size": 128}, 0.0),
     ("siglip2", hf.Siglip2ImageProcessor(max_num_patches=64), {"rule": "naflex", "max_pixels": 64 * 256}, None),
     ("dinov2", hf.BitImageProcessor(**CROP, **RED), {"rule": "shortest_crop", "size": 128, "shortest": 160}, 0.0),
     ("dinov2_with_registers", hf.BitImageProcessor(**CROP, resample=2), {"interpolation": "bilinear"}, 0.0),

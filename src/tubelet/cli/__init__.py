@@ -5,6 +5,7 @@
     tubelet select    fewer tokens of pictures and clips, chosen, and a picture of which they are
     tubelet compare   several ways to choose tokens beside each other: pictures and numbers
     tubelet ask       a question about pictures and videos, answered by a vision-language model
+    tubelet serve     a page in the browser: what the model sees, which tokens stay, what they cost
     tubelet scene     cameras, depth and points of a video or of pictures of one place, as a folder
     tubelet eval      a model's answers to a public benchmark, with all tokens and with fewer
     tubelet plan      what an input costs before it is read: tokens, FLOPs, memory; and what fits

@@ -43,12 +43,17 @@ class Models:
         """Do it; the exit code."""
         from tubelet.families.catalogue import families, format_of, variants
         from tubelet.families.hub import hub_id
-        from tubelet.language.vlm.layouts import HUB_IDS
+        from tubelet.language.vlm.layouts import HUB_IDS, VERIFIED
+        from tubelet.language.vlm.layouts import PROOFS as WHOLE_PROOFS
 
         known = variants()
         chosen = [name for name in known if matching(self.filter, (name, known[name][0].name, hub_id(name) or ""))]
         whole = [
-            {"model_type": kind, "hub_ids": list(ids)}
+            {
+                "model_type": kind,
+                "hub_ids": list(ids),
+                "verified": {proof: proof in VERIFIED.get(kind, ()) for proof in WHOLE_PROOFS},
+            }
             for kind, ids in HUB_IDS.items()
             if any(matching(self.filter, (kind, one)) for one in ids)
         ]
@@ -127,9 +132,7 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[
     for family in told:
         own = [(row, _notes(row)) for row in rows if row["family"] == family["name"]]
         shared = [note for note in own[0][1] if all(note in notes for _, notes in own)]
-        said = [proof.replace("_", " ") for proof, yes in family["verified"].items() if yes]
-        proven = f"verified against upstream: {', '.join(said)}" if said else "verified by recorded cases"
-        parts.append(Text(family["name"], style="bold") + Text(f"  {proven}", style="not bold"))
+        parts.append(Text(family["name"], style="bold") + Text(f"  {_proven(family)}", style="not bold"))
         more = [f"formats {', '.join(family['formats'])}"] if len(family["formats"]) > 1 else []
         if more + shared:
             parts.append(Text(f"  {'; '.join(more + shared)}", style="dim"))
@@ -140,8 +143,16 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[
         "families, alone or inside a whole vision-language model."
     )
     parts += [Text("whole models, for tubelet ask", style="bold")] if whole else []
-    parts += [Text(f"  {one['model_type']:<16}{', '.join(one['hub_ids'])}") for one in whole]
+    for one in whole:
+        parts.append(Text(f"  {one['model_type']:<16}{', '.join(one['hub_ids'])}"))
+        parts.append(Text(f"  {'':<16}{_proven(one)}", style="dim"))
     return Group(*parts, Text(f"\n{note}"))
+
+
+def _proven(told: dict[str, Any]) -> str:
+    """What is verified of a family or of a kind of whole model, in words."""
+    said = [proof.replace("_", " ") for proof, yes in told["verified"].items() if yes]
+    return f"verified against upstream: {', '.join(said)}" if said else "verified by recorded cases"
 
 
 def _notes(row: dict[str, Any]) -> list[str]:

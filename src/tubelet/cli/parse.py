@@ -25,18 +25,36 @@ from tubelet.cli.pages import Pages
 from tubelet.cli.plan import Plan
 from tubelet.cli.scene import Scene
 from tubelet.cli.select import Select
+from tubelet.cli.serve import Serve
 from tubelet.cli.show import Show
 from tubelet.cli.terminal import UsageError
 from tubelet.cli.train import Train
 from tubelet.errors import near_names
 
-Command = Encode | Show | Select | Compare | Ask | Scene | Eval | Plan | Data | Train | Convert | Models | Bench | Pages
+Command = (
+    Encode
+    | Show
+    | Select
+    | Compare
+    | Ask
+    | Serve
+    | Scene
+    | Eval
+    | Plan
+    | Data
+    | Train
+    | Convert
+    | Models
+    | Bench
+    | Pages
+)
 COMMANDS: dict[str, type[Command]] = {
     "encode": Encode,
     "show": Show,
     "select": Select,
     "compare": Compare,
     "ask": Ask,
+    "serve": Serve,
     "scene": Scene,
     "eval": Eval,
     "plan": Plan,
@@ -69,6 +87,7 @@ _UNION = (
     | Annotated[Select, _named("select", "fewer tokens of pictures and clips, chosen, and a picture of which they are")]
     | Annotated[Compare, _named("compare", "several ways to choose tokens beside each other: pictures and numbers")]
     | Annotated[Ask, _named("ask", "a question about pictures and videos, answered by a vision-language model")]
+    | Annotated[Serve, _named("serve", "a page in the browser: what the model sees, which tokens stay, what they cost")]
     | Annotated[Scene, _named("scene", "cameras, depth and points of a video or of pictures of one place, as a folder")]
     | Annotated[Eval, _named("eval", "a model's answers to a public benchmark, with all tokens and with fewer")]
     | Annotated[Plan, _named("plan", "what an input costs before it is read, and what fits a budget")]

@@ -193,4 +193,5 @@ def _views(found: Plan) -> str:
     pool = "not pooled" if rule.pool is None else f"{rule.pool} pool"
     joins = {"flat": "one after the other", "spatial": "tiles joined"}
     join = joins.get(rule.join, "tiles joined and unpadded, newlines counted")
-    return f"a global view and tiles of {rule.tile} pixels, {pool}, {join}"
+    cut = "a global view and tiles of" if rule.cuts else "each picture whole on"
+    return f"{cut} {rule.tile} pixels, {pool}, {join}"

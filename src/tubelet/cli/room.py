@@ -37,7 +37,7 @@ def tell_room(
     if outline is None:
         return
     kind: Any = outline.stored if dtype == "stored" else dtype
-    views = outline.views(sum(not clip.is_video for clip in clips))
+    views = outline.views(sum(not clip.is_video or len(clip) == 1 for clip in clips))
     most = max_pixels, max_tokens
     found, where = _planned(outline.encoder, outline.after, clips, most, views), device_of(device)
     if (cost := scene_cost(found)) is not None:

@@ -31,12 +31,15 @@ class Table:
     """Positions that are added to patches: a table of places, resized to each item's grid.
 
     resize "bicubic": sampled without antialiasing; "bicubic_antialias", "bilinear_antialias": with it; "corners":
-    bilinear with the corners of table and grid on each other. A grid of the table's own size takes it as it stands.
+    bilinear with the corners of table and grid on each other; "buckets": of the table's equal parts the one in which a
+    patch begins (Idefics3), where float32 decides at their edges. A grid of the table's own size takes any other as it
+    stands.
     """
 
     height: int  # places from top to bottom
     width: int  # places from left to right
-    resize: Literal["bicubic", "bicubic_antialias", "bilinear_antialias", "corners", "sincos"]  # "sincos": no weights
+    # "sincos": no weights
+    resize: Literal["bicubic", "bicubic_antialias", "bilinear_antialias", "corners", "buckets", "sincos"]
     prefix: bool = False  # the first prefix token has a learned place as well
 
 

@@ -50,6 +50,9 @@ class PositionTable(nn.Module):
         if self.weight is None:
             return sincos(h, w, self.width, device)
         weight, table = self.weight.float(), self.table
+        if table.resize == "buckets":
+            rows, cols = buckets(h, table.height, device), buckets(w, table.width, device)
+            return weight[(rows[:, None] * table.width + cols).flatten()]
         if (h, w) == (table.height, table.width):
             return weight
         picture = weight.unflatten(0, (table.height, table.width)).permute(2, 0, 1)[None].contiguous()
@@ -63,6 +66,20 @@ class PositionTable(nn.Module):
             antialias=table.resize.endswith("_antialias"),
         )
         return out[0].permute(1, 2, 0).flatten(0, 1)
+
+
+def buckets(patches: int, places: int, device: torch.device) -> Int64[Tensor, " n"]:
+    """The place of each of `patches` on an axis of `places`.
+
+    In float32 on the host, so that 19 patches on 19 places are not the places in turn: the weights were trained so.
+    Source: huggingface/transformers:src/transformers/models/idefics3/modeling_idefics3.py@v5.23.0
+    (Idefics3VisionEmbeddings), which counts on the device.
+    """
+    begins = (
+        torch.arange(patches, dtype=torch.float32, device="cpu") * (1.0 / torch.tensor(patches, device="cpu"))
+    ).clamp(max=1 - 1e-6)
+    edges = torch.arange(1 / places, 1.0, 1 / places, device="cpu")
+    return to_device(torch.bucketize(begins, edges, right=True), device)
 
 
 def sincos(h: int, w: int, width: int, device: torch.device) -> Float[Tensor, "P D"]:

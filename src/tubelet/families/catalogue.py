@@ -23,6 +23,7 @@ MODULES = (
     ("mlcd", ("MLCD",)),
     ("siglip", ("SIGLIP",)),
     ("siglip2", ("SIGLIP2",)),
+    ("idefics3", ("IDEFICS3",)),
     ("dinov2", ("DINOV2", "DINOV2_REGISTERS")),
     ("dinov3", ("DINOV3",)),
     ("aimv2", ("AIMV2",)),

@@ -15,7 +15,7 @@ from tubelet.pixels.recipe import Interpolation, PixelRecipe
 
 # Processors that make one picture of one picture. Others cut views or are unknown: they change nothing here.
 PLAIN = ("CLIP", "Bit", "Siglip", "Siglip2", "ViT", "DINOv3ViT", "Pixtral", "Qwen2VL")
-_INTERPOLATIONS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_INTERPOLATIONS: dict[int, Interpolation] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _CROPPING = ("CLIP", "Bit")  # processors that crop unless told not to
 
 # What is read, and what changes no pixel of one picture: how files name their writer, how batches are put together
@@ -55,7 +55,7 @@ def recipe_from(processor: Mapping[str, Any], recipe: PixelRecipe) -> PixelRecip
     if "resample" in processor:
         number = processor["resample"]
         if not isinstance(number, int) or number not in _INTERPOLATIONS:
-            raise ConfigError(f"resample is 2 or 3, got {number!r:.40}", expected=tuple(_INTERPOLATIONS), got=number)
+            raise ConfigError(f"resample is 1, 2 or 3, got {number!r:.40}", expected=tuple(_INTERPOLATIONS), got=number)
         changes["interpolation"] = _INTERPOLATIONS[number]
     for theirs, ours in (("image_mean", "mean"), ("image_std", "std")):
         if theirs in processor:

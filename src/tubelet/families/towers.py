@@ -91,7 +91,7 @@ def processor_to(config: EncoderConfig, kind: str) -> dict[str, Any]:
         "do_rescale": True,
         "do_normalize": True,
         "do_convert_rgb": True,
-        "resample": {"bilinear": 2, "bicubic": 3}[recipe.interpolation],
+        "resample": {"lanczos": 1, "bilinear": 2, "bicubic": 3}[recipe.interpolation],
         "rescale_factor": 1 / 255,
         "image_mean": list(recipe.mean),
         "image_std": list(recipe.std),

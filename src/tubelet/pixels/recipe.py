@@ -24,7 +24,7 @@ Rule = Literal[
     "longest_side",
 ]
 Resampler = Literal["torch", "pillow"]
-Interpolation = Literal["bicubic", "bilinear"]
+Interpolation = Literal["bicubic", "bilinear", "lanczos"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 RESAMPLERS: tuple[Resampler, ...] = get_args(Resampler)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
@@ -86,7 +86,9 @@ class PixelRecipe:
         if self.resampler not in RESAMPLERS:
             raise ConfigError("resampler is torch or pillow", expected=RESAMPLERS, got=self.resampler)
         if self.interpolation not in INTERPOLATIONS:
-            raise ConfigError("interpolation is bicubic or bilinear", expected=INTERPOLATIONS, got=self.interpolation)
+            raise ConfigError(
+                f"interpolation is one of {', '.join(INTERPOLATIONS)}", expected=INTERPOLATIONS, got=self.interpolation
+            )
         if self.size is not None and self.size < self.unit:
             raise ConfigError(f"a side of {self.size} is below one unit of {self.unit} pixels", got=self.size)
         if self.shortest is not None and (self.rule != "shortest_crop" or self.shortest < (self.size or 0)):

@@ -1,7 +1,7 @@
 """Resampling to the size that `tubelet.pixels.fit` chose.
 
-Antialiased, bicubic or bilinear, on uint8, bit-equal to torchvision's (resampler "torch") or to Pillow's (resampler
-"pillow"); the two differ by a few grey levels where pictures grow.
+Antialiased, bicubic, bilinear or Lanczos, on uint8, bit-equal to torchvision's (resampler "torch") or to Pillow's
+(resampler "pillow"); the two differ by a few grey levels where pictures grow.
 """
 
 import numpy as np
@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from tubelet.errors import ShapeError
+from tubelet.errors import RunError, ShapeError
 from tubelet.pixels.fit import Fit
 from tubelet.pixels.recipe import INTERPOLATIONS, RESAMPLERS
 from tubelet.pixels.sizes import Pad
+
+# torch's operators by filter; Lanczos since torch 2.12
+UPSAMPLE = {name: f"_upsample_{name}2d_aa" for name in INTERPOLATIONS}
 
 
 class ResizeBuffers:
@@ -42,14 +45,17 @@ def resize_frames(
 
     A view of the resized frames where a crop is taken; the input itself where nothing has to change. "torch" runs on
     one thread, on channels-last bytes: with other strides torch takes a path five times as slow. "pillow" gives C = 3.
-    buffers: where torch's result lies until they are used again; None gives memory of its own. Raises ShapeError.
+    buffers: where torch's result lies until they are used again; None gives memory of its own. Raises ShapeError,
+    RunError for torch's Lanczos where torch is older than 2.12.
     """
     if frames.ndim != 4 or frames.shape[3] not in (3, 4) or frames.dtype != torch.uint8:
         raise ShapeError(f"frames must be (F, H, W, 3) uint8, got {frames.dtype} {tuple(frames.shape)}")
     if resampler not in RESAMPLERS:
         raise ShapeError("resampler is torch or pillow", expected=RESAMPLERS, got=resampler)
     if interpolation not in INTERPOLATIONS:
-        raise ShapeError("interpolation is bicubic or bilinear", expected=INTERPOLATIONS, got=interpolation)
+        raise ShapeError(
+            f"interpolation is one of {', '.join(INTERPOLATIONS)}", expected=INTERPOLATIONS, got=interpolation
+        )
     out = frames
     if tuple(frames.shape[1:3]) != (size.resize_h, size.resize_w):
         if resampler == "pillow":
@@ -65,21 +71,23 @@ def resize_frames(
 def _by_torch(frames: Tensor, height: int, width: int, interpolation: str, buffers: ResizeBuffers | None) -> Tensor:
     # An F = 1 batch must keep channels-last strides: index a batch axis first and permute after, never the reverse.
     planes = frames.contiguous().permute(0, 3, 1, 2)
+    aten = torch.ops.aten
+    if not hasattr(aten, UPSAMPLE[interpolation]):
+        raise RunError(f"torch {torch.__version__} has no {interpolation}; that of resampler 'pillow' is always there")
     if buffers is None:
         return F.interpolate(planes, size=(height, width), mode=interpolation, antialias=True).permute(0, 2, 3, 1)
     # The same two passes, rows first, as the one call makes; but what lies between them is memory used before.
     count, high, _, channels = frames.shape
     between = buffers.take("between", count, high, width, channels)
     after = buffers.take("after", count, height, width, channels)
-    aten = torch.ops.aten
-    resample = aten._upsample_bicubic2d_aa.out if interpolation == "bicubic" else aten._upsample_bilinear2d_aa.out
+    resample = getattr(aten, UPSAMPLE[interpolation]).out
     resample(planes, [high, width], False, None, None, out=between.permute(0, 3, 1, 2))
     resample(between.permute(0, 3, 1, 2), [height, width], False, None, None, out=after.permute(0, 3, 1, 2))
     return after
 
 
 def _by_pillow(frames: Tensor, height: int, width: int, interpolation: str) -> Tensor:
-    kind = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+    kind = Image.Resampling[interpolation.upper()]
     resized = [np.asarray(Image.fromarray(f).resize((width, height), kind)) for f in frames[..., :3].numpy()]
     return torch.from_numpy(np.stack(resized))
 

@@ -319,25 +319,6 @@ def anyres(height: int, width: int, pinpoints: Iterable[Sequence[int]]) -> Pad:
     return Pad(h, w, (canvas_h - h) // 2, (canvas_w - w) // 2, canvas_h, canvas_w)
 
 
-def nearest_ratio(height: int, width: int, pinpoints: Sequence[tuple[int, int]], tile: int) -> tuple[int, int]:
-    """The canvas (height, width) whose ratio is the picture's most nearly. Raises ShapeError.
-
-    Of canvases of one ratio it is the first, and a later one where the picture has more than half its pixels.
-    Source: huggingface/transformers:src/transformers/models/got_ocr2/image_processing_got_ocr2.py@v5.23.0
-    (get_optimal_tiled_canvas), which InternVL's processor uses.
-
-        >>> nearest_ratio(600, 1000, [(448, 448), (448, 896), (896, 448), (896, 1344)], 448)
-        (896, 1344)
-    """
-    check_sides(height, width)
-    best, least = (tile, tile), math.inf
-    for canvas in pinpoints:
-        difference = abs(width / height - canvas[1] / canvas[0])
-        if difference < least or (difference == least and width * height > 0.5 * canvas[0] * canvas[1]):
-            best, least = canvas, difference
-    return best
-
-
 def _check_ratio(height: int, width: int) -> None:
     ratio = max(height, width) / min(height, width)
     if ratio > QWEN_RATIO:

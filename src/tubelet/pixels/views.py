@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tubelet.shapes import UInt8
 
 Shape = Literal["keep", "squash"]
+Sizes = tuple[tuple[int, int], ...]  # (height, width), one after the other
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ def cut_to_units(views: Sequence[View], recipe: PixelRecipe) -> list[View]:
     found: list[View] = []
     for view in views:
         check_resized(view.pad.height, view.pad.width, 1, Limits())
-        check_resized(view.pad.resize_h, view.pad.resize_w, 1, Limits())
+        for high, wide in (*view.through, (view.pad.resize_h, view.pad.resize_w)):
+            check_resized(high, wide, 1, Limits())
         h, w = view.height // recipe.unit * recipe.unit, view.width // recipe.unit * recipe.unit
         if min(h, w) < 1:
             raise ShapeError(
@@ -177,23 +179,35 @@ def cut_to_units(views: Sequence[View], recipe: PixelRecipe) -> list[View]:
 def cut_views(
     frames: "UInt8[Tensor, 'F H W C']", views: Sequence[View], recipe: PixelRecipe
 ) -> "list[UInt8[Tensor, 'F h w C']]":
-    """The pixels of each view, resized by the recipe's filter: one resize for all views of one canvas.
+    """The pixels of each view, resized by the recipe's filter: each size once, however many views go through it.
 
     Views of a canvas share memory; nothing may be written to them.
     """
-    canvases: dict[Pad, Tensor] = {}
+    resized: dict[Sizes, Tensor] = {(): frames}
+    canvases: dict[tuple[Sizes, Pad], Tensor] = {}
     for view in views:
-        if view.pad not in canvases:
-            canvases[view.pad] = _drawn(frames, view.pad, recipe)
-    return [canvases[v.pad][:, v.top : v.top + v.height, v.left : v.left + v.width] for v in views]
+        if (view.through, view.pad) not in canvases:
+            canvases[view.through, view.pad] = _drawn(resized, view, recipe)
+    shown = ((canvases[v.through, v.pad], v) for v in views)
+    return [canvas[:, v.top : v.top + v.height, v.left : v.left + v.width] for canvas, v in shown]
 
 
-def _drawn(frames: "Tensor", pad: Pad, recipe: PixelRecipe) -> "Tensor":
-    import torch  # rules of views do without
+def _step(resized: "dict[Sizes, Tensor]", sizes: Sizes, recipe: PixelRecipe) -> "Tensor":
+    """The picture resized to these sides one after the other; kept there, as every step on the way is."""
+    from tubelet.pixels.resize import resize_frames  # rules of views do without torch
 
-    from tubelet.pixels.resize import resize_frames
+    if sizes not in resized:
+        pad = Pad(*sizes[-1], 0, 0, *sizes[-1])
+        before, kind = _step(resized, sizes[:-1], recipe), recipe.interpolation
+        resized[sizes] = resize_frames(before, pad, resampler=recipe.resampler, interpolation=kind)
+    return resized[sizes]
 
-    small = resize_frames(frames, pad, resampler=recipe.resampler, interpolation=recipe.interpolation)
+
+def _drawn(resized: "dict[Sizes, Tensor]", view: View, recipe: PixelRecipe) -> "Tensor":
+    import torch
+
+    pad = view.pad
+    small = _step(resized, (*view.through, (pad.resize_h, pad.resize_w)), recipe)
     if (pad.resize_h, pad.resize_w) == (pad.height, pad.width):
         return small
     canvas = torch.zeros(len(small), pad.height, pad.width, small.shape[3], dtype=torch.uint8, device="cpu")

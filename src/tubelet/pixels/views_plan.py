@@ -18,8 +18,9 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from tubelet.errors import ConfigError
+from tubelet.pixels.canvases import longest_even, nearest_ratio, whole_tiles
 from tubelet.pixels.fit import check_resized
-from tubelet.pixels.sizes import Pad, anyres, check_sides, nearest_ratio
+from tubelet.pixels.sizes import Pad, anyres, check_sides
 from tubelet.reading.limits import Limits
 
 Pool = Literal["bilinear", "average", "max"]
@@ -27,7 +28,8 @@ Joining = Literal["flat", "spatial", "unpad"]
 JOININGS: tuple[Joining, ...] = ("flat", "spatial", "unpad")
 Compat = Literal["transformers-5"]
 Pooled = Literal["all", "clips"]
-Canvas = Literal["inside", "filled"]
+Canvas = Literal["inside", "filled", "multiple"]
+CANVASES: tuple[Canvas, ...] = ("inside", "filled", "multiple")
 POOLS: tuple[Pool, ...] = ("bilinear", "average", "max")
 
 
@@ -40,6 +42,7 @@ class View(NamedTuple):
     left: int
     height: int
     width: int
+    through: tuple[tuple[int, int], ...] = ()  # sides the picture is resized to before, one after the other
 
     def box(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Left, top, right, bottom in the pixels of the upright picture; beyond it where the canvas is.
@@ -101,7 +104,10 @@ class ViewRule:
     most: int | None = None
     # "filled" (InternVL): the canvas of the nearest ratio, filled with the picture, its ratio lost; the whole stands
     # behind its tiles, and alone where there is one tile
+    # "multiple" (Idefics3): the same on a canvas of the next multiples of a tile, through which the whole is resized
     canvas: Canvas = "inside"
+    longest: int | None = None  # the longer side that a picture is resized to first, the other even; None: not
+    clip_longest: int | None = None  # the same of the frames of a clip
 
     def __post_init__(self) -> None:
         if min(self.tile, self.stride, 1 if self.most is None else self.most) < 1:
@@ -117,14 +123,21 @@ class ViewRule:
                 f"pool is {', '.join(POOLS)} or None, join {', '.join(JOININGS)}, compat transformers-5 or None",
                 got=(self.pool, self.join, self.compat),
             )
-        if self.canvas not in ("inside", "filled") or (self.canvas == "filled" and self.join != "flat"):
-            raise ConfigError("a canvas is inside, or filled and joined flat", got=(self.canvas, self.join))
+        if self.canvas not in CANVASES or (self.canvas != "inside" and self.join != "flat"):
+            raise ConfigError("a canvas is inside, or filled or multiple and joined flat", got=(self.canvas, self.join))
+        if (self.canvas == "multiple" and self.pinpoints) or 0 in (self.longest, self.clip_longest):
+            raise ConfigError("multiples of a tile are no pinpoints, and sides start at 1", got=self)
         if self.pooled_are not in ("all", "clips") or (self.most is not None and self.join != "unpad"):
             raise ConfigError(
                 "all views are pooled or those of clips; tiles sampled down to a number are joined by unpad",
                 expected=("all", "clips"),
                 got=(self.pooled_are, self.most, self.join),
             )
+
+    @property
+    def cuts(self) -> bool:
+        """Whether pictures are cut into tiles."""
+        return bool(self.pinpoints) or self.canvas == "multiple"
 
     def tiling(self, height: int, width: int) -> Tiling:
         """Canvas, place and tiles of a picture. Raises ShapeError for one without content.
@@ -134,6 +147,10 @@ class ViewRule:
         """
         if self.canvas == "filled":
             full = nearest_ratio(height, width, self.pinpoints, self.tile)
+            pad = Pad(*full, 0, 0, *full)
+        elif self.canvas == "multiple":
+            [*_, first] = ((height, width), *_first(height, width, self.longest))
+            full = whole_tiles(*first, self.tile)
             pad = Pad(*full, 0, 0, *full)
         else:
             pad = anyres(height, width, self.pinpoints)
@@ -146,22 +163,27 @@ class ViewRule:
         >>> [(view.name, view.top, view.left) for view in LAVIDA.views(400, 900)[1:]]
         [('tile 0,0', 0, 0), ('tile 0,1', 0, 384), ('tile 0,2', 0, 768)]
         """
-        if not self.pinpoints:
-            return (self.glance(height, width),)
+        through = _first(height, width, self.longest)
+        whole = whole_view("global", self.tile)._replace(through=through)
+        if not self.cuts:
+            return (whole,)
         tiling, side = self.tiling(height, width), self.tile
         corners = [(r * side, c * side) for r in range(tiling.rows) for c in range(tiling.cols)]
         tiles = (
-            View(name, tiling.pad, *corner, side, side) for name, corner in zip(tiling.names[1:], corners, strict=True)
+            View(name, tiling.pad, *corner, side, side, through)
+            for name, corner in zip(tiling.names[1:], corners, strict=True)
         )
-        whole = self.glance(height, width)
-        if self.canvas == "filled":
-            return (*tiles, whole) if tiling.rows * tiling.cols > 1 else (whole,)
-        return whole, *tiles
+        if self.canvas == "inside":
+            return whole, *tiles
+        if tiling.rows * tiling.cols == 1:
+            return (whole,)
+        if self.canvas == "multiple":
+            whole = whole._replace(through=(*through, tiling.pad[:2]))
+        return *tiles, whole
 
     def glance(self, height: int, width: int) -> View:
         """The one view that frames of a clip have."""
-        check_sides(height, width)
-        return whole_view("global", self.tile)
+        return whole_view("global", self.tile)._replace(through=_first(height, width, self.clip_longest))
 
     def pooled(self, grid: tuple[int, int], *, clip: bool = False) -> tuple[int, int]:
         """A view's (rows, columns) of tokens after its pool: bilinear rounds up, the others drop what is left over.
@@ -184,7 +206,7 @@ class ViewRule:
         ((196, 112, 120, 112, 120), 660)
         """
         h, w = self.pooled(grid)
-        if not self.pinpoints:
+        if not self.cuts:
             return (h * w + (self.join == "unpad"),)
         tiling = self.tiling(height, width)
         if self.join != "unpad":
@@ -230,6 +252,12 @@ class ViewRule:
 
     def _cut(self, length: float) -> int:
         return int(length if self.compat is None else round(length, 7))
+
+
+def _first(height: int, width: int, longest: int | None) -> tuple[tuple[int, int], ...]:
+    """The sides that a picture of this size is resized to first, if it is. Raises ShapeError."""
+    check_sides(height, width)
+    return () if longest is None else (longest_even(height, width, longest),)
 
 
 def _kept(tiles: int, each: int, dropped: int) -> list[int]:

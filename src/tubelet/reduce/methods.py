@@ -91,13 +91,15 @@ Score = Callable[[Inputs, Budget, Settings], Tensor]
 @dataclass(frozen=True)
 class Method:
     """about: one line for a list. needs: inputs it cannot do without. covers: it can follow coverage and a scaffold.
-    run: the method itself, to be called through `choose`."""
+    ranks: under its own settings it keeps the rows of the highest scores, the first of equal ones, and its scores are
+    the same at every budget. run: the method itself, to be called through `choose`."""
 
     about: str
     run: Run = field(repr=False)
     needs: tuple[Need, ...] = ()
     kind: Kind = "chooses"
     covers: bool = False
+    ranks: bool = False
 
 
 def needs_of(name: str, settings: Settings) -> tuple[Need, ...]:
@@ -272,19 +274,20 @@ def _one(budget: Budget) -> int:
 
 
 _scored = partial(Method, covers=True)
+_ranked = partial(_scored, ranks=True)
 
 METHODS: dict[str, Method] = {
     "shirg": _scored(
         "near and around the words of a text, and of all regions", _by(_shirg, coverage=REGION), ("text",)
     ),
-    "text": _scored("near the words of a text", _by(_text), ("text",)),
-    "attention": _scored("most attended to in one layer", _by(_attention), ("attention",)),
-    "edges": _scored("least like their neighbours", _by(lambda i, _, __: edges(i.tokens))),
-    "variance": _scored("largest variance over channels", _by(lambda i, _, __: variance(i.tokens))),
-    "norm": _scored("longest", _by(lambda i, _, __: norm(i.tokens))),
-    "boxes": _scored("most covered by given boxes: an oracle", _by(_boxes), ("boxes",)),
+    "text": _ranked("near the words of a text", _by(_text), ("text",)),
+    "attention": _ranked("most attended to in one layer", _by(_attention), ("attention",)),
+    "edges": _ranked("least like their neighbours", _by(lambda i, _, __: edges(i.tokens))),
+    "variance": _ranked("largest variance over channels", _by(lambda i, _, __: variance(i.tokens))),
+    "norm": _ranked("longest", _by(lambda i, _, __: norm(i.tokens))),
+    "boxes": _ranked("most covered by given boxes: an oracle", _by(_boxes), ("boxes",)),
     "uniform": _scored("at equal steps", _by(lambda i, b, _: uniform(i.tokens, budget=b))),
-    "random": _scored("at random, by a seed", _by(lambda i, _, s: random(i.tokens, seed=s.seed))),
+    "random": _ranked("at random, by a seed", _by(lambda i, _, s: random(i.tokens, seed=s.seed))),
     "divprune": Method("as different from each other as can be", _divprune),
     "cdpruner": Method("different from each other, and relevant to a text", _cdpruner, ("text",)),
     "codec": Method("where a video's codec spent its work", _codec, ("sparse",)),

@@ -36,7 +36,8 @@ from tubelet.reading.source import open_source
 from tubelet.shapes import Float, Int32, Int64
 from tubelet.train.data.sample import Dataset, Media, Sample
 from tubelet.train.data.spare import BadSample, Spares, first_usable
-from tubelet.train.tokenize import Header, Tokenizing, Tokens, stills_of, tokenize
+from tubelet.train.marks import Header
+from tubelet.train.tokenize import Tokenizing, Tokens, stills_of, tokenize
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,7 @@ class Collator:
 
     def headers(self, sample: Sample) -> list[Header]:
         """Sizes and times of the sample's pictures and clips; nothing is decoded. Raises InputError and its kinds."""
-        return [header_of(one, self.sampling, self.limits) for one in sample.media]
+        return [self.how.as_cut(header_of(one, self.sampling, self.limits)) for one in sample.media]
 
     def _usable(self, index: int) -> "Loaded":
         """The sample, or the first of its spares that can be used, with what could not."""
@@ -210,7 +211,7 @@ def header_of(media: Media, sampling: Sampling, limits: Limits) -> Header:
             expected=media.kind,
             got=kind,
         )
-    return Header(kind, seen.width, seen.height, seen.times_s)
+    return Header(kind, seen.width, seen.height, seen.times_s, seen.duration_s)
 
 
 def packed_batch(samples: Sequence[Loaded], how: Tokenizing) -> PackedBatch:

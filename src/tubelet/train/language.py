@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tubelet.language.placing.touch import blank, touch
+from tubelet.language.vlm.batch import picture_blocks
+from tubelet.language.vlm.chat import as_written
 from tubelet.language.vlm.features import VisualRows
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.packed_lm import output_head, packed_states, use_packed_attention
@@ -69,7 +71,7 @@ class LanguageTraining(nn.Module):
     def forward(self, batch: PackedBatch) -> Loss:
         """The summed loss over all labels of the batch, and how many those are."""
         rows = self.rows(batch)
-        real = rows if len(batch.pixels) else _none_of(rows)
+        real = as_written(rows, self.vlm.scheme) if len(batch.pixels) else _none_of(rows)
         embeds, positions = place_batch(batch, real.tokens, self.vlm.scheme, self.vlm.speaker.embed)
         return self.loss(batch, self.touched(batch, embeds, rows), positions, real)
 
@@ -102,6 +104,7 @@ class LanguageTraining(nn.Module):
             axes=1 if scheme.rule.time == "none" else 3,
             deepstack=rows.deepstack,
             visual=visual,
+            blocks=picture_blocks(visual) if scheme.bidirectional == "images" else None,
         )
         head = output_head(speaker)
         total = next_token(states, batch.labels, head=head.weight, bias=head.bias, cu_seqlens=batch.cu_seqlens, count=1)

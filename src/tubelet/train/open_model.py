@@ -12,10 +12,10 @@ from tubelet.language.placing.align import LLAVA
 from tubelet.language.project.projector import MERGING, Projector, build_projector
 from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
 from tubelet.language.vlm.lavida import FrontEnd
+from tubelet.language.vlm.layouts import LAYOUTS
 from tubelet.language.vlm.llava import read_embeddings
 from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.qwen import RULES
 from tubelet.language.vlm.read_folder import MODEL_TYPE
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.pixels.recipe import UNBUDGETED, PixelRecipe
@@ -47,7 +47,7 @@ def load_vlm(model: ModelConfig, seed: int) -> VLM:
     dtype = None if model.dtype == "stored" else getattr(torch, model.dtype)
     said = find_folder(model.path).config() or {}
     refuse_code(said)
-    known = said.get("model_type") in (*RULES, *LLAVA_BASES, MODEL_TYPE, "llava_next")
+    known = said.get("model_type") in (*LAYOUTS, *LLAVA_BASES, MODEL_TYPE)
     if known and model.projector is None:
         vlm = VLM.from_pretrained(model.path, dtype=dtype, vision_tower=model.vision_tower)
     elif known:

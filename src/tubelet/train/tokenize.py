@@ -24,7 +24,7 @@ from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.values import Downstream, PlannedItem
 from tubelet.language.placing.place import place
 from tubelet.language.placing.prompt import IGNORED, Count, Prompt, expand_placeholders, truncate
-from tubelet.language.vlm.chat import apply_chat_template, leading_ids, timestamps
+from tubelet.language.vlm.chat import apply_chat_template, leading_ids
 from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
 from tubelet.language.vlm.template import render_template
 from tubelet.packed import Packed
@@ -33,25 +33,11 @@ from tubelet.pixels.budget import frames_within, is_clip, spread, times_of
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import Views
 from tubelet.shapes import Int64
-from tubelet.train.data.sample import Kind, Sample
+from tubelet.train.data.sample import Sample
+from tubelet.train.marks import Header, Span, mark_of, recipe_of, with_times, with_views
 
 Style = Literal["chat", "plain"]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What is known of a picture or clip before its pixels are."""
-
-    kind: Kind
-    width: int  # upright
-    height: int
-    times_s: tuple[float, ...]  # of the frames that will be taken
-
-    @property
-    def clip(self) -> bool:
-        """Whether it is cut as a clip and stands for one, be it of one frame."""
-        return self.kind == "video"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +64,13 @@ class Tokenizing:
             raise ConfigError("style is chat or plain", expected=("chat", "plain"), got=self.style)
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError("max_length starts at 1", limit=1, got=self.max_length)
-        if self.scheme.written is not None or self.scheme.bidirectional != "none":
-            got = self.scheme.bidirectional, self.scheme.written
-            raise ConfigError("training has no rows that see each other both ways, nor written-out pictures", got=got)
-        if self.scheme.rule.time == "blocks" and self.after.select is not None:
-            raise ConfigError("how many rows of each frame a selection keeps is not known before it", got="select")
+        if "prefix" in (self.scheme.wording, self.scheme.bidirectional):
+            raise ConfigError("training has no prefixes that are seen both ways", got="prefix")
+        by_block = self.scheme.rule.time == "blocks" or self.scheme.written is not None
+        if by_block and self.after.select is not None:
+            raise ConfigError(
+                "how many rows of each tile or frame a selection keeps is not known before it", got="select"
+            )
         if self.scheme.rule.time != "none" and self.scheme.views is not None:
             raise ConfigError("joined views are counted like text: rule.time is none", got=self.scheme.rule.time)
 
@@ -99,8 +87,7 @@ class Tokenizing:
 
     def recipe(self, header: Header) -> PixelRecipe:
         """The recipe that cuts a picture or clip."""
-        scheme = self.scheme
-        return scheme.video_pixels if header.clip and scheme.video_pixels is not None else scheme.pixels
+        return recipe_of(header, self.scheme)
 
     def planned(self, header: Header, stills: int = 1) -> PlannedItem:
         """Grids and rows of a picture or clip; stills: pictures of its sample. Raises what the size rule raises."""
@@ -109,6 +96,12 @@ class Tokenizing:
             width = height = max(width, height)
         recipe, frames = self.recipe(header), len(header.times_s)
         return _planned(width, height, frames, recipe, self.after, scheme.views, clip=header.clip)
+
+    def as_cut(self, header: Header) -> Header:
+        """The header; that of a clip of a single frame as of the picture that it is, where pictures are cut into
+        views."""
+        one = self.scheme.views is not None and len(header.times_s) == 1
+        return replace(header, kind="image") if one else header
 
     def fitted(self, header: Header) -> Header:
         """The header with the times of the frames that its budget has room for: those that are cut."""
@@ -157,12 +150,15 @@ def tokenize(sample: Sample, headers: Sequence[Header], how: Tokenizing, *, coun
     off; AlignmentError where its text holds other placeholders than its pictures; ConfigError for a template that
     fails; what the size rule raises.
     """
-    headers, stills = [how.fitted(one) for one in headers], stills_of(headers)
+    headers = [how.fitted(one) for one in headers]
+    stills = stills_of(headers)
     planned = tuple(how.planned(one, stills) for one in headers)
     text, spans = _plain(sample, headers, how) if how.style == "plain" else _chat(sample, headers, how)
     counts: list[Count] = [one.tokens for one in planned]
     if how.scheme.rule.time == "blocks":
-        text, spans, counts = _timed(text, spans, headers, planned, how)
+        text, spans, counts = with_times(text, spans, headers, planned, how.scheme, how.tokenizer)
+    elif how.scheme.written is not None:
+        text, spans, counts = with_views(text, spans, headers, planned, how.scheme)
     ids, labels = _labelled(text, spans, how)
     _check_order(ids, headers, sample, how)
     prompt = expand_placeholders(ids, counts, how.scheme.token_ids, labels=labels)
@@ -179,8 +175,6 @@ def stills_of(headers: Sequence[Header]) -> int:
 
 
 # ---- text, and where the assistant speaks in it
-
-Span = tuple[int, int]
 
 
 def _chat(sample: Sample, headers: Sequence[Header], how: Tokenizing) -> tuple[str, list[Span]]:
@@ -211,7 +205,7 @@ def _message(sample: Sample, n: int, headers: Sequence[Header], how: Tokenizing)
     turn = sample.turns[n]
     if how.scheme.wording == "image_tag":
         return {"role": turn.role, "content": "".join(IMAGE_TAG if isinstance(p, int) else p for p in turn.parts)}
-    if all(isinstance(p, str) for p in turn.parts):
+    if how.scheme.written is None and all(isinstance(p, str) for p in turn.parts):
         return {"role": turn.role, "content": turn.text}
     parts = [
         {"type": "text", "text": p} if isinstance(p, str) else {"type": "video" if headers[p].clip else "image"}
@@ -239,48 +233,9 @@ def _plain(sample: Sample, headers: Sequence[Header], how: Tokenizing) -> tuple[
     """
     if [turn.role for turn in sample.turns] != ["user", "assistant"]:
         raise InputError("the plain style has one picture and one caption", source=sample.where, expected=2)
-    marks = "".join(_mark(one, how) for one in headers)
+    marks = "".join(mark_of(one, how.scheme, how.tokenizer) for one in headers)
     text = f"{marks}{sample.turns[1].text}\n"
     return text, [(len(marks), len(text))]
-
-
-def _mark(header: Header, how: Tokenizing) -> str:
-    """What stands for a picture or clip in text."""
-    if how.scheme.wording == "image_tag":
-        return IMAGE_TAG
-    ids = how.scheme.token_ids
-    middle = ids.video if header.clip and ids.video is not None else ids.image
-    wanted = [i for i in (ids.start, middle, ids.end) if i is not None]
-    names = how.tokenizer.convert_ids_to_tokens(wanted)
-    if None in names:
-        raise ConfigError("the tokenizer lacks a placeholder of this model", expected=tuple(wanted))
-    return "".join(names)
-
-
-def _timed(
-    text: str, spans: list[Span], headers: Sequence[Header], planned: Sequence[PlannedItem], how: Tokenizing
-) -> tuple[str, list[Span], list[Count]]:
-    """The text with a timestamp and a block for each frame of each clip, and the rows of each block (Qwen3-VL)."""
-    pieces: list[str] = []
-    counts: list[Count] = []
-    moved: list[tuple[int, int]] = []  # (a place in the text, letters added there)
-    done = 0
-    for header, one in zip(headers, planned, strict=True):
-        mark = _mark(header, how)
-        at = text.find(mark, done)
-        if at < 0:
-            raise InputError("the chat template leaves a picture or clip out", expected=mark)
-        pieces.append(text[done:at])
-        done = at + len(mark)
-        blocks = [mark]
-        counts += [one.merged.h * one.merged.w] * one.merged.t
-        if header.clip:
-            times = timestamps(header.times_s, how.recipe(header).temporal)
-            blocks = [f"<{when:.1f} seconds>{mark}" for when in times]
-        pieces += blocks
-        moved.append((done, sum(map(len, blocks)) - len(mark)))
-    shifted = [(a + sum(n for at, n in moved if at <= a), b + sum(n for at, n in moved if at <= a)) for a, b in spans]
-    return "".join([*pieces, text[done:]]), shifted, counts
 
 
 # ---- ids

@@ -31,6 +31,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"rope": None},
     {"rope": Rope("rotation", 100.0, (0, 1, 1), (0.0, 0.0, 0.5), "halves", "centred")},
     {"table": Table(3, 5, "corners")},
+    {"table": Table(3, 5, "buckets")},
     {"table": Table(2, 2, "bilinear_antialias", prefix=True), **FIRST},
     {"table": Table(1, 1, "sincos"), "rope": None},
     {**FIRST, "post_norm": "pooled", "prefix_angles": True, "rope": Rope("rotation")},

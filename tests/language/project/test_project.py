@@ -29,6 +29,7 @@ KEYS = {
     "patch_merger": [f"{part}.{w}" for part in ("ln_q", "mlp.0", "mlp.2") for w in ("weight", "bias")],
     "spatial_merge": [f"{part}.{w}" for part in ("ln_q", "mlp.0", "mlp.2") for w in ("weight", "bias")],
     "pixel_shuffle": [f"{part}.{w}" for part in ("norm", "mlp.0", "mlp.2") for w in ("weight", "bias")],
+    "merge_linear": ["weight"],
     "soft_tokens": ["norm.weight", "weight"],
     "pooler": [f"{part}.{w}" for part in ("conv_pool", "proj.1") for w in ("weight", "bias")],
     "identity": [],
@@ -90,6 +91,11 @@ def test_pixel_shuffle_norms_what_it_merged():
     normed = F.layer_norm(blocks, (4 * IN,), w["norm.weight"], w["norm.bias"], 0.01)
     inner = F.gelu(F.linear(normed, w["mlp.0.weight"], w["mlp.0.bias"]))
     torch.testing.assert_close(projector(p).x, F.linear(inner, w["mlp.2.weight"], w["mlp.2.bias"]))
+
+
+def test_merge_linear_is_one_matrix_over_neighbours():
+    projector, p = made("merge_linear", merge=2), rows((1, 4, 6), (2, 2, 4))
+    torch.testing.assert_close(projector(p).x, merge(p, space=2).x @ projector.state_dict()["weight"].T)
 
 
 def test_soft_tokens_are_means_that_are_normed():

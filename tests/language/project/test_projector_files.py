@@ -35,8 +35,9 @@ KINDS = [
     "patch_merger",
     "soft_tokens",
     "pixel_shuffle",
+    "merge_linear",
 ]
-BY_KEYS = [k for k in KINDS if k not in ("spatial_merge", "patch_merger")]
+BY_KEYS = [k for k in KINDS if k not in ("spatial_merge", "patch_merger", "merge_linear")]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the door for pickles exists on POSIX only")
 
 

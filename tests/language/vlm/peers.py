@@ -54,6 +54,7 @@ class Peer:
     processor: Any
     vlm: VLM
     tolerance: float = 1e-3
+    timed: bool = False  # its processor writes times of clips into the prompt
 
     def pictures(self, sizes: Sequence[tuple[int, int]]) -> list[Clip]:
         """Of noise, by (height, width)."""
@@ -75,6 +76,9 @@ class Peer:
         videos = [torch.from_numpy(c.frames).permute(0, 3, 1, 2) for clips in prompts for c in clips if c.is_video]
         more: dict[str, Any] = {"images": stills if any(stills) else None}
         more |= {"videos": videos} if videos else {}
+        if videos and self.timed:
+            told = [{"fps": 2.0, "total_num_frames": len(v), "frames_indices": list(range(len(v)))} for v in videos]
+            more["video_metadata"] = told
         bos = self.processor.tokenizer.bos_token
         more |= {"add_special_tokens": False} if bos and words[0].startswith(bos) else {}  # as apply_chat_template
         self.processor.tokenizer.padding_side = "left"
@@ -121,10 +125,10 @@ class Peer:
         torch.testing.assert_close(ours[real], theirs[real], atol=self.tolerance, rtol=self.tolerance)
 
 
-def opened(model: Any, processor: Any, folder: Path) -> Peer:
+def opened(model: Any, processor: Any, folder: Path, *, timed: bool = False) -> Peer:
     """Model and processor written to the folder, and read by both."""
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return Peer(folder, model, AutoProcessor.from_pretrained(folder), VLM.from_pretrained(folder))
+    return Peer(folder, model, AutoProcessor.from_pretrained(folder), VLM.from_pretrained(folder), timed=timed)

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from tests.inspect.budget.budget_cases import counted
-from tests.language.vlm.peers import Peer, bpe, opened
-from tests.language.vlm.tiny_speakers import randomised
+from tests.language.vlm.peers import Peer
+from tests.language.vlm.tiny_peers import gemma3
 
 from tubelet import VLM
 from tubelet.errors import ConfigError
@@ -19,39 +18,6 @@ from tubelet.inspect.budget.outline import outline_model
 from tubelet.inspect.budget.plan import plan
 from tubelet.language.vlm.chat import patchify_clips
 from tubelet.language.vlm.scheme import Written
-
-SIDE, PATCH = 56, 7  # 8 x 8 patches, 4 x 4 rows
-NAMES = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' }}"
-    "{% for item in message['content'] %}"
-    "{{ '<start_of_image>' if item['type'] == 'image' else item['text'] | trim }}{% endfor %}"
-    "{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
-
-
-def gemma3(folder: Path) -> Peer:
-    words = bpe((*NAMES.values(), "<start_of_turn>", "<end_of_turn>"), bos="<bos>", more=NAMES)
-    text: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "head_dim": 16}
-    config = hf.Gemma3Config(
-        vision_config={
-            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "image_size": SIDE, "patch_size": PATCH, "vision_use_head": False,
-        },
-        text_config=hf.Gemma3TextConfig(
-            **text, num_attention_heads=4, num_key_value_heads=2, vocab_size=len(words), sliding_window=24,
-            query_pre_attn_scalar=16, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-            bos_token_id=None, eos_token_id=None, pad_token_id=0,
-        ),
-        mm_tokens_per_image=16,
-        image_token_index=words.image_token_id,
-        boi_token_index=words.boi_token_id,
-        eoi_token_index=words.eoi_token_id,
-    )  # fmt: skip
-    images = hf.Gemma3ImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    processor = hf.Gemma3Processor(images, words, chat_template=TEMPLATE, image_seq_length=16)
-    model = randomised(hf.Gemma3ForConditionalGeneration(config), scale=0.15)
-    return opened(model, processor, folder)
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from tests.inspect.budget.budget_cases import counted
-from tests.language.vlm.peers import QUESTION, Peer, bpe, opened
-from tests.language.vlm.tiny_speakers import randomised
+from tests.language.vlm.peers import QUESTION, Peer
+from tests.language.vlm.tiny_peers import SIDE, internvl
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
 from tubelet import VLM
@@ -20,45 +19,6 @@ from tubelet.inspect.budget.plan import plan
 from tubelet.language.vlm.chat import ask, patchify_clips, tokens_of
 from tubelet.language.vlm.features import VisualRows, frames_apart
 from tubelet.packed import Item, pack
-
-SIDE, PATCH = 28, 7  # 4 x 4 patches, 2 x 2 rows
-NAMES = {
-    "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
-    "video_token": "<video>",
-}  # fmt: skip
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% for content in message['content'] %}{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
-    "{% elif content['type'] == 'video' %}{{ '<video>\n' }}{% else %}{{ content['text'] }}{% endif %}{% endfor %}"
-    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-def internvl(folder: Path) -> Peer:
-    words = bpe((*NAMES.values(), "<|im_start|>", "<|im_end|>"), more=NAMES)
-    tower: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    config = hf.InternVLConfig(
-        vision_config=hf.InternVLVisionConfig(
-            **tower, num_attention_heads=2, image_size=[SIDE, SIDE], patch_size=[PATCH, PATCH], attention_bias=True
-        ),
-        text_config=hf.Qwen2Config(
-            hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            vocab_size=len(words), bos_token_id=None, eos_token_id=None, pad_token_id=0,
-        ),
-        image_token_id=words.context_image_token_id,
-        image_seq_length=4,
-        tie_word_embeddings=False,
-    )  # fmt: skip
-    size: dict[str, Any] = {"size": {"height": SIDE, "width": SIDE}, "image_mean": [0.485, 0.456, 0.406]}
-    size |= {"image_std": [0.229, 0.224, 0.225]}
-    processor = hf.InternVLProcessor(
-        hf.GotOcr2ImageProcessor(**size, min_patches=1, max_patches=6),
-        words,
-        hf.InternVLVideoProcessor(**size),
-        image_seq_length=4,
-        chat_template=TEMPLATE,
-    )
-    return opened(randomised(hf.InternVLForConditionalGeneration(config), scale=0.15), processor, folder)
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,12 @@ from tubelet.weights.tensors import stored_type
 BESIDE = (NETWORK, CONNECTOR)
 # Projectors whose cost a plan knows -> their matrices, and whether they average what they merge
 PLANNED = {"identity": ("identity", False), "linear": ("linear", False), "mlp2x_gelu": ("mlp2x_gelu", False)}
-PLANNED |= {"soft_tokens": ("linear", True), "pixel_shuffle": ("mlp2x_gelu", False)}
+PLANNED |= {"soft_tokens": ("linear", True), "pixel_shuffle": ("mlp2x_gelu", False), "merge_linear": ("linear", False)}
 # What text configurations of published models leave out, because it is upstream's default
 USUAL: dict[str, dict[str, int]] = {
     "llama": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008},
+    "gemma": {"head_dim": 256},
+    "gemma2": {"head_dim": 256},
     "gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
     "mistral": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 14336}
     | {"num_key_value_heads": 8},

@@ -255,6 +255,10 @@ def _settle(given: dict[str, Any], checkpoint: Checkpoint, entries: Mapping[str,
         out_dim, wide = _shape(entries, "mlp.0.weight", 2, checkpoint.name)
         merge = given.pop("merge", saved.get("merge", 2))
         in_dim = wide // merge**2
+    elif kind == "merge_linear":
+        out_dim, wide = _shape(entries, "weight", 2, checkpoint.name)
+        merge = given.pop("merge", saved.get("merge", 1))
+        in_dim = wide // merge**2
     elif kind == "soft_tokens":
         in_dim, out_dim = _shape(entries, "weight", 2, checkpoint.name)
         merge = given.pop("merge", saved.get("merge", 1))

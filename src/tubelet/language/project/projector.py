@@ -7,12 +7,14 @@
     spatial_merge       norm, merge x merge neighbours side by side, two matrices     ln_q mlp.0 mlp.2
     patch_merger        the same for rows that already stand block by block           ln_q mlp.0 mlp.2
     pixel_shuffle       merge x merge neighbours side by side, norm, two matrices     norm mlp.0 mlp.2
+    merge_linear        merge x merge neighbours side by side, a matrix               weight
     soft_tokens         the mean of merge x merge neighbours, RMS norm, a matrix      norm weight
     pooler              a convolution over merge x merge neighbours, GELU, a matrix   conv_pool proj.1
     identity            nothing                                                       -
 
-Kinds and keys are those of LLaVA's mm_projector_type, so its weights fit; pixel_shuffle is InternVL's, soft_tokens
-Gemma 3's. Unlike there, grids come with the rows: any mix of sizes, pictures and videos goes through in one call.
+Kinds and keys are those of LLaVA's mm_projector_type, so its weights fit; pixel_shuffle is InternVL's,
+merge_linear Idefics3's, soft_tokens Gemma 3's. Unlike there, grids come with the rows: any mix of sizes, pictures and
+videos goes through in one call.
 Source: EvolvingLMMs-Lab/OneVision-Encoder:llava_next/llava/model/multimodal_projector/builder.py@c2cd3e0.
 """
 
@@ -41,12 +43,13 @@ KINDS = (
     "mlpNx_resMx_gelu",
     "patch_merger",
     "spatial_merge",
+    "merge_linear",
     "soft_tokens",
     "pooler",
     "identity",
 )
 COMPAT = {"infer_hw": "spatial_merge", "consecutive": "patch_merger"}  # which kind knows which
-MERGING = ("patch_merger", "spatial_merge", "pixel_shuffle", "soft_tokens", "pooler")
+MERGING = ("patch_merger", "spatial_merge", "pixel_shuffle", "merge_linear", "soft_tokens", "pooler")
 NORM_EPS = 1e-6  # of ln_q and norm; the residual blocks have torch's 1e-5
 _MLP = re.compile(r"mlp([1-9][0-9]{0,2})x(?:_res([0-9]{1,3})x)?_gelu")
 
@@ -175,6 +178,7 @@ def from_config(config: ProjectorConfig) -> Projector:
         "spatial_merge": SpatialMerge,
         "patch_merger": PatchMerger,
         "pixel_shuffle": PixelShuffle,
+        "merge_linear": MergeLinear,
         "soft_tokens": SoftTokens,
         "pooler": Pooler,
         "identity": Identity,
@@ -293,6 +297,18 @@ class PixelShuffle(Projector):
     def project(self, p: Packed) -> Packed:
         merged = merge(p, space=self.config.merge)
         return merged.with_x(self.mlp(self.norm(merged.x)))
+
+
+class MergeLinear(Projector):
+    """`tubelet.merge`, then a matrix without bias. Source: as of PixelShuffle, idefics3 (Idefics3Connector)."""
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__(config)
+        self.weight = nn.Linear(config.in_dim * config.merge**2, config.out_dim, bias=False).weight
+
+    def project(self, p: Packed) -> Packed:
+        merged = merge(p, space=self.config.merge)
+        return merged.with_x(F.linear(merged.x, self.weight))
 
 
 class SoftTokens(Projector):

@@ -21,7 +21,7 @@ from tubelet.errors import ConfigError, ShapeError
 
 NAME = "tubelet"
 PACKED = "tubelet_packed"  # the same for rows that are always packed: transformers builds no mask for it
-_CANNOT = ("softcap", "position_bias", "s_aux", "sliding_window", "cache")
+_CANNOT = ("softcap", "position_bias", "s_aux", "cache")
 
 
 def tubelet_attention(
@@ -39,11 +39,13 @@ def tubelet_attention(
 
     With cu_seq_lens_q (or cu_seqlens) B is 1 and each segment sees itself; a tensor of them is read on the host, which
     syncs on an accelerator, a list is there. Without, and with a mask instead, it is transformers' own "sdpa".
-    Raises ShapeError or ConfigError for what varlen attention cannot do: a mask besides segments, other segments for k.
+    With them sliding_window is kept, and tokens of a segment with one number from 0 in block_ids (S,) see each other
+    both ways, at the cost of a mask of the segment's length squared. Raises ShapeError or ConfigError for what varlen
+    attention cannot do: a mask besides segments, other segments for k.
     """
     cu = kwargs.pop("cu_seq_lens_q", None)
     cu = kwargs.pop("cu_seqlens", None) if cu is None else cu
-    cu_k = kwargs.pop("cu_seq_lens_k", None)
+    cu_k, blocks = kwargs.pop("cu_seq_lens_k", None), kwargs.pop("block_ids", None)
     if cu is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
@@ -59,15 +61,36 @@ def tubelet_attention(
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = kwargs.get("sliding_window")
+    if not causal and (blocks is not None or window is not None):
+        raise ConfigError("windows and blocks are of causal attention", got=window)
     if causal or dropout:
-        parts = [
-            F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale)
-            for q, k, v in zip(*(x.split(segments.lengths, dim=2) for x in (query, key, value)), strict=True)
-        ]
+        own = [None] * len(segments.lengths) if blocks is None else blocks.split(segments.lengths)
+        parts = []
+        each = (x.split(segments.lengths, dim=2) for x in (query, key, value))
+        for q, k, v, numbers in zip(*each, own, strict=True):
+            mask = _mask(q, window, numbers) if causal else None
+            how: dict[str, Any] = {"dropout_p": dropout, "is_causal": causal and mask is None, "scale": scale}
+            parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **how))
         return torch.cat([query[:, :, :0], *parts], dim=2).transpose(1, 2), None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     q = q * (scale * q.shape[-1] ** 0.5) if scaling is not None else q
     return varlen_attention(q, k, v, segments).unsqueeze(0), None
+
+
+def _mask(q: Tensor, window: int | None, blocks: Tensor | None) -> Tensor | None:
+    """What each token of a segment sees, (S, S); None where that is all before it."""
+    length = q.shape[2]
+    if blocks is None and (window is None or window >= length):
+        return None
+    at = torch.arange(length, device=q.device)
+    behind = at[:, None] - at
+    seen = behind >= 0
+    if window is not None:
+        seen &= behind < window
+    if blocks is not None:
+        seen |= (blocks[:, None] == blocks) & (blocks >= 0)
+    return seen
 
 
 def _segments(cu: Tensor | Sequence[int], cu_k: Tensor | Sequence[int] | None, query: Tensor, key: Tensor) -> Segments:

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tubelet.errors import ShapeError
+from tubelet.language.placing.place import Placed
+from tubelet.language.placing.prompt import IGNORED
+from tubelet.language.vlm.scheme import Bidirectional
 from tubelet.packed import Packed
-from tubelet.shapes import Float, Int64
+from tubelet.shapes import Bool, Float, Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +21,7 @@ class PromptBatch:
 
     input_ids: with 0 where a placeholder lies outside the vocabulary. places: (B, 3, S), (B, S) for plain positions.
     delta: (B,), see `PlacedCausalLM`. deepstack: (B, L, S, D), zeros where no row stands. visual: True where one does.
+    blocks: the number of the block whose tokens see each other both ways, -1 for those that see what is before them.
     """
 
     input_ids: Int64[Tensor, "B S"]
@@ -27,6 +32,7 @@ class PromptBatch:
     visual: Tensor
     labels: Tensor | None = None
     deepstack: Tensor | None = None
+    blocks: Tensor | None = None
 
     @property
     def arguments(self) -> dict[str, Tensor]:
@@ -39,13 +45,38 @@ class PromptBatch:
             "delta": self.delta,
             "visual": self.visual,
         }
-        return given if self.deepstack is None else given | {"deepstack": self.deepstack}
+        more = {"deepstack": self.deepstack, "blocks": self.blocks}
+        return given | {name: tensor for name, tensor in more.items() if tensor is not None}
 
 
 def empty_pack(width: int, device: torch.device) -> Packed:
     """A pack without items."""
     pos = torch.zeros(0, 3, dtype=torch.int32, device=device)
     return Packed(torch.zeros(0, width, device=device), pos, (), ())
+
+
+def blocks_of(placed: Placed, bidirectional: Bidirectional) -> Int64[Tensor, "B S"] | None:
+    """Which tokens see each other both ways (see `PromptBatch`); None where none do. Tokens with a label are an answer.
+
+    Source: huggingface/transformers:src/transformers/models/gemma3/modeling_gemma3.py@v5.23.0
+    (get_block_sequence_ids_for_mask) and paligemma/modeling_paligemma.py.
+    """
+    if bidirectional == "none":
+        return None
+    if bidirectional == "prefix":
+        answer = placed.attention_mask == 0 if placed.labels is None else placed.labels != IGNORED
+        return -answer.long()
+    return picture_blocks(placed.visual)
+
+
+def picture_blocks(visual: Bool[Tensor, "*batch S"]) -> Int64[Tensor, "*batch S"]:
+    """Rows that follow each other as blocks, numbered from 0; -1 elsewhere.
+
+    >>> picture_blocks(torch.tensor([False, True, True, False, True])).tolist()
+    [-1, 0, 0, -1, 1]
+    """
+    first = visual & ~F.pad(visual, (1, 0))[..., :-1]
+    return torch.where(visual, first.long().cumsum(-1) - 1, -1)
 
 
 def scatter_deepstack(deep: Sequence[Packed], visual: Tensor, like: Tensor) -> Tensor | None:

@@ -13,7 +13,6 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -21,7 +20,6 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tubelet.errors import ConfigError, InputError, ShapeError, TubeletError
-from tubelet.language.vlm.scheme import Bidirectional
 
 # The name that transformers has for its cache: "cache" since 5.24, "past_key_values" before
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -40,7 +38,6 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
     """
 
     main_input_name = "input_ids"
-    bidirectional: Bidirectional = "none"  # of `Scheme`: "images" lets rows that follow each other see each other
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -123,9 +120,10 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         past_key_values: Cache | None = None,
         visual: Tensor | None = None,
+        blocks: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits of the tokens given. places, delta, deepstack: see the class; without them positions count from 0.
-        visual: where rows stand in the prompt; without it nothing is seen both ways.
+        visual: where rows stand in the prompt. blocks: what is seen both ways (`PromptBatch`); nothing without it.
         cache or past_key_values: `CACHE` is the name that the installed transformers hands on and takes."""
         cache = past_key_values if cache is None else cache
         fed = inputs_embeds if inputs_embeds is not None else input_ids
@@ -145,8 +143,8 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         given |= {name: value for name, value in asked.items() if value is not None}
         if places is not None:
             given["position_ids"] = _positions(places, delta, start, stop)
-        if self.bidirectional == "images" and visual is not None and start < visual.shape[1]:
-            given["attention_mask"] = self._masks(given, visual)
+        if blocks is not None and start < blocks.shape[1]:
+            given["attention_mask"] = self._masks(given, blocks)
         if deepstack is not None and start < deepstack.shape[2]:
             given |= _deepstack(deepstack, start, stop)
         if self.head is None:
@@ -157,17 +155,14 @@ class PlacedCausalLM(PreTrainedModel, GenerationMixin):
         more = {name: out.get(name) for name in (CACHE, "hidden_states", "attentions")}
         return CausalLMOutputWithPast(logits=self.head(hidden[:, kept]), **more)
 
-    def _masks(self, given: Mapping[str, Any], visual: Tensor) -> Any:
-        """transformers' own masks of this model's layers, in which rows that follow each other see each other.
+    def _masks(self, given: Mapping[str, Any], blocks: Tensor) -> Any:
+        """transformers' own masks of this model's layers, in which tokens of a block see each other.
 
-        Source: huggingface/transformers:src/transformers/models/gemma3/modeling_gemma3.py@v5.23.0
-        (get_block_sequence_ids_for_mask). Raises ConfigError for an attention that takes no mask.
+        Raises ConfigError for an attention that takes no mask.
         """
         config: Any = self.lm.config
         if config._attn_implementation not in ("eager", "sdpa", "flex_attention"):
-            raise ConfigError("rows that see each other both ways need a mask", got=config._attn_implementation)
-        first = visual & ~F.pad(visual, (1, 0))[:, :-1]
-        blocks = torch.where(visual, first.long().cumsum(1) - 1, -1)
+            raise ConfigError("tokens that see each other both ways need a mask", got=config._attn_implementation)
         embeds = given["inputs_embeds"]
         embeds = self.embed(given["input_ids"]) if embeds is None else embeds
         how: dict[str, Any] = {"config": config, "inputs_embeds": embeds, "attention_mask": given["attention_mask"]}

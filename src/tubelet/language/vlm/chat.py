@@ -7,9 +7,8 @@
   -> expanded      as many as it has rows
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from tubelet.language.placing.prompt import Prompt, expand_placeholders, pad
 from tubelet.language.vlm.batch import PromptBatch
 from tubelet.language.vlm.features import VisualRows, frames_apart
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme, Written
+from tubelet.language.vlm.scheme import IMAGE_TAG, Scheme
 from tubelet.language.vlm.template import render_template
+from tubelet.language.vlm.written_out import marks_of, shown_of, write_out
 from tubelet.packed import Packed, concat
 from tubelet.pixels.budget import told
 from tubelet.pixels.patchify import patchify
@@ -61,6 +61,7 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
         >>> vlm.tokenizer.decode(vlm.generate(question.ready)[0])  # doctest: +SKIP
         '...'
     """
+    clips = [as_cut(c, vlm.scheme) for c in clips]
     with torch.no_grad():
         cut = vlm.scheme.for_pictures(sum(not c.is_video for c in clips))
         seen = tuple(seen_by(c, cut) for c in clips)
@@ -92,6 +93,11 @@ def patchify_clips(clips: Sequence[Clip], scheme: Scheme) -> Packed:
     """
     packs = [patchify([clip], recipe_of(clip, scheme), views=scheme.views) for clip in clips]
     return concat(packs) if packs else patchify([], scheme.pixels)
+
+
+def as_cut(clip: Clip, scheme: Scheme) -> Clip:
+    """The clip; one of a single frame as the picture that it is, where pictures are cut into views."""
+    return replace(clip, is_video=False) if scheme.views is not None and len(clip) == 1 else clip
 
 
 def seen_by(clip: Clip, scheme: Scheme) -> Clip:
@@ -165,10 +171,23 @@ def apply_chat_template(
     messages (one for text alone, say); what it said is the cause."""
     if tokenizer is None:
         raise ConfigError("the model's folder has no tokenizer: a question cannot be put into tokens")
-    if not getattr(tokenizer, "chat_template", None):
+    if scheme.wording == "prefix":
+        return _prefix(messages, tokenizer)
+    clips = any("video" in _items(m) for m in messages)
+    template = scheme.written.clip_template if scheme.written is not None and clips else None
+    if template is None and not getattr(tokenizer, "chat_template", None):
         raise ConfigError("the model's tokenizer has no chat template: how it is spoken to is not known")
     told = [_tagged(m) for m in messages] if scheme.wording == "image_tag" else list(messages)
-    return render_template(tokenizer, told, add_generation_prompt=add_generation_prompt)[0]
+    return render_template(tokenizer, told, add_generation_prompt=add_generation_prompt, template=template)[0]
+
+
+def _prefix(messages: Sequence[Message], tokenizer: Any) -> str:
+    """Items, the id that begins texts, the question and an end of line. Raises ConfigError for several messages."""
+    if len(messages) != 1:
+        raise ConfigError(f"this model answers one question, and knows no turns: {len(messages)} messages", limit=1)
+    content = messages[0]["content"]
+    said = content if isinstance(content, str) else "".join(p["text"] for p in content if p["type"] == "text")
+    return f"{IMAGE_TAG * len(_items(messages[0]))}{tokenizer.bos_token or ''}{said}\n"
 
 
 def _tagged(message: Message) -> dict[str, Any]:
@@ -193,7 +212,7 @@ def tokens_of(text: str, clips: Sequence[Clip], rows: Packed, tokenizer: Any, sc
     if scheme.rule.time == "blocks":
         text, counts = _with_times(text, clips, rows, tokenizer, scheme)
     elif scheme.written is not None:
-        text, counts = _written_out(text, clips, rows, scheme.written)
+        text, counts, _ = write_out(text, shown_of(clips, rows, scheme.written), scheme.written, scheme.views)
     return expand_placeholders(_all_ids(text, tokenizer, scheme), counts, scheme.token_ids)
 
 
@@ -206,7 +225,7 @@ def in_prompt_order(text: str, clips: Sequence[Clip], rows: VisualRows, tokenize
     if scheme.rule.time == "blocks" or len({c.is_video for c in clips}) < 2:
         return rows
     if written is not None and written.clip_mark is not None:
-        shown = [mark == written.clip_mark for mark in _marks(written).findall(text)]
+        shown = [mark == written.clip_mark for mark in marks_of(written).findall(text)]
     elif video in (None, image):
         return rows
     else:
@@ -224,43 +243,6 @@ def as_written(rows: VisualRows, scheme: Scheme) -> VisualRows:
     return rows if scheme.written is None or scheme.written.clip_mark is None else frames_apart(rows)
 
 
-def _marks(written: Written) -> re.Pattern[str]:
-    marks = [written.mark] if written.clip_mark is None else [written.mark, written.clip_mark]
-    return re.compile("|".join(map(re.escape, marks)))
-
-
-def _written_out(text: str, clips: Sequence[Clip], rows: Packed, written: Written) -> tuple[str, list[int]]:
-    """The text with what stands around rows, and the rows of each placeholder; a frame without rows is left out.
-
-    Raises AlignmentError where the text has other marks than the pack has items.
-    """
-    pieces, counts, done = [], [], 0
-    found = list(_marks(written).finditer(text))
-    order = list(dict.fromkeys(item.picture for item in rows.items))
-    if len(found) != len(order):
-        raise AlignmentError("the prompt has other items", expected=len(order), got=len(found))
-    for number, at in zip(order, found, strict=True):
-        own = [i for i, item in enumerate(rows.items) if item.picture == number]
-        blocks, shown = [sum(rows.lengths[i] for i in own)], written.text
-        if (at[0] == written.clip_mark) != (written.clip_mark is not None and clips[number].is_video):
-            raise AlignmentError("the prompt has another kind of item", item=number, got=at[0])
-        if at[0] == written.clip_mark:
-            [frames] = [_apart_lengths(rows, i) for i in own]
-            blocks = [n for n in frames if n]
-            kept = [t for t, n in enumerate(frames, 1) if n]
-            shown = written.between.join(written.frame.replace("{}", str(t)) for t in kept)
-        pieces += [text[done : at.start()], shown]
-        counts += blocks
-        done = at.end()
-    return "".join([*pieces, text[done:]]), counts
-
-
-def _apart_lengths(rows: Packed, item: int) -> list[int]:
-    """Rows of each row of time of an item."""
-    own = rows.pos[rows.starts[item] : rows.starts[item + 1], 0]
-    return torch.bincount(own.long().cpu(), minlength=rows.items[item].grid.t).tolist()
-
-
 def leading_ids(text: str, tokenizer: Any) -> list[int]:
     """What stands before a worded prompt: the id that begins texts, where the tokenizer puts it and the template did
     not. Source: huggingface/transformers:src/transformers/processing_utils.py@v5.23.0 (apply_chat_template)."""
@@ -272,8 +254,8 @@ def leading_ids(text: str, tokenizer: Any) -> list[int]:
 
 def _all_ids(text: str, tokenizer: Any, scheme: Scheme) -> list[int]:
     """Ids of a worded prompt, one placeholder an item or frame."""
-    ids = leading_ids(text, tokenizer)
-    for n, piece in enumerate(text.split(IMAGE_TAG) if scheme.wording == "image_tag" else [text]):
+    ids = [] if scheme.wording == "prefix" else leading_ids(text, tokenizer)
+    for n, piece in enumerate([text] if scheme.wording == "parts" else text.split(IMAGE_TAG)):
         ids += ([scheme.token_ids.image] if n else []) + _ids(piece, tokenizer)
     return ids
 

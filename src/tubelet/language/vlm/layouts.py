@@ -4,9 +4,11 @@ LLaVA's own layout, whose tower may lie elsewhere, and what tubelet writes are `
 """
 
 from tubelet.language.vlm.gemma3 import GEMMA_3
+from tubelet.language.vlm.idefics3 import IDEFICS_3, SMOL_VLM
 from tubelet.language.vlm.internvl import INTERNVL
 from tubelet.language.vlm.layout import Layout
 from tubelet.language.vlm.llava_hf import LLAVA_1_5, LLAVA_NEXT, LLAVA_ONEVISION
+from tubelet.language.vlm.paligemma import PALIGEMMA
 from tubelet.language.vlm.qwen import QWEN_VL, RULES
 
 LAYOUTS: dict[str, Layout] = {
@@ -16,6 +18,15 @@ LAYOUTS: dict[str, Layout] = {
     "llava_onevision": LLAVA_ONEVISION,
     "gemma3": GEMMA_3,
     "internvl": INTERNVL,
+    "idefics3": IDEFICS_3,
+    "smolvlm": SMOL_VLM,
+    "paligemma": PALIGEMMA,  # 1 and 2
+}
+# What tests/language/vlm compare with transformers' own code, live; of kinds that are not here with recorded cases
+PROOFS = ("words", "ids", "logits", "answers")
+VERIFIED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(set(LAYOUTS) - set(RULES), PROOFS),
+    **dict.fromkeys(RULES, ("words", "ids", "answers")),  # of pictures; clips are worded otherwise on purpose
 }
 # Published folders of each, and of the two whose layouts are read by `read_folder` itself; names, never followed
 HUB_IDS: dict[str, tuple[str, ...]] = {
@@ -28,6 +39,23 @@ HUB_IDS: dict[str, tuple[str, ...]] = {
     "llava_onevision": ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
     "gemma3": ("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it"),
     "internvl": ("OpenGVLab/InternVL3-1B-hf", "OpenGVLab/InternVL3-8B-hf", "OpenGVLab/InternVL3_5-8B-HF"),
+    "idefics3": (
+        "HuggingFaceM4/Idefics3-8B-Llama3",
+        "HuggingFaceTB/SmolVLM-256M-Instruct",
+        "HuggingFaceTB/SmolVLM-500M-Instruct",
+        "HuggingFaceTB/SmolVLM-Instruct",
+    ),
+    "smolvlm": (
+        "HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
+        "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    ),
+    "paligemma": (
+        "google/paligemma-3b-mix-224",
+        "google/paligemma-3b-mix-448",
+        "google/paligemma2-3b-mix-224",
+        "google/paligemma2-10b-mix-448",
+    ),
     "spatial-mllm": ("Diankun/Spatial-MLLM-subset-sft",),
     "llava_qwen": ("lmms-lab/llava-onevision-qwen2-0.5b-ov", "lmms-lab/llava-onevision-qwen2-7b-ov"),
 }

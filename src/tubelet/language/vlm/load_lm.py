@@ -3,6 +3,7 @@
     key in the file                            name in the model
     model.language_model.layers.0 ...          model.layers.0 ...      transformers 5, Qwen3-VL
     language_model.model.layers.0 ...          model.layers.0 ...      transformers 4 of LLaVA, and what tubelet writes
+    model.text_model.layers.0 ...              model.layers.0 ...      Idefics3, SmolVLM
     model.layers.0 ...                         model.layers.0 ...      Qwen2-VL and Qwen2.5-VL as published, LLaVA
 
 Nothing of a vision part is read, and only the shards the language model stands in are opened. The class comes from
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
 TEXT, HEAD = "model.", "lm_head."
-LAYOUTS = (("model.language_model.", "lm_head."), ("language_model.model.", "language_model.lm_head."), (TEXT, HEAD))
+LAYOUTS = (("model.language_model.", "lm_head."), ("language_model.model.", "language_model.lm_head."))
+LAYOUTS += (("model.text_model.", "lm_head."), (TEXT, HEAD))
 EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
 OWN = "language_model."  # before every name in what tubelet writes
 # What may stand beside the language model under "model." and is not part of it

@@ -23,7 +23,7 @@ from tubelet.geometry.branch import SpatialBranch, several
 from tubelet.geometry.fuse import fuse
 from tubelet.language.placing.place import place
 from tubelet.language.project.projector import Projector
-from tubelet.language.vlm.batch import PromptBatch, empty_pack, scatter_deepstack
+from tubelet.language.vlm.batch import PromptBatch, blocks_of, empty_pack, scatter_deepstack
 from tubelet.language.vlm.cache import FeatureCache, item_key
 from tubelet.language.vlm.features import VisualRows, encode_cached, keep_same_rows
 from tubelet.language.vlm.load_lm import replace_settings, require_transformers
@@ -86,7 +86,6 @@ class VLM(nn.Module):
         self.encoder, self.projector, self.reduce = encoder, projector, reduce
         self.speaker: PlacedCausalLM = lm if isinstance(lm, PlacedCausalLM) else PlacedCausalLM(lm)
         self.scheme, self.tokenizer = scheme, tokenizer
-        self.speaker.bidirectional = scheme.bidirectional
         self.newline = None if newline is None else nn.Parameter(newline)
         self.spatial = spatial
         self.cache = FeatureCache() if cache is None else cache
@@ -263,6 +262,7 @@ class VLM(nn.Module):
             placed.visual,
             placed.labels,
             scatter_deepstack(rows.deepstack, placed.visual, placed.inputs_embeds) if rows is not None else None,
+            blocks_of(placed, self.scheme.bidirectional),
         )
 
     def forward(self, ready: PromptBatch) -> Float[Tensor, "B S V"]:

@@ -46,12 +46,14 @@ def packed_states(
     axes: int = 1,
     deepstack: Sequence[Packed] = (),
     visual: Bool[Tensor, " S"] | None = None,
+    blocks: Int64[Tensor, " S"] | None = None,
 ) -> Float[Tensor, "S D"]:
     """Last hidden states of samples of these lengths. Differentiable; no sync.
 
     axes: 3 for models that count t, h and w apart, 1 for plain positions. deepstack: rows for the first layers, with
-    the places they stand at as `visual`. Raises ConfigError where the model's attention is another one by now (models
-    share their configuration), and what the attention raises, ConfigError for sliding windows among them.
+    the places they stand at as `visual`. blocks: tokens of a sample with one number from 0 see each other both ways.
+    Raises ConfigError where the model's attention is another one by now (models
+    share their configuration), and what the attention raises.
     """
     from tubelet.language.vlm.attention import PACKED
 
@@ -62,6 +64,8 @@ def packed_states(
         )
     trunk: Any = speaker.lm if speaker.head is not None else speaker.lm.base_model
     given: dict[str, Any] = {"cu_seq_lens_q": [0, *accumulate(lengths)], "use_cache": False}
+    if blocks is not None:
+        given["block_ids"] = blocks
     if deepstack and len(deepstack[0].x):
         assert visual is not None
         given |= {"visual_pos_masks": visual[None], "deepstack_visual_embeds": [p.x.to(embeds) for p in deepstack]}

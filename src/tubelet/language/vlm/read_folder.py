@@ -2,7 +2,7 @@
 
     complete Qwen2-VL, Qwen2.5-VL, Qwen3-VL    vision_config and text_config, or flat; model.visual. ...  (qwen.py)
     Spatial-MLLM                               Qwen2.5-VL's, spatial_config; spatial_encoder. ..., connector. ...
-    transformers' LLaVA 1.5, LlavaNext, ...    vision_config, text_config; multi_modal_projector. ...  (layouts.py)
+    transformers' LLaVA, Gemma 3, SmolVLM ...  vision_config, text_config; multi_modal_projector. ...  (layouts.py)
     LLaVA                                      mm_projector_type, mm_vision_select_layer ...; model.mm_projector. ...
     what tubelet writes (save.py)              vision_config, text_config and a section `tubelet`; and these tensors
 

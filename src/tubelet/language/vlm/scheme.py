@@ -12,8 +12,8 @@ from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.locate import SECTION
 from tubelet.weights.plain import from_plain, to_plain
 
-Wording = Literal["parts", "image_tag"]
-Bidirectional = Literal["none", "images"]
+Wording = Literal["parts", "image_tag", "prefix"]
+Bidirectional = Literal["none", "images", "prefix"]
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
 IMAGE_TAG = "<image>"
 
@@ -44,13 +44,22 @@ class Pointer:
 
 @dataclass(frozen=True)
 class Written:
-    """How the text that a chat template wrote shows a picture to the tokenizer, where these are not the same."""
+    """How the text that a chat template wrote shows pictures and clips to the tokenizer, where these are not the same.
+
+    One placeholder stands for all rows of a picture, of a tile or of a frame (`language.vlm.written_out`).
+    """
 
     mark: str  # what the template writes for a picture
-    text: str  # what stands there instead, with one placeholder for all rows
+    text: str  # what stands there instead; with `tile`, for the whole picture, behind its tiles
     clip_mark: str | None = None  # what it writes for a clip, whose frames are written out one by one
-    frame: str = ""  # of each, {} its number from 1; with one placeholder
+    frame: str = ""  # of each, {} its number from 1, {time} where it stands as MM:SS
     between: str = ""  # frames
+    tile: str | None = None  # of each tile, {row} and {col} from 1; None: tiles and whole have one placeholder together
+    row_end: str = ""  # behind each row of tiles
+    tiles_end: str = ""  # behind all tiles
+    clip_begin: str = ""  # before the frames, {frames} how many in words, {duration} of the clip as H:MM:SS
+    clip_end: str = ""  # behind them
+    clip_template: str | None = None  # the chat template of messages with clips; None: the tokenizer's, as ever
 
     def __post_init__(self) -> None:
         if not self.mark or not self.text or (self.clip_mark is not None and (not self.clip_mark or not self.frame)):
@@ -64,13 +73,15 @@ class Scheme:
     token_ids: the placeholders, which may lie outside the vocabulary. rule: how positions are counted. pixels: how
     pictures become rows, video_pixels: how clips do, None = alike. states: numbers of the encoder's hidden states that
     are joined on channels, () for what the encoder gives. wording: how the chat template is told of an item, as a part
-    of the message ({"type": "image"}) or as "<image>" in its text. square: pictures are first made square with a border
+    of the message ({"type": "image"}) or as "<image>" in its text; "prefix": no template, but items, the id that begins
+    texts, the question and an end of line (PaliGemma). square: pictures are first made square with a border
     of the mean colour (LLaVA's image_aspect_ratio "pad"). views: how a picture becomes views (its "anyres"), which are
     pooled and joined behind the projector; rows out of which some were chosen are joined and not pooled. alone: only a
     picture that is alone in its prompt is cut into views; of several each is made square and seen whole (LLaVA's
     "anyres_max"): `for_pictures` says how a prompt is cut. pointer: the head that tells where an answer is read, if one
     was trained to. written: what pictures become in the text before it is put into tokens. bidirectional "images": rows
-    that follow each other see each other both ways, everything else what stands before it (Gemma 3).
+    that follow each other see each other both ways, everything else what stands before it (Gemma 3);
+    "prefix": all that stands before the answer does (PaliGemma).
     Raises ConfigError for views that are squared first, or whose frames are blocks.
 
         >>> Scheme(TokenIds(image=9), pixels=tubelet.PixelRecipe(14)).rule.time
@@ -93,13 +104,14 @@ class Scheme:
     def __post_init__(self) -> None:
         if self.alone and self.views is None:
             raise ConfigError("a picture alone is cut into views, so there must be some", expected="views")
-        cut = self.views is not None and bool(self.views.pinpoints)
+        cut = self.views is not None and self.views.cuts
         if self.views is not None and ((self.square and cut) or self.rule.time == "blocks"):
             raise ConfigError(
                 "views are not squared first, and a view is one run of placeholders", got=(self.square, self.rule.time)
             )
         if self.bidirectional not in get_args(Bidirectional):
-            raise ConfigError("bidirectional is none or images", expected=("none", "images"), got=self.bidirectional)
+            known = get_args(Bidirectional)
+            raise ConfigError(f"bidirectional is one of {', '.join(known)}", expected=known, got=self.bidirectional)
         if self.wording not in WORDINGS:
             raise ConfigError(f"wording is one of {', '.join(WORDINGS)}", expected=WORDINGS, got=self.wording)
 

@@ -25,16 +25,23 @@ MOST_BYTES = 4 << 20  # of a conversation, and of a template
 
 
 def render_template(
-    tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, marks: bool = False
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool,
+    marks: bool = False,
+    template: str | None = None,
 ) -> tuple[str, list[Span]]:
     """The messages in the template's words, and with `marks` the spans of letters inside its `{% generation %}`.
+
+    template: None is the tokenizer's own.
 
     Raises ConfigError for a template that fails, does not end or grows too large, with what it said as the cause;
     InputError for messages that are not plain values; RunError on Windows, where no process can be confined.
     """
     if not SUPPORTED:
         raise RunError("chat templates are programs of strangers; on Windows they cannot be confined")
-    template, special = _program(tokenizer)
+    program, special = _program(tokenizer, template)
     said = {
         "messages": [{name: value for name, value in m.items() if value is not None} for m in messages],
         "tools": None,
@@ -47,7 +54,7 @@ def render_template(
         raise InputError("messages are made of plain values: text, numbers, lists and objects") from e
     if size > MOST_BYTES:
         raise InputError(f"a conversation of {size:,} bytes", limit=MOST_BYTES, got=size)
-    data = template.encode("utf-8", "surrogatepass")
+    data = program.encode("utf-8", "surrogatepass")
     if len(data) > MOST_BYTES:
         raise ConfigError(f"a chat template of {len(data):,} bytes", limit=MOST_BYTES, got=len(data))
     request = {"kind": "words", "said": special | said, "marks": marks}
@@ -66,10 +73,10 @@ def render_template(
         )
 
 
-def _program(tokenizer: Any) -> tuple[str, dict[str, str]]:
-    """The template, and the names that the tokenizer gives it."""
+def _program(tokenizer: Any, template: str | None) -> tuple[str, dict[str, str]]:
+    """The template, the tokenizer's where none is given, and the names that the tokenizer gives it."""
     try:
-        template = tokenizer.get_chat_template()
+        template = tokenizer.get_chat_template() if template is None else template
     except (ValueError, TypeError, LookupError) as e:
         raise ConfigError("the tokenizer has several chat templates, and none is called default") from e
     if not isinstance(template, str):

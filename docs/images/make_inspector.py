@@ -1,0 +1,60 @@
+"""Take the pictures of the inspector in docs/images: inspector.png and inspector_clip.png, from the example files.
+
+python docs/images/make_inspector.py
+
+Needs starlette, uvicorn, playwright and a Chromium: what .ci/run installs.
+"""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+EXAMPLES = ROOT / "examples"
+SHOTS = (
+    ("inspector", "&method=edges&budget=300", (0.62, 0.575), (1240, 800)),
+    ("inspector_clip", "&file=1&method=edges&budget=900&t=3&show=heat", (0.5, 0.6), (1240, 1000)),
+)
+
+
+def main() -> None:
+    """Write the PNGs and print their sizes."""
+    sys.path.insert(0, str(ROOT))
+    from tests.web.browser import launched, served
+
+    from tubelet.cli.serve import Serve
+    from tubelet.cli.terminal import Terminal
+
+    files = tuple(str(EXAMPLES / file) for file in ("receipt.png", "walk.mp4"))
+    bench = Serve(files, device="cpu").bench(Terminal(quiet=True))
+    with served(bench) as serving, launched() as browser:
+        for shot, fragment, at, size in SHOTS:
+            page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme="light")
+            page.set_default_timeout(240_000)
+            page.goto(serving.address + fragment)
+            taken(page, at, HERE / f"{shot}.png")
+            page.close()
+
+
+def taken(page: Any, at: tuple[float, float], out: Path) -> None:
+    """The page once all of it is there, with the pointer on a token."""
+    page.wait_for_selector("body[data-drawn]")
+    page.wait_for_selector(".canvases:not(.waiting)")
+    page.wait_for_selector("#costs td")
+    page.wait_for_load_state("networkidle")
+    canvas = page.locator("canvas.cells").first
+    box = canvas.bounding_box()
+    canvas.hover(position={"x": box["width"] * at[0], "y": box["height"] * at[1]})
+    page.wait_for_timeout(300)
+    with Image.open(io.BytesIO(page.screenshot())) as picture:
+        small = picture.convert("RGB").quantize(192, method=Image.Quantize.MEDIANCUT)
+    small.save(out, optimize=True)
+    print(f"{out.name}: {small.width} x {small.height}, {out.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The page in a real browser: what is drawn is what the API says, whatever files are called or hold.
+
+One browser and one server for all tests. Every page is watched: no error in its console, no dialog, no request to
+another host.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.web.browser import launched, missing, need_browser, required, served
+from tests.web.conftest import png
+
+from tubelet.encoder.model import Encoder
+from tubelet.web.bench import Bench
+from tubelet.web.server import Serving
+
+pytestmark = pytest.mark.browser
+
+REFUSAL = "the server responded with a status of 422"  # browsers log what a page handles, too
+WAIT_MS = 60_000  # of a machine with other work
+COUNT_CLEAR = """canvas => {
+  const box = canvas.getBoundingClientRect(), [h, w] = canvas.dataset.grid.split(" ").map(Number);
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let clear = 0;
+  for (let i = 0; i < h; i++) for (let j = 0; j < w; j++) {
+    const x = Math.floor((j + 0.5) * canvas.width / w), y = Math.floor((i + 0.5) * canvas.height / h);
+    if (pixels[4 * (y * canvas.width + x) + 3] === 0) clear++;
+  }
+  return clear;
+}"""
+ASK_SCORES = """async ([token, method]) => {
+  const doc = document.body.dataset.drawn.split(" ")[0];
+  const answer = await fetch(`api/scores/${doc}/${method}`, {headers: {"X-Tubelet-Token": token}});
+  return Array.from(new Uint8Array(await answer.arrayBuffer()));
+}"""
+
+
+@pytest.fixture(scope="module")
+def serving(encoder: Encoder, media: dict[str, Path]) -> Iterator[Serving]:
+    need_browser()
+    from tubelet.cli.serve import views_of
+
+    files = (str(media["page"]), str(media["clip"]))
+    with served(Bench("tiny", encoder, encoder.pixels, True, files=files, views_of=views_of)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(serving: Serving) -> Iterator[Any]:
+    with launched() as found:
+        yield found
+
+
+@pytest.fixture
+def pages(browser: Any, serving: Serving) -> Iterator[Any]:
+    """Opens watched pages; what they did is looked at when the test is over."""
+    seen: list[str] = []
+    contexts = []
+
+    def page(fragment: str = "", **how: Any) -> Any:
+        context = browser.new_context(viewport=how.pop("viewport", {"width": 1200, "height": 800}), **how)
+        context.set_default_timeout(WAIT_MS)
+        contexts.append(context)
+        found = context.new_page()
+        found.on("console", lambda m: m.type == "error" and REFUSAL not in m.text and seen.append(f"console: {m.text}"))
+        found.on("pageerror", lambda error: seen.append(f"error: {error}"))
+        found.on("dialog", lambda dialog: (seen.append("dialog"), dialog.dismiss()))
+        ours = f"http://127.0.0.1:{serving.port}/"
+        found.on("request", lambda r: r.url.startswith((ours, f"blob:{ours}")) or seen.append(f"foreign: {r.url}"))
+        found.goto(serving.address + fragment)
+        return found
+
+    yield page
+    for context in contexts:
+        context.close()
+    assert seen == []
+
+
+def ready(page: Any, name: str) -> None:
+    """Waits until a file of that name is drawn."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#facts dd").first).to_have_text(name, timeout=WAIT_MS)
+    expect(page.locator("body")).to_have_attribute("data-drawn", re.compile("."), timeout=WAIT_MS)
+    expect(page.locator(".canvases").first).not_to_have_class(re.compile("waiting"), timeout=WAIT_MS)
+
+
+def clear_cells(page: Any, grid: str) -> int:
+    """Cells without a veil, counted from the pixels of the canvas."""
+    canvas = page.locator("canvas.cells").first
+    canvas.evaluate("(canvas, grid) => { canvas.dataset.grid = grid; }", grid)
+    return canvas.evaluate(COUNT_CLEAR)
+
+
+def test_a_picture_its_kept_tokens_and_the_slider(pages: Any):
+    from playwright.sync_api import expect
+
+    page = pages("&method=edges&budget=20")
+    ready(page, "page.png")
+    expect(page.locator("#kept")).to_contain_text("20 of 70")
+    assert clear_cells(page, "7 10") == 20
+    page.locator("#budget").fill("33")
+    expect(page.locator("#kept")).to_contain_text("33 of 70")
+    assert clear_cells(page, "7 10") == 33
+    page.locator("#method").select_option("divprune")  # its scores are of one budget: the server is asked
+    expect(page.locator("#kept")).to_contain_text("33 of 70")
+    page.locator("#budget").fill("12")
+    expect(page.locator("#kept")).to_have_text(re.compile(r"^12 of 70 \(17.1 %\) tokens kept$"), timeout=WAIT_MS)
+    assert clear_cells(page, "7 10") == 12
+    expect(page.locator("#command")).to_have_text(re.compile("--method divprune --budget 12"))
+    expect(page.locator("#costs")).to_contain_text("tokens12", timeout=WAIT_MS)
+
+
+def test_the_picture_can_be_saved_as_it_is_seen(pages: Any):
+    page = pages("&method=edges&budget=20&beside=norm")
+    ready(page, "page.png")
+    shown = page.locator("canvas.cells").first.evaluate("canvas => [canvas.width, canvas.height]")
+    with page.expect_download() as found:
+        page.locator("#save").click()
+    assert found.value.suggested_filename == "page.png.kept.png"
+    with Image.open(found.value.path()) as picture:
+        assert picture.format == "PNG"
+        assert picture.width >= 2 * shown[0]  # both methods
+        assert picture.height > shown[1]
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+def test_the_pointed_token_is_told_as_the_api_has_it(pages: Any, serving: Serving):
+    from playwright.sync_api import expect
+
+    page = pages("&method=variance&budget=20")
+    ready(page, "page.png")
+    canvas = page.locator("canvas.cells").first
+    box = canvas.bounding_box()
+    canvas.hover(position={"x": box["width"] * 3.5 / 10, "y": box["height"] * 2.5 / 7})
+    expect(page.locator("#readout")).to_contain_text("0, 2, 3")
+    row = 2 * 10 + 3
+    told = page.evaluate(ASK_SCORES, [serving.token, "variance"])
+    body = bytes(told)
+    rows = struct.unpack("<I", body[8:12])[0]
+    scores, ranks = np.frombuffer(body[32 : 32 + 4 * rows], "<f4"), np.frombuffer(body[32 + 4 * rows :], "<u4")
+    text = page.locator("#readout").inner_text()
+    assert f"{ranks[row] + 1} of 70" in text
+    shown = float(re.search(r"score\s+([-\d.e]+)", text)[1])
+    assert shown == pytest.approx(float(scores[row]), rel=1e-3)
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#readout")).to_contain_text("0, 2, 4")
+    page.keyboard.press("]")
+    expect(page.locator("#kept")).to_contain_text("21 of 70")
+
+
+def test_a_clip_has_its_times_and_a_bar_for_each_frame(pages: Any):
+    from playwright.sync_api import expect
+
+    page = pages("&file=1&method=norm&budget=10")
+    ready(page, "clip.mp4")
+    frames = page.locator("#timeline button")
+    expect(frames).to_have_count(4)
+    assert [t.split("\n")[0] for t in frames.all_inner_texts()] == ["0.00 s", "0.50 s", "1.00 s", "1.50 s"]
+    counts = [int(re.search(r"(\d+) of 12", text)[1]) for text in frames.all_inner_texts()]
+    assert sum(counts) == 10
+    frames.nth(2).click()
+    expect(page.locator("figcaption").first).to_contain_text("at 1.00 s")
+    assert clear_cells(page, "3 4") == counts[2]
+
+
+def test_hostile_and_damaged_files_are_text_and_refusals(pages: Any):
+    from playwright.sync_api import expect
+
+    page = pages()
+    ready(page, "page.png")
+    name = "<img src=x onerror=alert(1)>'`$(id)`.png"
+    page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": png(64, 64)})
+    ready(page, name)
+    expect(page.locator("#command")).to_contain_text("'<img src=x onerror=alert(1)>'\\''`$(id)`.png'")
+    damaged = {"name": "b.png", "mimeType": "image/png", "buffer": png(64, 64)[:60]}
+    page.locator("#file").set_input_files(damaged)
+    expect(page.locator("#alarm")).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#facts dd").first).to_have_text(name)  # what was open stays
+
+
+def test_two_tabs_and_a_link_hold_what_they_show(pages: Any):
+    from playwright.sync_api import expect
+
+    first, second = pages("&method=edges&budget=20"), pages("&file=1&method=norm&budget=30&beside=uniform")
+    ready(first, "page.png")
+    ready(second, "clip.mp4")
+    expect(second.locator("figcaption").nth(1)).to_contain_text("uniform")
+    first.locator("#budget").fill("44")
+    expect(first).to_have_url(re.compile("budget=44"))
+    again = pages(first.url.partition("#")[2].partition("&")[1] + first.url.partition("&")[2])
+    ready(again, "page.png")
+    expect(again.locator("#kept")).to_contain_text("44 of 70")
+    expect(second.locator("#kept")).to_contain_text("30 of 48")
+
+
+def test_it_fits_a_narrow_dark_screen(pages: Any):
+    page = pages("&method=edges&budget=20", viewport={"width": 360, "height": 740}, color_scheme="dark")
+    ready(page, "page.png")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 26)"
+
+
+def test_a_missing_browser_is_said_or_is_a_failure(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "apt-get install chromium" in (missing() or "") or "pip install playwright" in (missing() or "")
+    for value, outcome in (("required", pytest.fail.Exception), ("", pytest.skip.Exception)):
+        monkeypatch.setenv("TUBELET_BROWSER", value)
+        assert required() == (value == "required")
+        with pytest.raises(outcome):
+            need_browser()
