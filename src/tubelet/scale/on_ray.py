@@ -1,19 +1,21 @@
 """The engine of a cluster: Ray Data's actors hold the model, take numbers of shards and give reports back.
 
-Files, tokens and checkpoints never pass through Ray. It restarts actors and tries again for ever, on purpose: the
-notes in the store end what would go on (`tubelet.scale.poison`).
+Files, tokens and checkpoints never pass through Ray. It restarts actors and tries again for ever, as is its default;
+the notes in the store end what would go on (`tubelet.scale.poison`).
 """
 
 import json
+import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports]
 import ray.data  # pyright: ignore[reportMissingImports]
+import ray.exceptions  # pyright: ignore[reportMissingImports]
 
-from tubelet.errors import TubeletError
+from tubelet.errors import RunError, TubeletError
 from tubelet.reading.isolated.wire import error_fields, error_from
 from tubelet.scale.local import PAUSE_S, pending
 from tubelet.scale.plan import Plan, read_plan
@@ -52,8 +54,8 @@ def run(
 ) -> Generator[Report, None, None]:
     """As `tubelet.scale.local.run`, with at most so many actors, each with so many GPUs and CPUs of the cluster.
 
-    A cluster that is there is used (RAY_ADDRESS, `ray start`); else a small one is started, and ended with the run.
-    The store and the model must be readable from every node. Raises what `Worker.run` raises.
+    A cluster is used that RAY_ADDRESS names or that this process has joined; else a small one is started and ended
+    here. The store and the model must be readable from every node. Raises what `Worker.run` raises.
     """
     plan = read_plan(store)
     device = "cuda" if gpus else "cpu"
@@ -70,12 +72,13 @@ def run(
 
 
 def begin(workers: int, cpus: float) -> None:
-    """Join the cluster there is, or start one on this machine."""
-    try:
-        ray.init(address="auto", log_to_driver=False)
-    except ConnectionError:
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine. None is looked for: one that happens to be
+    here may be another run's, or that of a driver that was killed, and ends when it likes."""
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+    else:
         room: dict[str, Any] = {"num_cpus": int(workers * cpus) + 1, "object_store_memory": _OBJECTS_BYTES}
-        ray.init(include_dashboard=False, log_to_driver=False, **room)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, **room)
 
 
 def _free(plan: Plan, store: Store, lease_s: float) -> list[int]:
@@ -88,15 +91,23 @@ def _free(plan: Plan, store: Store, lease_s: float) -> list[int]:
     return []
 
 
+def _rows(data: Any) -> Iterator[dict[str, Any]]:
+    """What actors return. Raises RunError where Ray gives up."""
+    try:
+        yield from data.iter_rows()
+    except ray.exceptions.RayError as e:
+        raise RunError(f"Ray ended the run with {type(e).__name__}; the same command goes on") from e
+
+
 def _pass(
     store: Store, shards: list[int], workers: int, gpus: float, cpus: float, options: dict[str, Any]
 ) -> Generator[Report, None, None]:
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=2)
-    how: dict[str, Any] = {"compute": pool, "num_gpus": gpus, "num_cpus": cpus, "max_restarts": -1}
-    how |= {"max_task_retries": -1, "fn_constructor_args": (store.place, options)}
+    how: dict[str, Any] = {"compute": pool, "num_gpus": gpus, "num_cpus": cpus}
+    how |= {"fn_constructor_args": (store.place, options)}
     data = ray.data.from_items(shards, override_num_blocks=len(shards)).map(WORKER, **how)
     data.context.enable_progress_bars = data.context.print_on_execution_start = False  # reports say how far it is
-    for row in data.iter_rows():
+    for row in _rows(data):
         said = json.loads(row["said"])
         if "error" in said:
             raise error_from(said["error"], str(said.get("source") or "worker"))
