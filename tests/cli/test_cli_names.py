@@ -72,7 +72,11 @@ def refusals(command: tuple[str, ...], names: list[str], capsys: pytest.CaptureF
 @pytest.mark.parametrize("option", OUTPUTS)
 def test_an_output(option: str, place: Path, capsys: pytest.CaptureFixture[str]):
     names = [LONG, "y" * 300, "loop", "loop/x", "a\0b", "", "-", "a.png/x", "set.json"]
-    refusals(OUTPUTS[option], names if option.split()[0] in ("show", "scene", "encode") else [*names, "new/"], capsys)
+    refusals(
+        OUTPUTS[option],
+        names if "show" in option or option.split()[0] in ("scene", "encode") else [*names, "new/"],
+        capsys,
+    )
 
 
 @pytest.mark.parametrize("option", INPUTS)

@@ -95,7 +95,7 @@ def test_processors_that_cut_views_change_nothing() -> None:
         ({"size": {"height": 224, "width": 336}}, "224 x 336"),
         ({"size": {"height": "224", "width": 224}}, "size.height"),
         ({"size": True}, "size"),
-        ({"resample": 1}, "resample"),
+        ({"resample": 0}, "resample"),
         ({"resample": [3]}, "resample"),
         ({"do_rescale": False}, "do_rescale"),
         ({"image_mean": [0.5]}, "image_mean"),

@@ -26,11 +26,13 @@ Digests = dict[int, dict[str, str]]
 @pytest.fixture(scope="module")
 def engine() -> Iterator[object]:
     """A small Ray of our own for all tests."""
+    import ray  # pyright: ignore[reportMissingImports]
+
     from tubelet.scale import on_ray
 
     on_ray.begin(workers=2, cpus=1.0)
     yield on_ray
-    on_ray.ray.shutdown()
+    ray.shutdown()
 
 
 def test_two_actors_write_the_same(engine, begun: Begun, expected: Digests):

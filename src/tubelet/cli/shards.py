@@ -14,7 +14,7 @@ from tubelet.cli.options import FrameOptions, ReadingOptions, option
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
 from tubelet.cli.values import parse_budget
-from tubelet.errors import ConfigError, InputError
+from tubelet.errors import ConfigError
 
 if TYPE_CHECKING:
     from tubelet.scale.options import EncodeOptions, Reduction
@@ -268,10 +268,9 @@ def _reports(command: Asked, plan: "Plan", store: "Store") -> "Generator[Report,
 
     many = command.shards
     if many.engine == "ray":
-        try:
-            from tubelet.scale import on_ray
-        except ModuleNotFoundError as e:
-            raise InputError('--engine ray needs Ray: pip install "tubelet[ray]"', expected="ray") from e
+        from tubelet.scale import on_ray
+
+        on_ray.require_ray()
         gpus = 1.0 if device_of(command.device) == "cuda" else 0.0
         return on_ray.run(store, workers=command.workers or 1, gpus=gpus, lease_s=many.lease)
     from tubelet.scale.local import run

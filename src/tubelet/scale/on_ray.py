@@ -11,11 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
-import ray  # pyright: ignore[reportMissingImports]
-import ray.data  # pyright: ignore[reportMissingImports]
-import ray.exceptions  # pyright: ignore[reportMissingImports]
-
-from tubelet.errors import RunError, TubeletError
+from tubelet.errors import InputError, RunError, TubeletError
 from tubelet.reading.isolated.wire import error_fields, error_from
 from tubelet.scale.local import PAUSE_S, pending
 from tubelet.scale.plan import Plan, read_plan
@@ -57,6 +53,8 @@ def run(
     A cluster is used that RAY_ADDRESS names or that this process has joined; else a small one is started and ended
     here. The store and the model must be readable from every node. Raises what `Worker.run` raises.
     """
+    import ray  # pyright: ignore[reportMissingImports]
+
     plan = read_plan(store)
     device = "cuda" if gpus else "cpu"
     options = {"device": device, "readers": max(1, int(cpus)), "lease_s": lease_s, "on_file": on_file}
@@ -71,9 +69,19 @@ def run(
             ray.shutdown()
 
 
+def require_ray() -> None:
+    """Raises InputError where Ray Data is not installed."""
+    try:
+        import ray.data  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as e:
+        raise InputError('the engine ray needs Ray: pip install "tubelet[ray]"', expected="ray") from e
+
+
 def begin(workers: int, cpus: float) -> None:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine. None is looked for: one that happens to be
     here may be another run's, or that of a driver that was killed, and ends when it likes."""
+    import ray  # pyright: ignore[reportMissingImports]
+
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
     else:
@@ -93,6 +101,8 @@ def _free(plan: Plan, store: Store, lease_s: float) -> list[int]:
 
 def _rows(data: Any) -> Iterator[dict[str, Any]]:
     """What actors return. Raises RunError where Ray gives up."""
+    import ray.exceptions  # pyright: ignore[reportMissingImports]
+
     try:
         yield from data.iter_rows()
     except ray.exceptions.RayError as e:
@@ -102,6 +112,8 @@ def _rows(data: Any) -> Iterator[dict[str, Any]]:
 def _pass(
     store: Store, shards: list[int], workers: int, gpus: float, cpus: float, options: dict[str, Any]
 ) -> Generator[Report, None, None]:
+    import ray.data  # pyright: ignore[reportMissingImports]
+
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=2)
     how: dict[str, Any] = {"compute": pool, "num_gpus": gpus, "num_cpus": cpus}
     how |= {"fn_constructor_args": (store.place, options)}
