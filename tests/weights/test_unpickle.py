@@ -109,14 +109,14 @@ def test_shared_storage_and_views(tmp_path: Path):
 @pytest.mark.parametrize(
     ("place", "call", "suffix"),
     [
-        ("whole", "system", ".pt"),
         ("whole", "exec", ".bin"),
-        ("whole", "mkdir", ".ckpt"),
+        pytest.param("whole", "system", ".pt", marks=pytest.mark.slow),
+        pytest.param("whole", "mkdir", ".ckpt", marks=pytest.mark.slow),
         ("optimizer", "system", ".pth"),
         ("rng_state", "exec", ".pt"),
         ("key", "mkdir", ".bin"),
         ("plain pickle", "system", ".pt"),
-        ("plain pickle", "exec", ".pkl"),
+        pytest.param("plain pickle", "exec", ".pkl", marks=pytest.mark.slow),
         ("zip member", "system", ".pt"),
     ],
 )
