@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness import save
+from tubelet.errors import InputError
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import Item, Packed, pack
 from tubelet.reading.clip import Clip
@@ -35,16 +36,16 @@ from tubelet.reduce.spelled_text import SpelledText
 from tubelet.train.lora import Lora, add_lora
 from tubelet.train.pages.batch import patches_of
 from tubelet.train.pages.fonts import Fonts, find_fonts
-from tubelet.train.pages.labels import TOKEN
+from tubelet.train.pages.labels import IGNORED
 from tubelet.train.pages.page import ABSENT, Page, PageRecipe, Question, print_page
 from tubelet.train.pages.reader import ANSWER, ASK, END
+from tubelet.train.pages.spelling import rows_on
 
 BUDGETS, ADAPTED = (12, 25, 50), 25
 DRAWS = 20  # of random
 TESTED, TRAINED = 5_000_000, 6_000_000  # numbers of the first pages
 TESTS = PageRecipe(seed=95, sizes=((320, 320),), absent=0.3, held_fonts=True, held_words=True)
 TRAINS = PageRecipe(seed=96, sizes=((320, 320),), absent=0.3)
-IGNORED = -100
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "choosing.png"
 
 
@@ -111,7 +112,7 @@ class Bench:
         out: list[Asked] = []
         for start in range(0, len(numbers), 16):
             pages = [print_page(recipe, self.fonts, number) for number in numbers[start : start + 16]]
-            patches = patches_of(pages, [np.arange(p.pixels[::TOKEN, ::TOKEN, 0].size) for p in pages])
+            patches = patches_of(pages, [np.arange(rows_on(page)) for page in pages])
             found = inputs_of(self.vlm.encoder, patches, ("attention", "keys"))
             assert found.attention is not None
             assert found.keys is not None
@@ -181,7 +182,6 @@ class Bench:
         rows = projector(flat).x.split(flat.lengths)
         texts = [[ASK, *one.question.text.encode(), ANSWER, *one.question.answer.encode(), END] for one in asked]
         length = max(len(r) + len(t) for r, t in zip(rows, texts, strict=True))
-        embeds = rows[0].new_zeros(len(asked), length, rows[0].shape[1])
         mask = torch.zeros(len(asked), length, dtype=torch.long)
         wanted = torch.full((len(asked), length), IGNORED)
         parts = []
@@ -234,8 +234,6 @@ class Bench:
 
 def named(text: str) -> bool:
     """Whether a question has a word to look for: the ones without are left out."""
-    from tubelet.errors import InputError
-
     try:
         return bool(content_words(text))
     except InputError:

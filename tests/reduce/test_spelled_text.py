@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tubelet.errors import InputError, KeyMismatch, WeightsError
+from tubelet.errors import InputError, KeyMismatch, ShapeError, WeightsError
 from tubelet.packed import Item, pack
 from tubelet.reduce.spelled_text import FILE, PIECES, SpelledText, pieces_of
 
@@ -42,6 +42,12 @@ def test_rows_are_the_product_with_one_matrix():
     words, tokens = side(), pack([torch.randn(6, 8)], [Item.of(1, 2, 3)])
     expected = tokens.x @ words.matrix.weight.T
     torch.testing.assert_close(words.rows(tokens).x, expected / expected.norm(dim=1, keepdim=True))
+    with pytest.raises(ShapeError, match="rows of 8 values, not of 4"):
+        words.rows(pack([torch.randn(6, 4)], [Item.of(1, 2, 3)]))
+
+
+def test_a_word_of_ends_alone_has_no_piece():
+    assert torch.equal(side().embed(["\x02"]).detach(), torch.zeros(1, 16))
 
 
 def test_it_comes_back_from_its_file(tmp_path: Path):

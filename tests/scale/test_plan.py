@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.scale.conftest import Begun
 from tests.scale.runs import bad_of, options, words_of
 
 from tubelet.encoder.model import Encoder
-from tubelet.errors import InputError, PlanMismatch, StoreError, TubeletError, UnsafePath
+from tubelet.errors import InputError, PlanMismatch, StoreError, UnsafePath
 from tubelet.scale.encode import encode_pack
 from tubelet.scale.local import here
 from tubelet.scale.options import EncodeOptions, Reduction
@@ -184,16 +185,17 @@ def test_links_in_archives_are_not_followed(few: Path, tmp_path: Path):
 
 def test_a_plan_that_was_changed_is_found_out(begun: Begun):
     plan, store = begun()
-    text = store.read("plan/00000.jsonl")
+    whole, text = store.read("plan.json"), store.read("plan/00000.jsonl")
     store.replace("plan/00000.jsonl", text.replace(b'"rows": 1', b'"rows": 2', 1))
     with pytest.raises(StoreError, match="not what plan"):
         files_of(plan, plan.parts[0], store)
     store.replace("plan.json", store.read("plan.json").replace(b'"float32"', b'"float16"'))
     with pytest.raises(StoreError, match="was changed"):
         read_plan(store)
-    store.replace("plan.json", b"{}")
-    with pytest.raises(TubeletError):
-        read_plan(store)
+    for damaged in (b"{}", b"{", b"[]", re.sub(rb'"manifests": {[^}]*}', b'"manifests": []', whole)):
+        store.replace("plan.json", damaged)
+        with pytest.raises(StoreError):
+            read_plan(store)
 
 
 def test_bad_files_are_tried_again_in_a_run_of_their_own(

@@ -1,25 +1,29 @@
 """One body over every store: creating is the only commit; what fails leaves nothing; and a run goes on after it."""
 
 import errno
+import json
 import os
 import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from tests.scale.conftest import Begun
 from tests.scale.runs import Fork, digests
 
 from tubelet import writing as writing_module
 from tubelet.encoder.model import Encoder
-from tubelet.errors import InputError, StoreError
+from tubelet.errors import InputError, StoreError, UnsafeFile
 from tubelet.packed.header import read_header
 from tubelet.scale import store as store_module
 from tubelet.scale.local import here
+from tubelet.scale.poison import take
+from tubelet.scale.shard import shard_words
 from tubelet.scale.status import done_shards, verify
 from tubelet.scale.store import Bucket, Folder, Store, open_store
 from tubelet.scale.work import Worker
@@ -200,3 +204,30 @@ def test_what_killed_writers_left_is_not_counted_and_is_tidied(begun: Begun, enc
     store.tidy()
     assert not left.exists()
     assert verify(plan, store) == []
+
+
+def test_a_damaged_note_is_an_error_of_ours(tmp_path: Path):
+    store = open_store(tmp_path)
+    for content in (b"{", b"[]", b'{"host": 1}'):
+        store.replace("attempts/000003.1", content)
+        with pytest.raises(StoreError, match="note of an attempt is damaged"):
+            take(store, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("items", [{"picture": 2}]), ("bad", [{"id": 9}]), ("files", ["a"]), ("lengths", [1, 2]), ("items", [3])],
+)
+def test_words_of_a_shard_that_contradict_each_other(name: str, value: list[Any], tmp_path: Path):
+    said: dict[str, Any] = {"ids": [5, 6], "files": ["a", "b"], "bad": [{"id": 6}], "lengths": [3]}
+    said |= {"items": [{"picture": 0}], "sha256": {}, "incomplete": []}
+    words = {"fingerprint": "f", "seconds": "1.0"}
+    for change in ({}, {name: value}):
+        metadata = words | {key: json.dumps(one) for key, one in (said | change).items()}
+        save_file({"x": torch.zeros(3, 2)}, tmp_path / "s.safetensors", metadata)
+        header = read_header(tmp_path / "s.safetensors")
+        if not change:
+            assert shard_words(header).ids == (5, 6)
+            continue
+        with pytest.raises(UnsafeFile):
+            shard_words(header)

@@ -1,5 +1,6 @@
 """`tubelet plan --manifest N --gpus G --price P`: hours, storage and money of encoding very many files."""
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ def parse_count(text: str) -> int:
         count = int(float(text))
         if 0 < count < 1e15:
             return count
-    elif Path(text).is_file():
+    elif os.path.isfile(text):  # noqa: PTH113  that of Path raises where a name is too long
         with Path(text).open("rb") as file:
             if count := sum(bool(line.strip()) for line in file):
                 return count

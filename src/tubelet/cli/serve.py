@@ -1,5 +1,6 @@
 """`tubelet serve`: see in a browser what the model sees, on this machine."""
 
+import os
 import webbrowser
 from dataclasses import dataclass
 from functools import lru_cache
@@ -84,10 +85,7 @@ class Serve:
         from tubelet.cli.model import load_model, load_vlm
         from tubelet.cli.values import parse_bytes
 
-        try:
-            most = parse_bytes(self.max_upload)
-        except UsageError as e:
-            raise UsageError(str(e).replace("--fit-memory", "--max-upload")) from e
+        most = parse_bytes(self.max_upload, "--max-upload")
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port is 0 to 65535, got {self.port}")
         if self.public is not None and not (
@@ -131,7 +129,7 @@ class Serve:
                 open_source(name, Limits()).close()
             except InputError as e:
                 raise e.placed(item=i) from e.__cause__
-        if self.root is not None and not Path(self.root).is_dir():
+        if self.root is not None and not os.path.isdir(self.root):  # noqa: PTH112  that of Path raises where a name is too long
             raise InputError("--root is no folder", source=file_name(self.root))
 
 

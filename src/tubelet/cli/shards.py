@@ -270,7 +270,6 @@ def _reports(command: Asked, plan: "Plan", store: "Store") -> "Generator[Report,
     if many.engine == "ray":
         from tubelet.scale import on_ray
 
-        on_ray.require_ray()
         gpus = 1.0 if device_of(command.device) == "cuda" else 0.0
         return on_ray.run(store, workers=command.workers or 1, gpus=gpus, lease_s=many.lease)
     from tubelet.scale.local import run

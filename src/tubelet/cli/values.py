@@ -91,15 +91,15 @@ def parse_sizes(text: str) -> list[tuple[int, int, int]]:
     return found
 
 
-def parse_bytes(text: str) -> int:
-    """Bytes of "24GiB", "500MB" or "1000000B". Raises UsageError, also where no unit says what a number counts.
+def parse_bytes(text: str, option: str = "--fit-memory") -> int:
+    """Bytes of "24GiB", "500MB" or "1000000B". Raises UsageError that names the option, also where no unit is given.
 
     >>> parse_bytes("24GiB")
     25769803776
     """
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*(?:([KMG]I?)B?|B)", text.strip().upper())
     if found is None or not float(found[1]) > 0:
-        raise UsageError(f"--fit-memory takes a number above 0 with its unit, such as 24GiB, got {text!r}")
+        raise UsageError(f"{option} takes a number above 0 with its unit, such as 24GiB, got {text!r}")
     return int(float(found[1]) * UNITS[found[2] or ""])
 
 

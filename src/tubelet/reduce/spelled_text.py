@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tubelet.errors import InputError, KeyMismatch
+from tubelet.errors import InputError, KeyMismatch, ShapeError
 from tubelet.packed import Packed
 from tubelet.reduce.relevance import content_words
 from tubelet.shapes import Float, Int64
@@ -83,7 +83,11 @@ class SpelledText(nn.Module):
         return self.embed(content_words(question))
 
     def rows(self, tokens: Packed) -> Packed:
-        """The rows of the encoder this was trained beside, in the space of the words."""
+        """The rows of the encoder this was trained beside, in the space of the words. Raises ShapeError for others."""
+        width = self.matrix.in_features
+        if tokens.x.shape[1] != width:
+            text = f"these words are beside rows of {width} values, not of {tokens.x.shape[1]}"
+            raise ShapeError(text, expected=width, got=tokens.x.shape[1])
         return tokens.with_x(F.normalize(self.matrix(tokens.x.to(self.matrix.weight.dtype)), dim=1))
 
 
@@ -91,7 +95,7 @@ def pieces_of(word: str) -> Int64[Tensor, " P"]:
     """Numbers of a word's pieces: of 1 to 3 letters of its UTF-8 bytes in lower case, between an end and an end."""
     letters = b"\x02" + word.strip().lower().encode() + b"\x03"
     found = [letters[i : i + n] for n in range(1, LONGEST + 1) for i in range(len(letters) - n + 1)]
-    return torch.tensor([zlib.crc32(piece) % PIECES for piece in found if piece.strip(b"\x02\x03")])
+    return torch.tensor([zlib.crc32(piece) % PIECES for piece in found if piece.strip(b"\x02\x03")], dtype=torch.int64)
 
 
 def place_of(source: Source) -> Path:

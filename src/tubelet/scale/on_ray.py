@@ -51,8 +51,10 @@ def run(
     """As `tubelet.scale.local.run`, with at most so many actors, each with so many GPUs and CPUs of the cluster.
 
     A cluster is used that RAY_ADDRESS names or that this process has joined; else a small one is started and ended
-    here. The store and the model must be readable from every node. Raises what `Worker.run` raises.
+    here. The store and the model must be readable from every node. Raises InputError without Ray, and what `Worker.run`
+    raises.
     """
+    require_ray()
     import ray  # pyright: ignore[reportMissingImports]
 
     plan = read_plan(store)

@@ -200,7 +200,7 @@ def read_plan(store: Store) -> Plan:
     """The plan of a store. Raises StoreError where there is none, or one of another version."""
     if not store.exists(PLAN):
         raise StoreError("there is no plan.json: no run has begun here", source=store.place)
-    said = strict_json(store.read(PLAN), InputError, PLAN, most_values=MAX_PLAN_VALUES)
+    said = strict_json(store.read(PLAN), StoreError, PLAN, most_values=MAX_PLAN_VALUES)
     try:
         if said["version"] != VERSION:
             raise StoreError(f"a plan of version {said['version']}, not {VERSION}", source=PLAN)
@@ -208,7 +208,7 @@ def read_plan(store: Store) -> Plan:
         options = EncodeOptions.from_dict(said["options"])
         manifests, left_out = tuple(sorted(said["manifests"].items())), said["counts"]["left_out"]
         plan = Plan(options, tuple(said["sources"]), said["folder"], parts, manifests, left_out)
-    except (KeyError, TypeError, ValueError) as e:
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise StoreError("plan.json is damaged", source=PLAN) from e
     if plan.fingerprint != said["fingerprint"]:
         raise StoreError("plan.json was changed: its fingerprint is another", source=PLAN)

@@ -188,3 +188,5 @@ def _read(store: Store, name: str) -> Note | None:
         if store.exists(name):
             raise
         return None  # its attempt has ended meanwhile
+    except (TypeError, ValueError) as e:
+        raise StoreError("a note of an attempt is damaged: remove it if nobody works on its shard", source=name) from e

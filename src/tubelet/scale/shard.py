@@ -94,9 +94,12 @@ def shard_words(header: Header) -> ShardWords:
             strict_json(meta[name].encode(), UnsafeFile, source, any_number=True, most_values=1_000_000)
             for name in ("ids", "files", "bad", "lengths", "items", "sha256", "incomplete")
         )
+        agree = len(ids) == len(files) and len(items) == len(lengths) and {one["id"] for one in bad} <= set(ids)
+        if not agree or not all(0 <= item["picture"] < len(ids) for item in items):
+            raise UnsafeFile("the words of the shard contradict each other", source=source)
         own = (tuple(ids), tuple(files), tuple(bad), tuple(lengths), tuple(items), dict(digests))
         return ShardWords(*own, meta["fingerprint"], float(meta["seconds"]), frozenset(incomplete))
-    except (KeyError, TypeError, ValueError) as e:
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise UnsafeFile("not a shard of a run", source=source) from e
 
 

@@ -1,7 +1,6 @@
 """What a run is to read, in an order that depends on names alone: folders, patterns, manifests and archives."""
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tubelet.errors import InputError
-from tubelet.packed.header import open_regular, read_small
+from tubelet.packed.header import open_regular, read_small, strict_json
 from tubelet.reading.files import content_of, expand
 from tubelet.reading.limits import Limits
 from tubelet.reading.names import kind_of
@@ -138,10 +137,7 @@ def _manifest(data: bytes, name: str, found: Listing) -> Iterator[str]:
 
 
 def _named(line: str, where: str) -> str:
-    try:
-        said = json.loads(line)
-    except ValueError as e:
-        raise InputError("the line is not JSON", source=where, got=line[:80]) from e
+    said = strict_json(os.fsencode(line), InputError, where)
     for key in KEYS:
         if isinstance(said.get(key), str):
             return said[key]

@@ -201,8 +201,11 @@ def _wrong(plan: Plan, store: Store, shard: int, ids: list[int]) -> Iterator[str
         if told != sorted(words.ids):
             yield "not every file in it has tokens or an error, once"
         with safe_open(str(path), framework="pt") as file:
+            there = set(file.keys())
             for name, expected in words.sha256.items():
-                if digest(file.get_tensor(name)) != expected:
+                if name not in there:
+                    yield f"the tensor {name} is missing"
+                elif digest(file.get_tensor(name)) != expected:
                     yield f"the sha256 of {name} is not what it was"
 
 

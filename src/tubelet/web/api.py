@@ -132,7 +132,6 @@ class Api:
     # ---- a file
 
     async def open(self, request: Request) -> Response:
-        asked, source = {}, None
         if request.headers.get("content-type", "") == "application/json":
             asked = _json(await self._body(request))
             source = partial(self._named, asked)

@@ -54,4 +54,5 @@ def test_the_command_counts_as_the_formulas_do(tmp_path: Path, capsys: pytest.Ca
     assert "2 files on 2 GPUs" in capsys.readouterr().out
     assert main(["plan", "--size", "512x512", "--gpus", "2"]) == 2
     assert main(["plan", "--size", "512x512", "--manifest", "none"]) == 2
+    assert main(["plan", "--size", "512x512", "--manifest", "x" * 5000]) == 2
     assert main(["plan", "--size", "512x512", "--patch", "16", "--manifest", "5"]) == 2

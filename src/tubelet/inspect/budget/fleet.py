@@ -12,7 +12,8 @@ from typing import Any
 
 from tubelet.errors import ConfigError
 
-# An H200 with ViT-L/14 in bfloat16: 771 pictures/s of 1,024 tokens, 3,569 of 256, each with this much arithmetic.
+# Worked out for an H200 with ViT-L/14 in bfloat16, not measured: 771 pictures/s of 1,024 tokens, 3,569 of 256, each
+# with this much arithmetic.
 GPU_FLOP_PER_S = 5.6e14
 DOLLARS_PER_GB_MONTH = 0.023  # a list price of object storage, to be replaced by your own
 SHARD_PATCHES = 262_144

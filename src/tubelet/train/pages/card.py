@@ -30,6 +30,7 @@ def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], sur
     kinds = sorted({s.question.kind for s in first.said if s.question.answer})
     by_kind = "\n".join(f"| {kind} | {told(first.exact(lambda s, k=kind: s.question.kind == k))} |" for kind in kinds)
     logs = [folder / "log.jsonl" for folder in folders_of(stage)]
+    here = machine()
     return CARD.format(
         rows=rows,
         kinds=by_kind,
@@ -43,7 +44,7 @@ def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], sur
         scope=", ".join(name for name, _ in SCOPE_A),
         torch=torch.__version__,
         python=platform.python_version(),
-        machine=f"{machine()['cores']} cores of {machine()['cpu']}",
+        machine=f"{here['cores']} cores of {here['cpu']}",
         curves="\n\n".join(curve(log) for log in logs if log.is_file()),
     )
 

@@ -22,7 +22,7 @@ from tubelet.reduce.spelled_text import SpelledText
 from tubelet.shapes import Bool
 from tubelet.train.pages.batch import patches_of
 from tubelet.train.pages.fonts import Fonts
-from tubelet.train.pages.labels import IGNORED, labels_of
+from tubelet.train.pages.labels import IGNORED, TOKEN, labels_of
 from tubelet.train.pages.page import Page, PageRecipe, print_page
 
 SCALE, SHIFT = 10.0, -6.0  # of cosines, at the beginning
@@ -54,7 +54,6 @@ def train_spelling(
     scale, shift = (torch.nn.Parameter(torch.tensor(v)) for v in (SCALE, SHIFT))
     optimizer = torch.optim.AdamW([*side.parameters(), scale, shift], lr=config.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, config.steps)
-    losses: list[float] = []
     for step in range(config.steps):
         numbers = range(step * config.pages, (step + 1) * config.pages)
         pages = [print_page(recipe, fonts, number) for number in numbers]
@@ -66,14 +65,18 @@ def train_spelling(
         loss.backward()
         optimizer.step()
         schedule.step()
-        losses.append(float(loss.detach()))
     return side.eval()
 
 
 @torch.no_grad()
 def _rows(vlm: VLM, pages: Sequence[Page]) -> Packed:
-    blocks = [np.arange(page.pixels.shape[0] // 32 * (page.pixels.shape[1] // 32)) for page in pages]
-    return vlm.encoder(patches_of(pages, blocks))
+    return vlm.encoder(patches_of(pages, [np.arange(rows_on(page)) for page in pages]))
+
+
+def rows_on(page: Page) -> int:
+    """How many merged tokens a page has."""
+    height, width = page.pixels.shape[:2]
+    return height // TOKEN * (width // TOKEN)
 
 
 def pairs_of(pages: Sequence[Page]) -> tuple[list[str], Bool[Tensor, "S M"], Bool[Tensor, "S M"]]:
@@ -87,7 +90,7 @@ def pairs_of(pages: Sequence[Page]) -> tuple[list[str], Bool[Tensor, "S M"], Boo
             rows, counts = np.unique(own[own != IGNORED], return_counts=True)
             found = letters.setdefault(word, [])
             found += [(size + int(row), int(n)) for row, n in zip(rows, counts, strict=True)]
-        size += page.pixels.shape[0] // 32 * (page.pixels.shape[1] // 32)
+        size += rows_on(page)
     pairs = torch.zeros(len(letters), size, dtype=torch.bool)
     known = torch.ones_like(pairs)
     for number, (word, found) in enumerate(letters.items()):
