@@ -22,9 +22,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 import harness
 import tubelet
-from tubelet.language.placing.align import QWEN
-from tubelet.language.placing.mrope import QWEN2_5_VL, rope_index
+from tubelet.language.placing.mrope import rope_index
 from tubelet.language.placing.place import place
+from tubelet.language.placing.rules import QWEN, QWEN2_5_VL
 
 RULE = replace(QWEN2_5_VL, arithmetic="float32", compat="transformers-5")
 MIXED = ((8, 8), (16, 12), (20, 34), (46, 34))

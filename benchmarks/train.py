@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness import measure, report, save, show
 from tubelet import VLM, untrained
 from tubelet.language import build_projector
-from tubelet.language.placing.align import LLAVA
+from tubelet.language.placing.rules import LLAVA
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.packed import pack
 from tubelet.packed.grid import Grid, Item

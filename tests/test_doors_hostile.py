@@ -32,8 +32,7 @@ from tubelet.geometry.network import load_network
 from tubelet.geometry.vggt import VGGT
 from tubelet.inspect.budget.plan import Downstream
 from tubelet.inspect.draw.scene import scene_sheet
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import QWEN2_5_VL
+from tubelet.language.placing.rules import QWEN2_5_VL, TokenIds
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.reduce.methods import Settings
 from tubelet.weights.convert import convert

@@ -30,7 +30,7 @@ from tubelet.geometry.export import write_colmap, write_ply
 from tubelet.geometry.scene import Scene
 from tubelet.integrations import vllm
 from tubelet.language import build_projector
-from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.rules import TokenIds
 from tubelet.language.project.files import convert_projector
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme

@@ -17,10 +17,9 @@ from tubelet.geometry.fuse import Connector, fuse, gather_tubelets
 from tubelet.geometry.heads import CameraConfig
 from tubelet.geometry.tubelets import paired
 from tubelet.geometry.vggt import SPECIAL, VGGT, vggt_config
-from tubelet.language.placing.align import QWEN
-from tubelet.language.placing.mrope import QWEN2_VL
 from tubelet.language.placing.place import Placed, place
 from tubelet.language.placing.prompt import expand_placeholders
+from tubelet.language.placing.rules import QWEN, QWEN2_VL
 from tubelet.packed import Packed, all_positions
 from tubelet.reading.clip import Clip
 

@@ -9,8 +9,8 @@ from tubelet.geometry.pose_index import pose_steps, steps_of_frames
 from tubelet.geometry.prope import apply_maps, camera_attention, pose_maps, prope_maps
 from tubelet.geometry.rotation import quaternion_to_rotation
 from tubelet.geometry.tubelets import paired, singles
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import QWEN2_VL, rope_index
+from tubelet.language.placing.mrope import rope_index
+from tubelet.language.placing.rules import QWEN2_VL, TokenIds
 from tubelet.language.placing.view_index import view_index
 
 

@@ -14,7 +14,8 @@ from tubelet import Grid, Item, Packed
 from tubelet.errors import AlignmentError, ConfigError, InputError, ShapeError
 from tubelet.integrations.sglang import FORMAT, MODELS, RULES, request
 from tubelet.language import TokenIds
-from tubelet.language.placing.mrope import ONE_D, rope_index
+from tubelet.language.placing.mrope import rope_index
+from tubelet.language.placing.rules import ONE_D
 from tubelet.language.vlm.features import VisualRows
 
 SAID: dict[str, Any] = json.loads((Path(__file__).parent / "servers" / "sglang.json").read_text(encoding="utf-8"))

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import tubelet
 from tubelet.errors import ShapeError
-from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.place import place
+from tubelet.language.placing.rules import TokenIds
 from tubelet.packed import Grid, Item, Packed, concat, pack
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA, ViewRule, view_items

@@ -27,8 +27,7 @@ from tubelet import VLM, untrained
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import AlignmentError, DataError, InputError
 from tubelet.language import build_projector
-from tubelet.language.placing.align import LLAVA, TokenIds
-from tubelet.language.placing.mrope import QWEN2_5_VL
+from tubelet.language.placing.rules import LLAVA, QWEN2_5_VL, TokenIds
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.packed import Packed

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 import tubelet
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, RunError
-from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.rules import TokenIds
 from tubelet.language.project.projector import build_projector
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme

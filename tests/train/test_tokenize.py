@@ -15,8 +15,8 @@ from tests.language.vlm.tiny_speakers import PARTS_TEMPLATE, TAG_TEMPLATE, token
 
 from tubelet.errors import AlignmentError, ConfigError, InputError
 from tubelet.inspect.budget.values import Downstream
-from tubelet.language.placing.align import LLAVA, TokenIds
-from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN3_VL, rope_index
+from tubelet.language.placing.mrope import rope_index
+from tubelet.language.placing.rules import LLAVA, QWEN2_5_VL, QWEN3_VL, TokenIds
 from tubelet.language.vlm.scheme import Scheme, Written
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views import LAVIDA, ViewRule

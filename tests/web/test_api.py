@@ -21,9 +21,8 @@ from tubelet.inspect.budget.networks import LANGUAGE
 from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.values import Downstream
 from tubelet.inspect.draw.cells import layers_of
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import QWEN2_5_VL
 from tubelet.language.placing.place import place
+from tubelet.language.placing.rules import QWEN2_5_VL, TokenIds
 from tubelet.packed.order import rows_in
 from tubelet.reduce.encoded import EncodedFile, encode_file
 from tubelet.reduce.methods import METHODS, choose

@@ -9,7 +9,7 @@ import pytest
 from tubelet.encoder.config import EncoderConfig, Head, Merger, Rope, Table
 from tubelet.errors import ConfigError, LimitError
 from tubelet.families.catalogue import families
-from tubelet.language.placing.mrope import PositionRule
+from tubelet.language.placing.rules import PositionRule
 from tubelet.language.project.projector import ProjectorConfig
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import ViewRule

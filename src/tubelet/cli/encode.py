@@ -55,8 +55,8 @@ class Encode:
     model: Annotated[
         str,
         option(
-            "a variant (see tubelet models; random weights), a folder or safetensors file, or a hub id "
-            f"(default: {DEFAULT_MODEL}, untrained)",
+            "a folder or safetensors file, a hub id, or a variant with random weights (see tubelet models) "
+            f"(default: {DEFAULT_MODEL}, which comes with tubelet)",
             "MODEL",
         ),
     ] = DEFAULT_MODEL

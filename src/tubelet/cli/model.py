@@ -11,7 +11,7 @@ from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError, near_names
 from tubelet.families.catalogue import variants
 from tubelet.weights.load import load_encoder, report_of, untrained
-from tubelet.weights.locate import is_here
+from tubelet.weights.locate import BUILT_IN, is_here
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.model import VLM
@@ -77,7 +77,7 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
 def require_named(name: str) -> None:
     """Raises UsageError for a name that can be neither a folder, a file nor a hub id."""
     if "/" not in name and "\\" not in name and not is_here(name):
-        near = near_names(name, variants())
+        near = near_names(name, (*variants(), *BUILT_IN))
         raise UsageError(f"--model {name}: no such variant, folder or file{near}; tubelet models lists the variants")
 
 

@@ -46,6 +46,7 @@ class Models:
         from tubelet.families.hub import hub_id
         from tubelet.language.vlm.layouts import HUB_IDS, VERIFIED
         from tubelet.language.vlm.layouts import PROOFS as WHOLE_PROOFS
+        from tubelet.weights.locate import BUILT_IN
 
         known = variants()
         chosen = [name for name in known if matching(self.filter, (name, known[name][0].name, hub_id(name) or ""))]
@@ -58,14 +59,15 @@ class Models:
             for kind, ids in HUB_IDS.items()
             if any(matching(self.filter, (kind, one)) for one in ids)
         ]
-        if not chosen and not whole:
-            names = (*known, *dict.fromkeys(family.name for family in families()))
+        boxed = [describe_built_in(name) for name in BUILT_IN if matching(self.filter, (name,))]
+        if not chosen and not whole and not boxed:
+            names = (*known, *BUILT_IN, *dict.fromkeys(family.name for family in families()))
             near = near_names(self.filter, names)
             raise UsageError(f"no model is called so: {file_name(self.filter)[:60]}{near}; tubelet models lists all")
         rows = [describe(name, known[name][1], known[name][0].name, format_of(known[name][0], name)) for name in chosen]
         told = [describe_family(f) for f in families() if f.name in {row["family"] for row in rows}]
-        terminal.show(_tables(told, rows, whole))
-        said = {"families": told, "models": rows, "whole": whole}
+        terminal.show(_tables(boxed, told, rows, whole))
+        said = {"built_in": boxed, "families": told, "models": rows, "whole": whole}
         terminal.document({"command": "models", "default": DEFAULT_MODEL, **said})
         return OK
 
@@ -123,13 +125,29 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
     }
 
 
-def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[dict[str, Any]]) -> "Group":
-    """A table for each family, under lines that say what is verified of it and what all its networks share; then the
-    whole models."""
+def describe_built_in(name: str) -> dict[str, Any]:
+    """A whole model that comes with the package, as plain values: those of its encoder, and its own parameters."""
+    from tubelet.inspect.budget.outline import outline_model
+    from tubelet.weights.locate import BUILT_IN
+    from tubelet.weights.opened import open_weights
+
+    outline, match = outline_model(name), open_weights(name).match
+    row = describe(name, outline.encoder, match.family.name, match.format)
+    card = str(BUILT_IN[name] / "README.md")
+    return row | {"weights": "in the package", "language": outline.language, "card": card}
+
+
+def _tables(
+    boxed: list[dict[str, Any]], told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[dict[str, Any]]
+) -> "Group":
+    """What comes with the package; a table for each family, under lines that say what is verified of it and what all
+    its networks share; then the whole models."""
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Any] = []
+    parts: list[Any] = (
+        [Text("in the package, trained", style="bold"), _table([(r, _notes(r)) for r in boxed])] if boxed else []
+    )
     for family in told:
         own = [(row, _notes(row)) for row in rows if row["family"] == family["name"]]
         shared = [note for note in own[0][1] if all(note in notes for _, notes in own)]
@@ -139,7 +157,7 @@ def _tables(told: list[dict[str, Any]], rows: list[dict[str, Any]], whole: list[
             parts.append(Text(f"  {'; '.join(more + shared)}", style="dim"))
         parts.append(_table([(row, [note for note in notes if note not in shared]) for row, notes in own]))
     note = (
-        "By name, a model has seeded random weights: UNTRAINED, for trying things out.\n"
+        f"By name, models but {DEFAULT_MODEL} have seeded random weights: UNTRAINED, for trying things out.\n"
         "For trained weights give --model a hub id above, or a folder or .safetensors file of any of these\n"
         "families, alone or inside a whole vision-language model."
     )
@@ -160,6 +178,7 @@ def _proven(told: dict[str, Any]) -> str:
 def _notes(row: dict[str, Any]) -> list[str]:
     """What is special about a network."""
     notes = ["the default"] if row["name"] == DEFAULT_MODEL else []
+    notes += ["answers questions about pages"] if "card" in row else []
     notes += [] if row["pool"] else ["no pooling head"]
     notes += [f"merges {row['merge']} x {row['merge']}"] if row["merge"] > 1 else []
     return notes + ([_attention(row["spans"], row["span_frames"])] if row["spans"] != ["item"] else [])

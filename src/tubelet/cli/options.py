@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.reading.sampling import Sampling
 
-DEFAULT_MODEL = "llava_vit_packing_small"
+DEFAULT_MODEL = "reader"  # in weights.locate.BUILT_IN
 SEED = 0  # of the random weights of an untrained model
 
 

@@ -21,6 +21,7 @@ from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
 from tubelet.errors import near_names
+from tubelet.weights.locate import BUILT_IN
 from tubelet.writing import save_png
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ class Plan:
             limits = {"max_tokens": self.fit_tokens, "max_memory_bytes": most_bytes}
             fitted = [fit_budget(one, what, after, views, **limits, **how) for one in inputs]
         rate = self._rate(found.config)
-        heavy = outline is not None or after.geometry is not None  # torch is there already
+        heavy = self.model not in BUILT_IN and (
+            outline is not None or after.geometry is not None
+        )  # torch is there already
         memory = self.memory or heavy or most_bytes is not None or out is not None
         more = extras(found, fitted, rate, self.device, outline, memory=memory)
         if out is not None:
@@ -247,15 +250,17 @@ class Plan:
         return with_budget(recipe, self.max_pixels, self.max_tokens)
 
     def _outline(self) -> "tuple[EncoderConfig, ModelOutline | None]":
-        """The encoder, and what its folder says; of a variant there is none, and counting it needs no torch."""
+        """The encoder, and what its folder says; of a variant there is none. Counting that or what comes with the
+        package needs no torch."""
         from tubelet.families.catalogue import variants
+        from tubelet.inspect.budget.outline import outline_model
 
         if self.model in (known := variants()):
             return known[self.model][1], None
-        from tubelet.cli.model import require_named
-        from tubelet.inspect.budget.outline import outline_model
+        if self.model not in BUILT_IN:
+            from tubelet.cli.model import require_named
 
-        require_named(self.model)
+            require_named(self.model)
         outline = outline_model(self.model)
         return outline.encoder, outline
 

@@ -4,6 +4,7 @@ import os
 import webbrowser
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,13 +40,18 @@ class Serve:
     model: Annotated[
         str,
         option(
-            "a variant (see tubelet models; random weights), a folder or safetensors file, or a hub id "
-            f"(default: {DEFAULT_MODEL})",
+            "a folder or safetensors file, a hub id, or a variant with random weights (see tubelet models) "
+            f"(default: {DEFAULT_MODEL}, which comes with tubelet)",
             "MODEL",
         ),
     ] = DEFAULT_MODEL
     reader: Annotated[
-        str | None, option("a folder or hub id of a whole model that answers questions (default: none)", "MODEL")
+        str | None,
+        option(
+            "a folder or hub id of a whole model that answers questions (default: the one that comes with tubelet, "
+            "where it is the model)",
+            "MODEL",
+        ),
     ] = None
     config: Config = None
     root: Annotated[str | None, option("a folder below which files can be opened by their path", "FOLDER")] = None
@@ -100,7 +106,8 @@ class Serve:
         except ModuleNotFoundError as e:
             raise RunError(INSTALL) from e
         model = load_model(self.model, "float32", self.device, pool=False, config=self.config)
-        reader = None if self.reader is None else load_vlm(self.reader, self.dtype, self.device)
+        reads = self._reader()
+        reader = None if reads is None else load_vlm(reads, self.dtype, self.device)
         if model.untrained:
             terminal.say(f"{model.name} is UNTRAINED: random weights, its tokens mean nothing")
         return Bench(
@@ -112,12 +119,18 @@ class Serve:
             told=None if self.model == DEFAULT_MODEL else model.name,
             words=_words(self.model, self.config, model),
             reader=reader,
-            reader_name=None if self.reader is None else file_name(self.reader),
+            reader_name=None if reads is None else file_name(reads),
             views_of=views_of,
             files=self.files,
             root=None if self.root is None else Path(self.root),
             most_upload=most,
         )
+
+    def _reader(self) -> str | None:
+        """What answers questions: as asked, or the model that comes with tubelet where transformers can run it."""
+        if self.reader is not None or self.model != DEFAULT_MODEL:
+            return self.reader
+        return DEFAULT_MODEL if find_spec("transformers") is not None else None
 
     def _look(self) -> None:
         """Raise InputError for FILES and a --root that are not there."""

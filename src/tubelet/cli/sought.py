@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from tubelet.reduce.inputs import Space
 
 TEXT_SIDE = (
-    "--text needs a model with a text side: --model google/siglip-so400m-patch14-384, or a folder of such weights; "
-    "or give --text-embeddings FILE.safetensors with (S, D) vectors in this model's space"
+    "--text needs a model with a text side: --model reader, which looks for words as they are printed, or such as "
+    "google/siglip-so400m-patch14-384 for what pictures show; or give --text-embeddings FILE.safetensors with (S, D) "
+    "vectors in this model's space"
 )
 
 

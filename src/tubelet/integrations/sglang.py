@@ -28,9 +28,8 @@ from torch import Tensor
 from tubelet.errors import ConfigError, InputError
 from tubelet.integrations import served
 from tubelet.integrations.served import Kind, Payload
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
 from tubelet.language.placing.place import place
+from tubelet.language.placing.rules import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule, TokenIds
 from tubelet.language.vlm.features import VisualRows
 from tubelet.packed import Packed
 

@@ -1,8 +1,8 @@
-from tubelet.language.placing.align import TokenIds as TokenIds
-from tubelet.language.placing.mrope import PositionRule as PositionRule
 from tubelet.language.placing.mrope import rope_index as rope_index
 from tubelet.language.placing.place import place as place
 from tubelet.language.placing.prompt import expand_placeholders as expand_placeholders
+from tubelet.language.placing.rules import PositionRule as PositionRule
+from tubelet.language.placing.rules import TokenIds as TokenIds
 from tubelet.language.project.files import load_projector as load_projector
 from tubelet.language.project.files import save_projector as save_projector
 from tubelet.language.project.projector import build_projector as build_projector

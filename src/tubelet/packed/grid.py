@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import index
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tubelet.doors import door
 from tubelet.errors import ShapeError
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from tubelet.shapes import Int32
 
+Odd = Literal["error", "pad_edge", "crop"]  # what a grid becomes whose sides a block does not divide
+ODD: tuple[Odd, ...] = ("error", "pad_edge", "crop")
 MAX_ROWS = 2**31 - 1  # cu_seqlens is int32 in every varlen kernel
 _SHARED_ROWS = 16_384  # tables up to this size are made once and shared: at most 256 x 192 KiB
 

@@ -18,11 +18,10 @@ from torch import Tensor
 from tubelet.doors import door
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, all_positions
+from tubelet.packed.grid import ODD, Odd
 from tubelet.packed.order import rows_by_place
 from tubelet.shapes import Int32, Shaped
 
-Odd = Literal["error", "pad_edge", "crop"]
-ODD: tuple[Odd, ...] = ("error", "pad_edge", "crop")
 Mode = Literal["average", "max", "bilinear"]
 MODES: tuple[Mode, ...] = ("average", "max", "bilinear")
 _SHARED_ROWS = 16_384  # tables up to this size are made once and shared

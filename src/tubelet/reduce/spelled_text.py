@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tubelet.errors import InputError, KeyMismatch, ShapeError
 from tubelet.packed import Packed
+from tubelet.packed.file import replace_tensors
 from tubelet.reduce.relevance import content_words
 from tubelet.shapes import Float, Int64
 from tubelet.weights.locate import CheckpointFolder, Source, find_checkpoint, find_folder
@@ -61,11 +62,10 @@ class SpelledText(nn.Module):
         return side.to(device).eval()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write it beside the weights in a folder, in half precision."""
-        from safetensors.torch import save_file
-
+        """Write it beside the weights in a folder, in half precision. Raises what `writing.new_file` raises."""
         stored = zip(NAMES, (self.pieces.weight, self.matrix.weight), strict=True)
-        save_file({name: t.detach().half().cpu().contiguous() for name, t in stored}, Path(folder) / FILE)
+        tensors = {name: t.detach().half().contiguous() for name, t in stored}
+        replace_tensors(Path(folder) / FILE, tensors, {}, lambda old: old.tensors.keys() == set(NAMES))
 
     def embed(self, words: Sequence[str]) -> Float[Tensor, "S C"]:
         """One vector a word. Raises InputError for no words or an empty one."""

@@ -8,16 +8,16 @@ import torch
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError
 from tubelet.families.fields import refuse_code
-from tubelet.language.placing.align import LLAVA
-from tubelet.language.project.projector import MERGING, Projector, build_projector
+from tubelet.language.placing.rules import LLAVA
+from tubelet.language.project.config import MERGING
+from tubelet.language.project.projector import Projector, build_projector
 from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
 from tubelet.language.vlm.lavida import FrontEnd
 from tubelet.language.vlm.layouts import LAYOUTS
 from tubelet.language.vlm.llava import read_embeddings
 from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.read_folder import MODEL_TYPE
-from tubelet.language.vlm.scheme import Scheme
+from tubelet.language.vlm.scheme import MODEL_TYPE, Scheme
 from tubelet.pixels.recipe import UNBUDGETED, PixelRecipe
 from tubelet.reduce.siglip_text import SiglipText
 from tubelet.train.language import LanguageTraining

@@ -22,9 +22,8 @@ from tubelet.inspect.draw.cells import layers_of, panels_of
 from tubelet.inspect.draw.frames import frame_at
 from tubelet.inspect.draw.token_maps import principal_colours
 from tubelet.inspect.draw.veil import is_page
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import ONE_D, QWEN2_5_VL, QWEN2_VL, PositionRule
 from tubelet.language.placing.place import place
+from tubelet.language.placing.rules import ONE_D, QWEN2_5_VL, QWEN2_VL, PositionRule, TokenIds
 from tubelet.packed import Packed
 from tubelet.packed.order import rows_in
 from tubelet.reduce.methods import Choice

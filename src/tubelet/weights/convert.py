@@ -19,8 +19,9 @@ from tubelet.families.catalogue import families, require_variant, variant_of
 from tubelet.families.family import Family
 from tubelet.packed import Item, Packed, all_positions
 from tubelet.weights.conversion import readable, sha256_of, write_report
-from tubelet.weights.load import load_encoder, open_weights, report_of
+from tubelet.weights.load import load_encoder, report_of
 from tubelet.weights.locate import find_folder
+from tubelet.weights.opened import open_weights
 from tubelet.weights.save import encoder_files, known_format, staged
 from tubelet.weights.tensors import same_bits
 from tubelet.writing import resolved

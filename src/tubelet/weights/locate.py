@@ -32,6 +32,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # peft's
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 SECTION = "tubelet"  # of the config.json of a whole model that tubelet wrote: how it reads pictures
 MAX_SHARDS = 4096
+BUILT_IN = {"reader": Path(__file__).parent / "built_in" / "reader"}  # trained weights that come with the package
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -72,6 +73,7 @@ class CheckpointFolder:
     index: str | None = None  # the index they were read from, None for a single file
     fetch: Callable[[Sequence[str]], None] | None = None  # brings files by name into the folder, where a hub has them
     described: Mapping[str, Any] | None = None  # what config.json says, where it is known in another form already
+    dtype: str | None = None  # the type that weights are kept in unless another is asked for; None: the stored one
     headers: dict[str, Header] = field(default_factory=dict, repr=False, compare=False)  # those read so far, by name
 
     @property
@@ -142,12 +144,13 @@ Source = str | os.PathLike[str] | CheckpointFolder  # what a part of a checkpoin
 
 
 def is_here(name: str) -> bool:
-    """Whether something stands at a name: then no hub is asked."""
-    return os.path.exists(name)  # noqa: PTH110  that of Path raises where a name is too long
+    """Whether something stands at a name, or comes with the package under it: then no hub is asked."""
+    return os.path.exists(name) or name in BUILT_IN  # noqa: PTH110  that of Path raises where a name is too long
 
 
 def find_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
-    """The whole checkpoint at a folder, a .safetensors or index file, or a hub id; headers checked, no tensor yet.
+    """The whole checkpoint at a folder, a .safetensors or index file, or a hub id, or of a name in `BUILT_IN` where
+    nothing stands; headers checked, no tensor yet.
 
     Raises WeightsError when nothing is there, UnsafeFile and UnsafePath for what must not be read.
     """
@@ -163,6 +166,8 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
         return source
     path = Path(source)
     if not str(source) or not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
+        if str(source) in BUILT_IN:  # stored in half precision, which a CPU is slow in
+            return replace(_from_folder(BUILT_IN[str(source)], str(source)), dtype="float32")
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
             return _from_hub(str(source), revision)
         raise _nothing(str(source))
@@ -182,7 +187,7 @@ def _nothing(name: str) -> WeightsError:
     from tubelet.families.catalogue import variants
 
     known = variants()
-    hint = near_names(name, known)
+    hint = near_names(name, (*known, *BUILT_IN))
     if name in known:
         hint = "; the network of that name has no weights here: tubelet.untrained makes it with random ones"
     return WeightsError(f"no such file or folder, and not a hub id of the form owner/name{hint}", source=name[:200])

@@ -16,8 +16,9 @@ from tubelet.errors import ConfigError, RunError, WeightsError
 from tubelet.families.catalogue import families, home_of, write_config
 from tubelet.families.family import Family, to_theirs
 from tubelet.packed.file import write_tensors
-from tubelet.weights.load import open_weights, report_of
+from tubelet.weights.load import report_of
 from tubelet.weights.locate import CONFIG, PROCESSOR, SINGLE
+from tubelet.weights.opened import open_weights
 from tubelet.weights.tensors import TensorReader, same_bits
 from tubelet.writing import folder_place, new_folder, write_json
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tubelet.errors import KeyMismatch, UnsafeFile
 from tubelet.packed.header import Entry
-from tubelet.weights.locate import Checkpoint, Source, find_checkpoint
+from tubelet.weights.locate import Checkpoint, CheckpointFolder, Source, find_checkpoint
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -80,6 +80,11 @@ def entries_of(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
     """Tensors in memory as a file would describe them, for `compare_names`."""
     names = {dtype: name for name, dtype in _FLOATS.items()}
     return {key: Entry(names.get(x.dtype, str(x.dtype)), tuple(x.shape), 0, 0) for key, x in tensors.items()}
+
+
+def wanted_type(dtype: torch.dtype | None, folder: CheckpointFolder) -> torch.dtype | None:
+    """The type that was asked for, else the one in which the folder's weights are kept; None: the stored one."""
+    return dtype if dtype is not None or folder.dtype is None else getattr(torch, folder.dtype)
 
 
 def stored_type(entries: Sequence[Entry]) -> torch.dtype:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tubelet.encoder.config import Table
 from tubelet.encoder.table import PositionTable
-from tubelet.language.placing.align import LLAVA
 from tubelet.language.placing.place import place
 from tubelet.language.placing.prompt import expand_placeholders
+from tubelet.language.placing.rules import LLAVA
 from tubelet.packed import pack
 from tubelet.packed.grid import Item
 from tubelet.pixels.patchify import patchify, unpatchify

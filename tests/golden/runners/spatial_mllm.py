@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tubelet import Item, Packed, pack
 from tubelet.geometry.branch import frames_of
-from tubelet.language.placing.mrope import PositionRule
+from tubelet.language.placing.rules import PositionRule
 from tubelet.language.vlm.features import VisualRows
 from tubelet.language.vlm.model import VLM
 from tubelet.packed.file import write_tensors

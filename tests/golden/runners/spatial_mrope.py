@@ -5,8 +5,8 @@ from dataclasses import replace
 from tests.golden.upstream.rotary import cos_sin, inverse_frequencies, rotate, select_axes
 from torch import Tensor
 
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule, rope_index
+from tubelet.language.placing.mrope import rope_index
+from tubelet.language.placing.rules import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule, TokenIds
 
 from ..cases import Case
 

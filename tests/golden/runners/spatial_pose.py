@@ -6,7 +6,7 @@ from torch import Tensor
 from tubelet.geometry.pose_index import pose_steps, steps_of_frames
 from tubelet.geometry.prope import apply_maps, camera_attention, pose_maps, prope_maps
 from tubelet.geometry.tubelets import paired
-from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.rules import TokenIds
 from tubelet.language.placing.view_index import view_index
 
 from ..cases import Case

@@ -126,8 +126,8 @@ def ours(name: str, compat: bool = False) -> list[list[int]]:
     """tubelet's positions, counted as the reference does or as transformers 5 does."""
     from dataclasses import replace
 
-    from tubelet.language.placing.align import QWEN
-    from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, rope_index
+    from tubelet.language.placing.mrope import rope_index
+    from tubelet.language.placing.rules import QWEN, QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 
     ids, mask, given = tokens(name)
     rule = {"2": QWEN2_VL, "2.5": replace(QWEN2_5_VL, arithmetic="float32"), "3": QWEN3_VL}[CASES[name][0]]

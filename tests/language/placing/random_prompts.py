@@ -8,9 +8,8 @@ import torch
 from hypothesis import strategies as st
 
 import tubelet
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import ONE_D, QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
 from tubelet.language.placing.place import Placed, place
+from tubelet.language.placing.rules import ONE_D, QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule, TokenIds
 from tubelet.packed import Grid, Item, Packed
 
 IDS = TokenIds(image=90, video=91, start=92, end=93)

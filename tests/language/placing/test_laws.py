@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.language.placing.random_prompts import IDS, RULES, batches, packs, placed
 from torch import nn
 
-from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
 from tubelet.language.placing.place import place
 from tubelet.language.placing.prompt import IGNORED, Side, expand_placeholders, truncate
+from tubelet.language.placing.rules import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
 
 BY_RULE = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 

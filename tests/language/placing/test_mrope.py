@@ -16,9 +16,9 @@ from tests.language.placing.slow_positions import slow_blocks, slow_positions
 
 import tubelet
 from tubelet.errors import AlignmentError, InputError, ShapeError
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import ONE_D, QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule, rope_index
+from tubelet.language.placing.mrope import rope_index
 from tubelet.language.placing.place import place
+from tubelet.language.placing.rules import ONE_D, QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule, TokenIds
 from tubelet.packed import Grid, Item
 
 

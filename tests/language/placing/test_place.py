@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 import tubelet
 from tubelet.errors import AlignmentError, InputError, ShapeError
-from tubelet.language.placing.align import LLAVA, TokenIds
-from tubelet.language.placing.mrope import QWEN2_VL, QWEN3_VL
 from tubelet.language.placing.place import place
+from tubelet.language.placing.rules import LLAVA, QWEN2_VL, QWEN3_VL, TokenIds
 from tubelet.language.placing.touch import blank, touch
 from tubelet.packed import Item, Packed
 

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 import tubelet
 from tubelet.errors import AlignmentError, InputError
 from tubelet.inspect.budget.values import Downstream
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN3_VL
 from tubelet.language.placing.place import place
 from tubelet.language.placing.prompt import IGNORED, Prompt, Side, expand_placeholders, pad, truncate
+from tubelet.language.placing.rules import QWEN2_5_VL, QWEN3_VL, TokenIds
 from tubelet.packed import Item
 
 IDS = TokenIds(image=90, video=91, start=92, end=93)

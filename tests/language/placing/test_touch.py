@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import tubelet
-from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.place import place
+from tubelet.language.placing.rules import TokenIds
 from tubelet.language.placing.touch import blank, touch
 
 IDS = TokenIds(image=9)

@@ -14,7 +14,7 @@ from tubelet import Clip, untrained
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import AlignmentError, ConfigError, LimitError
 from tubelet.language import build_projector
-from tubelet.language.placing.align import LLAVA
+from tubelet.language.placing.rules import LLAVA
 from tubelet.language.vlm.chat import apply_chat_template, ask, pad_to_square, timestamps
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme

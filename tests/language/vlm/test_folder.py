@@ -30,8 +30,7 @@ from tubelet import load_encoder, load_projector, patchify, save_projector, untr
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, KeyMismatch, TubeletError, WeightsError
 from tubelet.language import build_projector
-from tubelet.language.placing.align import LLAVA, TokenIds
-from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN3_VL
+from tubelet.language.placing.rules import LLAVA, QWEN2_5_VL, QWEN3_VL, TokenIds
 from tubelet.language.vlm import write_folder as save_module
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM

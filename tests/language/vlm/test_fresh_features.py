@@ -16,7 +16,7 @@ from tubelet import Packed, patchify, untrained
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.options import RunOptions
 from tubelet.language import build_projector
-from tubelet.language.placing.align import LLAVA
+from tubelet.language.placing.rules import LLAVA
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.language.vlm.state_key import state_key

@@ -19,8 +19,8 @@ import tubelet
 from tubelet import Clip
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, ShapeError
-from tubelet.language.placing.align import TokenIds
 from tubelet.language.placing.place import place
+from tubelet.language.placing.rules import TokenIds
 from tubelet.language.project.projector import Projector
 from tubelet.language.vlm.lavida import LAVIDA_TOWER, FrontEnd, ViewFeatures
 from tubelet.packed import Packed

@@ -18,7 +18,7 @@ from transformers.models.llava_next.modeling_llava_next import unpad_image
 from tubelet import VLM, Clip, Item, pack
 from tubelet.errors import ConfigError, KeyMismatch
 from tubelet.language import build_projector
-from tubelet.language.placing.align import LLAVA
+from tubelet.language.placing.rules import LLAVA
 from tubelet.language.vlm.chat import ask, patchify_clips
 from tubelet.language.vlm.layout import ModelFiles
 from tubelet.language.vlm.llava import llava_views

@@ -16,7 +16,7 @@ from tubelet import Clip, Grid, Packed, untrained
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import AlignmentError, ConfigError, InputError
 from tubelet.language import build_projector
-from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.rules import TokenIds
 from tubelet.language.placing.touch import blank, touch
 from tubelet.language.vlm.cache import FeatureCache
 from tubelet.language.vlm.chat import patchify_clips

@@ -1,36 +1,32 @@
 """What a folder says of a model, for plans: its encoder, and what follows it in a whole model. No weight is read.
 
 Headers of safetensors give the sizes of VGGT, which stand in no configuration, and how large the language model is.
+What tubelet wrote is described without torch, other kinds need what reads them.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError
 from tubelet.families.fields import LARGEST, refuse_code
-from tubelet.geometry.branch import CONNECTOR, NETWORK
-from tubelet.geometry.vggt import VGGTConfig
-from tubelet.geometry.vggt_keys import aggregator_config
 from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype
 from tubelet.inspect.budget.networks import LanguageShape
 from tubelet.inspect.budget.values import Downstream
-from tubelet.language.project.files import SETTINGS
-from tubelet.language.project.projector import ProjectorConfig
-from tubelet.language.vlm.layouts import LAYOUTS
+from tubelet.language.project.config import SETTINGS, ProjectorConfig
 from tubelet.language.vlm.qwen import SPATIAL_MLLM, spatial_level, without_spatial
-from tubelet.language.vlm.read_folder import MODEL_TYPE, files_of, is_layout
-from tubelet.language.vlm.scheme import Scheme, scheme_from
+from tubelet.language.vlm.scheme import MODEL_TYPE, Scheme, scheme_from
 from tubelet.pixels.views_plan import ViewRule
-from tubelet.weights.load import Opened, open_weights
 from tubelet.weights.locate import CONFIG, SECTION, CheckpointFolder, Source, find_folder
+from tubelet.weights.opened import Opened, open_weights
 from tubelet.weights.plain import from_plain
-from tubelet.weights.tensors import stored_type
 
-BESIDE = (NETWORK, CONNECTOR)
+if TYPE_CHECKING:
+    from tubelet.geometry.vggt import VGGTConfig
+
 # Projectors whose cost a plan knows -> their matrices, and whether they average what they merge
 PLANNED = {"identity": ("identity", False), "linear": ("linear", False), "mlp2x_gelu": ("mlp2x_gelu", False)}
 PLANNED |= {"soft_tokens": ("linear", True), "pixel_shuffle": ("mlp2x_gelu", False), "merge_linear": ("linear", False)}
@@ -48,8 +44,8 @@ USUAL: dict[str, dict[str, int]] = {
 @dataclass(frozen=True)
 class ModelOutline:
     """A folder's encoder, as many layers as run, and what follows it. language: values in the language model's weights;
-    None where there is none or its files would have to be fetched. stored: the type of the encoder's weights. scheme:
-    how the whole model cuts a prompt's pictures."""
+    None where there is none or its files would have to be fetched. stored: the type the encoder's weights are kept
+    in. scheme: how the whole model cuts a prompt's pictures."""
 
     encoder: EncoderConfig
     after: Downstream = Downstream()
@@ -78,7 +74,7 @@ def outline_model(source: Source, *, revision: str | None = None) -> ModelOutlin
     if found is not None:
         return found
     opened = open_weights(folder)
-    return ModelOutline(opened.config, stored=_stored(opened))
+    return ModelOutline(opened.config, stored=_kept(folder, opened))
 
 
 def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
@@ -86,7 +82,7 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
     None for any other folder, and for a model that joins several hidden states or repeats odd edges."""
     config = folder.config()
     kind = None if config is None else config.get("model_type")
-    if config is None or not (is_layout(config) or kind in (SPATIAL_MLLM, MODEL_TYPE)):
+    if config is None or not (kind in (SPATIAL_MLLM, MODEL_TYPE) or _is_layout(config)):
         return None
     refuse_code(config)
     level = spatial_level(config) if kind in (SPATIAL_MLLM, MODEL_TYPE) else None
@@ -104,6 +100,9 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
             if own.odd != "error":
                 return None
     else:
+        from tubelet.language.vlm.layouts import LAYOUTS
+        from tubelet.language.vlm.read_folder import files_of
+
         layout, files = LAYOUTS[str(kind)], files_of(folder, config)
         config_of = replace(opened.config, pixels=layout.pixels(files, pixels))
         scheme, named = layout.scheme(files, config_of), layout.projector(files, config_of)
@@ -124,8 +123,8 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
     encoder = replace(opened.config, pixels=replace(scheme.pixels, clips=clips))
     if scheme.states:  # what lies behind the state is loaded and never runs
         encoder = replace(encoder, layers=scheme.states[0], pool=False, post_norm=False, merger=None, deepstack=())
-    language = _language_values(folder, opened)
-    return ModelOutline(encoder, after, True, language, _stored(opened), scheme)
+    language = _language_values(folder, opened, spatial=level is not None)
+    return ModelOutline(encoder, after, True, language, _kept(folder, opened), scheme)
 
 
 def language_shape(config: Mapping[str, Any], name: str = "language model") -> LanguageShape | None:
@@ -162,20 +161,37 @@ def _section(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return said
 
 
-def _geometry(folder: CheckpointFolder) -> VGGTConfig:
+def _is_layout(config: Mapping[str, Any]) -> bool:
+    from tubelet.language.vlm.read_folder import is_layout
+
+    return is_layout(config)
+
+
+def _geometry(folder: CheckpointFolder) -> "VGGTConfig":
+    from tubelet.geometry.branch import NETWORK
+    from tubelet.geometry.vggt_keys import aggregator_config
+
     entries = folder.checkpoint({key for key in folder.home if key.startswith(NETWORK)}).entries
     shapes = {key.removeprefix(NETWORK): e.shape for key, e in entries.items() if key.startswith(NETWORK)}
     return aggregator_config(shapes, folder.name)
 
 
-def _language_values(folder: CheckpointFolder, opened: Opened) -> int | None:
+def _language_values(folder: CheckpointFolder, opened: Opened, *, spatial: bool) -> int | None:
     """Values of the tensors that are part of neither encoder, geometry nor connector; of a hub nothing is fetched."""
     if folder.fetch is not None:
         return None
-    vision = set(opened.match.named.values())
+    vision, beside = set(opened.match.named.values()), ()
+    if spatial:
+        from tubelet.geometry.branch import CONNECTOR, NETWORK
+
+        beside = NETWORK, CONNECTOR
     entries = folder.checkpoint().entries.items()
-    return sum(math.prod(e.shape) for key, e in entries if key not in vision and not key.startswith(BESIDE))
+    return sum(math.prod(e.shape) for key, e in entries if key not in vision and not key.startswith(beside))
 
 
-def _stored(opened: Opened) -> str:
+def _kept(folder: CheckpointFolder, opened: Opened) -> str:
+    if folder.dtype is not None:
+        return folder.dtype
+    from tubelet.weights.tensors import stored_type
+
     return str(stored_type(list(opened.entries.values()))).removeprefix("torch.")

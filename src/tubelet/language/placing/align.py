@@ -15,42 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from tubelet.doors import door
 from tubelet.errors import AlignmentError, InputError
 from tubelet.shapes import Bool, Int64
-
-
-@dataclass(frozen=True)
-class TokenIds:
-    """The ids that stand for pixels in a language model's vocabulary. Qwen's and LLaVA's values are in `QWEN`, `LLAVA`.
-
-    image, video: the placeholders, one of them for each row; equal where a model has one for both. start, end: tokens
-    around an item, None where a model has none. An id may lie outside the vocabulary (LLaVA's -200).
-    Raises InputError where the ids cannot be told apart.
-
-        >>> TokenIds(image=151655, video=151656).placeholders
-        (151655, 151656)
-    """
-
-    image: int
-    video: int | None = None
-    start: int | None = None
-    end: int | None = None
-
-    @door
-    def __post_init__(self) -> None:
-        around = [i for i in (self.start, self.end) if i is not None]
-        if {self.start, self.end} & {self.image, self.video} - {None} or len(set(around)) != len(around):
-            raise InputError("the ids of placeholders, start and end must differ", got=self)
-
-    @property
-    def placeholders(self) -> tuple[int, ...]:
-        """One or two ids."""
-        return (self.image,) if self.video in (None, self.image) else (self.image, self.video)  # pyright: ignore[reportReturnType]
-
-
-QWEN = TokenIds(image=151655, video=151656, start=151652, end=151653)
-LLAVA = TokenIds(image=-200)
 
 
 class Runs(NamedTuple):

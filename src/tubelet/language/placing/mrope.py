@@ -16,7 +16,7 @@ sparse rows get the positions of where they are. Everything is numpy on the host
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,60 +25,12 @@ from torch import Tensor
 from tubelet.doors import door
 from tubelet.errors import InputError, ShapeError
 from tubelet.language.placing import align
-from tubelet.language.placing.align import Prompts, TokenIds
+from tubelet.language.placing.align import Prompts
+from tubelet.language.placing.rules import PositionRule, TokenIds
 from tubelet.language.placing.strips import Strips, of_grids, of_rows, ranges, reach, spread
-from tubelet.language.placing.times import ARITHMETIC, Arithmetic, Number, from_steps, from_times
+from tubelet.language.placing.times import Number, from_steps, from_times
 from tubelet.packed.grid import Item
 from tubelet.shapes import Bool, Int64
-
-Time = Literal["none", "rows", "seconds", "blocks"]
-TIME: tuple[Time, ...] = ("none", "rows", "seconds", "blocks")
-Compat = Literal["transformers-5"]
-Extent = Literal["grid", "rows"]
-EXTENT: tuple[Extent, ...] = ("grid", "rows")
-
-
-@dataclass(frozen=True)
-class PositionRule:
-    """How a language model counts. Take one of `ONE_D`, `QWEN2_VL`, `QWEN2_5_VL`, `QWEN3_VL`, or `replace` a field.
-
-    time: what a row of time counts. "none": rows are counted like text; "rows": one; "seconds": its seconds x
-    tokens_per_second; "blocks": nothing, each frame is a block with text before it. tokens_per_second: of the
-    checkpoint's vision_config (2 in Qwen2.5-VL's, 4 where a file leaves it out). arithmetic: see
-    `language.placing.times`. extent: whether text after an item starts behind its "grid", so that dropping rows moves
-    no other token, or behind the "rows" that are left. compat="transformers-5": count as transformers 5.23 does,
-    where text after a video starts behind its picture alone and may lie inside the video's time
-    (docs/guides/positions.md).
-    Raises InputError.
-
-        >>> QWEN2_5_VL
-        PositionRule(time='seconds', tokens_per_second=2, arithmetic='exact', extent='grid', compat=None)
-    """
-
-    time: Time
-    tokens_per_second: Number = 2
-    arithmetic: Arithmetic = "exact"
-    extent: Extent = "grid"
-    compat: Compat | None = None
-
-    def __post_init__(self) -> None:
-        known: tuple[tuple[str, object, tuple[object, ...]], ...] = (
-            ("time", self.time, TIME),
-            ("arithmetic", self.arithmetic, ARITHMETIC),
-            ("extent", self.extent, EXTENT),
-            ("compat", self.compat, (None, "transformers-5")),
-        )
-        for name, value, values in known:
-            if value not in values:
-                raise InputError(f"{name} is one of {', '.join(map(str, values))}", expected=values, got=value)
-        if not 0 <= float(self.tokens_per_second) < 1e6:
-            raise InputError("tokens_per_second is 0 to 10^6", limit=1e6, got=float(self.tokens_per_second))
-
-
-ONE_D = PositionRule("none")
-QWEN2_VL = PositionRule("rows")
-QWEN2_5_VL = PositionRule("seconds")
-QWEN3_VL = PositionRule("blocks")
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,10 @@ from torch import Tensor
 from tubelet.doors import door
 from tubelet.errors import AlignmentError, InputError, ShapeError
 from tubelet.language.placing import align
-from tubelet.language.placing.align import Prompts, TokenIds
-from tubelet.language.placing.mrope import ONE_D, PositionRule, Positions, item_blocks, lay_out
+from tubelet.language.placing.align import Prompts
+from tubelet.language.placing.mrope import Positions, item_blocks, lay_out
 from tubelet.language.placing.prompt import IGNORED
+from tubelet.language.placing.rules import ONE_D, PositionRule, TokenIds
 from tubelet.language.placing.strips import ranges
 from tubelet.packed import Packed
 from tubelet.shapes import Bool, Float, Int64

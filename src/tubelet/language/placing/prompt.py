@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tubelet.doors import door
 from tubelet.errors import AlignmentError, InputError
-from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.rules import TokenIds
 from tubelet.shapes import Int64
 
 Side = Literal["left", "right"]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.language.placing import align
-from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.rules import TokenIds
 from tubelet.shapes import Float
 
 Axes = Literal["THW", "PTHW", "PHW"]

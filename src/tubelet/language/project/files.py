@@ -17,16 +17,17 @@ import torch
 from tubelet.doors import door
 from tubelet.encoder.config import Merger
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite
-from tubelet.language.project.projector import Compat, Projector, ProjectorConfig, from_config
+from tubelet.language.project.config import SETTINGS, Compat, ProjectorConfig
+from tubelet.language.project.projector import Projector, from_config
 from tubelet.packed.file import replace_tensors
+from tubelet.packed.grid import Odd
 from tubelet.packed.header import Entry, strict_json
-from tubelet.reduce.merge import Odd
 from tubelet.weights.conversion import readable, sha256_of, write_report
 from tubelet.weights.convert import Fold
 from tubelet.weights.locate import CONFIG, Checkpoint, CheckpointFolder, Source, find_folder
 from tubelet.weights.plain import checked_fields, to_plain
 from tubelet.weights.save import staged
-from tubelet.weights.tensors import TensorReader, compare_names, same_bits, stored_type
+from tubelet.weights.tensors import TensorReader, compare_names, same_bits, stored_type, wanted_type
 from tubelet.writing import resolved
 
 FILE = "mm_projector.safetensors"
@@ -34,7 +35,6 @@ INSIDE = "mm_projector."  # what stands before a key, after whatever else
 MERGER = ".merger."  # the same in a LLaVA-OneVision-2
 PREFIX = "model.mm_projector."
 NORM_OUT = "norm_out.weight"  # of a projector with a norm behind
-SETTINGS = "projector"  # the metadata entry with the configuration
 _NUMBERED = re.compile(r"(\d+)\.(?:weight|bias)|(\d+)\.(?:pre_norm|proj\.[02])\.(?:weight|bias)")
 
 
@@ -88,7 +88,8 @@ def load_projector(
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ConfigError(f"weights are floating point numbers, not {dtype}", got=str(dtype))
-    checkpoint = _folder_of(source, revision).checkpoint()
+    folder = _folder_of(source, revision)
+    checkpoint, dtype = folder.checkpoint(), wanted_type(dtype, folder)
     given = {"kind": kind, "odd": odd, "compat": compat, "eps": eps}
     given = {k: v for k, v in given.items() if v is not None}
     return read_projector(checkpoint, bare_names(checkpoint.entries), given, dtype, device)

@@ -9,7 +9,7 @@ refused.
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError
 from tubelet.families.processors import recipe_from
-from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.rules import TokenIds
 from tubelet.language.vlm.layout import Layout, ModelFiles, NamedProjector, fixed_side
 from tubelet.language.vlm.scheme import Scheme, Written
 from tubelet.pixels.recipe import PixelRecipe

@@ -50,7 +50,7 @@ class VLM(nn.Module):
     ConfigError where widths or layers do not fit.
 
         >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> from tubelet.language.placing.align import TokenIds
+        >>> from tubelet.language.placing.rules import TokenIds
         >>> lm = LlamaForCausalLM(LlamaConfig(
         ...     hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=99,
         ...     eos_token_id=None))

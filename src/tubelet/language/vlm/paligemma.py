@@ -8,7 +8,7 @@ Source: huggingface/transformers:src/transformers/models/paligemma@v5.23.0.
 """
 
 from tubelet.encoder.config import EncoderConfig
-from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.rules import TokenIds
 from tubelet.language.vlm.layout import Layout, ModelFiles, NamedProjector, fixed_side
 from tubelet.language.vlm.scheme import Scheme
 

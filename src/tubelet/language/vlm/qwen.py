@@ -12,8 +12,7 @@ from typing import Any
 
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule
+from tubelet.language.placing.rules import QWEN2_5_VL, QWEN2_VL, QWEN3_VL, PositionRule, TokenIds
 from tubelet.language.vlm.layout import Layout, ModelFiles
 from tubelet.language.vlm.scheme import Scheme
 from tubelet.weights.locate import CONFIG

@@ -31,9 +31,9 @@ from tubelet.families.catalogue import require_variant, variants
 from tubelet.families.fields import refuse_code
 from tubelet.families.processors import recipe_from
 from tubelet.geometry.branch import SpatialBranch, load_branch
-from tubelet.language.placing.align import LLAVA
-from tubelet.language.placing.mrope import QWEN2_VL
-from tubelet.language.project.files import SETTINGS, load_projector
+from tubelet.language.placing.rules import LLAVA, QWEN2_VL
+from tubelet.language.project.config import SETTINGS
+from tubelet.language.project.files import load_projector
 from tubelet.language.project.named import load_named_projector
 from tubelet.language.project.projector import Projector
 from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
@@ -43,15 +43,16 @@ from tubelet.language.vlm.llava import ANYRES, JOINS, llava_views, most_views, r
 from tubelet.language.vlm.llava_states import state_numbers
 from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
 from tubelet.language.vlm.qwen import RULES, SPATIAL_MLLM, spatial_level, without_spatial
-from tubelet.language.vlm.scheme import Scheme, scheme_from
+from tubelet.language.vlm.scheme import MODEL_TYPE, Scheme, scheme_from
 from tubelet.pixels.recipe import PixelRecipe
-from tubelet.weights.load import load_encoder, open_weights
+from tubelet.weights.load import load_encoder
 from tubelet.weights.locate import CONFIG, PROCESSOR, SECTION, CheckpointFolder, Source, find_folder
+from tubelet.weights.opened import open_weights
+from tubelet.weights.tensors import wanted_type
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
-MODEL_TYPE = "tubelet_vlm"
 TOWER = "vision_tower."
 
 
@@ -83,6 +84,7 @@ def load_model_parts(
     """
     require_transformers("a vision-language model")
     folder = find_folder(source, revision)
+    dtype = wanted_type(dtype, folder)
     config = folder.config()
     if config is None:
         raise ConfigError("a whole model needs its config.json", source=folder.name, expected=CONFIG)

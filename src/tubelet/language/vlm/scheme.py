@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from tubelet.errors import ConfigError
-from tubelet.language.placing.align import TokenIds
-from tubelet.language.placing.mrope import ONE_D, PositionRule
+from tubelet.language.placing.rules import ONE_D, PositionRule, TokenIds
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.locate import SECTION
@@ -16,6 +15,7 @@ Wording = Literal["parts", "image_tag", "prefix"]
 Bidirectional = Literal["none", "images", "prefix"]
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
 IMAGE_TAG = "<image>"
+MODEL_TYPE = "tubelet_vlm"  # of a whole model that tubelet wrote
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from tubelet.families.catalogue import home_of, write_config
 from tubelet.families.family import to_theirs
 from tubelet.families.fields import CODE_FIELDS
 from tubelet.geometry.branch import branch_tensors
-from tubelet.language.project.files import PREFIX, SETTINGS
+from tubelet.language.project.config import SETTINGS
+from tubelet.language.project.files import PREFIX
 from tubelet.language.vlm.extra_files import SETTINGS_FILE
 from tubelet.language.vlm.llava import NEWLINES
 from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT, require_speaker
-from tubelet.language.vlm.read_folder import MODEL_TYPE, TOWER, ModelParts
-from tubelet.language.vlm.scheme import scheme_to
+from tubelet.language.vlm.read_folder import TOWER, ModelParts
+from tubelet.language.vlm.scheme import MODEL_TYPE, scheme_to
 from tubelet.packed.file import write_tensors
 from tubelet.weights.load import report_of
 from tubelet.weights.locate import CONFIG, INDEX, SECTION, SINGLE

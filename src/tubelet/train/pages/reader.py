@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tubelet.encoder.config import EncoderConfig, Merger, Rope
 from tubelet.encoder.model import Encoder
-from tubelet.language.placing.align import TokenIds
+from tubelet.language.placing.rules import TokenIds
 from tubelet.language.project.projector import build_projector
 from tubelet.language.vlm.load_lm import require_transformers
 from tubelet.language.vlm.model import VLM
