@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.geometry.rooms import room
 from tests.test_docs import PAGES
 from tests.test_docs_shell import shell_lines
 
 from tubelet.cli import main
 from tubelet.cli.parse import parse
 from tubelet.cli.serve import Serve
+from tubelet.cli.terminal import Terminal
+from tubelet.errors import InputError
 from tubelet.web.server import Serving
 
 
@@ -72,6 +75,7 @@ def test_it_prints_an_address_that_answers(
     [
         (("none.png",), 1, "no such file"),
         (("--root", "none"), 1, "--root is no folder"),
+        ((".",), 1, "a folder, and no scene of tubelet scene"),
         (("--port", "70000"), 2, "0 to 65535"),
         (("--port", "-1"), 2, "0 to 65535"),
         (("--max-upload", "50"), 2, "--max-upload takes"),
@@ -91,6 +95,15 @@ def test_what_cannot_be_is_said_before_a_model_is_loaded(
     monkeypatch.chdir(tmp_path)
     assert run("serve", *args) == code
     assert words in capsys.readouterr().err
+
+
+def test_a_scene_s_folder_is_at_hand(tmp_path: Path, model: Path):
+    folder = room(1).save(tmp_path / "room")
+    bench = Serve((str(folder),), model=str(model)).bench(Terminal(quiet=True))
+    assert bench.files == (str(folder),)
+    (folder / "cameras.json").write_text('{"format": "tubelet-scene-1"}')
+    with pytest.raises(InputError, match=r"room: a folder, and no scene of tubelet scene: size is no object"):
+        Serve((str(folder),), model=str(model)).bench(Terminal(quiet=True))
 
 
 def test_a_port_that_is_taken_is_said(model: Path, capsys: pytest.CaptureFixture[str]):

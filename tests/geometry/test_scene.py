@@ -1,6 +1,8 @@
 """A scene as a value and as a folder: which points are kept, what is written, what is never overwritten."""
 
+import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +12,11 @@ import torch
 from PIL import Image
 from tests.geometry.rooms import HALF, room
 
-from tubelet.errors import InputError, NotFinite, ShapeError
+from tubelet.errors import DecodeError, InputError, NotFinite, ShapeError
+from tubelet.geometry import export
+from tubelet.geometry.export import read_ply, write_ply
 from tubelet.geometry.scene import BEYOND, DEEPEST, FORMAT, Scene, depth_scale, parts_of, stored_depth
+from tubelet.geometry.stored import read_stored
 
 NAN = float("nan")
 
@@ -171,10 +176,70 @@ def test_the_folder_says_what_the_scene_is(tmp_path: Path):
     )
 
 
+def test_the_folder_is_read_again_as_it_was_written(tmp_path: Path):
+    scene = replace(room(3, (14, 28)), untrained=True)
+    cloud = scene.cloud(0.5)
+    folder = scene.save(tmp_path / "room", cloud=cloud)
+    stored = read_stored((folder / "cameras.json").read_bytes())
+    assert (stored.names, stored.times_s, stored.content) == (scene.names, scene.times_s, scene.content)
+    assert (stored.network, stored.untrained, stored.depth_scale) == ("exact", True, depth_scale(scene))
+    assert (stored.share, stored.kept, stored.usable) == (0.5, len(cloud.points), cloud.total)
+    for name in ("world_to_cam", "K"):
+        assert torch.equal(getattr(stored.cameras, name), getattr(scene.cameras, name))
+    assert (stored.cameras.size, stored.cameras.world, stored.cameras.scale) == ((14, 28), "room.mp4", "scene")
+    with (folder / "points.ply").open("rb") as file:
+        points, colours = read_ply(file, 10**6)
+    assert np.array_equal(points, cloud.points.numpy()) and np.array_equal(colours, cloud.colours.numpy())
+
+
+@pytest.mark.parametrize("most", [1, 7, 100, 587, 588, 589])
+def test_of_many_points_some_are_read_evenly_and_in_order(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(export, "_READ_POINTS", 50)
+    cloud = room(3, (14, 28)).cloud(0.5)
+    write_ply(tmp_path / "points.ply", torch.arange(588.0)[:, None].expand(588, 3), cloud.colours)
+    with (tmp_path / "points.ply").open("rb") as file:
+        points, colours = read_ply(file, most)
+    at = points[:, 0].astype(int)
+    assert len(at) == min(most, 588) and bool((np.diff(at) > 0).all())
+    parts = np.arange(len(at) + 1) * 588 // len(at)
+    assert bool(((parts[:-1] <= at) & (at < parts[1:])).all())  # one of each
+    assert np.array_equal(colours, cloud.colours.numpy()[at])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: b"",
+        lambda data: b"ply\n",
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: data.replace(b"vertex 588", b"vertex 999999999999"),
+        lambda data: data.replace(b"little", b"big"),
+        lambda data: data.replace(b"float z", b"float w"),
+        lambda data: data.replace(b"ply", b"PLY"),
+    ],
+)
+def test_points_of_others_are_refused(tmp_path: Path, change: Callable[[bytes], bytes]):
+    write_ply(tmp_path / "points.ply", torch.zeros(588, 3))
+    with pytest.raises(DecodeError):
+        read_ply(io.BytesIO(change((tmp_path / "points.ply").read_bytes())), 100)
+
+
+def test_points_that_become_fewer_while_they_are_read_are_refused(tmp_path: Path):
+    class Shorter(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(size)[:4000]
+
+    write_ply(tmp_path / "points.ply", torch.zeros(588, 3))
+    with pytest.raises(DecodeError, match="shorter"):
+        read_ply(Shorter((tmp_path / "points.ply").read_bytes()), 100)
+
+
 def test_pictures_have_no_time(tmp_path: Path):
     scene = replace(room(1), times_s=None)
-    said = json.loads((scene.save(tmp_path / "a") / "cameras.json").read_text())
-    assert said["frames"][0]["time_s"] is None
+    text = (scene.save(tmp_path / "a") / "cameras.json").read_bytes()
+    assert json.loads(text)["frames"][0]["time_s"] is None
+    assert read_stored(text).times_s is None
 
 
 def test_a_scene_is_replaced_only_when_told_to(tmp_path: Path):

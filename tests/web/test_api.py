@@ -26,7 +26,7 @@ from tubelet.language.placing.rules import QWEN2_5_VL, TokenIds
 from tubelet.packed.order import rows_in
 from tubelet.reduce.encoded import EncodedFile, encode_file
 from tubelet.reduce.methods import METHODS, choose
-from tubelet.web.api import PAGE, RECEIVED, Api
+from tubelet.web.api import PAGE, RECEIVED, TURN, Api
 from tubelet.web.look import NEVER
 
 
@@ -315,7 +315,7 @@ def test_costs_of_nothing_are_refused(app: Any, query: str):
 # ---- the page
 
 
-@pytest.mark.parametrize("path", ["/", *(f"/{name}" for name in PAGE)])
+@pytest.mark.parametrize("path", ["/", *(f"/{name}" for name in (*PAGE, TURN))])
 def test_the_page_is_a_list_of_files(app: Any, path: str):
     answer = ask(app, path)
     assert answer.status == 200

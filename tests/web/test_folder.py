@@ -7,7 +7,7 @@ import pytest
 
 from tubelet.errors import InputError, LimitError
 from tubelet.reading.limits import Limits
-from tubelet.web.folder import listed, read_below
+from tubelet.web.folder import is_folder_below, listed, read_below
 
 
 @pytest.fixture
@@ -54,3 +54,23 @@ def test_the_folder_itself_may_be_a_link(root: Path, tmp_path: Path):
 
 def test_what_can_be_opened_is_listed(root: Path):
     assert listed(root) == ["a.png", "deep/b.JPG", "deep/er/c.mp4"]
+
+
+def test_a_scene_is_one_thing_and_what_only_looks_like_one_is_not(root: Path):
+    for name in ("deep/room", "deep/half", "deep/linked"):
+        for part in ("images", "depth"):
+            (root / name / part).mkdir(parents=True)
+            (root / name / part / "0000.png").write_bytes(b"")
+        for part in ("cameras.json", "points.ply"):
+            (root / name / part).write_bytes(b"")
+    (root / "deep/half/points.ply").unlink()
+    (root / "deep/linked/points.ply").unlink()
+    (root / "deep/linked/points.ply").symlink_to(root / "deep/room/points.ply")
+    found = [path for path in listed(root) if path.startswith("deep/")]
+    frames = [f"deep/{name}/{part}/0000.png" for name in ("half", "linked") for part in ("depth", "images")]
+    assert found == ["deep/b.JPG", "deep/er/c.mp4", *frames, "deep/room/"]
+
+
+def test_a_folder_is_told_from_a_file_and_from_a_link(root: Path):
+    assert [is_folder_below(root, path) for path in ("deep", "deep/er")] == [True, True]
+    assert not any(is_folder_below(root, path) for path in ("a.png", "up", "up/root", "..", "", "deep/", "none"))

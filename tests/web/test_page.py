@@ -5,6 +5,7 @@ another host.
 """
 
 import re
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 from tests.web.browser import launched, missing, need_browser, required, served
 from tests.web.conftest import png
+from tests.web.scenes import HOSTILE, named_by_a_stranger, untrained_scene
 
 from tubelet.encoder.model import Encoder
 from tubelet.web.bench import Bench
@@ -34,6 +36,10 @@ COUNT_CLEAR = """canvas => {
   }
   return clear;
 }"""
+COLOURS = """canvas => {
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  return [new Set(new Uint32Array(pixels.buffer)).size, Array.from(pixels.slice(0, 3))];
+}"""
 ASK_SCORES = """async ([token, method]) => {
   const doc = document.body.dataset.drawn.split(" ")[0];
   const answer = await fetch(`api/scores/${doc}/${method}`, {headers: {"X-Tubelet-Token": token}});
@@ -42,11 +48,16 @@ ASK_SCORES = """async ([token, method]) => {
 
 
 @pytest.fixture(scope="module")
-def serving(encoder: Encoder, media: dict[str, Path]) -> Iterator[Serving]:
+def serving(encoder: Encoder, media: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     need_browser()
     from tubelet.cli.serve import views_of
 
-    files = (str(media["page"]), str(media["clip"]))
+    place = tmp_path_factory.mktemp("scenes")
+    scene = untrained_scene(place / "walk", media["clip"])
+    hostile, broken = named_by_a_stranger(scene, place / HOSTILE), place / "broken"
+    shutil.copytree(scene, broken)
+    (broken / "points.ply").write_bytes(b"ply")
+    files = tuple(map(str, (media["page"], media["clip"], scene, hostile, broken)))
     with served(Bench("tiny", encoder, encoder.pixels, True, files=files, views_of=views_of)) as found:
         yield found
 
@@ -199,6 +210,87 @@ def test_two_tabs_and_a_link_hold_what_they_show(pages: Any):
     ready(again, "page.png")
     expect(again.locator("#kept")).to_contain_text("44 of 70")
     expect(second.locator("#kept")).to_contain_text("30 of 48")
+
+
+def seen_scene(page: Any) -> str:
+    """Every pixel of the points and cameras, once they stand still."""
+    page.wait_for_timeout(150)  # what is asked for is drawn with the next picture of the screen
+    return page.locator("#turn").evaluate("canvas => canvas.toDataURL()")
+
+
+def scene_is_open(page: Any) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator("#place")).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#frames li:last-child img").last).to_have_attribute(
+        "src", re.compile("^blob:"), timeout=WAIT_MS
+    )
+    expect(page.locator("#depth")).to_have_attribute("src", re.compile("^blob:"), timeout=WAIT_MS)
+
+
+def test_a_scene_is_turned_and_its_frames_have_their_depth(pages: Any):
+    from playwright.sync_api import expect
+
+    page = pages("&file=2")
+    scene_is_open(page)
+    expect(page.locator("#meaning")).to_have_text("vggt_tiny is UNTRAINED: random weights, this scene means nothing")
+    expect(page.locator("#place-facts")).to_contain_text("2 of 42 x 42 pixels")
+    first = seen_scene(page)
+    canvas, seen = page.locator("#turn"), [first]
+    assert canvas.evaluate(COLOURS)[0] > 20  # points, not paper alone
+    canvas.focus()
+    for key in ("ArrowLeft", "ArrowUp", "Shift+ArrowRight", "+", "c", "n"):
+        page.keyboard.press(key)
+        seen.append(seen_scene(page))
+        assert seen[-1] != seen[-2], key
+    expect(page.locator("#turned")).to_contain_text("from camera 1 of 2: clip.mp4 at")
+    expect(page.locator("#photographed")).to_contain_text("1 of 2: clip.mp4 at")
+    page.keyboard.press("c")
+    page.keyboard.press("0")
+    assert seen_scene(page) == first
+    frames = page.locator("#frames button")
+    expect(frames).to_have_count(2)
+    frames.nth(1).press("Enter")
+    expect(frames.nth(1)).to_have_attribute("aria-current", "true")
+    expect(page.locator("#turned")).to_contain_text("from camera 2 of 2")
+    expect(page.locator("#measured")).to_have_text(
+        re.compile(r"depth [\d.]+ to [\d.]+, half of it beyond [\d.]+; known")
+    )
+    expect(page).to_have_url(re.compile("file=2&t=1"))
+    canvas.scroll_into_view_if_needed()
+    box, before = canvas.bounding_box(), seen_scene(page)
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 120, box["y"] + 80, steps=4)
+    page.mouse.up()
+    assert seen_scene(page) != before
+    page.locator("#given").select_option("f0")  # back to a picture
+    ready(page, "page.png")
+    expect(page.locator("#place")).to_be_hidden()
+    expect(page.locator("#looks")).to_be_visible()
+
+
+def test_a_scene_of_a_stranger_is_text_and_a_damaged_one_is_refused(pages: Any):
+    from playwright.sync_api import expect
+
+    page = pages("&file=3")
+    scene_is_open(page)
+    expect(page.locator("#place-facts dd").first).to_have_text(f"{HOSTILE}/")
+    expect(page.locator("#meaning")).to_contain_text(HOSTILE)
+    expect(page.locator("#photographed")).to_contain_text(HOSTILE)
+    page.locator("#given").select_option("f4")
+    expect(page.locator("#alarm")).to_contain_text("points.ply of this scene: ", timeout=WAIT_MS)
+    expect(page.locator("#place-facts dd").first).to_have_text(f"{HOSTILE}/")  # what was open stays
+
+
+def test_a_scene_fits_a_narrow_dark_screen(pages: Any):
+    light, dark = (pages("&file=2", viewport={"width": 360, "height": 740}, color_scheme=c) for c in ("light", "dark"))
+    corners = []
+    for page in (light, dark):
+        scene_is_open(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        corners.append(page.locator("#turn").evaluate(COLOURS)[1])
+    assert corners == [[250, 249, 246], [23, 24, 26]]
 
 
 def test_it_fits_a_narrow_dark_screen(pages: Any):

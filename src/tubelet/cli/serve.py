@@ -27,7 +27,7 @@ INSTALL = 'tubelet serve needs starlette and uvicorn: pip install "tubelet[serve
 @dataclass(frozen=True)
 class Serve:
     """Look at pictures and clips in a browser: their patch grid, which tokens are kept under a budget, scores as heat,
-    positions, cost.
+    positions, cost; and at scenes, the folders of tubelet scene: points and cameras to be turned, frames and depth.
 
     Prints an address of this machine with a token in it; what is opened there is decoded in a process of its own and
     nothing leaves the machine. Files can be dragged into the page, and FILES and those below --root opened by name.
@@ -36,7 +36,9 @@ class Serve:
     Example: tubelet serve receipt.png walk.mp4 --open
     """
 
-    files: Positional[Annotated[tuple[str, ...], option("pictures and videos to have at hand", "FILE")]] = ()
+    files: Positional[
+        Annotated[tuple[str, ...], option("pictures, videos and folders of scenes to have at hand", "FILE")]
+    ] = ()
     model: Annotated[
         str,
         option(
@@ -139,11 +141,25 @@ class Serve:
 
         for i, name in enumerate(self.files):
             try:
-                open_source(name, Limits()).close()
+                if os.path.isdir(name):  # noqa: PTH112  that of Path raises where a name is too long
+                    _look_at_scene(Path(name))
+                else:
+                    open_source(name, Limits()).close()
             except InputError as e:
                 raise e.placed(item=i) from e.__cause__
         if self.root is not None and not os.path.isdir(self.root):  # noqa: PTH112  that of Path raises where a name is too long
             raise InputError("--root is no folder", source=file_name(self.root))
+
+
+def _look_at_scene(folder: Path) -> None:
+    """Raise InputError for a folder that is no scene's."""
+    from tubelet.geometry.stored import MOST_TOLD_BYTES, read_stored
+    from tubelet.packed.header import read_small
+
+    try:
+        read_stored(read_small(folder / "cameras.json", InputError, MOST_TOLD_BYTES))
+    except InputError as e:
+        raise InputError(f"a folder, and no scene of tubelet scene: {e.message}", source=file_name(folder.name)) from e
 
 
 def views_of(rule: str | None) -> "Views | None":

@@ -1,9 +1,10 @@
-"""Cameras and points as files others read: COLMAP's text model and binary PLY.
+"""Cameras and points as files others read: COLMAP's text model and binary PLY, which is read again.
 
 COLMAP counts a pixel's centre from 0.5, so a principal point in the middle of the image is W / 2 there as here. Its
 quaternions are (w, x, y, z) and its poses world-to-camera with OpenCV's axes, as ours are.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,15 @@ import torch
 from torch import Tensor
 
 from tubelet.doors import door
-from tubelet.errors import NotFinite, ShapeError
+from tubelet.errors import DecodeError, NotFinite, ShapeError
 from tubelet.geometry.cameras import Cameras
 from tubelet.geometry.rotation import rotation_to_quaternion
-from tubelet.shapes import Shaped
+from tubelet.reading.source import BinaryFile
+from tubelet.shapes import Float, Shaped, UInt8
 from tubelet.writing import new_file, new_folder, starts_with
+
+_ROW = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
+_READ_POINTS, _LONGEST_HEAD = 1 << 18, 200
 
 
 @door
@@ -75,12 +80,55 @@ def write_ply(path: Path, points: Tensor, colours: Tensor | None = None) -> None
         >>> write_ply(Path("points.ply"), torch.rand(100, 3))
     """
     xyz, rgb = _points(points, colours)
-    rows = np.empty(len(xyz), dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    rows = np.empty(len(xyz), dtype=_ROW)
     rows["xyz"], rows["rgb"] = xyz, rgb
-    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}"]
-    head += [f"property float {n}" for n in "xyz"] + [f"property uchar {n}" for n in ("red", "green", "blue")]
     with new_file(path, starts_with(b"ply")) as beside:
-        beside.write_bytes(("\n".join([*head, "end_header"]) + "\n").encode("ascii") + rows.tobytes())
+        beside.write_bytes(_ply_head(len(xyz)) + rows.tobytes())
+
+
+def _ply_head(count: int) -> bytes:
+    head = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+    head += [f"property float {n}" for n in "xyz"] + [f"property uchar {n}" for n in ("red", "green", "blue")]
+    return ("\n".join([*head, "end_header"]) + "\n").encode("ascii")
+
+
+@door
+def read_ply(
+    file: BinaryFile, most: int, source: str = "points.ply"
+) -> tuple[Float[np.ndarray, "P 3"], UInt8[np.ndarray, "P 3"]]:
+    """Points and colours of a file that `write_ply` wrote, in its order; of more than `most` one out of each of `most`
+    equal parts, drawn by a seed. Memory grows with `most`, not with the file.
+
+    Raises DecodeError for any other PLY and one that is cut short, NotFinite naming the first point.
+
+        >>> write_ply(Path("points.ply"), torch.rand(100, 3))
+        >>> with open("points.ply", "rb") as file:
+        ...     read_ply(file, 40)[0].shape
+        (40, 3)
+    """
+    found = re.match(rb"ply\n[^\n]{0,80}\nelement vertex (\d{1,12})\n", file.read(_LONGEST_HEAD))
+    count = 0 if found is None else int(found[1])
+    head = _ply_head(count)
+    file.seek(0)
+    if file.read(len(head)) != head:
+        raise DecodeError("not points as tubelet scene writes them", source=source)
+    if file.seek(0, 2) != len(head) + count * _ROW.itemsize:
+        raise DecodeError(f"the file has another length than {count:,} points", source=source, expected=count)
+    file.seek(len(head))
+    starts = np.arange(min(count, most) + 1) * count // max(1, min(count, most))  # of the parts, and the end
+    places = starts[:-1] + (np.random.default_rng(0).random(len(starts) - 1) * np.diff(starts)).astype(np.int64)
+    rows = np.empty(len(places), _ROW)
+    for start in range(0, count, _READ_POINTS):
+        data = file.read(_READ_POINTS * _ROW.itemsize)
+        part = np.frombuffer(data, _ROW, count=len(data) // _ROW.itemsize)
+        low, high = np.searchsorted(places, (start, start + _READ_POINTS))
+        if low < high and places[high - 1] - start >= len(part):
+            raise DecodeError("the file became shorter while it was read", source=source)
+        rows[low:high] = part[places[low:high] - start]
+    bad = np.flatnonzero(~np.isfinite(rows["xyz"]).all(1))
+    if len(bad):
+        raise NotFinite("a point holds NaN or infinity", item=int(places[bad[0]]), source=source)
+    return rows["xyz"], rows["rgb"]
 
 
 def _points(points: Tensor | None, colours: Tensor | None) -> tuple[np.ndarray, np.ndarray]:

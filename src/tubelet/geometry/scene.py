@@ -201,7 +201,7 @@ def parts_of(count: int) -> set[str]:
     >>> sorted(parts_of(1))[:3]
     ['cameras.json', 'depth/0000.png', 'images/0000.png']
     """
-    frames = {f"{part}/{_name(i)}" for part in ("images", "depth") for i in range(max(1, count))}
+    frames = {part(i) for part in (image_part, depth_part) for i in range(max(1, count))}
     colmap = {f"sparse/0/{name}.txt" for name in ("cameras", "images", "points3D")}
     return {*frames, *colmap, "points.ply", "cameras.json", *PICTURES}
 
@@ -246,6 +246,16 @@ def _frames_said(folder: Path) -> int:
     return len(frames) if isinstance(frames, list) else -1
 
 
+def image_part(frame: int) -> str:
+    """Where a frame is, below the folder."""
+    return f"images/{_name(frame)}"
+
+
+def depth_part(frame: int) -> str:
+    """Where its depth is."""
+    return f"depth/{_name(frame)}"
+
+
 def _name(frame: int) -> str:
     return f"{frame:04d}.png"
 
@@ -255,8 +265,8 @@ def _write_frames(scene: Scene, folder: Path) -> None:
     for part in ("images", "depth"):
         (folder / part).mkdir()
     for i, (frame, depth) in enumerate(zip(scene.frames, scene.depth, strict=True)):
-        Image.fromarray(frame).save(folder / "images" / _name(i))
-        Image.fromarray(stored_depth(depth, scale)).save(folder / "depth" / _name(i))
+        Image.fromarray(frame).save(folder / image_part(i))
+        Image.fromarray(stored_depth(depth, scale)).save(folder / depth_part(i))
 
 
 def depth_scale(scene: Scene) -> float:
@@ -289,8 +299,8 @@ def described(scene: Scene, cloud: Cloud) -> dict[str, Any]:
         k = cameras.K[i].tolist()
         frames.append(
             {
-                "image": f"images/{_name(i)}",
-                "depth": f"depth/{_name(i)}",
+                "image": image_part(i),
+                "depth": depth_part(i),
                 "source": name,
                 "time_s": None if scene.times_s is None else scene.times_s[i],
                 "content": list(scene.content[i]),

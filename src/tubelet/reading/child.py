@@ -75,6 +75,8 @@ def _answer(message: dict[str, Any], fd: int, frames: SharedFrames, maps: Shared
                 return {"outline": outline_source(src, job).as_dict()}
             if message["kind"] == "signals":
                 return _signals(src, job, message["signal"], frames, maps)
+            if message["kind"] == "grey16":
+                return _grey16(src, job, frames)
             return _clip(decode_source(src, job, frames.allocate), frames)
     except TubeletError as error:
         return {"error": error_fields(error)}
@@ -103,6 +105,13 @@ def _signals(src: Source, job: ReadJob, signal: Any, frames: SharedFrames, maps:
     packed = pack_maps(seen)
     maps.allocate(cast(Any, packed.shape))[...] = packed
     return _clip(clip, frames) | {"signals": signal_fields(seen), "maps": packed.shape}
+
+
+def _grey16(src: Source, job: ReadJob, frames: SharedFrames) -> dict[str, Any]:
+    """What is said of a map of 16-bit samples, whose bytes are in `frames`."""
+    from tubelet.reading.picture.grey16 import decode_grey16
+
+    return {"shape": decode_grey16(src, job.limits, allocate=frames.allocate).shape}
 
 
 def _words(message: dict[str, Any], fd: int) -> dict[str, Any]:

@@ -3,8 +3,11 @@
     GET  /, /app.js ...                  the page
     GET  /api/about                      the model, its methods, the files that may be opened
     POST /api/open                       a file, as the body or named in JSON: read, encoded     -> JSON
+                                         a scene's folder, named in JSON: read                   -> JSON
     GET  /api/document/ID                what is open under that id                              -> JSON
     GET  /api/frame/ID/F?side=           a decoded frame                                         -> PNG
+    GET  /api/points/ID                  points of a scene (web.scenes)                          -> bytes
+    GET  /api/depth/ID/F?side=           depth of a scene's frame, drawn                         -> PNG
     GET  /api/scores/ID/METHOD?budget=   what a method says (web.look)                           -> bytes
     GET  /api/positions/ID?rule=         grid, 1d, qwen2-vl, qwen2.5-vl                          -> int32 (T, 3)
     GET  /api/colours/ID                 principal directions as red, green, blue                -> bytes (T, 3)
@@ -30,20 +33,23 @@ from starlette.routing import Route, Router
 from tubelet.errors import InputError, TubeletError, WeightsError
 from tubelet.inspect.budget.networks import LANGUAGE
 from tubelet.inspect.draw.cells import HEAT
-from tubelet.reading.sampling import Sampling
+from tubelet.inspect.draw.scene_page import turn_script
 from tubelet.reduce.methods import METHODS, choose, needs_of
 from tubelet.reduce.settings import Settings
 from tubelet.web import look
 from tubelet.web.answers import Gone, answer, checked_question
+from tubelet.web.asked import asked_of, integer_of, json_of, side_of
 from tubelet.web.bench import Bench, Sought
 from tubelet.web.costs import costs
-from tubelet.web.documents import Asked, Document, Documents, Source, open_document
-from tubelet.web.folder import listed, read_below
+from tubelet.web.documents import Document, Documents, Source, T, open_document
+from tubelet.web.folder import is_folder_below, listed, read_below
 from tubelet.web.line import Busy, Line
+from tubelet.web.scenes import MOST_SCENE_BYTES, MOST_SCENES, SceneDocument, ScenePlace, open_scene
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-SCRIPTS = tuple(f"{name}.js" for name in ("app", "state", "choose", "stage", "token", "side", "draw", "net", "plan"))
-PAGE = ("index.html", *SCRIPTS, "style.css", "icon.svg")
+NAMES = ("app", "state", "choose", "stage", "scene", "token", "side", "draw", "net", "plan")
+PAGE = ("index.html", *(f"{name}.js" for name in NAMES), "style.css", "icon.svg")
+TURN = "turn.js"  # of the page that `tubelet scene` writes, too
 WAITING, PICTURES_WAITING = 4, 64  # that may wait for the model, and for frames to be written as PNG
 RECEIVED = 4  # bodies that are received at a time, which memory holds whole
 LONGEST_NAME = 200
@@ -56,11 +62,11 @@ class Api:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.documents = Documents()
+        self.documents, self.scenes = Documents[Document](), Documents[SceneDocument](MOST_SCENES, MOST_SCENE_BYTES)
         self.receiving = 0
         self.model, self.pictures = Line("model", WAITING), Line("pictures", PICTURES_WAITING)
         static = files("tubelet.web").joinpath("static")
-        pages = {name: static.joinpath(name).read_bytes() for name in PAGE}
+        pages = {name: static.joinpath(name).read_bytes() for name in PAGE} | {TURN: turn_script().encode("utf-8")}
         routes = [Route(f"/{name}", _static(name, content)) for name, content in pages.items()]
         routes += [
             Route("/", _static("index.html", pages["index.html"])),
@@ -69,6 +75,8 @@ class Api:
             Route("/api/open", self._told(self.open), methods=["POST"]),
             Route("/api/document/{id}", self._told(self.document)),
             Route("/api/frame/{id}/{frame:int}", self._told(self.frame)),
+            Route("/api/points/{id}", self._told(self.points)),
+            Route("/api/depth/{id}/{frame:int}", self._told(self.depth)),
             Route("/api/scores/{id}/{method}", self._told(self.scores)),
             Route("/api/positions/{id}", self._told(self.positions)),
             Route("/api/colours/{id}", self._told(self.colours)),
@@ -109,7 +117,7 @@ class Api:
                 "model": {"name": bench.name, "untrained": bench.untrained, "option": bench.told},
                 "reader": None if bench.reader is None else bench.reader_name,
                 "words": bench.words is not None,
-                "files": [Path(file).name for file in bench.files],
+                "files": [file_title(Path(file)) for file in bench.files],
                 "root": root,
                 "methods": [self._method(name) for name in METHODS],
                 "heat": HEAT.tolist(),
@@ -133,18 +141,21 @@ class Api:
 
     async def open(self, request: Request) -> Response:
         if request.headers.get("content-type", "") == "application/json":
-            asked = _json(await self._body(request))
+            asked = json_of(await self._body(request))
             source = partial(self._named, asked)
         else:
             data = await self._body(request)
-            said = _json(request.headers.get("x-tubelet-file", "{}").encode("latin-1"))
+            said = json_of(request.headers.get("x-tubelet-file", "{}").encode("latin-1"))
             name, asked = str(said.get("name", "file"))[-LONGEST_NAME:], said
             source = partial(Source, name, data)
-        how = _asked(asked)
+        how = asked_of(asked)
 
         def work() -> dict[str, Any]:
-            found = source()
-            bench = self.bench
+            found, bench = source(), self.bench
+            if isinstance(found, ScenePlace):
+                scene = open_scene(found)
+                self.scenes.add(scene)
+                return scene.about()
             document = open_document(found, how, bench.encoder, bench.recipe, bench.views_of)
             self.documents.add(document)
             return look.about(document)
@@ -161,37 +172,56 @@ class Api:
         finally:
             self.receiving -= 1
 
-    def _named(self, asked: dict[str, Any]) -> Source:
-        """The file that JSON names: {"doc": id}, {"file": number} or {"path": below the root}. Raises InputError."""
+    def _named(self, asked: dict[str, Any]) -> Source | ScenePlace:
+        """The file or scene that JSON names: {"doc": id}, {"file": number} or {"path": below the root}.
+
+        Raises InputError."""
         if isinstance(asked.get("doc"), str):
             return self._document(asked["doc"]).source
         number, path = asked.get("file"), asked.get("path")
         if type(number) is int and 0 <= number < len(self.bench.files):
             given = self.bench.files[number]
             file = Path(given).resolve()
+            if is_folder_below(file.parent, file.name):
+                return ScenePlace(file_title(Path(given)), file.parent, file.name, {"file": number})
             return Source(file.name, read_below(file.parent, file.name), given, {"file": number})
         if isinstance(path, str) and self.bench.root is not None:
+            if is_folder_below(self.bench.root, place := path.removesuffix("/")):
+                return ScenePlace(place.rpartition("/")[2] + "/", self.bench.root, place, {"path": path})
             data = read_below(self.bench.root, path)
             return Source(path.rpartition("/")[2], data, str(self.bench.root / path), {"path": path})
         raise InputError('name what to open: {"doc": id}, {"file": number}, or {"path": ...} with --root')
 
     def _document(self, name: str) -> Document:
-        try:
-            return self.documents.get(name)
-        except InputError as e:
-            e.expected = "open"
-            raise
+        if name in self.scenes:
+            raise InputError("a scene has no tokens")
+        return _open(self.documents, name)
 
     async def document(self, request: Request) -> Response:
-        document = self._document(request.path_params["id"])
-        return JSONResponse(await self.pictures.do(partial(look.about, document)))
+        name = request.path_params["id"]
+        if name in self.scenes:
+            return JSONResponse(_open(self.scenes, name).about())
+        return JSONResponse(await self.pictures.do(partial(look.about, self._document(name))))
 
     async def frame(self, request: Request) -> Response:
-        document, side = self._document(request.path_params["id"]), _integer(request, "side", look.LONGEST)
-        if not 16 <= side <= look.LONGEST:
-            raise InputError(f"side is 16 to {look.LONGEST}", limit=look.LONGEST, got=side)
-        work = partial(look.frame_png, document, request.path_params["frame"], side)
+        name, number, side = request.path_params["id"], request.path_params["frame"], side_of(request)
+        if name in self.scenes:
+            scene = _open(self.scenes, name)
+            return await self._png(lambda: look.png_of(scene.frame(number), side))
+        return await self._png(partial(look.frame_png, self._document(name), number, side))
+
+    async def _png(self, work: Callable[[], bytes]) -> Response:
         return Response(await self.pictures.do(work), media_type="image/png")
+
+    # ---- scenes
+
+    async def points(self, request: Request) -> Response:
+        scene = _open(self.scenes, request.path_params["id"])
+        return Response(scene.point_bytes, media_type="application/octet-stream")
+
+    async def depth(self, request: Request) -> Response:
+        scene, side = _open(self.scenes, request.path_params["id"]), side_of(request)
+        return await self._png(lambda: look.png_of(scene.drawn_depth(request.path_params["frame"]), side))
 
     # ---- tokens
 
@@ -204,7 +234,7 @@ class Api:
             raise InputError(f"{name}: {told['why']}")
         ranks, text = METHODS[name].ranks, request.query_params.get("text")
         question = checked_question(text) if told["text"] else None
-        budget = len(document.tokens.x) if ranks else _integer(request, "budget", 1)
+        budget = len(document.tokens.x) if ranks else integer_of(request, "budget", 1)
 
         def work() -> bytes:
             sought: Sought = (None, "auto")
@@ -235,7 +265,7 @@ class Api:
     # ---- questions
 
     async def ask(self, request: Request) -> Response:
-        asked = _json(await self._body(request))
+        asked = json_of(await self._body(request))
         document, question = self._document(str(asked.get("id"))), checked_question(asked.get("question"))
         if self.bench.reader is None:
             raise WeightsError("no model answers here: start tubelet serve with --reader MODEL")
@@ -279,6 +309,20 @@ class Api:
 # ---- the small print
 
 
+def _open(held: Documents[T], name: str) -> T:
+    """What is open under that id. Raises InputError, which becomes a 404."""
+    try:
+        return held.get(name)
+    except InputError as e:
+        e.expected = "open"
+        raise
+
+
+def file_title(path: Path) -> str:
+    """The last part of a path, and a stroke where it is a folder."""
+    return (path.name or path.resolve().name) + "/" * path.is_dir()
+
+
 def _static(name: str, content: bytes, *, status: int = 200) -> Handler:
     async def static(request: Request) -> Response:
         return Response(content, status, media_type=TYPES[Path(name).suffix])
@@ -288,31 +332,3 @@ def _static(name: str, content: bytes, *, status: int = 200) -> Handler:
 
 def _error(status: int, error: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"error": error, "message": message}, status, headers)
-
-
-def _json(data: bytes) -> dict[str, Any]:
-    """The object that a request holds. Raises InputError."""
-    from tubelet.packed.header import strict_json
-
-    found = strict_json(data, InputError, "the request")
-    if not isinstance(found, dict):
-        raise InputError("a request is a JSON object", got=type(found).__name__)
-    return found
-
-
-def _integer(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise InputError(f"{name} is a whole number", got=text[:20])
-    return int(text)
-
-
-def _asked(said: dict[str, Any]) -> Asked:
-    """How a file is to be read: fps or num_frames, views, animation. Raises InputError."""
-    fps, count, views = said.get("fps"), said.get("num_frames"), said.get("views")
-    kinds = ((fps, int | float, "fps"), (count, int, "num_frames"), (views, str, "views"))
-    for value, kind, name in kinds:
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise InputError(f"{name} cannot be {type(value).__name__}", got=type(value).__name__)
-    sampling = Sampling(None if fps is None else float(fps), count)
-    return Asked(sampling, views, said.get("animation") is True)

@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -101,22 +101,35 @@ def open_document(
     return Document(source, asked, encoder, seen)
 
 
-class Documents:
+@runtime_checkable
+class Held(Protocol):
+    """What can be open."""
+
+    id: str
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=Held)
+
+
+class Documents(Generic[T]):
     """The last documents, at most `most` of them and `most_bytes` together."""
 
     def __init__(self, most: int = MOST_DOCUMENTS, most_bytes: int = MOST_BYTES) -> None:
         self.most, self.most_bytes = most, most_bytes
-        self._held: OrderedDict[str, Document] = OrderedDict()
+        self._held: OrderedDict[str, T] = OrderedDict()
         self._lock = threading.Lock()
 
-    def add(self, document: Document) -> None:
+    def add(self, document: T) -> None:
         """Keeps it; forgets those that were not asked for longest where there are too many."""
         with self._lock:
             self._held[document.id] = document
             while len(self._held) > 1 and (len(self._held) > self.most or self.bytes_held > self.most_bytes):
                 self._held.popitem(last=False)
 
-    def get(self, name: str) -> Document:
+    def get(self, name: str) -> T:
         """The document of that id. Raises InputError for none, which it may have been."""
         with self._lock:
             if name not in self._held:
@@ -130,3 +143,6 @@ class Documents:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._held

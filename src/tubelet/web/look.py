@@ -27,6 +27,7 @@ from tubelet.language.placing.rules import ONE_D, QWEN2_5_VL, QWEN2_VL, Position
 from tubelet.packed import Packed
 from tubelet.packed.order import rows_in
 from tubelet.reduce.methods import Choice
+from tubelet.shapes import UInt8
 from tubelet.web.documents import Document
 
 MAGIC = b"tubelet\0"
@@ -80,11 +81,16 @@ def frame_png(document: Document, number: int, side: int = LONGEST) -> bytes:
     clip = document.clip
     if not 0 <= number < len(clip):
         raise InputError(f"frames count 0 to {len(clip) - 1}", limit=len(clip) - 1, got=number)
-    picture = Image.fromarray(clip.frames[number])
-    scale = max(clip.width, clip.height) / side
+    return png_of(clip.frames[number], side)
+
+
+def png_of(pixels: UInt8[np.ndarray, "H W 3"], side: int) -> bytes:
+    """A picture as PNG, no side above `side`."""
+    picture = Image.fromarray(pixels)
+    scale = max(picture.size) / side
     if scale > 1:
-        size = max(1, round(clip.width / scale)), max(1, round(clip.height / scale))
-        picture = picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+        width, height = (max(1, round(n / scale)) for n in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BOX, reducing_gap=2.0)
     out = io.BytesIO()
     picture.save(out, "PNG", compress_level=1)
     return out.getvalue()

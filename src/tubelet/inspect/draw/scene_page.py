@@ -1,12 +1,14 @@
 """One HTML file that turns a scene's points in any browser: no other file, no other host, no library.
 
 Points are quantised to 16 bits along each axis of the box around them, the surest first, and stand in the page as
-base64: 12 letters a point with its colour. `scene.html` beside this file is the page without them.
+base64: 12 letters a point with its colour. `scene.html` beside this file is the page without them, and turn.js the
+script that turns them, which the page holds whole.
 """
 
 import base64
 import html
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tubelet.errors import LimitError
+from tubelet.geometry.cameras import Cameras
 from tubelet.geometry.scene import Cloud, Scene
 from tubelet.inspect.draw.cameras import axes_above, frame_colour
 from tubelet.inspect.draw.lettering import time_text
@@ -46,6 +49,11 @@ def quantise(points: Float[np.ndarray, "P 3"], colours: UInt8[np.ndarray, "P 3"]
     return Quantised(steps.tobytes(), np.ascontiguousarray(colours).tobytes(), (a, b, c), (d, e, f))
 
 
+def turn_script() -> str:
+    """The script that turns points and cameras, a module of JavaScript: of this page, and of the inspector's."""
+    return files("tubelet.inspect.draw").joinpath("turn.js").read_text(encoding="utf-8")
+
+
 def scene_page(scene: Scene, cloud: Cloud | None = None, *, most: int = MOST_POINTS) -> str:
     """The page as text: points and cameras of a scene, to be turned by mouse, touch and keys.
 
@@ -63,7 +71,9 @@ def scene_page(scene: Scene, cloud: Cloud | None = None, *, most: int = MOST_POI
     cloud = (scene.cloud() if cloud is None else cloud).thinned(most)
     points = cloud.points.numpy()
     packed = quantise(points, cloud.colours.numpy())
-    said = _told(scene, cloud, packed)
+    times = scene.times_s or (None,) * len(scene)
+    labels = [frame_label(name, time) for name, time in zip(scene.names, times, strict=True)]
+    said = told_of(scene.name, scene.network, scene.cameras, labels, points, cloud.total, packed)
     network = html.escape(scene.network)
     notice = f'<p class="alarm">{network} is UNTRAINED: random weights, this scene means nothing</p>'
     parts = {
@@ -73,17 +83,27 @@ def scene_page(scene: Scene, cloud: Cloud | None = None, *, most: int = MOST_POI
         "scene": json.dumps(said, allow_nan=False).replace("<", "\\u003c"),
         "points": base64.b64encode(packed.steps).decode("ascii"),
         "colours": base64.b64encode(packed.colours).decode("ascii"),
+        "turn": turn_script(),
     }
     empty = files("tubelet.inspect.draw").joinpath("scene.html").read_text(encoding="utf-8")
     pieces = empty.split("{{")  # one pass: what is put in is never looked through
     return pieces[0] + "".join(parts[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:]))
 
 
-def _told(scene: Scene, cloud: Cloud, packed: Quantised) -> dict[str, Any]:
-    """What the page's script reads besides the points."""
-    cameras, count = scene.cameras, len(scene)
-    points = cloud.points.double().numpy()
-    typical = float(np.quantile(np.linalg.norm(points - np.median(points, axis=0), axis=1), 0.8))
+def told_of(
+    name: str,
+    network: str,
+    cameras: Cameras,
+    labels: Sequence[str],
+    points: Float[np.ndarray, "P 3"],
+    total: int,
+    packed: Quantised,
+) -> dict[str, Any]:
+    """What turn.js is told besides the points. labels: of the frames. total: the points that there were to choose from.
+    Axes are those of a view from above; a drawn camera is as large as suits the points. Plain values."""
+    count = len(cameras)
+    spread = points.astype(np.float64)
+    typical = float(np.quantile(np.linalg.norm(spread - np.median(spread, axis=0), axis=1), 0.8))
     centres, k = cameras.centres.double().numpy(), cameras.K.double().numpy()
     apart = float(np.linalg.norm(centres - centres[0], axis=1).max())
     reach = SMALL * (max(typical, apart / 2) or 1.0)
@@ -93,19 +113,18 @@ def _told(scene: Scene, cloud: Cloud, packed: Quantised) -> dict[str, Any]:
     rays *= reach / np.maximum(1.0, np.abs(rays[..., :2]).max(axis=(1, 2)))[:, None, None]
     turn = cameras.world_to_cam[:, :, :3].double().numpy()
     corners = centres[:, None] + rays @ turn
-    seen = len(cloud.points)
     frames = f"{count} frames" if count != 1 else "1 frame"
     return {
-        "name": scene.name,
-        "about": f"{frames}, {seen:,} of {cloud.total:,} points, the surest first; {scene.network}",
-        "count": seen,
+        "name": name,
+        "about": f"{frames}, {len(points):,} of {total:,} points, the surest first; {network}",
+        "count": len(points),
         "low": packed.low,
         "size": packed.size,
         "axes": axes_above(cameras).tolist(),
         "focal": float(min(k[0, 0, 0] / w, k[0, 1, 1] / h)),
         "frames": [
             {
-                "label": _label(scene, i),
+                "label": labels[i],
                 "centre": centres[i].tolist(),
                 "corners": corners[i].tolist(),
                 "ahead": turn[i, 2].tolist(),
@@ -116,6 +135,7 @@ def _told(scene: Scene, cloud: Cloud, packed: Quantised) -> dict[str, Any]:
     }
 
 
-def _label(scene: Scene, frame: int) -> str:
-    name = PurePath(scene.names[frame]).name
-    return name if scene.times_s is None else f"{name} at {time_text(scene.times_s[frame])}"
+def frame_label(source: str, time_s: float | None) -> str:
+    """A frame's file without its folders, and when it is."""
+    name = PurePath(source).name
+    return name if time_s is None else f"{name} at {time_text(time_s)}"

@@ -82,9 +82,9 @@ class DecodeChild:
     def ask(self, request: Mapping[str, Any], src: Source, job: ReadJob, made_of: Callable[[Reply], T]) -> T:
         """What `made_of` makes of the child's reply for one input.
 
-        request: `kind` (clip, outline or signals) and what that kind wants to know. made_of: believes nothing beyond
-        the job's limits; a KeyError, TypeError, ValueError, OSError or RunError of it means that the reply makes no
-        sense. Raises: the error that was sent; WorkerDied, and then the child is dead and reaped.
+        request: `kind` (clip, grey16, outline or signals) and what that kind wants to know. made_of: believes nothing
+        beyond the job's limits; a KeyError, TypeError, ValueError, OSError or RunError of it means that the reply makes
+        no sense. Raises: the error that was sent; WorkerDied, and then the child is dead and reaped.
         """
         reply = self._exchange(request, src, job)
         try:

@@ -3,6 +3,7 @@
 import { choose, look, methods, setBudget, setMethod, setShow } from "./choose.js";
 import { Refused } from "./net.js";
 import { number, seconds, writeState } from "./plan.js";
+import { hideScene, showScene } from "./scene.js";
 import { askReader, copy, plan, planSoon, remember, save, stateNow } from "./side.js";
 import { drawFrame, layout, setTime, timeline } from "./stage.js";
 import { $, alarm, given, later, make, methodOf, S, server, SHOWS, token, trying, V } from "./state.js";
@@ -28,6 +29,8 @@ const openFile = (file) => openWith(file.name, () => server.open(file, how()));
 const openNamed = (body, name) => openWith(name, async () => (await server.post("api/open", { ...body, ...how() })).json());
 
 async function show(found) {
+  if (found.kind === "scene") return showScene(found);
+  hideScene();
   const same = V.doc && V.doc.name === found.name;
   const [cells, ids] = await Promise.all([server.bytes(`api/positions/${found.id}`), server.bytes(`api/positions/${found.id}?rule=${S.rule}`)]);
   for (const bitmap of V.frames.values()) bitmap.then((one) => one.close(), () => {});
@@ -101,7 +104,7 @@ function wire() {
     canvas.onpointerdown = canvas.onpointermove;
     canvas.onkeydown = keys;
   }
-  addEventListener("resize", later(100, () => { if (V.doc) { layout(); drawFrame(); } }));
+  addEventListener("resize", later(100, () => { if (V.doc && !V.place) { layout(); drawFrame(); } }));
 }
 
 function keys(event) {

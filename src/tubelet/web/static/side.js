@@ -66,10 +66,11 @@ export const planSoon = later(150, plan);
 // ---- what is taken along
 
 export function stateNow() {
+  if (V.place) return { doc: V.place.id, ...V.place.again, t: S.t || null };
   return { doc: V.doc.id, ...V.doc.again, fps: V.doc.asked.fps, views: V.doc.asked.views, method: S.method, beside: S.beside, budget: S.budget, show: S.show, t: S.t || null, panel: S.panel || null, text: S.text, llm: S.llm, context: S.context };
 }
 
-export const remember = later(200, () => V.doc && history.replaceState(null, "", writeState(token, stateNow())));
+export const remember = later(200, () => (V.place || V.doc) && history.replaceState(null, "", writeState(token, stateNow())));
 
 export async function copy(text, button) {
   const before = button.textContent;
