@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.options import DEFAULT_MODEL, Config, ReadingOptions, option
+from tubelet.cli.options import DEFAULT_MODEL, Config, option
 from tubelet.cli.terminal import Terminal, UsageError, file_name
 from tubelet.cli.values import TokenBudget, parse_budget
 from tubelet.cli.work import MOST_FILES, tell_work
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tubelet.cli.sought import SoughtWords
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
-    from tubelet.reading.sampling import Sampling
+    from tubelet.reading.job import ReadJob
+    from tubelet.reading.read import Isolate
     from tubelet.reduce.encoded import EncodedFile
     from tubelet.reduce.inputs import Space
     from tubelet.reduce.methods import Need
@@ -197,21 +198,20 @@ def tell_choosing(
     wish: SelectionRequest,
     recipe: "PixelRecipe",
     model: "Model",
-    sampling: "Sampling",
-    reading: ReadingOptions,
+    job: "ReadJob",
+    isolate: "Isolate",
     times: int = 1,
 ) -> None:
     """Say how long encoding the files takes, where that is long and known: views are not counted here, and what cannot
     be read is told when it is its turn."""
     from tubelet.pixels.stream import plan_inputs
-    from tubelet.reading.job import ReadJob
+    from tubelet.reading.outlined import OutlinedInput
 
     if terminal.quiet or wish.views is not None or len(files) > MOST_FILES:
         return
-    if not all(isinstance(file, str) for file in files):  # a stream is read only once
+    if not all(isinstance(file, OutlinedInput) for file in files):  # an address is asked for when it is its turn
         return
-    job = ReadJob(sampling=sampling, animation=reading.animation)
-    plans = plan_inputs(list(files), recipe, job, isolate=reading.isolate, on_error="skip")
+    plans = plan_inputs(list(files), recipe, job, isolate=isolate, on_error="skip")
     grids = [plan.item.grid for plan in plans if plan.item is not None]
     tell_work(terminal, model.encoder.config, grids, dtype=model.dtype, device=model.device, times=times)
 
@@ -224,10 +224,8 @@ def encoded(
     recipe: "PixelRecipe",
     sought: "SoughtWords",
     boxes: "dict[int, list[Box]]",
-    sampling: "Sampling",
-    *,
-    animation: bool,
-    isolate: Literal["auto", "always", "never"],
+    job: "ReadJob",
+    isolate: "Isolate",
 ) -> "EncodedFile":
     """`encode_file` as the options ask. Raises what it raises, with the number of the file."""
     from tubelet.reduce.encoded import encode_file
@@ -244,8 +242,8 @@ def encoded(
             layer=wish.layer,
             boxes=boxes.get(index),
             scaffold_rows=wish.whole_rows,
-            sampling=sampling,
-            animation=animation,
+            sampling=job.sampling,
+            animation=job.animation,
             isolate=isolate,
             # what a codec chooses alone is encoded only then
             encode=wish.methods != ("codec",) or model.encoder.config.merger is not None,

@@ -78,6 +78,7 @@ class Select:
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         from tubelet.cli.select_report import select_document, select_table
+        from tubelet.reading.job import ReadJob
 
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
@@ -91,20 +92,20 @@ class Select:
         where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
         out = None if self.out is None else output_file(self.out, inputs.names, is_pack, **where)
         drawings = Drawings(self.show, inputs.names, terminal, overwrite=self.overwrite, kind="kept", option="--show")
-        inputs.look(skip=self.on_error == "skip")
+        job = ReadJob(sampling=sampling, animation=self.reading.animation)
+        inputs = inputs.outlined(job, self.reading.isolate, skip=self.on_error == "skip")
         require_text_side(wish.text, self.choosing.model, self.choosing.config)
         start = time.perf_counter()
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         sought = words_of(wish.text, wish.text_file, wish.space, model, self.choosing.model)
         result = Selected(wish.methods[0], wish.budget, model, time.perf_counter() - start)
-        tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading)
+        tell_choosing(terminal, inputs.sources, wish, recipe, model, job, self.reading.isolate)
         with progress(terminal, len(inputs)) as tick:
             for i, file in enumerate(inputs.names):
                 tick("choosing", i)
                 try:
-                    options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
-                    seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, sampling, **options)
+                    seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, job, self.reading.isolate)
                     self._one(i, file, seen, wish, result, drawings)
                 except InputError as e:
                     if self.on_error == "raise":

@@ -1,7 +1,7 @@
 """`tubelet show`: what the encoder is given, and what tokens hold, as PNG."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.options import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
     from tubelet.reading.clip import Clip
-    from tubelet.reading.sampling import Sampling
+    from tubelet.reading.job import ReadJob
 
 SMALLEST_SIDE = 500
 
@@ -75,6 +75,8 @@ class Show:
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
+        from tubelet.reading.job import ReadJob
+
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
@@ -84,7 +86,8 @@ class Show:
         if (self.pictures or like is not None) and not held:
             raise UsageError("--pictures and --like are for a file of tokens, such as tokens.safetensors")
         drawings = Drawings(self.out, inputs.names, terminal, overwrite=self.overwrite)
-        replace(inputs, unseen=tuple(i for i in inputs.unseen if i not in held)).look(skip=self.on_error == "skip")
+        job = ReadJob(sampling=sampling, animation=self.reading.animation)
+        inputs = inputs.outlined(job, self.reading.isolate, skip=self.on_error == "skip", beside=held)
         recipe = self._recipe() if len(held) < len(inputs) else None
         drawn: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
@@ -95,7 +98,7 @@ class Show:
                     picture, about = draw_file(file, self.pictures, like, self.max_side, **options)
                     kind, said = "maps", _token_words(about)
                 else:
-                    clip = self._read(inputs.sources[i], i, sampling)
+                    clip = self._read(inputs.sources[i], i, job, recipe if rule is None else None)
                     picture, about = self._draw(clip, recipe, i, rule)
                     kind, said = "frames" if clip.is_video else "grid", _words(clip, about)
             except (InputError, UnsafeFile) as e:
@@ -113,18 +116,14 @@ class Show:
         terminal.document({"command": "show", "files": drawn, "errors": errors})
         return FAILED if errors else OK
 
-    def _read(self, file: Any, index: int, sampling: "Sampling") -> "Clip":
-        from tubelet.reading.read import read
+    def _read(self, source: Any, index: int, job: "ReadJob", recipe: "PixelRecipe | None") -> "Clip":
+        """The clip, with the frames that the recipe has room for."""
+        from tubelet.pixels.planned import clip_for
+        from tubelet.reading.outlined import OutlinedInput, clip_of_outlined, outline_input
 
         try:
-            return read(
-                [file],
-                fps=sampling.fps,
-                num_frames=sampling.num_frames,
-                times_s=sampling.times_s,
-                animation=self.reading.animation,
-                isolate=self.reading.isolate,
-            )[0]
+            seen = source if isinstance(source, OutlinedInput) else outline_input(source, job, self.reading.isolate)
+            return clip_of_outlined(seen) if recipe is None else clip_for(seen, recipe)
         except TubeletError as e:
             e.item = index
             raise
@@ -149,12 +148,12 @@ class Show:
         self, clip: "Clip", recipe: "PixelRecipe", index: int, rule: "Views | None"
     ) -> "tuple[Image, dict[str, Any]]":
         from tubelet.inspect.draw.frames import contact_sheet, draw_grid
-        from tubelet.pixels.budget import is_clip, told
+        from tubelet.pixels.budget import is_clip
         from tubelet.pixels.patchify import item_of
         from tubelet.pixels.views import view_items
 
         if rule is None:  # as it would be encoded
-            clip, recipe = told(clip, recipe), recipe.of(is_clip(len(clip), clip.is_video))
+            recipe = recipe.of(is_clip(len(clip), clip.is_video))
         size = clip.height, clip.width, clip.times_s, index, recipe
         try:
             cut = [] if rule is None else view_items(*size, rule)
