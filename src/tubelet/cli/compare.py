@@ -50,7 +50,8 @@ class Compare:
     files: Files
     budget: Budget
     methods: Annotated[
-        str | None, option("such as shirg,divprune (default: shirg,text,divprune; divprune,attention,edges)", "A,B,...")
+        str | None,
+        option("which (default: shirg,text,divprune with a text, else divprune,attention,edges)", "A,B,..."),
     ] = None
     show: Annotated[
         str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
@@ -58,7 +59,7 @@ class Compare:
     runs: Annotated[int, option("how often the encoder and each method are timed (default: 0, never)", "N")] = 0
     choosing: ChoosingOptions = ChoosingOptions()
     frames: FrameOptions = FrameOptions()
-    max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    max_side: Annotated[int, option("longest side of the PNG, in pixels (default: 1600)", "N")] = 1600
     overwrite: Overwrite = False
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()

@@ -55,19 +55,22 @@ class Show:
         str, option(f"whose patches: a variant, folder, file or hub id (default: {DEFAULT_MODEL})", "MODEL")
     ] = DEFAULT_MODEL
     config: Config = None
-    patch: Annotated[int | None, option("or: patches of so many pixels, sizes rounded down to them", "N")] = None
+    patch: Annotated[
+        int | None, option("instead of a model: patches of N x N pixels, sides rounded down to them", "N")
+    ] = None
     views: Annotated[
         str | None, option("cut pictures into views, as tubelet plan does, and draw each: lavida, page:384 ...", "RULE")
     ] = None
-    no_grid: Annotated[bool, option("frames of a clip without the patch grid")] = False
+    no_grid: Annotated[bool, option("draw the frames of a clip without the patch grid")] = False
     frames: FrameOptions = FrameOptions()
     pictures: Annotated[
-        tuple[str, ...], option("what tokens were made of, to be shown beside them, found by name", "FILE")
+        tuple[str, ...], option("beside a file of tokens: the pictures it was made of, found by name", "FILE")
     ] = ()
     like: Annotated[
-        str | None, option("likeness of tokens with the one at a place, in pixels of an input", "[N:]X,Y[,SECONDS]")
+        str | None,
+        option("of a file of tokens: how like all are to the one at X,Y of input N (from 0)", "[N:]X,Y[,SECONDS]"),
     ] = None
-    max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    max_side: Annotated[int, option("longest side of the PNG, in pixels (default: 1600)", "N")] = 1600
     overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
