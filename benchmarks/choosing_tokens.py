@@ -1,7 +1,7 @@
 """Whether tokens chosen by a text answer better than as many pooled ones: the experiment of decision 011.
 
-    python benchmarks/choosing_tokens.py READER            results/choosing_tokens.json and docs/images/choosing.png
-    python benchmarks/choosing_tokens.py READER --pages 20 --steps 5 --seeds 1 --quick             nothing written
+    python benchmarks/choosing_tokens.py            results/choosing_tokens.json and docs/images/choosing.png
+    python benchmarks/choosing_tokens.py --pages 20 --steps 5 --seeds 1 --quick             nothing written
 
 Pages of 320 x 320 pixels, 100 tokens each, in fonts and words that no training saw. An arm keeps some of a page's
 tokens, and the reader answers from these alone: as it is with 12, 25 and 50, and with 25 also through an adapter on its
@@ -379,7 +379,7 @@ def line(by_budget: Mapping[int, Mapping[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="the folder that tubelet.train.pages.ship wrote")
+    parser.add_argument("--model", default="reader", help="what tubelet.train.pages.ship wrote")
     parser.add_argument("--pages", type=int, default=600)
     parser.add_argument("--training-pages", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=150)

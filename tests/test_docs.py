@@ -125,7 +125,9 @@ def test_the_example_files_are_small():
     assert (ROOT / "examples" / "walk.mp4").stat().st_size < 300_000
 
 
-@pytest.mark.parametrize(("script", "names"), [("show", ["show"]), ("commands", ["select", "compare", "tokens"])])
+@pytest.mark.parametrize(
+    ("script", "names"), [("show", ["show"]), ("commands", ["answer", "select", "compare", "tokens"])]
+)
 def test_pictures_of_the_documents_are_what_their_script_draws(
     script: str, names: list[str], workplace: Path, run: Run
 ):

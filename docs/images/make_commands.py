@@ -1,4 +1,4 @@
-"""Draw the pictures in docs/images that commands make of the example files: select.png, compare.png, tokens.png.
+"""Draw the pictures in docs/images that commands make of the example files: answer, select, compare and tokens.
 
 python docs/images/make_commands.py
 """
@@ -9,15 +9,19 @@ from pathlib import Path
 from PIL import Image
 
 from tubelet.cli import main as tubelet
+from tubelet.inspect.draw.lettering import PAPER
 
 HERE = Path(__file__).parent
 RECEIPT, WALK = (str(HERE.parents[1] / "examples" / name) for name in ("receipt.png", "walk.mp4"))
-SELECT = ("select", RECEIPT, "--method", "edges", "--heat", "--budget", "96", "--max-pixels", "230000")
+QUESTION = "What is the total?"
+ASK = ("ask", RECEIPT, QUESTION)
+SOUGHT = ("select", RECEIPT, "--text", QUESTION, "--budget", "24", "--max-side", "900")
+SELECT = ("select", RECEIPT, "--method", "edges", "--heat", "--budget", "48")
 COMPARE = (
-    *("compare", RECEIPT, "--methods", "edges,divprune,visionzip", "--budget", "64"),
-    *("--max-pixels", "230000", "--boxes", "340,565,525,605"),
+    *("compare", RECEIPT, "--text", QUESTION, "--methods", "text,divprune,visionzip", "--budget", "24"),
+    *("--boxes", "340,565,525,605"),
 )
-ENCODE = ("encode", RECEIPT, WALK, "--num-frames", "6", "--max-pixels", "300000")
+ENCODE = ("encode", RECEIPT, WALK, "--num-frames", "6")
 
 
 def main() -> None:
@@ -35,8 +39,21 @@ def main() -> None:
             run(*command, "--max-side", str(side), option, str(drawn))
             with Image.open(drawn) as page:
                 small = page.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT)
-            small.save(HERE / name, optimize=True)
-            print(f"{name}: {small.width} x {small.height}, {(HERE / name).stat().st_size:,} bytes")
+            save(small, name)
+        one, other = Path(folder) / "ask.png", Path(folder) / "sought.png"
+        run(*ASK, "--show", str(one))
+        run(*SOUGHT, "--show", str(other))
+        with Image.open(one) as left, Image.open(other) as right:
+            page = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), PAPER)
+            page.paste(left.convert("RGB"), (0, 0))
+            page.paste(right.convert("RGB"), (left.width, 0))
+        save(page.quantize(256, method=Image.Quantize.MEDIANCUT), "answer.png")
+
+
+def save(picture: Image.Image, name: str) -> None:
+    """Into this folder, with a line that says so."""
+    picture.save(HERE / name, optimize=True)
+    print(f"{name}: {picture.width} x {picture.height}, {(HERE / name).stat().st_size:,} bytes")
 
 
 def run(*command: str) -> None:

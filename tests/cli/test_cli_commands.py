@@ -32,8 +32,8 @@ def test_show_draws_pictures_and_clips(
     assert run("show", files["wide"], files["clip"], "--fps", 4) == 0
     said = capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.frames.png", "wide.grid.png"]
-    assert "wide.grid.png  (100 x 40, grid 1 x 2 x 6, 12 tokens)" in said
-    assert "clip.frames.png  (64 x 48, 8 frames, grid 8 x 3 x 4, 96 tokens)" in said
+    assert "wide.grid.png  (100 x 40, grid 1 x 1 x 3, 3 tokens)" in said  # the default joins 2 x 2 patches of 16
+    assert "clip.frames.png  (64 x 48, 8 frames, grid 8 x 1 x 2, 16 tokens)" in said
     for path in tmp_path.iterdir():
         with Image.open(path) as drawn:
             assert drawn.format == "PNG"
@@ -183,6 +183,8 @@ def test_models_lists_every_variant_with_its_true_size(capsys: pytest.CaptureFix
     assert list(told) == list(variants())
     assert [f["name"] for f in document["families"]] == [f.name for f in families()]
     assert {name for f in document["families"] for name in f["variants"]} == told.keys()
+    assert [(m["name"], m["merge"]) for m in document["built_in"]] == [("reader", 2)]
+    assert document["default"] == "reader"
     assert all(
         f["verified"][p] == (p in g.verified)
         for f, g in zip(document["families"], families(), strict=True)

@@ -155,7 +155,8 @@ def test_the_table_tells_sizes_grids_tokens_times_and_untrained(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert encode(files["wide"], files["clip"], "--out", "o.safetensors", "--pool") == 0
+    named = ("--model", "llava_vit_packing_small")
+    assert encode(files["wide"], files["clip"], "--out", "o.safetensors", "--pool", *named) == 0
     said = capsys.readouterr()
     assert said.err == ""
     for text in ("wide.png", "100 x 40", "1 x 2 x 6", "clip.mp4", "4 x 3 x 4", "2 files", "60"):
@@ -166,6 +167,18 @@ def test_the_table_tells_sizes_grids_tokens_times_and_untrained(
     assert "llava_vit_packing_small" in said.out
     assert "MiB at most" in said.out
     assert "60 tokens of 384 values, and a pooled vector for each of 2 files" in said.out
+
+
+def test_the_default_is_trained(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert encode(files["wide"], "--out", "o.safetensors") == 0
+    said = capsys.readouterr()
+    assert "reader (trained weights), float32" in said.out
+    assert "3 tokens of 256 values" in said.out
+    assert encode(files["wide"], "--out", "p.safetensors", "--pool") == 2
+    assert "neither a pooling head nor a class token" in capsys.readouterr().err
 
 
 def test_quiet_says_nothing(files: dict[str, Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

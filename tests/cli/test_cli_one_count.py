@@ -1,4 +1,4 @@
-"""The same folder counts the same in every command: `plan`, `encode`, `select`, `compare` and `ask`."""
+"""The same folder counts the same in every command: `plan`, `show`, `encode`, `select`, `compare` and `ask`."""
 
 import json
 from pathlib import Path
@@ -57,6 +57,7 @@ def test_a_whole_model_s_folder(
     planned = said(capsys, "plan", *folder, *how)
     assert said(capsys, "encode", *folder, *how, "--out", tmp_path / "all.safetensors") == planned
     assert said(capsys, "select", *folder, *how, "--budget", 4, "--show", tmp_path) == planned
+    assert said(capsys, "show", *folder, *how, "--out", tmp_path / "drawn") == planned
     assert said(capsys, "ask", *folder, "Why?", *how, "--max-new-tokens", 1) == planned
     assert kind != "qwen3_vl" or max(planned) <= 12
 
@@ -85,6 +86,7 @@ def test_an_encoder_with_the_default_budgets(
         planned = said(capsys, "plan", *folder, *how)
         assert said(capsys, "encode", *folder, *how, "--out", tmp_path / f"{most}.safetensors") == planned
         assert said(capsys, "select", *folder, *how, "--budget", 12, "--show", tmp_path, "--overwrite") == planned
+        assert said(capsys, "show", *folder, *how, "--out", tmp_path / "drawn", "--overwrite") == planned
         page = ("--budget", 12, "--runs", 0, "--show", tmp_path, "--overwrite")
         compared = said(capsys, "compare", *folder, *how, *page)
         assert compared == planned

@@ -46,7 +46,7 @@ class Encode:
     OUT/, goes on after a kill; several may work at once, --workers on this machine, --rank and --world under any
     launcher, or --engine ray. Bad files are listed. Exit codes: 1 some are bad, 3 more than --max-bad, 143 SIGTERM.
 
-    Example: tubelet encode receipt.png walk.mp4 --fps 2 --pool --out tokens.safetensors
+    Example: tubelet encode receipt.png walk.mp4 --fps 2 --out tokens.safetensors
     """
 
     files: Files

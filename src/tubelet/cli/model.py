@@ -11,7 +11,7 @@ from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError, near_names
 from tubelet.families.catalogue import variants
 from tubelet.weights.load import load_encoder, report_of, untrained
-from tubelet.weights.locate import BUILT_IN, is_here
+from tubelet.weights.locate import BUILT_IN, built_in, is_here
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.model import VLM
@@ -61,9 +61,9 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
     where, kind, known = device_of(device), None if dtype is None else getattr(torch, dtype), variants()
     if config is not None and config not in known:
         raise UsageError(f"--config {config}: no such variant{near_names(config, known)}; tubelet models lists them")
+    if config is not None and (name in known or built_in(name) is not None):
+        raise UsageError(f"--config says what stored weights are; {name} is known by its name")
     if name in known:
-        if config is not None:
-            raise UsageError(f"--config says what stored weights are; {name} is a variant itself")
         encoder = untrained(name, seed=SEED).to(where, kind)
     else:
         require_named(name)

@@ -126,7 +126,7 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
 
 
 def describe_built_in(name: str) -> dict[str, Any]:
-    """A whole model that comes with the package, as plain values: those of its encoder, and its own parameters."""
+    """A whole model that comes with the package: its encoder as plain values. language: parameters behind it."""
     from tubelet.inspect.budget.outline import outline_model
     from tubelet.weights.locate import BUILT_IN
     from tubelet.weights.opened import open_weights

@@ -21,7 +21,7 @@ from tubelet.cli.sources import inputs_of
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name, visible
 from tubelet.cli.values import parse_bytes, parse_sizes, view_rule
 from tubelet.errors import near_names
-from tubelet.weights.locate import BUILT_IN
+from tubelet.weights.locate import built_in
 from tubelet.writing import save_png
 
 if TYPE_CHECKING:
@@ -164,10 +164,9 @@ class Plan:
             limits = {"max_tokens": self.fit_tokens, "max_memory_bytes": most_bytes}
             fitted = [fit_budget(one, what, after, views, **limits, **how) for one in inputs]
         rate = self._rate(found.config)
-        heavy = self.model not in BUILT_IN and (
-            outline is not None or after.geometry is not None
-        )  # torch is there already
-        memory = self.memory or heavy or most_bytes is not None or out is not None
+        # Memory asks torch; of other folders it was imported already
+        loads = after.geometry is not None or (outline is not None and built_in(self.model) is None)
+        memory = self.memory or loads or most_bytes is not None or out is not None
         more = extras(found, fitted, rate, self.device, outline, memory=memory)
         if out is not None:
             from tubelet.cli.plan_plot import plan_chart
@@ -257,7 +256,7 @@ class Plan:
 
         if self.model in (known := variants()):
             return known[self.model][1], None
-        if self.model not in BUILT_IN:
+        if built_in(self.model) is None:
             from tubelet.cli.model import require_named
 
             require_named(self.model)

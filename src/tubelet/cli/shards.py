@@ -199,11 +199,12 @@ def _options(command: Asked) -> "EncodeOptions":
     from tubelet.families.catalogue import variants
     from tubelet.reading.job import ReadJob
     from tubelet.scale.options import EncodeOptions, planned_recipe, weights_digest
+    from tubelet.weights.locate import built_in
 
+    if command.config is not None and (command.model in variants() or built_in(command.model) is not None):
+        raise UsageError(f"--config says what stored weights are; {command.model} is known by its name")
     if command.model not in variants():
         require_named(command.model)
-    elif command.config is not None:
-        raise UsageError(f"--config says what stored weights are; {command.model} is a variant itself")
     recipe = with_budget(
         planned_recipe(command.model, command.config), command.reading.max_pixels, command.reading.max_tokens
     )

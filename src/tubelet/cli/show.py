@@ -27,6 +27,7 @@ from tubelet.writing import save_png
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from tubelet.encoder.config import EncoderConfig
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
     from tubelet.reading.clip import Clip
@@ -91,18 +92,18 @@ class Show:
         drawings = Drawings(self.out, inputs.names, terminal, overwrite=self.overwrite)
         job = ReadJob(sampling=sampling, animation=self.reading.animation)
         inputs = inputs.outlined(job, self.reading.isolate, skip=self.on_error == "skip", beside=held)
-        recipe = self._recipe() if len(held) < len(inputs) else None
+        cells = self._cells() if len(held) < len(inputs) else None
         drawn: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
         for i, file in enumerate(inputs.names):
             try:
-                if recipe is None or i in held:
+                if cells is None or i in held:
                     options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
                     picture, about = draw_file(file, self.pictures, like, self.max_side, **options)
                     kind, said = "maps", _token_words(about)
                 else:
-                    clip = self._read(inputs.sources[i], i, job, recipe if rule is None else None)
-                    picture, about = self._draw(clip, recipe, i, rule)
+                    clip = self._read(inputs.sources[i], i, job, cells[0] if rule is None else None)
+                    picture, about = self._draw(clip, cells, i, rule)
                     kind, said = "frames" if clip.is_video else "grid", _words(clip, about)
             except (InputError, UnsafeFile) as e:
                 if self.on_error == "raise":
@@ -131,57 +132,68 @@ class Show:
             e.item = index
             raise
 
-    def _recipe(self) -> "PixelRecipe":
+    def _cells(self) -> "tuple[PixelRecipe, int]":
+        """How pictures are cut, and how many patches along a side the encoder joins into one token."""
         from tubelet.families.catalogue import variants
         from tubelet.pixels.recipe import PixelRecipe
 
         if self.patch is not None:
             if self.patch < 1:
                 raise UsageError(f"--patch must be at least 1, got {self.patch}")
-            recipe = PixelRecipe(self.patch)
-        elif self.model in (known := variants()):
-            recipe = known[self.model][1].pixels
+            recipe, merger = PixelRecipe(self.patch), None
         else:
-            from tubelet.cli.model import load_model
+            config = known[self.model][1] if self.model in (known := variants()) else self._loaded()
+            recipe, merger = config.pixels, config.merger
+        recipe = with_budget(recipe, self.reading.max_pixels, self.reading.max_tokens)
+        return recipe, 1 if merger is None else merger.merge
 
-            recipe = load_model(self.model, None, "cpu", pool=False, config=self.config).encoder.pixels
-        return with_budget(recipe, self.reading.max_pixels, self.reading.max_tokens)
+    def _loaded(self) -> "EncoderConfig":
+        from tubelet.cli.model import load_model, require_named
+        from tubelet.inspect.budget.outline import outline_model
+
+        if self.config is not None:
+            return load_model(self.model, None, "cpu", pool=False, config=self.config).encoder.config
+        require_named(self.model)
+        return outline_model(self.model).encoder
 
     def _draw(
-        self, clip: "Clip", recipe: "PixelRecipe", index: int, rule: "Views | None"
+        self, clip: "Clip", cells: "tuple[PixelRecipe, int]", index: int, rule: "Views | None"
     ) -> "tuple[Image, dict[str, Any]]":
         from tubelet.inspect.draw.frames import contact_sheet, draw_grid
         from tubelet.pixels.budget import is_clip
         from tubelet.pixels.patchify import item_of
         from tubelet.pixels.views import view_items
+        from tubelet.reduce.merge import Block, merged_item
 
+        recipe, side = cells
         if rule is None:  # as it would be encoded
             recipe = recipe.of(is_clip(len(clip), clip.is_video))
         size = clip.height, clip.width, clip.times_s, index, recipe
         try:
             cut = [] if rule is None else view_items(*size, rule)
-            items = [item for _, item in cut] or [item_of(*size)]
+            cut = [(view, merged_item(one, Block(1, side, side), "error")) for view, one in cut]
+            items = [item for _, item in cut] or [merged_item(item_of(*size), Block(1, side, side), "error")]
         except InputError as e:
             raise e.placed(item=index, source=clip.source) from None
-        item = items[0]
+        item, patch = items[0], recipe.patch * side
         if len(items) > 1:
             columns = math.ceil(math.sqrt(len(items)))
-            side = max(self.max_side // columns, SMALLEST_SIDE)
-            pages = [draw_grid(clip, one, recipe.patch, max_side=side) for one in items]
+            longest = max(self.max_side // columns, SMALLEST_SIDE)
+            pages = [draw_grid(clip, one, patch, max_side=longest) for one in items]
             picture = on_one_page(pages, columns)
         elif not clip.is_video:
-            picture = draw_grid(clip, item, recipe.patch, max_side=self.max_side)
+            picture = draw_grid(clip, item, patch, max_side=self.max_side)
         elif self.no_grid:
             picture = contact_sheet(clip, max_side=self.max_side)
         else:
-            picture = contact_sheet(clip, item, recipe.patch, max_side=self.max_side)
+            picture = contact_sheet(clip, item, patch, max_side=self.max_side)
         about = {
             "width": clip.width,
             "height": clip.height,
             "frames": len(clip),
             "times_s": list(clip.times_s),
             "grid": list(item.grid),
-            "patch": recipe.patch,
+            "patch": patch,
             "tokens": sum(one.grid.rows for one in items),
             "views": [{"name": v.name, "grid": list(one.grid), "box": list(one.box)} for v, one in cut],
             "complete": clip.complete,

@@ -32,7 +32,7 @@ _WRITTEN_AS: dict[str, tuple[str, str]] = {
 
 # With the packing model's defaults. The last three are ours: head_norm_eps where the head's RMSNorm has its own eps,
 # has_merger=False for a tower that merges elsewhere, rope_mode "rotation" for a source encoder whose pairs turn.
-# A source encoder may merge as well; the training model upstream does not.
+# A source encoder may merge and see each frame by itself as well; the training model upstream does not.
 FIELDS: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -62,7 +62,11 @@ _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "packing": {},
     "standard": {},
-    "source": {"layer_norm_eps": 1e-5, "head_norm_eps": Field(FLOAT32_EPS, none=True)},
+    "source": {
+        "layer_norm_eps": 1e-5,
+        "head_norm_eps": Field(FLOAT32_EPS, none=True),
+        "frame_windows_size": Field(0, least=0),
+    },
     "head": {**_LARGE, "patch_size": 14},
     "ov2": {**_LARGE, "patch_size": 14, "spatial_merge_size": 3, "use_head": False},
 }
@@ -112,11 +116,10 @@ def _encoder(f: Mapping[str, Any], fmt: str) -> EncoderConfig:
         raise ConfigError("rope_theta must be above zero", got=f["rope_theta"])
     size = f["image_size"] if f["image_size"] >= patch * merge else None  # nominal; the encoder reads any size
     recipe = PixelRecipe(patch, rule="native_floor", size=size, max_tokens=PICTURE_TOKENS, max_clip_tokens=CLIP_TOKENS)
-    frames = 0
+    frames = f["frame_windows_size"] if fmt in ("ov2", "source") else 0
     if fmt == "ov2":
         budget = PixelRecipe(patch, rule="smart", merge=merge, order="block", size=size)
         recipe = replace(budget, min_pixels=256 * 28 * 28, max_pixels=1605632, max_clip_tokens=CLIP_TOKENS)
-        frames = f["frame_windows_size"]
     elif merge > 1:
         recipe = replace(recipe, merge=merge, order="block")
     merger = Merger(merge, f["out_hidden_size"], eps) if f["has_merger"] and (fmt == "ov2" or merge > 1) else None
@@ -172,6 +175,8 @@ def config_to(config: EncoderConfig, fmt: str) -> dict[str, Any]:
         out["head_norm_eps"] = config.eps if config.head_eps is None else config.head_eps
     if config.rope.mode != "onevision" and fmt == "source":
         out["rope_mode"] = config.rope.mode
+    if config.spans == ("frame",) and fmt == "source":
+        out["frame_windows_size"] = config.span_frames
     if config.merger is not None and fmt == "source":
         out |= {"spatial_merge_size": config.merger.merge, "out_hidden_size": config.merger.out}
     if fmt == "packing":

@@ -5,7 +5,6 @@ another process, and is loaded there by `load_patches` and `stream`, which open 
 again.
 """
 
-import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -141,7 +140,7 @@ def clip_for(found: OutlinedInput, recipe: PixelRecipe) -> Clip:
     clip; of one that is damaged, those that are missing are missing of the frames taken. Raises: as `clip_of_outlined`
     and `fit`.
     """
-    clip = clip_of_outlined(found, lambda outline: frames_of(outline, recipe), workers=os.cpu_count() or 1)
+    clip = clip_of_outlined(found, lambda outline: frames_of(outline, recipe))
     if found.video is None:
         return told(clip, recipe)
     frames = len(found.video.times_s)

@@ -91,25 +91,25 @@ def alone(source: Any, lock: AbstractContextManager[Any]) -> AbstractContextMana
 
 
 def clip_of_outlined(
-    found: OutlinedInput, chosen: Callable[[Outline], list[int]] | None = None, *, workers: int = 1
+    found: OutlinedInput, chosen: Callable[[Outline], list[int]] | None = None, *, workers: int | None = None
 ) -> Clip:
     """The clip that `read` gives of the input, decoded in a second opening; of a clip that this process decodes, the
     frames with the numbers of `chosen` alone. The others of it are never in memory.
 
-    workers: threads that decode a clip. Raises: the input's own error; what `read` raises.
+    workers: threads that decode a clip, by default one for each CPU core. Raises: the input's own error; what `read` raises.
     """
     if found.error is not None:
         raise found.error
     if is_memory(found.source):
         return memory_clip(found.source, found.job.limits, found.job.background)
-    job = replace(found.job, workers=workers)
+    job = replace(found.job, workers=workers or os.cpu_count() or 1)
     with open_source(found.source, job.limits, found.name) as src:
         if found.video is None:
             return isolated_read(src, job) if found.isolated else decode_source(src, job)
         from tubelet.reading.video.video import decode_clip
 
         plan = found.video if found.outline is None or chosen is None else thinned(found.video, chosen(found.outline))
-        return decode_clip(src, plan, job.limits, workers=workers)
+        return decode_clip(src, plan, job.limits, workers=job.workers)
 
 
 def thinned(video: "VideoPlan", chosen: list[int]) -> "VideoPlan":

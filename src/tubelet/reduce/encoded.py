@@ -1,7 +1,6 @@
 """One file, read, cut and encoded, with everything that methods of choosing read: what a command, a page or a job of
 choosing starts from."""
 
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +81,7 @@ def encode_file(
     if views is None and seen is not None and len(fewer := frames_of(seen, recipe)) < len(seen.times_s):
         options = {"times_s": times_of(seen.times_s, fewer)}
     options["isolate"] = source.isolate
-    clip = clip_of_outlined(source, workers=os.cpu_count() or 1) if views is not None else clip_for(source, recipe)
+    clip = clip_of_outlined(source) if views is not None else clip_for(source, recipe)
     patches = patchify([clip], recipe, views=views).to(encoder.patch.weight.device)
     seconds = {"read": time.perf_counter() - start}
     if "sparse" in needs and not clip.is_video:

@@ -148,6 +148,11 @@ def is_here(name: str) -> bool:
     return os.path.exists(name) or name in BUILT_IN  # noqa: PTH110  that of Path raises where a name is too long
 
 
+def built_in(name: str) -> Path | None:
+    """The folder of what comes with the package under a name; None for other names, and where something stands."""
+    return None if os.path.exists(name) else BUILT_IN.get(name)  # noqa: PTH110  as above
+
+
 def find_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
     """The whole checkpoint at a folder, a .safetensors or index file, or a hub id, or of a name in `BUILT_IN` where
     nothing stands; headers checked, no tensor yet.
@@ -166,8 +171,9 @@ def find_folder(source: Source, revision: str | None = None) -> CheckpointFolder
         return source
     path = Path(source)
     if not str(source) or not os.path.exists(path):  # noqa: PTH110  that of Path raises where a name is too long
-        if str(source) in BUILT_IN:  # stored in half precision, which a CPU is slow in
-            return replace(_from_folder(BUILT_IN[str(source)], str(source)), dtype="float32")
+        inside_package = built_in(str(source))
+        if inside_package is not None:  # stored in half precision, which a CPU is slow in
+            return replace(_from_folder(inside_package, str(source)), dtype="float32")
         if _HUB_ID.fullmatch(str(source)) and ".." not in str(source):
             return _from_hub(str(source), revision)
         raise _nothing(str(source))

@@ -49,6 +49,19 @@ def test_the_encoder_of_its_folder_sees_pages_as_the_model_does(tmp_path: Path):
     assert outline.after.projector  # the plan knows the projector, its norm too
 
 
+def test_a_clip_is_pages_one_after_the_other(tmp_path: Path):
+    """It learns from single pages, so no frame of a clip sees another, in its folder's encoder either."""
+    vlm = build_reader(SMALL, seed=2)
+    vlm.save_pretrained(tmp_path / "reader")
+    encoder = tubelet.load_encoder(tmp_path / "reader")
+    assert encoder.config.layer_spans == ("frame", "frame")
+    frames = np.random.default_rng(0).integers(0, 256, (2, 96, 128, 3), np.uint8)
+    with torch.inference_mode():
+        together = encoder(tubelet.patchify([Clip(frames, (0.0, 1.0))], encoder.pixels))
+        alone = encoder(tubelet.patchify([Clip(frame[None], (0.0,)) for frame in frames], encoder.pixels))
+    torch.testing.assert_close(together.x, alone.x)
+
+
 @given(st.text())
 def test_tokens_are_bytes(text: str):
     tokenizer = byte_tokenizer()

@@ -81,6 +81,7 @@ def build_reader(config: ReaderConfig = ReaderConfig(), *, seed: int = 0) -> VLM
         act="gelu_tanh",
         rope=Rope("rotation", theta=config.theta),
         pool=False,
+        spans=("frame",),  # it learns from single pages, so a clip is pages one after the other
         merger=Merger(2, config.hidden),
     )
     with torch.random.fork_rng(devices=[]):
