@@ -96,7 +96,8 @@ def clip_of_outlined(
     """The clip that `read` gives of the input, decoded in a second opening; of a clip that this process decodes, the
     frames with the numbers of `chosen` alone. The others of it are never in memory.
 
-    workers: threads that decode a clip, by default one for each CPU core. Raises: the input's own error; what `read` raises.
+    workers: threads that decode a clip, by default one for each CPU core. Raises: the input's own error; what `read`
+    raises.
     """
     if found.error is not None:
         raise found.error
