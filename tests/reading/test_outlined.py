@@ -22,7 +22,7 @@ from tubelet.reading.read import read
 from tubelet.reading.sampling import Sampling
 
 MP4 = encoded("mp4", "libx264", [numbered(n) for n in range(12)])
-MKV = encoded("matroska", "libx264", [numbered(n) for n in range(12)])
+FAST = encoded("mp4", "libx264", [numbered(n) for n in range(48)], options={"g": "6"}, muxing={"movflags": "faststart"})
 JOB = ReadJob(sampling=Sampling(num_frames=9))
 
 
@@ -40,7 +40,7 @@ def same(one: Clip, other: Clip) -> None:
 
 @pytest.mark.parametrize("isolate", ["never", "always"])
 @pytest.mark.parametrize("animation", [False, True])
-@pytest.mark.parametrize("data", [MP4, png(), MKV[: 3 * len(MKV) // 4]], ids=["clip", "animation", "cut"])
+@pytest.mark.parametrize("data", [MP4, png(), FAST[: 3 * len(FAST) // 4]], ids=["clip", "animation", "cut"])
 def test_it_is_what_is_read(data: bytes, animation: bool, isolate: Any, tmp_path: Path):
     path = tmp_path / "a"
     path.write_bytes(data)
