@@ -21,6 +21,7 @@ from tubelet.reduce.history.versions import VERSIONS
 from tubelet.reduce.inputs import inputs_of
 from tubelet.reduce.methods import METHODS, Inputs, choose
 from tubelet.reduce.settings import Settings
+from tubelet.reduce.share import held, shared_budgets
 from tubelet.reduce.siglip_text import SiglipText
 from tubelet.reduce.spelled_text import SpelledText
 from tubelet.train.pages.reader import ReaderConfig, build_reader
@@ -353,3 +354,35 @@ def test_attention_needs_layers_that_see_all(files: dict[str, Path], tmp_path: P
     assert select(files["small"], *args) == 1  # --layer -2 of one layer
     assert document(capsys)["error"] == "ConfigError"
     assert select(files["small"], *args, "--layer", -1) == 0
+
+
+# ---- one budget for several files
+
+
+def test_a_shared_budget_goes_where_there_is_something(
+    files: dict[str, Path], model: Path, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    Image.new("RGB", (100, 40), (240, 240, 240)).save(here / "blank.png")
+    names, recipe = ("blank.png", files["wide"], files["clip"]), load_encoder(model).pixels
+    packs = [patchify(read([name], num_frames=4 if name == files["clip"] else None), recipe) for name in names]
+    rows, holds = [len(p.x) for p in packs], [held(p)[0] for p in packs]
+    args = (*names, "--model", model, "--method", "edges", "--num-frames", 4, "--share", "--overwrite")
+    for budget, total in (("20", 20), ("25%", sum(rows) // 4)):
+        assert select(*args, "--budget", budget, "--json", "--out", "t.safetensors") == 0
+        told = document(capsys)
+        own = [f["budget"] for f in told["files"]]
+        assert own == list(shared_budgets(holds, rows, total)) == [f["kept"] for f in told["files"]]
+        assert told["shared"] and sum(own) == told["kept"] == total and own[0] < own[1]
+        assert list(Packed.load("t.safetensors").lengths) == own
+    assert select(*args, "--budget", 20) == 0
+    assert "budget 20 for all, shared" in capsys.readouterr().out
+
+
+def test_a_shared_budget_is_for_the_files_that_can_be_read(
+    files: dict[str, Path], model: Path, capsys: pytest.CaptureFixture[str]
+):
+    args = ("--model", model, "--method", "edges", "--budget", 12, "--share", "--json", "--on-error", "skip")
+    assert select(files["wide"], files["broken"], files["tall"], *args, "--views", "32:64x32,32x64") == 1
+    told = document(capsys)
+    assert [f["file"] for f in told["files"]] == [str(files["wide"]), str(files["tall"])]
+    assert told["kept"] == 12 and len(told["errors"]) == 1 and len(told["files"][0]["views"]) > 1

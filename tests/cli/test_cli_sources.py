@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.cli.cli_inputs import write_picture
+from tests.language.vlm.tiny_speakers import tokenizer, whole_model  # pyright: ignore[reportMissingImports]
 
 from tubelet.cli import main
 from tubelet.cli.terminal import Terminal, UsageError
 from tubelet.packed import Packed
+from tubelet.web.server import Serving
 from tubelet.weights import load
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -98,6 +101,49 @@ def test_files_are_looked_at_before_a_model_is_loaded(
         with pytest.raises(AssertionError):
             main([first, "a.png", *map(str, options), "--model", str(model), "--debug"])
             raise AssertionError(capsys.readouterr().err)
+
+
+OPENED: list[str] | None = None  # paths that were opened, while someone counts
+
+
+def _opened(event: str, args: tuple[object, ...]) -> None:
+    if event == "open" and OPENED is not None and isinstance(args[0], str):
+        OPENED.append(args[0])
+
+
+sys.addaudithook(_opened)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_named_file_is_opened_for_its_plan_and_for_its_pixels(
+    name: str, model: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    first, *options = COMMANDS[name]
+    named = [os.fspath(files[one]) for one in ("wide", "clip")]
+    for words in ([], ["--quiet"]):
+        monkeypatch.setattr(sys.modules[__name__], "OPENED", [])
+        assert run(first, *named, *options, "--model", model, "--num-frames", 2, "--overwrite", *words) == 0
+        assert OPENED is not None
+        assert [OPENED.count(one) for one in named] == [2, 2]
+    if name != "plan":  # which reads no pixels
+        Path("a.png").write_bytes(Path("a.png").read_bytes()[:300])
+        assert run(first, named[0], "a.png", *options, "--model", model, "--overwrite", "--quiet") == 1
+        assert capsys.readouterr().err.startswith("tubelet: a.png: ")
+
+
+def test_ask_opens_a_file_once_and_serve_once_before_it_is_shown(
+    files: dict[str, Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole_model("qwen2_5_vl").save_pretrained(tmp_path / "whole")
+    tokenizer().save_pretrained(tmp_path / "whole")
+    named = [os.fspath(files[one]) for one in ("wide", "clip")]
+    asked = ("ask", *named, "What?", "--max-new-tokens", 1, "--max-pixels", 28 * 28 * 4, "--model", "whole")
+    monkeypatch.setattr(Serving, "run", lambda self, _: self.listening.close())
+    for words in (asked, ("serve", *named, "--model", model)):
+        monkeypatch.setattr(sys.modules[__name__], "OPENED", [])
+        assert run(*words) == 0
+        assert OPENED is not None
+        assert [OPENED.count(one) for one in named] == [1, 1]
 
 
 def test_a_question_of_a_model_without_a_text_side_is_told_before_it_is_loaded(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.language.vlm.tiny_peers import gemma3, idefics3, internvl, number_words
+from tests.language.vlm.tiny_peers import gemma3, idefics3, internvl, number_words, paligemma
 from tests.language.vlm.tiny_speakers import tokenizer, whole_model
 from tests.train.data_sets import lines, llava, picture
 from tests.train.tiny_models import write_language_model, write_siglip
@@ -32,7 +32,12 @@ from tubelet.train.run_config import ModelConfig
 from tubelet.train.tokenize import Tokenizing, tokenize
 
 KINDS = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-PEERS = ("gemma3", "internvl", "smolvlm")  # which write pictures out, cut them or let their rows see each other
+PEERS = (
+    "gemma3",
+    "internvl",
+    "paligemma",
+    "smolvlm",
+)  # which write pictures out, cut them or let their rows see each other
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         whole_model(kind).save_pretrained(home / kind)
         tokenizer().save_pretrained(home / kind)
     with number_words():
-        for kind, made in (("gemma3", gemma3), ("internvl", internvl), ("smolvlm", partial(idefics3, "smolvlm"))):
+        makers = {"paligemma": partial(paligemma, "paligemma"), "smolvlm": partial(idefics3, "smolvlm")}
+        for kind, made in {"gemma3": gemma3, "internvl": internvl, **makers}.items():
             made(home / kind)
     write_language_model(home / "llava")
     write_siglip(home / "siglip")
@@ -78,7 +84,7 @@ def loss_by_samples(vlm: VLM, data: Any, ids: tuple[int, ...]) -> Tensor:
     for i in ids:
         one = batch_of(vlm, data, (i,))
         rows = as_written(vlm.encode(one.pixels), vlm.scheme) if len(one.pixels) else None
-        logits = vlm(vlm.ready(rows, one.input_ids))[0]
+        logits = vlm(vlm.ready(rows, one.input_ids, labels=one.labels))[0]
         total = total + F.cross_entropy(logits[:-1], one.labels[1:], reduction="sum", ignore_index=-100)
     return total
 
@@ -182,7 +188,7 @@ def test_a_new_projector_of_each_kind(kind: str, folders: dict[str, Path], data:
     assert all(torch.equal(a, b) for a, b in zip(vlm.projector.parameters(), again.projector.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["internvl", "smolvlm"])
+@pytest.mark.parametrize("kind", ["internvl", "paligemma", "smolvlm"])
 def test_a_clip_is_taught_as_it_is_asked_about(kind: str, folders: dict[str, Path]):
     """The ids of a sample begin with those of the same question, tags and times of frames among them."""
     vlm = vlm_of(kind, folders)

@@ -65,6 +65,17 @@ def test_next_token_equals_a_loop_over_packed_samples(chunk: int):
     torch.testing.assert_close(next_token(logits, labels, cu_seqlens=CU, chunk=chunk), got.detach())
 
 
+def test_logits_may_be_bent():
+    hidden, head, bias, labels = made()
+    want = next_token_by_hand(2 * torch.tanh((hidden @ head.T + bias) / 2), labels, LENGTHS)
+    got = next_token(hidden, labels, head=head, bias=bias, cu_seqlens=CU, cap=2.0, chunk=3)
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-6)
+    for a, b in zip(
+        torch.autograd.grad(got, (hidden, head, bias)), torch.autograd.grad(want, (hidden, head, bias)), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_a_batch_is_as_many_samples_as_rows_and_equals_transformers():
     from transformers.loss.loss_utils import ForCausalLMLoss
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.options import DEFAULT_MODEL, Config, ReadingOptions, option
+from tubelet.cli.options import DEFAULT_MODEL, Config, option
 from tubelet.cli.terminal import Terminal, UsageError, file_name
 from tubelet.cli.values import TokenBudget, parse_budget
 from tubelet.cli.work import MOST_FILES, tell_work
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tubelet.cli.sought import SoughtWords
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
-    from tubelet.reading.sampling import Sampling
+    from tubelet.reading.job import ReadJob
+    from tubelet.reading.read import Isolate
     from tubelet.reduce.encoded import EncodedFile
     from tubelet.reduce.inputs import Space
     from tubelet.reduce.methods import Need
@@ -25,28 +26,20 @@ if TYPE_CHECKING:
 
 SCAFFOLD = 64  # tokens of the whole view that shirg always keeps beside those of tiles
 
-Budget = Annotated[str, option("tokens that are kept of each picture or clip, or such as 10%", "N")]
-Coverage = Annotated[int | None, option("the best of each N x N region comes first, for a quarter of them", "N")]
-WordsOf = Annotated[Literal["max", "logsumexp", "mean"], option("how several words count (default: max)")]
-Dilate = Annotated[int | None, option("how many tokens around a word count with it (default: 3 for shirg)", "N")]
-BoxesOf = Annotated[
-    str | None,
-    option(
-        "what matters, in pixels: left,top,right,bottom;... of one file, or a JSON file of such lists by file name", "B"
-    ),
-]
+Budget = Annotated[str, option("tokens to keep of each picture or clip: a number, or a share such as 10%", "N")]
 
 
 @dataclass(frozen=True)
 class ChoosingOptions:
-    """What tokens are chosen by, and by whose."""
+    """What tokens are chosen by, and whose they are."""
 
     text: Annotated[
         str | None,
-        option("what is asked: its words are looked for as they are printed, with SigLIP by what they mean", "TEXT"),
+        option("what is asked; its words are looked for as they are printed, with SigLIP by what they mean", "TEXT"),
     ] = None
     text_embeddings: Annotated[
-        str | None, option("or: vectors of words, (S, D) in a safetensors file, for any model", "FILE.safetensors")
+        str | None,
+        option("or: vectors of words, (words, values) in a safetensors file, for any model", "FILE.safetensors"),
     ] = None
     text_space: Annotated[
         Literal["auto", "head", "rows"],
@@ -61,17 +54,20 @@ class ChoosingOptions:
         ),
     ] = DEFAULT_MODEL
     config: Config = None
-    coverage: Annotated[int | None, option("the best of each N x N region comes first, for a quarter of them", "N")] = (
-        None
-    )
-    words: Annotated[Literal["max", "logsumexp", "mean"], option("how several words count (default: max)")] = "max"
-    dilate: Annotated[int | None, option("how many tokens around a word count with it (default: 3 for shirg)", "N")] = (
-        None
-    )
+    coverage: Annotated[
+        int | None, option("spread them: for a quarter of the budget the best of each N x N region comes first", "N")
+    ] = None
+    words: Annotated[
+        Literal["max", "logsumexp", "mean"], option("how the scores of several words become one (default: max)")
+    ] = "max"
+    dilate: Annotated[
+        int | None, option("tokens on each side that count with a word's own (default: 3 for shirg)", "N")
+    ] = None
     boxes: Annotated[
         str | None,
         option(
-            "what matters, in pixels: left,top,right,bottom;... of one file, or a JSON file of such lists by file name",
+            "rectangles that matter, in pixels: left,top,right,bottom;... of one file, or a JSON file of such lists "
+            "by file name",
             "B",
         ),
     ] = None
@@ -83,7 +79,7 @@ class ChoosingOptions:
         int | None,
         option("with --views: the whole view, pooled to N tokens, is always kept (default: 64 for shirg, else 0)", "N"),
     ] = None
-    layer: Annotated[int, option("the layer whose attention is read (default: -2)", "N")] = -2
+    layer: Annotated[int, option("the layer whose attention is read (default: -2, the last but one)", "N")] = -2
     seed: Annotated[int, option("of a random choice (default: 0)", "N")] = 0
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"], option("where it runs (default: auto, the fastest there is)")
@@ -197,21 +193,20 @@ def tell_choosing(
     wish: SelectionRequest,
     recipe: "PixelRecipe",
     model: "Model",
-    sampling: "Sampling",
-    reading: ReadingOptions,
+    job: "ReadJob",
+    isolate: "Isolate",
     times: int = 1,
 ) -> None:
     """Say how long encoding the files takes, where that is long and known: views are not counted here, and what cannot
     be read is told when it is its turn."""
     from tubelet.pixels.stream import plan_inputs
-    from tubelet.reading.job import ReadJob
+    from tubelet.reading.outlined import OutlinedInput
 
     if terminal.quiet or wish.views is not None or len(files) > MOST_FILES:
         return
-    if not all(isinstance(file, str) for file in files):  # a stream is read only once
+    if not all(isinstance(file, OutlinedInput) for file in files):  # an address is asked for when it is its turn
         return
-    job = ReadJob(sampling=sampling, animation=reading.animation)
-    plans = plan_inputs(list(files), recipe, job, isolate=reading.isolate, on_error="skip")
+    plans = plan_inputs(list(files), recipe, job, isolate=isolate, on_error="skip")
     grids = [plan.item.grid for plan in plans if plan.item is not None]
     tell_work(terminal, model.encoder.config, grids, dtype=model.dtype, device=model.device, times=times)
 
@@ -224,10 +219,8 @@ def encoded(
     recipe: "PixelRecipe",
     sought: "SoughtWords",
     boxes: "dict[int, list[Box]]",
-    sampling: "Sampling",
-    *,
-    animation: bool,
-    isolate: Literal["auto", "always", "never"],
+    job: "ReadJob",
+    isolate: "Isolate",
 ) -> "EncodedFile":
     """`encode_file` as the options ask. Raises what it raises, with the number of the file."""
     from tubelet.reduce.encoded import encode_file
@@ -244,8 +237,8 @@ def encoded(
             layer=wish.layer,
             boxes=boxes.get(index),
             scaffold_rows=wish.whole_rows,
-            sampling=sampling,
-            animation=animation,
+            sampling=job.sampling,
+            animation=job.animation,
             isolate=isolate,
             # what a codec chooses alone is encoded only then
             encode=wish.methods != ("codec",) or model.encoder.config.merger is not None,
@@ -253,6 +246,14 @@ def encoded(
     except TubeletError as e:
         e.item = index
         raise
+
+
+def shared(seen: "Sequence[EncodedFile]", budget: TokenBudget) -> tuple[int, ...]:
+    """The budget of each file where they have one together: by how many of its patches hold something."""
+    from tubelet.reduce.share import held, shared_budgets
+
+    rows = [len(one.inputs.tokens.x) for one in seen]
+    return shared_budgets([sum(held(one.patches)) for one in seen], rows, budget.of(sum(rows)))
 
 
 def settings_for(wish: SelectionRequest, seen: "EncodedFile", name: str) -> "Settings":

@@ -50,7 +50,8 @@ class Compare:
     files: Files
     budget: Budget
     methods: Annotated[
-        str | None, option("such as shirg,divprune (default: shirg,text,divprune; divprune,attention,edges)", "A,B,...")
+        str | None,
+        option("which (default: shirg,text,divprune with a text, else divprune,attention,edges)", "A,B,..."),
     ] = None
     show: Annotated[
         str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
@@ -58,7 +59,7 @@ class Compare:
     runs: Annotated[int, option("how often the encoder and each method are timed (default: 0, never)", "N")] = 0
     choosing: ChoosingOptions = ChoosingOptions()
     frames: FrameOptions = FrameOptions()
-    max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    max_side: Annotated[int, option("longest side of the PNG, in pixels (default: 1600)", "N")] = 1600
     overwrite: Overwrite = False
     reading: ReadingOptions = ReadingOptions()
     output: OutputOptions = OutputOptions()
@@ -66,6 +67,7 @@ class Compare:
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         from tubelet.cli.compare_report import compare_document, compare_table
+        from tubelet.reading.job import ReadJob
 
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE or self.runs < 0:
@@ -75,18 +77,18 @@ class Compare:
         boxes = boxes_of(wish, inputs.names)
         where = {"overwrite": self.overwrite, "kind": "compared", "option": "--show"}
         drawings = Drawings(self.show, inputs.names, terminal, **where)
-        inputs.look()
+        job = ReadJob(sampling=sampling, animation=self.reading.animation)
+        inputs = inputs.outlined(job, self.reading.isolate)
         require_text_side(wish.text, self.choosing.model, self.choosing.config)
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         sought = words_of(wish.text, wish.text_file, wish.space, model, self.choosing.model)
         result = Compared(wish, model, self.runs)
-        tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading, times=1 + self.runs)
+        tell_choosing(terminal, inputs.sources, wish, recipe, model, job, self.reading.isolate, times=1 + self.runs)
         with progress(terminal, len(inputs)) as tick:
             for i, file in enumerate(inputs.names):
                 tick("comparing", i)
-                options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
-                seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, sampling, **options)
+                seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, job, self.reading.isolate)
                 choices = self._choices(i, seen, wish)
                 result.add(seen, choices)
                 place = drawings.place(i, "compared")

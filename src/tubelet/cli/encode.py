@@ -28,6 +28,7 @@ from tubelet.errors import InputError
 if TYPE_CHECKING:
     from tubelet.cli.model import Model
     from tubelet.pixels.recipe import PixelRecipe
+    from tubelet.reading.job import ReadJob
     from tubelet.reading.sampling import Sampling
     from tubelet.scale.options import Reduction
 
@@ -86,6 +87,7 @@ class Encode:
         """Do it; the exit code."""
         from tubelet.cli.encode_report import encode_document, encode_table
         from tubelet.packed.file import is_pack
+        from tubelet.reading.job import ReadJob
 
         sampling = self._checked()
         if self.shards.place is not None or names_shards(self.out):
@@ -94,7 +96,8 @@ class Encode:
         inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
         where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
         place = output_file(out, inputs.names, is_pack, **where)
-        inputs.look(skip=self.on_error == "skip")
+        job = ReadJob(sampling=sampling, animation=self.reading.animation)
+        inputs = inputs.outlined(job, self.reading.isolate, skip=self.on_error == "skip")
         start = time.perf_counter()
         from tubelet.cli.model import load_model
         from tubelet.scale.encode import check_reduction
@@ -104,7 +107,7 @@ class Encode:
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         result = Result(model_s=time.perf_counter() - start)
         with progress(terminal, len(inputs)) as tick:
-            self._encode(inputs, recipe, sampling, model, wanted, result, terminal, tick)
+            self._encode(inputs, recipe, job, model, wanted, result, terminal, tick)
         if not result.items:
             raise InputError(f"none of the {len(inputs)} files could be read; nothing was written")
         saving = time.perf_counter()
@@ -140,7 +143,7 @@ class Encode:
         self,
         inputs: Inputs,
         recipe: "PixelRecipe",
-        sampling: "Sampling",
+        job: "ReadJob",
         model: "Model",
         wanted: "Reduction",
         result: "Result",
@@ -149,11 +152,9 @@ class Encode:
     ) -> None:
         """Decode and encode the files, pack by pack, and add them to the result."""
         from tubelet.pixels.stream import stream
-        from tubelet.reading.job import ReadJob
         from tubelet.scale.encode import encode_pack
 
         done = 0
-        job = ReadJob(sampling=sampling, animation=self.reading.animation)
         how: Any = {"isolate": self.reading.isolate, "on_error": self.on_error, "workers": self.workers}
         sources = with_work_told(terminal, inputs.sources, recipe, job, model, **how)
         for loaded in stream(sources, recipe, job, **how, progress=lambda files, name: tick("decoding", files)):

@@ -1,6 +1,8 @@
 """`tubelet select`: fewer tokens of pictures and clips, chosen; a file of them and a picture of which they are."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,7 @@ from tubelet.cli.choosing import (
     checked,
     encoded,
     settings_for,
+    shared,
     tell_choosing,
 )
 from tubelet.cli.options import (
@@ -54,22 +57,26 @@ class Select:
     the tokens alone); codec (where a video changes); uniform, random, pool, downsample (what has to be beaten); boxes
     (an oracle); shirg-v1 and others (historical).
 
+    With --share the budget is one for all files, which are then in memory together: a blank page leaves its part to a
+    full one.
+
     Example: tubelet select receipt.png --budget 64
     """
 
     files: Files
     budget: Budget
     method: Annotated[
-        str | None, option("how they are chosen (default: shirg with a text, divprune without)", "NAME")
+        str | None, option("how they are chosen, see above (default: shirg with a text, divprune without)", "NAME")
     ] = None
     out: Annotated[str | None, option("the .safetensors file of kept tokens to write, - for stdout", "FILE")] = None
     show: Annotated[
         str | None, option("the .png to write, - for stdout, or a folder for those of several files", "FILE")
     ] = None
-    heat: Annotated[bool, option("draw the scores as heat, too")] = False
+    share: Annotated[bool, option("one budget for all files together, shared by how much each of them holds")] = False
+    heat: Annotated[bool, option("draw the scores over the picture, too, the higher the warmer")] = False
     choosing: ChoosingOptions = ChoosingOptions()
     frames: FrameOptions = FrameOptions()
-    max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    max_side: Annotated[int, option("longest side of the PNG, in pixels (default: 1600)", "N")] = 1600
     overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
@@ -78,6 +85,7 @@ class Select:
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         from tubelet.cli.select_report import select_document, select_table
+        from tubelet.reading.job import ReadJob
 
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
@@ -91,26 +99,28 @@ class Select:
         where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
         out = None if self.out is None else output_file(self.out, inputs.names, is_pack, **where)
         drawings = Drawings(self.show, inputs.names, terminal, overwrite=self.overwrite, kind="kept", option="--show")
-        inputs.look(skip=self.on_error == "skip")
+        job = ReadJob(sampling=sampling, animation=self.reading.animation)
+        inputs = inputs.outlined(job, self.reading.isolate, skip=self.on_error == "skip")
         require_text_side(wish.text, self.choosing.model, self.choosing.config)
         start = time.perf_counter()
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         sought = words_of(wish.text, wish.text_file, wish.space, model, self.choosing.model)
-        result = Selected(wish.methods[0], wish.budget, model, time.perf_counter() - start)
-        tell_choosing(terminal, inputs.sources, wish, recipe, model, sampling, self.reading)
+        result = Selected(wish.methods[0], wish.budget, model, time.perf_counter() - start, shared=self.share)
+        tell_choosing(terminal, inputs.sources, wish, recipe, model, job, self.reading.isolate)
         with progress(terminal, len(inputs)) as tick:
-            for i, file in enumerate(inputs.names):
+            waiting: dict[int, EncodedFile] = {}  # of a shared budget: what all hold is known when all are encoded
+            for i in range(len(inputs)):
                 tick("choosing", i)
-                try:
-                    options = {"animation": self.reading.animation, "isolate": self.reading.isolate}
-                    seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, sampling, **options)
-                    self._one(i, file, seen, wish, result, drawings)
-                except InputError as e:
-                    if self.on_error == "raise":
-                        raise
-                    terminal.say(str(e))
-                    result.errors.append(e.as_dict() | {"file": file_name(file)})
+                with self._skipping(inputs.names[i], result, terminal):
+                    seen = encoded(inputs.sources[i], i, wish, model, recipe, sought, boxes, job, self.reading.isolate)
+                    waiting[i] = seen
+                    if not self.share:
+                        budget = wish.budget.of(len(waiting.pop(i).inputs.tokens.x))
+                        self._one(i, inputs.names[i], seen, budget, wish, result, drawings)
+            for (i, seen), budget in zip(waiting.items(), shared(list(waiting.values()), wish.budget), strict=True):
+                with self._skipping(inputs.names[i], result, terminal):
+                    self._one(i, inputs.names[i], seen, budget, wish, result, drawings)
         if out is not None and result.kept:
             with out.file() as path:
                 result.save(str(path), inputs.names, wish)
@@ -118,8 +128,26 @@ class Select:
         terminal.document(select_document(result, self.out, wish))
         return FAILED if result.errors else OK
 
+    @contextmanager
+    def _skipping(self, file: str, result: "Selected", terminal: Terminal) -> Iterator[None]:
+        """With --on-error skip an error of one file is put down, and the rest goes on."""
+        try:
+            yield
+        except InputError as e:
+            if self.on_error == "raise":
+                raise
+            terminal.say(str(e))
+            result.errors.append(e.as_dict() | {"file": file_name(file)})
+
     def _one(
-        self, index: int, file: str, seen: "EncodedFile", wish: SelectionRequest, result: "Selected", drawings: Drawings
+        self,
+        index: int,
+        file: str,
+        seen: "EncodedFile",
+        budget: int,
+        wish: SelectionRequest,
+        result: "Selected",
+        drawings: Drawings,
     ) -> None:
         """Choose from one file, draw it, and add it to the result."""
         from tubelet.reduce.methods import choose
@@ -127,7 +155,6 @@ class Select:
         name = wish.methods[0]
         start = time.perf_counter()
         try:
-            budget = wish.budget.of(len(seen.inputs.tokens.x))
             choice = choose(name, seen.inputs, budget=budget, settings=settings_for(wish, seen, name))
         except InputError as e:
             raise e.placed(item=index, source=seen.clip.source) from None
@@ -135,11 +162,13 @@ class Select:
         start = time.perf_counter()
         place = drawings.place(index, "kept")
         with place.file() as path:
-            save_png(self._draw(seen, choice, wish, result.model), path)
+            save_png(self._draw(seen, choice, budget, wish, result.model), path)
         seen.seconds["draw"] = time.perf_counter() - start
-        result.add(file_name(file), place.name, seen, choice)
+        result.add(file_name(file), place.name, seen, budget, choice)
 
-    def _draw(self, seen: "EncodedFile", choice: "Choice", wish: SelectionRequest, model: "Model") -> "Image":
+    def _draw(
+        self, seen: "EncodedFile", choice: "Choice", budget: int, wish: SelectionRequest, model: "Model"
+    ) -> "Image":
         from tubelet.inspect.draw.cells import layers_of
         from tubelet.inspect.draw.kept import draw_kept, warning
         from tubelet.inspect.draw.lettering import TextLine
@@ -147,7 +176,10 @@ class Select:
 
         name, tokens = wish.methods[0], seen.inputs.tokens
         layers = layers_of(tokens, choice.kept, 0, choice.scores)
-        about = [f"{name}: {method_of(name).about}", f"budget {wish.budget}"]
+        about = [
+            f"{name}: {method_of(name).about}",
+            f"budget {budget:,}, its share of {wish.budget}" if self.share else f"budget {wish.budget}",
+        ]
         if wish.text is not None:
             about.append(f'text "{wish.text}"')
         lines = [TextLine(tuple(about)), TextLine((model.name,))]

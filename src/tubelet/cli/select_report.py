@@ -29,7 +29,7 @@ def select_table(result: "Selected", out: str | None) -> Group:
     """A row for each file: its size, tokens before and after, time, picture; how the kept ones are spread; the rest."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("file", min_width=14, overflow="fold")
-    for name in ("size", "views", "tokens", "kept", "encode", "choose"):
+    for name in ("size", "views", "tokens", *(["budget"] if result.shared else []), "kept", "encode", "choose"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("picture", overflow="fold")
     for f in result.files:
@@ -46,6 +46,7 @@ def select_table(result: "Selected", out: str | None) -> Group:
             f"{f['width']} x {f['height']}",
             views,
             f"{f['tokens']:,}",
+            *([f"{f['budget']:,}"] if result.shared else []),
             f"{f['kept']:,} ({share:.1%})",
             seconds(f["seconds"]["encode"]),
             seconds(f["seconds"]["choose"]),
@@ -55,7 +56,7 @@ def select_table(result: "Selected", out: str | None) -> Group:
     lines: list[Any] = [
         table,
         Text.assemble("model   ", (visible(model.note), "yellow" if model.untrained else "")),
-        Text(f"method  {result.method}, budget {result.budget}"),
+        Text(f"method  {result.method}, budget {result.budget}{' for all, shared' if result.shared else ''}"),
     ]
     if result.files:
         count = len(result.files)
@@ -84,6 +85,7 @@ def select_document(result: "Selected", out: str | None, wish: "SelectionRequest
         "method": result.method,
         "kind": method_of(result.method).kind,
         "budget": result.budget.plain,
+        "shared": result.shared,
         "settings": {
             "coverage": settings.coverage,
             "words": settings.words,
@@ -113,6 +115,7 @@ class Selected:
     budget: TokenBudget
     model: "Model"
     model_s: float
+    shared: bool = False  # it is for all files together
     files: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
     kept: "list[Packed]" = field(default_factory=list)
@@ -125,7 +128,7 @@ class Selected:
 
         return {name: mean_of([f["metrics"][name] for f in self.files]) for name in SPREAD}
 
-    def add(self, file: str, picture: str, seen: "EncodedFile", choice: "Choice") -> None:
+    def add(self, file: str, picture: str, seen: "EncodedFile", budget: int, choice: "Choice") -> None:
         """One file's choice."""
         from tubelet.inspect.metrics import coverage, distance
 
@@ -146,6 +149,7 @@ class Selected:
                 "height": seen.clip.height,
                 "frames": len(seen.clip),
                 "tokens": len(tokens.x),
+                "budget": budget,
                 "kept": len(kept.x),
                 "kept_per_frame": per_frame,
                 "views": views,

@@ -1,7 +1,7 @@
 """`tubelet show`: what the encoder is given, and what tokens hold, as PNG."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tubelet.cli.options import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tubelet.pixels.recipe import PixelRecipe
     from tubelet.pixels.views import Views
     from tubelet.reading.clip import Clip
-    from tubelet.reading.sampling import Sampling
+    from tubelet.reading.job import ReadJob
 
 SMALLEST_SIDE = 500
 
@@ -56,19 +56,22 @@ class Show:
         str, option(f"whose patches: a variant, folder, file or hub id (default: {DEFAULT_MODEL})", "MODEL")
     ] = DEFAULT_MODEL
     config: Config = None
-    patch: Annotated[int | None, option("or: patches of so many pixels, sizes rounded down to them", "N")] = None
+    patch: Annotated[
+        int | None, option("instead of a model: patches of N x N pixels, sides rounded down to them", "N")
+    ] = None
     views: Annotated[
         str | None, option("cut pictures into views, as tubelet plan does, and draw each: lavida, page:384 ...", "RULE")
     ] = None
-    no_grid: Annotated[bool, option("frames of a clip without the patch grid")] = False
+    no_grid: Annotated[bool, option("draw the frames of a clip without the patch grid")] = False
     frames: FrameOptions = FrameOptions()
     pictures: Annotated[
-        tuple[str, ...], option("what tokens were made of, to be shown beside them, found by name", "FILE")
+        tuple[str, ...], option("beside a file of tokens: the pictures it was made of, found by name", "FILE")
     ] = ()
     like: Annotated[
-        str | None, option("likeness of tokens with the one at a place, in pixels of an input", "[N:]X,Y[,SECONDS]")
+        str | None,
+        option("of a file of tokens: how like all are to the one at X,Y of input N (from 0)", "[N:]X,Y[,SECONDS]"),
     ] = None
-    max_side: Annotated[int, option("longest side of the PNG (default: 1600)", "N")] = 1600
+    max_side: Annotated[int, option("longest side of the PNG, in pixels (default: 1600)", "N")] = 1600
     overwrite: Overwrite = False
     on_error: OnError = "raise"
     reading: ReadingOptions = ReadingOptions()
@@ -76,6 +79,8 @@ class Show:
 
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
+        from tubelet.reading.job import ReadJob
+
         sampling = self.frames.sampling
         if self.max_side < SMALLEST_SIDE:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
@@ -85,7 +90,8 @@ class Show:
         if (self.pictures or like is not None) and not held:
             raise UsageError("--pictures and --like are for a file of tokens, such as tokens.safetensors")
         drawings = Drawings(self.out, inputs.names, terminal, overwrite=self.overwrite)
-        replace(inputs, unseen=tuple(i for i in inputs.unseen if i not in held)).look(skip=self.on_error == "skip")
+        job = ReadJob(sampling=sampling, animation=self.reading.animation)
+        inputs = inputs.outlined(job, self.reading.isolate, skip=self.on_error == "skip", beside=held)
         cells = self._cells() if len(held) < len(inputs) else None
         drawn: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
@@ -96,7 +102,7 @@ class Show:
                     picture, about = draw_file(file, self.pictures, like, self.max_side, **options)
                     kind, said = "maps", _token_words(about)
                 else:
-                    clip = self._read(inputs.sources[i], i, sampling)
+                    clip = self._read(inputs.sources[i], i, job, cells[0] if rule is None else None)
                     picture, about = self._draw(clip, cells, i, rule)
                     kind, said = "frames" if clip.is_video else "grid", _words(clip, about)
             except (InputError, UnsafeFile) as e:
@@ -114,18 +120,14 @@ class Show:
         terminal.document({"command": "show", "files": drawn, "errors": errors})
         return FAILED if errors else OK
 
-    def _read(self, file: Any, index: int, sampling: "Sampling") -> "Clip":
-        from tubelet.reading.read import read
+    def _read(self, source: Any, index: int, job: "ReadJob", recipe: "PixelRecipe | None") -> "Clip":
+        """The clip, with the frames that the recipe has room for."""
+        from tubelet.pixels.planned import clip_for
+        from tubelet.reading.outlined import OutlinedInput, clip_of_outlined, outline_input
 
         try:
-            return read(
-                [file],
-                fps=sampling.fps,
-                num_frames=sampling.num_frames,
-                times_s=sampling.times_s,
-                animation=self.reading.animation,
-                isolate=self.reading.isolate,
-            )[0]
+            seen = source if isinstance(source, OutlinedInput) else outline_input(source, job, self.reading.isolate)
+            return clip_of_outlined(seen) if recipe is None else clip_for(seen, recipe)
         except TubeletError as e:
             e.item = index
             raise
@@ -158,14 +160,14 @@ class Show:
         self, clip: "Clip", cells: "tuple[PixelRecipe, int]", index: int, rule: "Views | None"
     ) -> "tuple[Image, dict[str, Any]]":
         from tubelet.inspect.draw.frames import contact_sheet, draw_grid
-        from tubelet.pixels.budget import is_clip, told
+        from tubelet.pixels.budget import is_clip
         from tubelet.pixels.patchify import item_of
         from tubelet.pixels.views import view_items
         from tubelet.reduce.merge import Block, merged_item
 
         recipe, side = cells
         if rule is None:  # as it would be encoded
-            clip, recipe = told(clip, recipe), recipe.of(is_clip(len(clip), clip.is_video))
+            recipe = recipe.of(is_clip(len(clip), clip.is_video))
         size = clip.height, clip.width, clip.times_s, index, recipe
         try:
             cut = [] if rule is None else view_items(*size, rule)

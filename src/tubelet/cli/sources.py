@@ -2,14 +2,18 @@
 
 import io
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tubelet.cli.terminal import Terminal, UsageError, file_name
+from tubelet.cli.work import MOST_FILES
 from tubelet.errors import TubeletError
 
 if TYPE_CHECKING:
+    from tubelet.reading.job import ReadJob
+    from tubelet.reading.outlined import OutlinedInput
+    from tubelet.reading.read import Isolate
     from tubelet.reading.source import BinaryFile
 
 STDIN = "stdin"  # what the input from there is called
@@ -21,7 +25,7 @@ class Inputs:
     """The inputs of one run, in order."""
 
     names: tuple[str, ...]  # to show, and to name drawings after
-    sources: "tuple[str | BinaryFile, ...]"  # what `tubelet.read` and its kind take
+    sources: "tuple[str | BinaryFile | OutlinedInput, ...]"  # what `tubelet.read` and its kind take, or that looked at
     unseen: tuple[int, ...] = ()  # which nobody has looked at
 
     def __len__(self) -> int:
@@ -41,6 +45,29 @@ class Inputs:
                 open_source(self.sources[i], Limits()).close()
             except TubeletError as e:
                 raise e.placed(item=i) from e.__cause__
+
+    def outlined(
+        self, job: "ReadJob", isolate: "Isolate", *, skip: bool = False, beside: Collection[int] = ()
+    ) -> "Inputs":
+        """The inputs with their files looked at, as `look` does and once for all: what is found, sizes, times and the
+        packets of clips, is what plans and decoding go by. Of more than MOST_FILES nothing is kept. beside: which are
+        no pictures or clips.
+
+        Cost: a header, of a clip one read. Raises: as `look`, and what reading headers raises.
+        """
+        from tubelet.reading.outlined import outline_input
+
+        if len(self) > MOST_FILES:
+            replace(self, unseen=tuple(i for i in self.unseen if i not in beside)).look(skip=skip)
+            return self
+        sources: list[str | BinaryFile | OutlinedInput] = []
+        for i, source in enumerate(self.sources):
+            if i not in beside and (isinstance(source, str) or i in self.unseen):
+                source = outline_input(source, job, isolate, name=self.names[i])
+                if source.error is not None and not skip:
+                    raise source.error.placed(item=i) from source.error.__cause__
+            sources.append(source)
+        return replace(self, sources=tuple(sources), unseen=())
 
 
 class StandardInput(io.BytesIO):

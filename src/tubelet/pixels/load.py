@@ -25,11 +25,12 @@ from tubelet.packed.grid import MAX_ROWS, Item
 from tubelet.pixels.inputs import is_one, listed
 from tubelet.pixels.load_one import LoadedSource, Options, Task, decode_into, decode_whole
 from tubelet.pixels.patchify import empty_rows, packed_of
-from tubelet.pixels.planned import LoadConfig, PlannedInput, alone, plan_input
+from tubelet.pixels.planned import LoadConfig, PlannedInput, plan_input
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.hdr import HdrMode
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
+from tubelet.reading.outlined import alone
 from tubelet.reading.sampling import Sampling
 
 Progress = Callable[[int, int, str], None]
@@ -222,8 +223,7 @@ def _plan(source: Any, index: int, options: Options) -> PlannedInput:
         if source.config != options.config:
             raise InputError("this was planned with other options than it is to be loaded with", item=index)
         return source
-    name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else f"<input {index}>"
-    return plan_input(source, name, options.config, options.file_objects)
+    return plan_input(source, f"<input {index}>", options.config, options.file_objects)
 
 
 def _whole(task: Task, options: Options) -> None:

@@ -1,35 +1,27 @@
 """What an input will be, from its header: the plan that loading follows, as a value.
 
-A plan costs one opening and no decoding. It can be kept, sorted, cut into packs and sent to another process, and is
-loaded there by `load_patches` and `stream`, which open the input a second time and plan nothing again.
+A plan costs one opening and no decoding (`reading.outlined`). It can be kept, sorted, cut into packs and sent to
+another process, and is loaded there by `load_patches` and `stream`, which open the input a second time and plan nothing
+again.
 """
 
-import io
-import os
-import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from tubelet.errors import InputError, TubeletError
 from tubelet.packed.grid import Item
-from tubelet.pixels.budget import frames_within, is_clip, size_notes, spread, times_of
+from tubelet.pixels.budget import frames_within, is_clip, size_notes, spread, times_of, told
 from tubelet.pixels.fit import Fit, fit
-from tubelet.pixels.inputs import is_source
 from tubelet.pixels.patchify import item_of
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
-from tubelet.reading.isolated.pool import SUPPORTED, isolated_outline
 from tubelet.reading.job import ReadJob
 from tubelet.reading.limits import Limits
-from tubelet.reading.memory import memory_name, outline_of
-from tubelet.reading.outline import Outline, outline_source
+from tubelet.reading.outline import Outline
+from tubelet.reading.outlined import OutlinedInput, clip_of_outlined, outline_input, thinned
 from tubelet.reading.read import Isolate
-from tubelet.reading.source import VIDEOS, BinaryFile, Source, open_source
-from tubelet.reading.video.video import VideoPlan, plan_video
+from tubelet.reading.video.video import VideoPlan
 
 
 @dataclass(frozen=True)
@@ -81,28 +73,24 @@ class PlannedInput:
 
 
 def plan_input(source: Any, name: str, config: LoadConfig, lock: AbstractContextManager[Any]) -> PlannedInput:
-    """The plan of one input; what cannot be read has an `error`. lock: held while an object is read that may be listed
-    twice. Cost: the header, which a child process reads where the content will be decoded in one."""
-    start = time.perf_counter()
-    plan = PlannedInput(source, name, config)
+    """The plan of one input; what cannot be read has an `error`.
+
+    source: as `outline_input` takes it, or what that gave under the same options. lock: held while an object is read
+    that may be listed twice. Cost: of what was looked at none, else as `outline_input`. Raises InputError for an input
+    that was looked at under other options.
+    """
+    seen = source
+    if not isinstance(seen, OutlinedInput):
+        seen = outline_input(source, config.job, config.isolate, name=name, lock=lock)
+    elif (replace(seen.job, workers=1), seen.isolate) != (config.job, config.isolate):
+        raise InputError("this was looked at with other options than it is to be loaded with", source=seen.name)
+    plan = PlannedInput(seen.source, seen.name, config, spent_s=seen.spent_s, error=seen.error)
+    if seen.outline is None:
+        return plan
     try:
-        with alone(source, lock):
-            if is_source(source):
-                with open_source(source, config.job.limits) as src:
-                    plan = replace(plan, name=src.name, source=_kept(source, src.file))
-                    plan = _from_header(plan, src)
-            else:
-                plan = replace(plan, name=memory_name(source))
-                plan = _measured(plan, outline_of(source, config.job.limits), whole=True)
+        return _measured(plan, seen, seen.outline)
     except TubeletError as error:
-        plan = replace(plan, error=error.placed(source=plan.name))
-    return replace(plan, spent_s=time.perf_counter() - start)
-
-
-def alone(source: Any, lock: AbstractContextManager[Any]) -> AbstractContextManager[Any]:
-    """File objects, and pictures that Pillow has not loaded, are read one at a time: one may be listed twice."""
-    several_at_once = (str, os.PathLike, bytes, bytearray, memoryview, Clip, np.ndarray, Tensor)
-    return nullcontext() if isinstance(source, several_at_once) else lock
+        return replace(plan, error=error.placed(source=plan.name))
 
 
 def measured(
@@ -114,53 +102,46 @@ def measured(
     return size, item_of(height, width, times_s, index, recipe, limits)
 
 
-def _kept(source: Any, file: BinaryFile) -> Any:
-    """The source, or the content of a stream, which can be read only once."""
-    if isinstance(file, io.BytesIO) and not isinstance(source, (bytes, bytearray, memoryview)):
-        return file.getvalue()
-    return source
-
-
-def _from_header(plan: PlannedInput, src: Source) -> PlannedInput:
-    """The plan of an opened input. Raises: what reading headers and fitting raise."""
-    isolate, job = plan.config.isolate, plan.config.job
-    if isolate == "always" or (isolate == "auto" and src.foreign and SUPPORTED):
-        return replace(_measured(plan, isolated_outline(src, job), whole=True), isolated=True)
-    if src.format in VIDEOS:
-        video = plan_video(src, job.limits, job.sampling, job.hdr, job.background)
-        plan = _measured(plan, Outline(video.width, video.height, video.times_s, moves=True))
-        return replace(plan, video=_thinned(video, len(plan.times_s)))
-    seen = outline_source(src, job)
-    return _measured(plan, seen, whole=seen.moves)
-
-
-def _measured(plan: PlannedInput, seen: Outline, *, whole: bool = False) -> PlannedInput:
-    moves, limits = is_clip(len(seen.times_s), seen.moves), plan.config.job.limits
+def _measured(plan: PlannedInput, seen: OutlinedInput, outline: Outline) -> PlannedInput:
+    """With sizes and frames as the recipe has room for. Raises as `fit`."""
+    moves, limits = is_clip(len(outline.times_s), outline.moves), plan.config.job.limits
     recipe = plan.config.recipe.of(moves)
-    times_s = seen.times_s
-    if moves:
-        kept = frames_within(seen.height, seen.width, len(times_s), recipe)
-        times_s = times_of(times_s, spread(len(times_s), kept))
-    size, item = measured(seen.height, seen.width, times_s, 0, recipe, limits)
+    chosen = frames_of(outline, plan.config.recipe)
+    times_s = times_of(outline.times_s, chosen)
+    size, item = measured(outline.height, outline.width, times_s, 0, recipe, limits)
     return replace(
         plan,
-        width=seen.width,
-        height=seen.height,
+        width=outline.width,
+        height=outline.height,
         times_s=times_s,
-        found=len(seen.times_s),
+        found=len(outline.times_s),
         moves=moves,
         size=size,
         item=item,
-        whole=whole,
-        exact=seen.exact,
+        video=None if seen.video is None else thinned(seen.video, chosen),
+        whole=seen.whole,
+        isolated=seen.isolated,
+        exact=outline.exact,
     )
 
 
-def _thinned(video: VideoPlan, kept: int) -> VideoPlan:
-    """The plan of so many of its frames."""
-    left_out = len(video.times_s) - kept
-    if not left_out:
-        return video
-    chosen = spread(len(video.times_s), kept)
-    ranks = tuple(video.chosen[i] for i in chosen)
-    return replace(video, times_s=times_of(video.times_s, chosen), chosen=ranks, expected=video.expected - left_out)
+def frames_of(outline: Outline, recipe: PixelRecipe) -> list[int]:
+    """The numbers of the frames, of those a sampling chose, that `recipe` has room for. Raises as `fit`."""
+    frames = len(outline.times_s)
+    if not is_clip(frames, outline.moves):
+        return list(range(frames))
+    return spread(frames, frames_within(outline.height, outline.width, frames, recipe.of(clip=True)))
+
+
+def clip_for(found: OutlinedInput, recipe: PixelRecipe) -> Clip:
+    """The clip with the frames that the recipe has room for, and what `size_notes` says of it among its notes.
+
+    As `told` of what `read` gives, but frames that are not taken are never in memory where this process decodes the
+    clip; of one that is damaged, those that are missing are missing of the frames taken. Raises: as `clip_of_outlined`
+    and `fit`.
+    """
+    clip = clip_of_outlined(found, lambda outline: frames_of(outline, recipe))
+    if found.video is None:
+        return told(clip, recipe)
+    frames = len(found.video.times_s)
+    return replace(clip, notes=(*clip.notes, *size_notes(clip.width, clip.height, frames, recipe, moves=True)))

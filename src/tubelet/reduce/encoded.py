@@ -12,13 +12,16 @@ from torch import Tensor
 from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError, TubeletError, UnsupportedFormat
 from tubelet.packed import Packed
-from tubelet.pixels.budget import told
+from tubelet.pixels.budget import times_of
 from tubelet.pixels.patchify import patchify
+from tubelet.pixels.planned import clip_for, frames_of
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.sparse import read_sparse
 from tubelet.pixels.views import Views
 from tubelet.reading.clip import Clip
-from tubelet.reading.read import Isolate, read
+from tubelet.reading.job import ReadJob
+from tubelet.reading.outlined import OutlinedInput, clip_of_outlined, outline_input
+from tubelet.reading.read import Isolate
 from tubelet.reading.sampling import Sampling
 from tubelet.reduce.inputs import Space, inputs_of, smaller_patches
 from tubelet.reduce.methods import Inputs, Need, Sparse
@@ -56,7 +59,8 @@ def encode_file(
 ) -> EncodedFile:
     """A picture or clip as tokens, with the attention, keys, text and boxes that `needs` of methods name.
 
-    source: what `tubelet.read` takes, one of them. recipe: the encoder's own if None. text, space, layer: as
+    source: what `tubelet.read` takes, one of them; or what `outline_input` gave of it, whose own sampling, animation
+    and isolate hold then. recipe: the encoder's own if None. text, space, layer: as
     `inputs_of` takes them. boxes: what matters, in the picture's upright pixels. scaffold_rows: the whole view of a
     picture in several views, pooled to so many rows, is always kept. encode=False leaves the patches as tokens, for a
     method that encodes what it chooses by itself. Runs without gradients on the encoder's device.
@@ -69,22 +73,26 @@ def encode_file(
         True
     """
     start, recipe = time.perf_counter(), recipe or encoder.pixels
-    options = {"fps": sampling.fps, "num_frames": sampling.num_frames, "times_s": sampling.times_s, "isolate": isolate}
-    clip = read([source], animation=animation, **options)[0]
-    found = len(clip)
-    clip = clip if views is not None else told(clip, recipe)
-    if len(clip) < found:
-        options |= {"fps": None, "num_frames": None, "times_s": clip.times_s}
+    if not isinstance(source, OutlinedInput):
+        job = ReadJob(sampling=sampling, animation=animation)
+        source = outline_input(source, job, isolate, name="<file>")
+    sampling, seen = source.job.sampling, source.outline
+    options = {"fps": sampling.fps, "num_frames": sampling.num_frames, "times_s": sampling.times_s}
+    if views is None and seen is not None and len(fewer := frames_of(seen, recipe)) < len(seen.times_s):
+        options = {"times_s": times_of(seen.times_s, fewer)}
+    options["isolate"] = source.isolate
+    clip = clip_of_outlined(source) if views is not None else clip_for(source, recipe)
     patches = patchify([clip], recipe, views=views).to(encoder.patch.weight.device)
     seconds = {"read": time.perf_counter() - start}
     if "sparse" in needs and not clip.is_video:
         raise UnsupportedFormat("the method codec is for videos, this is a picture", source=clip.source)
     if scaffold_rows and views is not None and not whole_views(patches):
         raise InputError("a scaffold is for pictures that have several views", source=clip.source)
+    given = source.source
     others: Mapping[str, Any] = {
         "boxes": None if boxes is None else {0: boxes},
         "smaller": lambda budget: smaller_tokens(clip, encoder, recipe, budget, native=views is not None),
-        "sparse": (lambda budget: sparse_tokens(source, encoder, recipe, budget, options)) if clip.is_video else None,
+        "sparse": (lambda budget: sparse_tokens(given, encoder, recipe, budget, options)) if clip.is_video else None,
     }
     start, scaffold = time.perf_counter(), ()
     try:

@@ -18,10 +18,11 @@ from tubelet.language.vlm.batch import picture_blocks
 from tubelet.language.vlm.chat import as_written
 from tubelet.language.vlm.features import VisualRows
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.packed_lm import output_head, packed_states, use_packed_attention
+from tubelet.language.vlm.packed_lm import output_head, packed_states, softcap_of, use_packed_attention
+from tubelet.language.vlm.scheme import Bidirectional
 from tubelet.train.collate import PackedBatch, place_batch
 from tubelet.train.loop import Loss
-from tubelet.train.losses import next_token, targets_in
+from tubelet.train.losses import IGNORE, next_token, targets_in
 from tubelet.train.parts import HOMES, Counted, count_trainable, keep_still, set_trainable
 
 LANGUAGE_HOMES: Mapping[str, str] = {part: f"vlm.{home}" for part, home in HOMES.items()}
@@ -104,11 +105,19 @@ class LanguageTraining(nn.Module):
             axes=1 if scheme.rule.time == "none" else 3,
             deepstack=rows.deepstack,
             visual=visual,
-            blocks=picture_blocks(visual) if scheme.bidirectional == "images" else None,
+            blocks=_blocks(batch, visual, scheme.bidirectional),
         )
         head = output_head(speaker)
-        total = next_token(states, batch.labels, head=head.weight, bias=head.bias, cu_seqlens=batch.cu_seqlens, count=1)
+        how = {"bias": head.bias, "cu_seqlens": batch.cu_seqlens, "count": 1, "cap": softcap_of(speaker)}
+        total = next_token(states, batch.labels, head=head.weight, **how)
         return Loss(total, targets_in(batch.labels, batch.cu_seqlens))
+
+
+def _blocks(batch: PackedBatch, visual: Tensor, bidirectional: Bidirectional) -> Tensor | None:
+    """Tokens of a sample that see each other both ways, as `blocks_of` has them; what has no label is no answer."""
+    if bidirectional == "none":
+        return None
+    return picture_blocks(visual) if bidirectional == "images" else -(batch.labels != IGNORE).long()
 
 
 def _none_of(rows: VisualRows) -> VisualRows:

@@ -46,6 +46,7 @@ def next_token(
     cu_seqlens: Int[Tensor, " n"] | None = None,
     count: int | Tensor | None = None,
     chunk: int = CHUNK,
+    cap: float | None = None,
 ) -> Float[Tensor, ""]:
     """Mean negative log likelihood of each token after its row; labels of -100 count as nothing.
 
@@ -53,7 +54,8 @@ def next_token(
     shifted. cu_seqlens: borders of samples packed into one (S,), so that no row is asked for the next sample's first
     token; each row of a batch (B, S) is a sample of its own. count: what the sum is divided by, where that is more than
     this call sees: the targets of a whole step over its micro-batches and ranks (`targets_in` of each, summed).
-    Without targets it is 0, with a graph. Only rows with a target meet the head, `chunk` at a time, and again in the
+    Without targets it is 0, with a graph. cap: logits are bent to stay below it, cap * tanh(logits / cap), as Gemma 2's
+    are (final_logit_softcapping). Only rows with a target meet the head, `chunk` at a time, and again in the
     backward pass. Syncs once. Cost: 8 T V E FLOPs for T targets, one quarter of it the second forward.
     Raises ShapeError, and InputError for a chunk or count below 1.
 
@@ -63,7 +65,7 @@ def next_token(
     """
     _require_rows(rows, labels, head)
     wanted = targets(labels, cu_seqlens)
-    return _nll(rows, wanted, None, head, bias, count, chunk)
+    return _nll(rows, wanted, None, head, bias, count, chunk, cap)
 
 
 def targets(labels: Int[Tensor, "*batch S"], cu_seqlens: Int[Tensor, " n"] | None = None) -> Int[Tensor, "*batch S"]:
@@ -90,6 +92,7 @@ def _nll(
     bias: Tensor | None,
     count: int | Tensor | None,
     chunk: int,
+    cap: float | None = None,
 ) -> Float[Tensor, ""]:
     """Sum of weight * -log p over the rows with a target, divided by `count`; by their number where it is None."""
     if chunk < 1 or (isinstance(count, int) and count < 1):
@@ -106,7 +109,7 @@ def _nll(
         part = slice(i, i + chunk)
         own = None if weights is None else weights[part]
         made = checkpoint(
-            _chunk_nll, rows[part], wanted[part], own, head, bias, use_reentrant=False, preserve_rng_state=False
+            _chunk_nll, rows[part], wanted[part], own, head, bias, cap, use_reentrant=False, preserve_rng_state=False
         )
         assert isinstance(made, Tensor)
         sums.append(made)
@@ -114,9 +117,15 @@ def _nll(
 
 
 def _chunk_nll(
-    rows: Tensor, wanted: Tensor, weights: Tensor | None, head: Tensor | None, bias: Tensor | None
+    rows: Tensor,
+    wanted: Tensor,
+    weights: Tensor | None,
+    head: Tensor | None,
+    bias: Tensor | None,
+    cap: float | None,
 ) -> Float[Tensor, ""]:
     logits = rows if head is None else F.linear(rows, head, bias)
+    logits = logits if cap is None else torch.tanh(logits / cap) * cap
     if weights is None:
         return F.cross_entropy(logits.float(), wanted, reduction="sum")
     return (F.cross_entropy(logits.float(), wanted, reduction="none") * weights).sum()

@@ -49,23 +49,26 @@ class Tokenizing:
     """
 
     tokenizer: Any  # of transformers, fast
-    scheme: Scheme  # placeholders, positions, recipes, views
+    scheme: Scheme  # placeholders, positions, recipes, views, words
     after: Downstream = Downstream()  # what becomes of the encoder's rows: its `space` includes their own merger
-    style: Style = "chat"  # "plain": picture, caption, end of line, as LLaVA's first stage
+    style: Style = "chat"  # "plain": picture, caption, end of line, as LLaVA's first stage; of a prefix no question
     max_length: int | None = None  # tokens; longer samples are cut behind their last item, or refused
     truncate: bool = True
 
     def __post_init__(self) -> None:
         if not getattr(self.tokenizer, "is_fast", False):
             raise ConfigError("labels need a tokenizer that knows which letters a token is: a fast one")
-        if self.style == "chat" and not getattr(self.tokenizer, "chat_template", None):
+        prefix = self.scheme.wording == "prefix"
+        if prefix and not self.tokenizer.eos_token:
+            raise ConfigError("the tokenizer has nothing that ends an answer: no eos_token")
+        if prefix != (self.scheme.bidirectional == "prefix"):
+            raise ConfigError("training takes an answer apart from what is seen both ways by its words: prefix, both")
+        if self.style == "chat" and not prefix and not getattr(self.tokenizer, "chat_template", None):
             raise ConfigError("the tokenizer has no chat template; style='plain' needs none")
         if self.style not in ("chat", "plain"):
             raise ConfigError("style is chat or plain", expected=("chat", "plain"), got=self.style)
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError("max_length starts at 1", limit=1, got=self.max_length)
-        if "prefix" in (self.scheme.wording, self.scheme.bidirectional):
-            raise ConfigError("training has no prefixes that are seen both ways", got="prefix")
         by_block = self.scheme.rule.time == "blocks" or self.scheme.written is not None
         if by_block and self.after.select is not None:
             raise ConfigError(
@@ -153,7 +156,8 @@ def tokenize(sample: Sample, headers: Sequence[Header], how: Tokenizing, *, coun
     headers = [how.fitted(one) for one in headers]
     stills = stills_of(headers)
     planned = tuple(how.planned(one, stills) for one in headers)
-    text, spans = _plain(sample, headers, how) if how.style == "plain" else _chat(sample, headers, how)
+    words = _prefixed if how.scheme.wording == "prefix" else _plain if how.style == "plain" else _chat
+    text, spans = words(sample, headers, how)
     counts: list[Count] = [one.tokens for one in planned]
     if how.scheme.rule.time == "blocks":
         text, spans, counts = with_times(text, spans, headers, planned, how.scheme, how.tokenizer)
@@ -238,29 +242,49 @@ def _plain(sample: Sample, headers: Sequence[Header], how: Tokenizing) -> tuple[
     return text, [(len(marks), len(text))]
 
 
+def _prefixed(sample: Sample, headers: Sequence[Header], how: Tokenizing) -> tuple[str, list[Span]]:
+    """One question as `apply_chat_template` writes it, its answer and the id that ends texts.
+
+    Source: huggingface/transformers:src/transformers/models/paligemma/processing_paligemma.py@v5.23.0 (suffix).
+    """
+    if [turn.role for turn in sample.turns] != ["user", "assistant"]:
+        raise InputError("this model is asked one question and knows no turns", source=sample.where, expected=2)
+    asked = "" if how.style == "plain" else sample.turns[0].text.strip("\n")
+    parts = [{"type": "video" if one.clip else "image"} for one in headers]
+    message = {"role": "user", "content": [*parts, {"type": "text", "text": asked}]}
+    text = apply_chat_template([message], how.tokenizer, how.scheme)
+    whole = f"{text}{sample.turns[1].text}{how.tokenizer.eos_token}"
+    return whole, [(len(text), len(whole))]
+
+
 # ---- ids
 
 
 def _labelled(text: str, spans: Sequence[Span], how: Tokenizing) -> tuple[list[int], list[int]]:
     """Ids and labels; a token is learnt if a letter of it is the assistant's, as in transformers' own mask. The text
-    is tokenized as a whole: a word after "ASSISTANT: " is then the token that a model generates there."""
+    is tokenized as a whole: a word after "ASSISTANT: " is then the token that a model generates there. What is seen
+    both ways ends where the answer begins, so there a token begins, too."""
     said = np.zeros(len(text) + 1, np.int64)
     for start, end in spans:
         said[start + 1 : end + 1] = 1
     said = np.cumsum(said)  # letters of the assistant's before each place
-    ids = leading_ids(text, how.tokenizer)
+    prefix = how.scheme.wording == "prefix"
+    ids = [] if prefix else leading_ids(text, how.tokenizer)
     labels = [IGNORED] * len(ids)
     start = 0
-    pieces = text.split(IMAGE_TAG) if how.scheme.wording == "image_tag" else [text]
+    pieces = [text] if how.scheme.wording == "parts" else text.split(IMAGE_TAG)
     for n, piece in enumerate(pieces):
         if n:
             ids.append(how.scheme.token_ids.image)
             labels.append(IGNORED)
-        if piece:
-            made = how.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+        apart = max(spans[0][0] - start, 0) if prefix else 0
+        for at, part in ((start, piece[:apart]), (start + apart, piece[apart:])):
+            if not part:
+                continue
+            made = how.tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
             for token, (a, b) in zip(made["input_ids"], made["offset_mapping"], strict=True):
                 ids.append(token)
-                labels.append(token if said[start + b] > said[start + a] else IGNORED)
+                labels.append(token if said[at + b] > said[at + a] else IGNORED)
         start += len(piece) + len(IMAGE_TAG)
     return ids, labels
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, LlamaConfig, LlamaModel
+from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
@@ -82,6 +83,21 @@ def test_gradients_flow():
     by_segment(q, k, v, scale=0.2).square().sum().backward()
     for a, x in zip(mine, (q, k, v), strict=True):
         torch.testing.assert_close(a, x.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_softcap_bends_scores():
+    """As transformers' own, segment by segment, on scores that it changes much."""
+    q, k, v = (3 * x for x in qkv(kv_heads=2))
+    out, _ = tubelet_attention(Layer(), q, k, v, cu_seq_lens_q=cu(), is_causal=True, softcap=2.0, scaling=0.5)
+    layer = Layer()
+    layer.num_key_value_groups = 2
+    parts = []
+    for a, b, c in zip(*(x.split(LENGTHS, dim=2) for x in (q, k, v)), strict=True):
+        mask = torch.full((a.shape[2], a.shape[2]), -torch.inf).triu(1)[None, None]
+        parts.append(eager_attention_forward(layer, a, b, c, mask, scaling=0.5, softcap=2.0)[0])
+    torch.testing.assert_close(out, torch.cat(parts, dim=1), atol=1e-5, rtol=1e-5)
+    plain, _ = tubelet_attention(Layer(), q, k, v, cu_seq_lens_q=cu(), is_causal=True, scaling=0.5)
+    assert float((plain - out).abs().max()) > 0.5
 
 
 def test_what_it_refuses():

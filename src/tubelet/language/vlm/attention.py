@@ -21,7 +21,7 @@ from tubelet.errors import ConfigError, ShapeError
 
 NAME = "tubelet"
 PACKED = "tubelet_packed"  # the same for rows that are always packed: transformers builds no mask for it
-_CANNOT = ("softcap", "position_bias", "s_aux", "cache")
+_CANNOT = ("position_bias", "s_aux", "cache")
 
 
 def tubelet_attention(
@@ -40,8 +40,9 @@ def tubelet_attention(
     With cu_seq_lens_q (or cu_seqlens) B is 1 and each segment sees itself; a tensor of them is read on the host, which
     syncs on an accelerator, a list is there. Without, and with a mask instead, it is transformers' own "sdpa".
     With them sliding_window is kept, and tokens of a segment with one number from 0 in block_ids (S,) see each other
-    both ways, at the cost of a mask of the segment's length squared. Raises ShapeError or ConfigError for what varlen
-    attention cannot do: a mask besides segments, other segments for k.
+    both ways and all others what stands before them, whatever the module says; that costs a mask of the segment's
+    length squared, softcap (Gemma 2) its scores. Raises ShapeError or ConfigError for what varlen attention cannot do:
+    a mask besides segments, other segments for k.
     """
     cu = kwargs.pop("cu_seq_lens_q", None)
     cu = kwargs.pop("cu_seqlens", None) if cu is None else cu
@@ -57,25 +58,40 @@ def tubelet_attention(
         raise ConfigError(f"attention over segments has no {asked[0]}", got=asked[0])
     segments = _segments(cu, cu_k, query, key)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    causal = causal or blocks is not None  # PaliGemma's layers say that they are not
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    window = kwargs.get("sliding_window")
-    if not causal and (blocks is not None or window is not None):
-        raise ConfigError("windows and blocks are of causal attention", got=window)
+    window, cap = kwargs.get("sliding_window"), kwargs.get("softcap")
+    if not causal and (window is not None or cap is not None):
+        raise ConfigError("windows and softcap are of causal attention", got=(window, cap))
     if causal or dropout:
         own = [None] * len(segments.lengths) if blocks is None else blocks.split(segments.lengths)
         parts = []
         each = (x.split(segments.lengths, dim=2) for x in (query, key, value))
         for q, k, v, numbers in zip(*each, own, strict=True):
             mask = _mask(q, window, numbers) if causal else None
+            if cap is not None:
+                parts.append(_capped(q, k, v, mask, scale, cap, dropout))
+                continue
             how: dict[str, Any] = {"dropout_p": dropout, "is_causal": causal and mask is None, "scale": scale}
             parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **how))
         return torch.cat([query[:, :, :0], *parts], dim=2).transpose(1, 2), None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     q = q * (scale * q.shape[-1] ** 0.5) if scaling is not None else q
     return varlen_attention(q, k, v, segments).unsqueeze(0), None
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, cap: float, dropout: float) -> Tensor:
+    """Attention whose scores are bent to stay below `cap`; what is seen without a mask is all before.
+
+    Source: huggingface/transformers:src/transformers/models/gemma2/modeling_gemma2.py@v5.23.0 (eager).
+    """
+    scores = torch.tanh(q @ k.transpose(2, 3) * scale / cap) * cap
+    seen = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril() if mask is None else mask
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    return F.dropout(weights, dropout) @ v
 
 
 def _mask(q: Tensor, window: int | None, blocks: Tensor | None) -> Tensor | None:

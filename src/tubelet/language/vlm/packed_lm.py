@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from tubelet.language.vlm.causal_lm import PlacedCausalLM
 
 # What some models do between hidden states and logits; a head that is read by itself would leave it out in silence.
-_BETWEEN = ("logits_scaling", "logit_scale", "final_logit_softcapping")
+# Gemma 2's bend of them is no such thing: `softcap_of` tells a loss of it.
+_BETWEEN = ("logits_scaling", "logit_scale")
 
 
 def use_packed_attention(speaker: "PlacedCausalLM") -> None:
     """From here on the model takes packed rows alone (`packed_states`); it generates no more. Raises ConfigError for
-    one whose logits are more than a product with its head."""
+    one whose logits are more than a product with its head, bent or not."""
     from tubelet.language.vlm.attention import PACKED, register
 
     config: Any = speaker.lm.config
@@ -79,3 +80,8 @@ def output_head(speaker: "PlacedCausalLM") -> nn.Linear:
     if not isinstance(head, nn.Linear):
         raise ConfigError(f"a head is a Linear, got {type(head).__name__}", got=type(head).__name__)
     return head
+
+
+def softcap_of(speaker: "PlacedCausalLM") -> float | None:
+    """What bounds the model's logits, cap * tanh(logits / cap); None where nothing does."""
+    return getattr(speaker.lm.config, "final_logit_softcapping", None)

@@ -195,11 +195,22 @@ def read_video(
     """
     try:
         plan = plan_video(src, limits, sampling, hdr, background)
-        frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
+    except TubeletError as error:
+        error.placed(source=src.name)
+        raise
+    return decode_clip(src, plan, limits, workers=workers, allocate=allocate)
 
-        def keep(slot: int, rgb: np.ndarray) -> None:
-            frames[slot] = rgb
 
+def decode_clip(
+    src: Source, plan: VideoPlan, limits: Limits, *, workers: int = 1, allocate: Allocate = new_frames
+) -> Clip:
+    """The clip of the frames that the plan wants. Cost and errors: as `read_video`."""
+    frames = allocate((len(plan.times_s), plan.height, plan.width, 3))
+
+    def keep(slot: int, rgb: np.ndarray) -> None:
+        frames[slot] = rgb
+
+    try:
         result = decode_video(src, plan, limits, workers=workers, on_frame=keep)
     except TubeletError as error:
         error.placed(source=src.name)
