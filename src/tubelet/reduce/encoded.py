@@ -77,7 +77,7 @@ def encode_file(
         job = ReadJob(sampling=sampling, animation=animation)
         source = outline_input(source, job, isolate, name="<file>")
     sampling, seen = source.job.sampling, source.outline
-    options = {"fps": sampling.fps, "num_frames": sampling.num_frames, "times_s": sampling.times_s}
+    options: dict[str, Any] = {"fps": sampling.fps, "num_frames": sampling.num_frames, "times_s": sampling.times_s}
     if views is None and seen is not None and len(fewer := frames_of(seen, recipe)) < len(seen.times_s):
         options = {"times_s": times_of(seen.times_s, fewer)}
     options["isolate"] = source.isolate
