@@ -150,8 +150,9 @@ class Plan:
             raise UsageError("--select takes the place of pooling: add --pool none --join flat")
         if views is not None and after.geometry is not None:
             raise UsageError("--geometry sees whole frames, so it does not go with --views")
+        sources: Any = () if given is None else given.sources
         inputs = [Input(w, h, f) for w, h, f in sizes] or inputs_of_files(
-            () if given is None else given.sources,
+            sources,
             fps=sampling.fps,
             num_frames=sampling.num_frames,
             times_s=sampling.times_s,

@@ -117,12 +117,7 @@ def _nll(
 
 
 def _chunk_nll(
-    rows: Tensor,
-    wanted: Tensor,
-    weights: Tensor | None,
-    head: Tensor | None,
-    bias: Tensor | None,
-    cap: float | None,
+    rows: Tensor, wanted: Tensor, weights: Tensor | None, head: Tensor | None, bias: Tensor | None, cap: float | None
 ) -> Float[Tensor, ""]:
     logits = rows if head is None else F.linear(rows, head, bias)
     logits = logits if cap is None else torch.tanh(logits / cap) * cap

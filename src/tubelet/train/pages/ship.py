@@ -7,8 +7,9 @@ Pages to measure on are printed in the held-out fonts and words: some to choose 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,18 @@ def surest(said: Sequence[Said], wrong: float = MOST_WRONG) -> float:
 
 
 def ship(
-    stage: StageConfig, folder: Path, fonts: Fonts, pages: int = 400, words: SpellingConfig | None = None
+    stage: StageConfig,
+    folder: Path,
+    fonts: Fonts,
+    pages: int = 400,
+    words: SpellingConfig | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Measured]:
     """Write the stage's reader into a new folder with its card; how it did, by kind of pages.
 
     pages: of the first kind, other kinds have their share; as many again to choose the confidence. words: how those
-    that tokens are chosen by are trained, beside the finished encoder. Raises ConfigError without a checkpoint and for
-    fonts without held-out families, and what `VLM.save_pretrained` raises.
+    that tokens are chosen by are trained, beside the finished encoder. say: is told what begins. Raises ConfigError
+    without a checkpoint and for fonts without held-out families, and what `VLM.save_pretrained` raises.
     """
     if not fonts.families(True):
         raise ConfigError("no held-out family of fonts is there to measure on")
@@ -91,18 +97,19 @@ def ship(
     vlm = vlm.half().float()  # as it will be read
     count = {name: max(1, round(pages * share)) for name, share in SHARES.items()}
     unseen = {name: replace(recipe, held_fonts=True, held_words=True) for name, recipe in RECIPES.items()}
-    chosen = [
-        one
-        for name, recipe in unseen.items()
-        for one in read_pages(vlm, recipe, fonts, range(CHOOSING, CHOOSING + count[name]))
-    ]
-    sure = surest(chosen)
-    measured = {
-        name: Measured(tuple(read_pages(vlm, recipe, fonts, range(REPORTED, REPORTED + count[name]))), sure)
-        for name, recipe in unseen.items()
-    }
+
+    def read(why: str, first: int) -> dict[str, list[Said]]:
+        out = {}
+        for name, recipe in unseen.items():
+            say(f"{why}: {count[name]} pages, {name}")
+            out[name] = read_pages(vlm, recipe, fonts, range(first, first + count[name]))
+        return out
+
+    sure = surest([one for said in read("to choose the confidence", CHOOSING).values() for one in said])
+    measured = {name: Measured(tuple(said), sure) for name, said in read("to report", REPORTED).items()}
     pointer = vlm.scheme.pointer
     assert pointer is not None  # of build_reader
+    say("the words that tokens are chosen by")
     side = train_spelling(vlm, WORDS, fonts, words or SpellingConfig())
     vlm.scheme = replace(vlm.scheme, pointer=replace(pointer, sure=sure))
     vlm.half().save_pretrained(folder)
@@ -117,7 +124,9 @@ def main(args: Sequence[str]) -> int:
         print("usage: python -m tubelet.train.pages.ship STAGE.yaml FOLDER [PAGES]", file=sys.stderr)
         return 2
     stage: Any = read_config(StageConfig, args[0], [])
-    for name, one in ship(stage, Path(args[1]), find_fonts(), pages=int(args[2]) if len(args) == 3 else 400).items():
+    say = partial(print, file=sys.stderr, flush=True)
+    pages = int(args[2]) if len(args) == 3 else 400
+    for name, one in ship(stage, Path(args[1]), find_fonts(), pages, say=say).items():
         print(f"{name}: exact {told(one.exact())}, sure and wrong {told(one.wrong())}")
     return 0
 
