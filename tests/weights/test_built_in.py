@@ -87,11 +87,12 @@ def test_it_reads_the_total_of_the_example(tmp_path: Path, capsys: pytest.Captur
     assert drawn.stat().st_size > 20_000
 
 
-def test_it_finds_the_words_of_a_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_it_finds_the_words_of_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of the tokens of the receipt, the best 24 of 150 for a word cover the line it is printed in."""
     from tubelet.packed import Packed
     from tubelet.reduce.scores import covered
 
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "kept.safetensors"
     asked = ("--text", "What is the total?", "--method", "text", "--budget", "24", "--out", str(out), "--quiet")
     assert main(["select", str(RECEIPT), *asked]) == 0
