@@ -87,7 +87,8 @@ def test_files_cost_what_encoding_them_gives(tubelet: Run, files: dict[str, Path
 
 def test_the_tables_say_it(tubelet: Run):
     done = tubelet(
-        "plan", "--size", "1920x1080,640x360x16", "--llm", "qwen3-8b", "--measure", "--memory", "--fit-tokens", 1000
+        *("plan", "--model", "llava_vit_packing_small", "--size", "1920x1080,640x360x16", "--llm", "qwen3-8b"),
+        *("--measure", "--memory", "--fit-tokens", 1000),
     )
     assert done.returncode == 0, done.stderr
     for words in (
@@ -108,7 +109,7 @@ def test_a_variant_is_counted_without_torch(tmp_path: Path):
     write_picture(tmp_path / "a.png", 300, 200)
     tower = ["--model", "qwen2_5_vl_7b_vision", "--llm", "qwen2.5-vl-7b"]
     lavida = ["--size", "1000x600", "--patch", "14", "--views", "lavida"]
-    runs = [["--size", "1920x1080,640x360x16"], ["a.png", *tower], lavida]
+    runs = [["--model", "llava_vit_small", "--size", "1920x1080,640x360x16"], ["a.png", *tower], lavida]
     ran = f"print([main(['plan', *words]) for words in {runs}], 'torch' in sys.modules)"
     code = f"import sys; from tubelet.cli import main; {ran}"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -117,9 +118,10 @@ def test_a_variant_is_counted_without_torch(tmp_path: Path):
 
 
 def test_what_fits_is_told(tubelet: Run):
-    found = planned(tubelet, "--size", "640x480", "--fit-tokens", 1200, "--fit-memory", "1GiB")
+    named = ("--model", "llava_vit_packing_small")
+    found = planned(tubelet, *named, "--size", "640x480", "--fit-tokens", 1200, "--fit-memory", "1GiB")
     width, height = found["fits"][0]["size"]
-    again = planned(tubelet, "--size", f"{width}x{height}", "--memory")
+    again = planned(tubelet, *named, "--size", f"{width}x{height}", "--memory")
     assert again["tokens"] <= 1200
     assert again["memory_bytes"]["float32"]["inference"] <= 2**30
     assert found["fits"][0]["frames"] == 1
@@ -148,7 +150,8 @@ def test_views(tubelet: Run):
 
 
 def test_the_projector_is_part_of_the_memory(tubelet: Run):
-    alone, both = (planned(tubelet, "--size", "448x448", "--memory", *more) for more in ((), ("--llm", "qwen2.5-7b")))
+    how = ("--model", "llava_vit_packing_small", "--size", "448x448", "--memory")
+    alone, both = (planned(tubelet, *how, *more) for more in ((), ("--llm", "qwen2.5-7b")))
     for dtype, of in both["memory_bytes"].items():
         assert of["projector"] > 0
         assert of["weights"] == alone["memory_bytes"][dtype]["weights"] + of["projector"]

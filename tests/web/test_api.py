@@ -156,11 +156,12 @@ def test_few_bodies_are_received_at_a_time(app: Any, api: Api):
     assert api.receiving == 0
 
 
-def test_files_are_decoded_in_a_child(app: Any, monkeypatch: pytest.MonkeyPatch):
-    from tubelet.reading.isolated import pool
+@pytest.mark.parametrize("name", ["isolated_outline", "isolated_read"])
+def test_files_are_looked_at_and_decoded_in_a_child(app: Any, monkeypatch: pytest.MonkeyPatch, name: str):
+    from tubelet.reading import outlined
 
     asked = []
-    monkeypatch.setattr(pool, "isolated_read", lambda src, job: asked.append(src) or 1 / 0)
+    monkeypatch.setattr(outlined, name, lambda src, *how: asked.append(src) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         send_file(app, png(32, 32), name="a.png")
     assert len(asked) == 1

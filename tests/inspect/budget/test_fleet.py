@@ -44,6 +44,7 @@ def test_numbers_that_are_none_are_refused():
 def test_the_command_counts_as_the_formulas_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "list.txt").write_text("a.jpg\n\nb.jpg\n")
     words = ["plan", "--size", "512x512", "--manifest", str(tmp_path / "list.txt"), "--gpus", "2", "--price", "4"]
+    words += ["--model", "llava_vit_packing_small"]
     assert main([*words, "--json"]) == 0
     cost = json.loads(capsys.readouterr().out)["fleet"]
     flop = sum(encoder_flop(VARIANTS["llava_vit_packing_small"], [Grid(1, 32, 32)]).values())

@@ -49,6 +49,7 @@ class Positions:
 
         >>> grid = torch.tensor([[1, 4, 4]])
         >>> ids = TokenIds(image=9)
+        >>> from tubelet.language.placing.rules import QWEN2_VL
         >>> at = rope_index(torch.tensor([[5, 9, 9, 9, 9, 6]]), ids, QWEN2_VL, image_grid_thw=grid)
         >>> at.decode(done=1, count=2)[:, 0].tolist()
         [[5, 6], [5, 6], [5, 6]]
@@ -100,6 +101,7 @@ def rope_index(
     _25) and Jinjing98/Spatial-MLLM@def53a68 (get_rope_index_3). Two images whose runs touch are counted one after the
     other; the reference counts the second as text.
 
+        >>> from tubelet.language.placing.rules import QWEN2_VL
         >>> ids = torch.tensor([[5, 9, 9, 9, 9, 6]])
         >>> grid = torch.tensor([[1, 4, 4]])
         >>> rope_index(ids, TokenIds(image=9), QWEN2_VL, image_grid_thw=grid).position_ids[:, 0].tolist()
