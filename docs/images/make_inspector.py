@@ -21,9 +21,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 EXAMPLES = ROOT / "examples"
 SHOTS = (
-    ("inspector", "&method=edges&budget=300", (0.62, 0.575), (1240, 800)),
-    ("inspector_clip", "&file=1&method=edges&budget=900&t=3&show=heat", (0.5, 0.6), (1240, 1000)),
+    ("inspector", "&method=text&budget=24&text=What%20is%20the%20total%3F", (0.25, 0.64), (1240, 1000)),
+    ("inspector_clip", "&file=1&method=edges&budget=300&t=3&show=heat", (0.5, 0.6), (1240, 1000)),
 )
+QUESTION = "What is the total?"  # that is asked about the first
 
 
 def main() -> None:
@@ -56,6 +57,10 @@ def take(bench: "Bench") -> None:
             page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme="light")
             page.set_default_timeout(240_000)
             page.goto(serving.address + fragment)
+            if shot == "inspector":
+                page.fill("#question", QUESTION)
+                page.click("#asking button")
+                page.locator("#answer", has_text="visual tokens").wait_for()
             taken(page, at, HERE / f"{shot}.png")
             page.close()
 
