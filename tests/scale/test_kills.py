@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,8 @@ from tests.scale.conftest import Begun
 from tests.scale.runs import Fork, bad_of, digests, forked, words_of
 
 from tubelet.encoder.model import Encoder
+from tubelet.reading.isolated.wire import send
+from tubelet.scale.child import serve
 from tubelet.scale.local import run
 from tubelet.scale.plan import Plan, shard_name
 from tubelet.scale.poison import Attempt, notes_of, take
@@ -100,6 +103,34 @@ def test_workers_end_with_a_driver_that_is_killed(begun: Begun, encoder: Encoder
         time.sleep(0.01)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert list(store.list("attempts")) == []  # dropped, which is no death
+
+
+class Ending:
+    """A store whose process is asked to end in the moment in which it has made a note."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def create(self, name: str, data: bytes) -> bool:
+        self._store.create(name, data)
+        raise SystemExit(143)
+
+
+def test_an_end_in_the_moment_of_a_note_is_no_death(begun: Begun, encoder: Encoder, monkeypatch: pytest.MonkeyPatch):
+    _, store = begun()
+    other = Attempt(store, 1, 1, (), frozenset())
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # another process, which goes on
+    assert other.begin()
+    monkeypatch.undo()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send(theirs, {"shard": 0})
+        worker = Fork(lambda: serve(ours, lambda: Worker(Ending(store), encoder=encoder)))  # type: ignore[arg-type]
+        worker.wait(60.0)
+    assert list(notes_of(store)) == [other.name]
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])

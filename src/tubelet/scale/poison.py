@@ -124,6 +124,15 @@ def notes_of(store: Store, shard: int | None = None) -> dict[str, Note]:
     return found
 
 
+def drop_own(store: Store) -> None:
+    """Remove the notes of this process, which ends in order: also one that a signal left behind in the moment between
+    its making and the work."""
+    own = this_host(), os.getpid()
+    for name, note in notes_of(store).items():
+        if (note.host, note.pid) == own:
+            store.remove(name)
+
+
 def at_work(store: Store, lease_s: float = LEASE_S) -> set[int]:
     """The shards that have a live note."""
     return {_shard_of(name) for name, note in notes_of(store).items() if note.live(lease_s)}
