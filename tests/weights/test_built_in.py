@@ -1,6 +1,7 @@
 """What comes with the package: found by its name, kept in float32, a whole model and its words, within its size."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,20 @@ def test_it_is_trained_and_says_so():
     card = (BUILT_IN["reader"] / "README.md").read_text(encoding="utf-8")
     for part in ("## Data", "## How it is made again", "## What it reads", "## What it does not read", "apache-2.0"):
         assert part in card
+
+
+def test_the_readme_says_what_the_card_measured():
+    card = (BUILT_IN["reader"] / "README.md").read_text(encoding="utf-8")
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    row = re.search(r"^\| receipts, forms, tables \|(.+)\|$", card, re.M)
+    assert row is not None
+    exact, _, sure, wrong = (float(cell.split("%")[0]) for cell in row[1].split("|"))
+    assert f"answers {exact:.0f} % of" in readme
+    assert f"{wrong:.0f} % are sure and wrong" in readme
+    assert '"not sure" to half of all' in readme and abs(sure - 50) < 5
+    steps = re.findall(r"^\d-\w+: ([\d,]+) steps", card, re.M)
+    guide = (EXAMPLES.parent / "docs" / "guides" / "train-a-reader.md").read_text(encoding="utf-8")
+    assert "{}, {} and {} steps".format(*steps) in guide
 
 
 def test_its_words_are_beside_it():

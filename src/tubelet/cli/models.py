@@ -128,12 +128,13 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
 def describe_built_in(name: str) -> dict[str, Any]:
     """A whole model that comes with the package: its encoder as plain values. language: parameters behind it."""
     from tubelet.inspect.budget.outline import outline_model
-    from tubelet.weights.locate import BUILT_IN
+    from tubelet.weights.locate import find_folder
     from tubelet.weights.opened import open_weights
 
-    outline, match = outline_model(name), open_weights(name).match
+    folder = find_folder(name)
+    outline, match = outline_model(folder), open_weights(folder).match
     row = describe(name, outline.encoder, match.family.name, match.format)
-    card = str(BUILT_IN[name] / "README.md")
+    card = str(folder.folder / "README.md")
     return row | {"weights": "in the package", "language": outline.language, "card": card}
 
 

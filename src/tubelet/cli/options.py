@@ -46,7 +46,7 @@ StoredDtype = Annotated[Literal["stored", "float32", "bfloat16", "float16"], opt
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], option("where it runs (default: auto, the fastest there is)")]
 Isolate = Annotated[
     Literal["auto", "always", "never"],
-    option("decode in a child process that may die (default: auto, not for paths)"),
+    option("decode in a process of its own, which a bad file may kill (default: auto: bytes and streams, not paths)"),
 ]
 OnError = Annotated[
     Literal["raise", "skip"], option("a file that cannot be read ends the run, or is left out (default: raise)")

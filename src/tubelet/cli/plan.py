@@ -88,7 +88,7 @@ class Plan:
     device: Annotated[Literal["cpu", "cuda"], option("whose memory (default: cpu)")] = "cpu"
     memory: Annotated[
         bool,
-        option("also memory of inference and training, by torch; a folder's is always told"),
+        option("also memory of inference and training; of a model's folder it is told anyway"),
     ] = False
     fit_tokens: Annotated[int | None, option("what fits into so many tokens", "N")] = None
     fit_memory: Annotated[str | None, option("what fits into so much memory for inference, such as 24GiB", "SIZE")] = (
@@ -165,7 +165,7 @@ class Plan:
             limits = {"max_tokens": self.fit_tokens, "max_memory_bytes": most_bytes}
             fitted = [fit_budget(one, what, after, views, **limits, **how) for one in inputs]
         rate = self._rate(found.config)
-        # Memory asks torch; of other folders it was imported already
+        # Memory needs torch: it is told unasked of other models' folders and of geometry
         loads = after.geometry is not None or (outline is not None and built_in(self.model) is None)
         memory = self.memory or loads or most_bytes is not None or out is not None
         more = extras(found, fitted, rate, self.device, outline, memory=memory)

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from tubelet.cli.options import DEFAULT_MODEL, Config, Device, OutputOptions, StoredDtype, option
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
 from tubelet.errors import InputError, RunError
+from tubelet.weights.locate import built_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,9 +131,9 @@ class Serve:
 
     def _reader(self) -> str | None:
         """What answers questions: as asked, or the model that comes with tubelet where transformers can run it."""
-        if self.reader is not None or self.model != DEFAULT_MODEL:
+        if self.reader is not None or built_in(self.model) is None:
             return self.reader
-        return DEFAULT_MODEL if find_spec("transformers") is not None else None
+        return self.model if find_spec("transformers") is not None else None
 
     def _look(self) -> None:
         """Raise InputError for FILES and a --root that are not there."""

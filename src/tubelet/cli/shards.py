@@ -77,7 +77,7 @@ class ShardOptions:
     max_bad: Annotated[str, option("stop when more files cannot be read: a number, or such as 1%", "N")] = "100%"
     resume: Annotated[str | None, option("go on with a run; its options stand in it", "OUT/")] = None
     status: Annotated[str | None, option("how far a run is, while others write", "OUT/")] = None
-    verify: Annotated[str | None, option("check every sha256 and every file of a run: 0 or 1", "OUT/")] = None
+    verify: Annotated[str | None, option("check every sha256 and every file of a run; exit code 0 or 1", "OUT/")] = None
     retry_bad: Annotated[str | None, option("encode the bad files of a run again, into OUT/retry-1", "OUT/")] = None
 
     @property

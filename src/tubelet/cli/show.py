@@ -142,12 +142,12 @@ class Show:
                 raise UsageError(f"--patch must be at least 1, got {self.patch}")
             recipe, merger = PixelRecipe(self.patch), None
         else:
-            config = known[self.model][1] if self.model in (known := variants()) else self._loaded()
+            config = known[self.model][1] if self.model in (known := variants()) else self._described()
             recipe, merger = config.pixels, config.merger
         recipe = with_budget(recipe, self.reading.max_pixels, self.reading.max_tokens)
         return recipe, 1 if merger is None else merger.merge
 
-    def _loaded(self) -> "EncoderConfig":
+    def _described(self) -> "EncoderConfig":
         from tubelet.cli.model import load_model, require_named
         from tubelet.inspect.budget.outline import outline_model
 

@@ -17,7 +17,7 @@ from types import FrameType
 
 from tubelet.errors import RunError, TubeletError
 from tubelet.reading.isolated.wire import error_fields, receive, send
-from tubelet.scale.poison import drop_own, ended_by_timer
+from tubelet.scale.poison import ended_by_timer
 from tubelet.scale.store import open_store
 from tubelet.scale.work import Worker
 
@@ -43,12 +43,8 @@ def serve(link: socket.socket, make: Callable[[], Worker]) -> None:
             worker = make()
             _ = worker.encoder  # what cannot be loaded ends the run; it is no death of a shard
             send(link, {"ready": os.getpid()})
-            try:
-                while True:
-                    send(link, {"report": asdict(worker.run(asked.get()))})
-            except SystemExit:
-                drop_own(worker.store)
-                raise
+            while True:
+                send(link, {"report": asdict(worker.run(asked.get()))})
     except TubeletError as error:
         send(link, {"error": error_fields(error), "source": error.source})
     except Exception as error:  # of torch, or a bug: it would come again, so it ends the run

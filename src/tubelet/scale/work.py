@@ -29,7 +29,7 @@ from tubelet.reading.tar import Piece
 from tubelet.scale.encode import check_reduction, encode_pack
 from tubelet.scale.options import EncodeOptions, weights_digest
 from tubelet.scale.plan import Part, PlannedFile, files_of, planned_error, read_plan, shard_name
-from tubelet.scale.poison import LEASE_S, MOST_DEATHS, Attempt, take
+from tubelet.scale.poison import LEASE_S, MOST_DEATHS, Attempt, drop_own, take
 from tubelet.scale.shard import Bad, ShardContent, host_kind
 from tubelet.scale.store import Store
 from tubelet.weights.load import load_encoder, untrained
@@ -100,6 +100,13 @@ class Worker:
         if self.store.exists(shard_name(shard)):
             return Report(shard, "skipped")
         _ = self.encoder  # a model that cannot be loaded is no death of the shard
+        try:
+            return self._attempted(shard)
+        except (KeyboardInterrupt, SystemExit):  # to end in order is no death, whenever it is asked for
+            drop_own(self.store, shard)
+            raise
+
+    def _attempted(self, shard: int) -> Report:
         attempt = take(self.store, shard, lease_s=self.lease_s, timer=self.timer)
         if attempt is None:
             return Report(shard, "busy")
