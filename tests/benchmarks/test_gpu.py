@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,13 +12,8 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def gpu() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    import gpu
-
-    yield gpu
-    sys.path.remove(str(BENCHMARKS))
-    del sys.modules["gpu"]
+def gpu(benchmark_of: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_of("gpu")
 
 
 @pytest.mark.slow

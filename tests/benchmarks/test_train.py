@@ -1,23 +1,14 @@
 """benchmarks/train.py: its two forms agree, and its figures are there, at a small size."""
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def train() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    import train
-
-    yield train
-    sys.path.remove(str(BENCHMARKS))
-    del sys.modules["train"]
+def train(benchmark_of: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_of("train")
 
 
 @pytest.mark.filterwarnings("ignore")
