@@ -72,6 +72,7 @@ class PageRecipe:
     absent: float = 0.0  # share of pages on which something is asked that is not there; above 0, all with nothing else
     held_fonts: bool = False  # print in the held-out families
     held_words: bool = False  # draw from the held-out part of each list
+    misspelt: float = 0.0  # share of listed words in which letters are exchanged
     noise: float = 1.0  # strength of tilt, blur, grain
 
     def __post_init__(self) -> None:
@@ -162,7 +163,9 @@ def _sheet(recipe: PageRecipe, fonts: Fonts, rng: Random, height: int, width: in
     value = Type(face, em, ink, spacing)
     label = Type(_label_face(rng, faces, families, face), _label_em(rng, em, recipe.em[0]), ink, spacing)
     signs = [sign for sign in "€£" if sign not in face.lacks]
-    words = Words(rng, held=recipe.held_words, longest=recipe.longest, signs=signs)
+    words = Words(
+        rng, held=recipe.held_words, longest=recipe.longest, signs=signs, misspelt=recipe.misspelt
+    )
     loose = 0.15 if layout == "lines" else rng.choice((0.3, 0.6))
     sheet = Sheet(width, height, paper, value, label, em * (1.15 + rng.uniform(0.0, loose)), rng, words)
     if rng.random() < 0.3:

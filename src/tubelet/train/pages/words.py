@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 HELD = 0.15  # of every list
 INVENTED = 0.3  # of words and labels are random syllables
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -118,17 +119,27 @@ MEANINGS = {
 
 
 class Words:
-    """Everything drawn for one page. held: from the held-out part of each list; longest: characters of a value."""
+    """Everything drawn for one page. held: from the held-out part of each list; longest: characters of a value;
+    misspelt: share of the words taken from a list in which letters are exchanged, so that none is known by heart."""
 
-    def __init__(self, rng: Random, *, held: bool = False, longest: int = 16, signs: Sequence[str] = ()) -> None:
-        self.rng, self.held, self.longest = rng, held, longest
+    def __init__(
+        self, rng: Random, *, held: bool = False, longest: int = 16, signs: Sequence[str] = (), misspelt: float = 0.0
+    ) -> None:
+        self.rng, self.held, self.longest, self.misspelt = rng, held, longest, misspelt
         self._money = self._money_style(tuple(signs))
         self._date = rng.randrange(6)
 
     def pick(self, words: Sequence[str]) -> str:
         """One of this side's part of a list."""
         cut = round(len(words) * (1 - HELD))
-        return words[self.rng.randrange(cut, len(words)) if self.held else self.rng.randrange(cut)]
+        word = words[self.rng.randrange(cut, len(words)) if self.held else self.rng.randrange(cut)]
+        return self._exchanged(word) if self.misspelt and self.rng.random() < self.misspelt else word
+
+    def _exchanged(self, word: str) -> str:
+        """The word with about half its letters drawn anew, large ones large."""
+        r = self.rng
+        made = (r.choice(LETTERS) if c.isalpha() and r.random() < 0.5 else c for c in word.lower())
+        return "".join(m.upper() if c.isupper() else m for m, c in zip(made, word, strict=True))
 
     def invented(self, least: int = 1, most: int = 3) -> str:
         """A word of random syllables, in lower case."""
