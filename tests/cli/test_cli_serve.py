@@ -119,3 +119,13 @@ def test_lines_of_the_documents_are_command_lines():
     served = [shlex.split(line)[1:] for line in lines if line.startswith("tubelet serve")]
     assert served
     assert all(isinstance(parse(words), Serve) for words in served)
+
+
+def test_the_encoder_within_the_model_that_answers_is_held_once():
+    pytest.importorskip("transformers")
+    bench = Serve().bench(Terminal())
+    assert bench.reader is not None
+    assert bench.encoder is bench.reader.encoder
+    other = Serve(dtype="bfloat16").bench(Terminal())  # what is looked at is float32
+    assert other.reader is not None
+    assert other.encoder is not other.reader.encoder

@@ -4,6 +4,7 @@ One browser and one server for all tests. Every page is watched: no error in its
 another host.
 """
 
+import io
 import re
 import shutil
 import struct
@@ -210,6 +211,23 @@ def test_two_tabs_and_a_link_hold_what_they_show(pages: Any):
     ready(again, "page.png")
     expect(again.locator("#kept")).to_contain_text("44 of 70")
     expect(second.locator("#kept")).to_contain_text("30 of 48")
+
+
+def test_a_frame_is_sent_as_large_as_it_is_shown(pages: Any):
+    page, sent = pages(viewport={"width": 700, "height": 800}), []
+    ready(page, "page.png")
+    page.on("response", lambda r: "/api/frame/" in r.url and sent.append((r.url, r.body())))
+    page.locator("#file").set_input_files({"name": "wide.png", "mimeType": "image/png", "buffer": png(2000, 400)})
+    ready(page, "wide.png")
+    page.set_viewport_size({"width": 1100, "height": 800})
+    page.wait_for_event("response", lambda r: "/api/frame/" in r.url)
+    page.wait_for_load_state("networkidle")
+    assert len(sent) == 2
+    sides = [int(re.search(r"side=(\d+)", url)[1]) for url, _ in sent]
+    assert [Image.open(io.BytesIO(body)).width for _, body in sent] == sides
+    assert sides[0] < sides[1]
+    shown = page.locator("canvas.pixels").first.evaluate("canvas => canvas.width")
+    assert shown <= sides[1] < shown + 128
 
 
 def seen_scene(page: Any) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import webbrowser
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tubelet.cli.model import Model
+    from tubelet.encoder.model import Encoder
     from tubelet.pixels.views import Views
     from tubelet.web.bench import Bench, Sought
 
@@ -111,6 +112,8 @@ class Serve:
         model = load_model(self.model, "float32", self.device, pool=False, config=self.config)
         reads = self._reader()
         reader = None if reads is None else load_vlm(reads, self.dtype, self.device)
+        if reader is not None and reads == self.model and _alike(model.encoder, reader.encoder):
+            model = replace(model, encoder=reader.encoder)  # the same weights, held once
         if model.untrained:
             terminal.say(f"{model.name} is UNTRAINED: random weights, its tokens mean nothing")
         return Bench(
@@ -161,6 +164,11 @@ def _look_at_scene(folder: Path) -> None:
         read_stored(read_small(folder / "cameras.json", InputError, MOST_TOLD_BYTES))
     except InputError as e:
         raise InputError(f"a folder, and no scene of tubelet scene: {e.message}", source=file_name(folder.name)) from e
+
+
+def _alike(one: "Encoder", other: "Encoder") -> bool:
+    """Whether two encoders of the same files compute the same."""
+    return one.config == other.config and one.patch.weight.dtype == other.patch.weight.dtype
 
 
 def views_of(rule: str | None) -> "Views | None":

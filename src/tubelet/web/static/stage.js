@@ -27,11 +27,18 @@ export function layout() {
 
 const frameNow = () => V.doc.items[panel().items[0]].frames[Math.min(S.t, V.doc.items[panel().items[0]].grid[0] - 1)];
 
+/** The longest side of a frame that fills the canvas, in steps, so that a window may grow a little. */
+function sideNow() {
+  const [left, , right] = panel().extent, across = document.querySelector("canvas.pixels").width / (right - left);
+  return Math.min(2048, 128 * Math.ceil((across * Math.max(V.doc.width, V.doc.height)) / 128));
+}
+
 function bitmapOf(frame) {
-  if (!V.frames.has(frame)) {
-    const asked = server.frame(V.doc.id, frame).then((blob) => createImageBitmap(blob));
-    asked.catch(() => V.frames.delete(frame));
-    V.frames.set(frame, asked);
+  const side = sideNow(), key = `${frame} ${side}`;
+  if (!V.frames.has(key)) {
+    const asked = server.frame(V.doc.id, frame, side).then((blob) => createImageBitmap(blob));
+    asked.catch(() => V.frames.delete(key));
+    V.frames.set(key, asked);
     if (V.frames.size > 12) { const [old] = V.frames.keys(); V.frames.get(old).then((one) => one.close(), () => {}); V.frames.delete(old); }
   }
   return V.frames.get(frame);
