@@ -41,7 +41,7 @@ function bitmapOf(frame) {
     V.frames.set(key, asked);
     if (V.frames.size > 12) { const [old] = V.frames.keys(); V.frames.get(old).then((one) => one.close(), () => {}); V.frames.delete(old); }
   }
-  return V.frames.get(frame);
+  return V.frames.get(key);
 }
 
 export async function drawFrame() {
@@ -137,7 +137,8 @@ function sayKept() {
     pen.putImageData(image, 0, 0);
   }
   const { path, name } = V.doc, heated = S.show === "heat";
-  $("command").textContent = commandOf({ path, name, method: S.method, budget: S.budget, text: methodOf(S.method).text && S.text, fps: V.doc.asked.fps, views: V.doc.asked.views, model: V.about.model.option, heat: heated });
+  const command = commandOf({ path, name, method: S.method, budget: S.budget, text: methodOf(S.method).text && S.text, fps: V.doc.asked.fps, views: V.doc.asked.views, model: V.about.model.option, heat: heated });
+  $("command").replaceChildren(...command.split(/(?<= )/).map((word) => make("span", { textContent: word }))); // lines end between words
 }
 
 // ---- time
