@@ -213,14 +213,39 @@ def test_two_tabs_and_a_link_hold_what_they_show(pages: Any):
     expect(second.locator("#kept")).to_contain_text("30 of 48")
 
 
+def test_a_link_brings_back_the_token_the_rule_and_what_is_drawn(pages: Any, serving: Serving):
+    from playwright.sync_api import expect
+
+    page = pages("&method=variance&budget=20", permissions=["clipboard-read", "clipboard-write"])
+    ready(page, "page.png")
+    page.locator("#rule").select_option("1d")
+    page.locator('[data-show="colours"]').click()
+    expect(page.locator("#about")).to_contain_text(re.compile(r"principal directions, [\d.]+ % of the variance"))
+    page.locator("canvas.cells").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#readout")).to_contain_text("position (1d)")
+    told = page.locator("#readout").inner_text()
+    page.locator("#link").click()
+    expect(page.locator("#link")).to_have_text("Copied")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(f"http://127.0.0.1:{serving.port}/#{serving.token}&")
+    again = pages("&" + link.partition("&")[2])
+    ready(again, "page.png")
+    expect(again.locator("#about")).to_contain_text("principal directions")
+    expect(again.locator("#readout")).to_have_text(re.compile(r"token\s*\d+"))
+    assert again.locator("#readout").inner_text() == told
+    assert again.locator("#rule").input_value() == "1d"
+
+
 def test_a_frame_is_sent_as_large_as_it_is_shown(pages: Any):
     page, sent = pages(viewport={"width": 700, "height": 800}), []
     ready(page, "page.png")
     page.on("response", lambda r: "/api/frame/" in r.url and sent.append((r.url, r.body())))
     page.locator("#file").set_input_files({"name": "wide.png", "mimeType": "image/png", "buffer": png(2000, 400)})
     ready(page, "wide.png")
-    page.set_viewport_size({"width": 1100, "height": 800})
-    page.wait_for_event("response", lambda r: "/api/frame/" in r.url)
+    with page.expect_response(re.compile("/api/frame/")):
+        page.set_viewport_size({"width": 1100, "height": 800})
     page.wait_for_load_state("networkidle")
     assert len(sent) == 2
     sides = [int(re.search(r"side=(\d+)", url)[1]) for url, _ in sent]

@@ -56,6 +56,24 @@ def test_every_control_has_a_name():
         assert named, tag
 
 
+def test_words_stand_out_from_paper_and_cards_in_light_and_dark():
+    """At least 4.5 to 1, as WCAG 2.1 asks for, and 3 to 1 for the ring around what has the focus."""
+
+    def luminance(colour: str) -> float:
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    style = (STATIC / "style.css").read_text(encoding="utf-8")
+    themes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root {(.*?)}", style, re.S)]
+    assert len(themes) == 2
+    for theme in themes:
+        for name, least in (("ink", 4.5), ("muted", 4.5), ("alarm", 4.5), ("kept", 4.5), ("focus", 3.0)):
+            for behind in ("paper", "card"):
+                low, high = sorted(map(luminance, (theme[name], theme[behind])))
+                assert (high + 0.05) / (low + 0.05) >= least, (name, behind)
+
+
 def test_cells_have_whole_pixels_and_every_pixel_its_cell():
     code = """out = [];
     for (const [low, high, cells] of [[0, 100, 7], [-3.4, 50.2, 5], [0, 3, 3], [10, 11, 4]]) {

@@ -18,10 +18,12 @@ async function openWith(name, request) {
   alarm("");
   $("busy").textContent = `Reading ${name} ...`;
   $("busy").hidden = false;
-  const found = await trying(request);
-  if (mine !== opening) return;
-  $("busy").hidden = true;
-  if (found) await show(found);
+  try {
+    const found = await trying(request);
+    if (found && mine === opening) await show(found);
+  } finally {
+    if (mine === opening) $("busy").hidden = true;
+  }
 }
 
 const how = () => ({ ...($("fps").value && { fps: Number($("fps").value) }), ...($("views").value.trim() && { views: $("views").value.trim() }) });
@@ -37,7 +39,10 @@ async function show(found) {
   V.doc = found; V.places = new Int32Array(cells); V.positions = new Int32Array(ids); V.tints = undefined;
   V.choices = new Map(); V.frames = new Map(); V.told = []; V.answered = []; $("answer").textContent = "";
   S.row = -1; S.t = same ? Math.min(S.t, V.doc.items[0].grid[0] - 1) : 0; S.panel = 0;
-  if (given.t) { S.t = Math.min(Number(given.t) || 0, V.doc.items[0].grid[0] - 1); delete given.t; }
+  for (const [name, count] of [["t", V.doc.items[0].grid[0]], ["panel", V.doc.panels.length], ["row", V.doc.tokens]]) {
+    if (given[name]) S[name] = Math.min(Math.max(0, Math.floor(Number(given[name])) || 0), count - 1);
+    delete given[name]; // it is of the file that the link opens
+  }
   S.budget = Math.min(S.budget || Math.max(1, Math.round(V.doc.tokens / 4)), V.doc.tokens);
   if (methodOf(S.method)?.video && !V.doc.is_video) S.method = "divprune";
   document.title = `${V.doc.name} - tubelet`;
@@ -90,7 +95,7 @@ function wire() {
   $("context").oninput = () => { S.context = Math.max(1, Number($("context").value) || 1); remember(); planSoon(); };
   $("rule").onchange = async () => {
     const rule = $("rule").value, id = V.doc.id, found = await trying(() => server.bytes(`api/positions/${id}?rule=${rule}`));
-    if (found && V.doc.id === id) { S.rule = rule; V.positions = new Int32Array(found); mark(); }
+    if (found && V.doc.id === id) { S.rule = rule; V.positions = new Int32Array(found); mark(); remember(); }
   };
   $("save").onclick = save;
   $("link").onclick = () => copy(location.origin + location.pathname + writeState(token, stateNow()), $("link"));
@@ -138,11 +143,12 @@ async function begin() {
   $("rule").replaceChildren(...V.about.rules.map((name) => make("option", { value: name, textContent: name })));
   $("words").hidden = !V.about.words;
   $("asking").hidden = !V.about.reader && !V.about.words;
-  for (const name of ["method", "beside", "show", "text", "llm"]) if (given[name]) S[name] = given[name];
+  for (const name of ["method", "beside", "show", "text", "llm", "rule"]) if (given[name]) S[name] = given[name];
   for (const name of ["budget", "context"]) if (Number(given[name]) > 0) S[name] = Number(given[name]);
   if (!methodOf(S.method)) S.method = "divprune";
   if (!methodOf(S.beside)) S.beside = "";
   if (!SHOWS.includes(S.show)) S.show = "kept";
+  if (!V.about.rules.includes(S.rule)) S.rule = V.about.rules.at(-1);
   for (const name of ["fps", "views"]) $(name).value = given[name] || "";
   $("llm").value = S.llm; $("context").value = S.context; $("rule").value = S.rule; $("text").value = S.text;
   await openFirst();

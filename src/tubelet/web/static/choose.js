@@ -61,9 +61,9 @@ export async function setMethod(name) { S.method = name; remember(); redraw(); a
 export async function setShow(name) {
   S.show = name;
   if (name === "colours" && !V.tints) {
-    const id = V.doc.id, found = await trying(() => server.bytes(`api/colours/${id}`));
-    if (!found || V.doc.id !== id) return;
-    const rgb = new Uint8Array(found);
+    const id = V.doc.id, found = await trying(() => server.ask(`api/colours/${id}`)), rgb = found && new Uint8Array(await found.arrayBuffer());
+    if (!rgb || V.doc.id !== id) return;
+    V.held = Number(found.headers.get("X-Tubelet-Share"));
     V.tints = Uint32Array.from({ length: V.doc.tokens }, (_, i) => rgba(rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2], 235));
   }
   remember(); redraw();

@@ -67,7 +67,7 @@ export const planSoon = later(150, plan);
 
 export function stateNow() {
   if (V.place) return { doc: V.place.id, ...V.place.again, t: S.t || null };
-  return { doc: V.doc.id, ...V.doc.again, fps: V.doc.asked.fps, views: V.doc.asked.views, method: S.method, beside: S.beside, budget: S.budget, show: S.show, t: S.t || null, panel: S.panel || null, text: S.text, llm: S.llm, context: S.context };
+  return { doc: V.doc.id, ...V.doc.again, fps: V.doc.asked.fps, views: V.doc.asked.views, method: S.method, beside: S.beside, budget: S.budget, show: S.show, t: S.t || null, panel: S.panel || null, row: S.row < 0 ? null : S.row, rule: S.rule, text: S.text, llm: S.llm, context: S.context };
 }
 
 export const remember = later(200, () => (V.place || V.doc) && history.replaceState(null, "", writeState(token, stateNow())));
@@ -95,7 +95,8 @@ export function save() {
     x += sizes[0].width + gap;
   }
   pen.fillStyle = "#202124"; pen.font = "16px system-ui, sans-serif";
-  pen.fillText(`${V.doc.name}: ${[S.method, S.beside].filter(Boolean).join(" | ")}, ${$("kept").textContent}`, gap, sheet.height - gap - line, sheet.width - 2 * gap);
+  const captions = shown.map((figure) => figure.querySelector("figcaption").textContent).filter(Boolean);
+  pen.fillText(`${V.doc.name}: ${(S.beside ? captions : [S.method, $("kept").textContent, ...captions]).join(S.beside ? " | " : ", ")}`, gap, sheet.height - gap - line, sheet.width - 2 * gap);
   pen.fillText(`${V.about.model.name}${V.about.model.untrained ? ", UNTRAINED" : ""}`, gap, sheet.height - gap, sheet.width - 2 * gap);
   sheet.toBlob((blob) => {
     const link = make("a", { href: URL.createObjectURL(blob), download: `${V.doc.name.replace(/[^\w.-]+/g, "_")}.kept.png` });

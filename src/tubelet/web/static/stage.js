@@ -128,7 +128,7 @@ function sayKept() {
   $("shows").querySelector('[data-show="heat"]').disabled = Boolean(said && !said.scores);
   $("method").value = S.method; $("beside").value = S.beside; $("panel").value = S.panel;
   const method = methodOf(S.method);
-  $("about").textContent = `${method.about}${method.ranks ? "" : "; asked again for each budget"}${said && !said.scores && !said.resized ? "; gives no scores" : ""}`;
+  $("about").textContent = `${method.about}${method.ranks ? "" : "; asked again for each budget"}${said && !said.scores && !said.resized ? "; gives no scores" : ""}${S.show === "colours" && V.tints ? `; colours: the first three principal directions, ${percent(V.held, 1)} of the variance` : ""}`;
   $("scale").hidden = !(S.show === "heat" && said?.scores);
   if (!$("scale").hidden) {
     $("low").textContent = `score ${short(said.low, 4)}`; $("high").textContent = said.high > said.low ? short(said.high, 4) : "for all";
@@ -136,7 +136,7 @@ function sayKept() {
     for (let y = 0; y < 12; y++) new Uint32Array(image.data.buffer).set(bar, 180 * y);
     pen.putImageData(image, 0, 0);
   }
-  const { path, name } = V.doc, heated = S.show === "heat";
+  const { path, name } = V.doc, heated = S.show === "heat" && Boolean(said?.scores);
   const command = commandOf({ path, name, method: S.method, budget: S.budget, text: methodOf(S.method).text && S.text, fps: V.doc.asked.fps, views: V.doc.asked.views, model: V.about.model.option, heat: heated });
   $("command").replaceChildren(...command.split(/(?<= )/).map((word) => make("span", { textContent: word }))); // lines end between words
 }

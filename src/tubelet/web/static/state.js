@@ -9,7 +9,7 @@ export const server = new Server(token);
 /** What a person has set. */
 export const S = { method: "divprune", budget: 0, beside: "", show: "kept", t: 0, panel: 0, text: "", row: -1, llm: "", context: 32768, rule: "qwen2.5-vl" };
 /** What was answered: about the model, the document or the scene (place) that is open, what stands in its rows, and what methods said. */
-export const V = { about: undefined, doc: undefined, place: undefined, places: undefined, positions: undefined, tints: undefined, told: [], choices: new Map(), frames: new Map(), answered: [] };
+export const V = { about: undefined, doc: undefined, place: undefined, places: undefined, positions: undefined, tints: undefined, held: 0, told: [], choices: new Map(), frames: new Map(), answered: [] };
 export const SHOWS = ["kept", "heat", "colours", "grid"];
 
 export function make(name, props = {}, ...children) {
