@@ -245,7 +245,7 @@ def test_a_frame_is_sent_as_large_as_it_is_shown(pages: Any):
     page.locator("#file").set_input_files({"name": "wide.png", "mimeType": "image/png", "buffer": png(2000, 400)})
     ready(page, "wide.png")
     with page.expect_response(re.compile("/api/frame/")):
-        page.set_viewport_size({"width": 1100, "height": 800})
+        page.set_viewport_size({"width": 1500, "height": 800})
     page.wait_for_load_state("networkidle")
     assert len(sent) == 2
     sides = [int(re.search(r"side=(\d+)", url)[1]) for url, _ in sent]
