@@ -1,7 +1,7 @@
 """A question about a document, answered as a stream of lines: JSON objects, one for each piece of text, then the rest.
 
 {"text": "Rye"}  {"text": " bread"}  {"done": true, "tokens": {...}, "seconds": {...}}
-of a reader of pages:  {"page": 1, "of": 2}  ...  {"text": "Rye bread"}  {"done": true, ..., "sure": true, "places": [...]}
+a reader of pages: {"page": 1, "of": 2}  ...  {"text": "Rye bread"}  {"done": true, ..., "sure": true, "places": [...]}
 """
 
 import json

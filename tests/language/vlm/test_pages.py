@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from tubelet.errors import ConfigError
-from tubelet.language.vlm.answer_places import LocatedAnswer, locate_answer
+from tubelet.errors import ConfigError, ShapeError
+from tubelet.language.vlm import pages
+from tubelet.language.vlm.answer_places import LocatedAnswer, locate_answer, locate_answers
+from tubelet.language.vlm.batch import beside
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.pages import PageAnswer, answer_pages, ask_pages, surest
 from tubelet.reading.clip import Clip
-from tubelet.train.pages.reader import ReaderConfig, build_reader
+from tubelet.train.pages.reader import END, PAD, ReaderConfig, build_reader
 
 SMALL = ReaderConfig(hidden=64, heads=2, layers=1, mlp=64, text_layers=2, text_mlp=64, pointing=1)
 
@@ -75,6 +77,45 @@ def test_how_far_it_is_is_told(vlm: VLM):
     assert ticks == [1, 2, 3, 4, 5]
 
 
+def test_questions_are_taken_as_they_are_needed(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    """Two at a time: five questions of different lengths are three generations, and behind an end nothing counts."""
+    monkeypatch.setattr(pages, "TOGETHER", 2)
+    taken: list[int] = []
+
+    def questions():
+        for n, still in enumerate(stills()):
+            taken.append(n)
+            yield ask(vlm, [still], "Total?" + "?" * n)
+
+    found = []
+    for answer in pages.answer_each(vlm, questions(), max_new_tokens=6):
+        found.append(answer)
+        assert len(taken) == min(5, 2 * ((len(found) + 1) // 2))
+    for n, (answer, still) in enumerate(zip(found, stills(), strict=True)):
+        one = ask(vlm, [still], "Total?" + "?" * n)
+        said = vlm.generate(one.ready, max_new_tokens=6)
+        assert (answer.text, answer.tokens) == (vlm.tokenizer.decode(said[0], skip_special_tokens=True), said.shape[1])
+        assert answer.found.probability == pytest.approx(locate_answer(vlm, one, said).probability, rel=1e-3)
+
+
+def test_behind_its_end_nothing_counts_of_an_answer(vlm: VLM):
+    """Two prompts of one length, whose answers end at different places."""
+    asked = [ask(vlm, [still], "Total?") for still in stills()[:2]]
+    said = torch.tensor([[65, END, PAD, PAD], [66, 67, 68, END]])
+    ready = beside([one.ready for one in asked])
+    both = locate_answers(vlm, ready, [one.rows.tokens for one in asked], said)
+    for found, one, own in zip(both, asked, (said[:1, :2], said[1:]), strict=True):
+        alone = locate_answer(vlm, one, own)
+        assert found.probability == pytest.approx(alone.probability, rel=1e-4)
+        assert found.places == alone.places
+
+
+def test_prompts_with_labels_are_not_put_beside_others(vlm: VLM):
+    ready = ask(vlm, stills()[:1], "Total?").ready
+    with pytest.raises(ShapeError, match="labels"):
+        beside([ready, replace(ready, labels=ready.input_ids)])
+
+
 def test_the_surest_answer_is_one_that_says_something():
     def answers(*said: tuple[str, float]) -> list[PageAnswer]:
         return [PageAnswer(n, text, 1, LocatedAnswer(p, p > 0.7, ())) for n, (text, p) in enumerate(said)]
@@ -89,4 +130,3 @@ def test_a_model_that_does_not_point_is_refused(vlm: VLM, monkeypatch: pytest.Mo
     monkeypatch.setattr(vlm, "scheme", replace(vlm.scheme, pointer=None))
     with pytest.raises(ConfigError, match="point"):
         answer_pages(vlm, asked, max_new_tokens=1)
-

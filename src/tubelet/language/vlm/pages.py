@@ -4,14 +4,16 @@ surest answer is told.
 pictures, frames of clips  ->  one encoding  ->  rows of each page  ->  its prompt, answer, probability, places
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 
 from tubelet.language.placing.prompt import pad
-from tubelet.language.vlm.answer_places import LocatedAnswer, locate_answer
+from tubelet.language.vlm.answer_places import LocatedAnswer, locate_answers
+from tubelet.language.vlm.batch import beside
 from tubelet.language.vlm.chat import (
     Question,
     apply_chat_template,
@@ -26,6 +28,8 @@ from tubelet.language.vlm.features import VisualRows, frames_apart
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import Packed
 from tubelet.reading.clip import Clip
+
+TOGETHER = 16  # questions of one generation
 
 
 class PageQuestion(NamedTuple):
@@ -44,6 +48,14 @@ class PageQuestions:
     patches: Packed
     rows: VisualRows
     pages: tuple[PageQuestion, ...]
+
+
+class Answer(NamedTuple):
+    """What a model says to a question. tokens: of the answer, its end among them."""
+
+    text: str
+    tokens: int
+    found: LocatedAnswer
 
 
 class PageAnswer(NamedTuple):
@@ -96,19 +108,37 @@ def answer_pages(
     temperature: float | None = None,
     tick: Callable[[int], None] = lambda pages: None,
 ) -> tuple[PageAnswer, ...]:
-    """The answer of every page, in order. tick: told after each how many are answered.
+    """The answer of every page, in order. tick: told now and then how many are answered.
 
-    Cost: a generation and one more forward for each page. Raises ConfigError for a model none of whose heads points.
+    Cost: that of `answer_each`, whose errors it raises.
     """
+    questions = [page.question for page in asked.pages]
     answers = []
-    for page, (clip, row, question) in enumerate(asked.pages):
-        said = vlm.generate(question.ready, max_new_tokens=max_new_tokens, temperature=temperature)
-        found = locate_answer(vlm, question, said)
-        places = tuple(place._replace(picture=clip, frame=row) for place in found.places)
-        text = vlm.tokenizer.decode(said[0], skip_special_tokens=True)
-        answers.append(PageAnswer(page, text, said.shape[1], found._replace(places=places)))
-        tick(page + 1)
+    for one in answer_each(vlm, questions, max_new_tokens=max_new_tokens, temperature=temperature):
+        page = asked.pages[len(answers)]
+        places = tuple(place._replace(picture=page.clip, frame=page.row) for place in one.found.places)
+        answers.append(PageAnswer(len(answers), one.text, one.tokens, one.found._replace(places=places)))
+        tick(len(answers))
     return tuple(answers)
+
+
+def answer_each(
+    vlm: VLM, questions: Iterable[Question], *, max_new_tokens: int = 256, temperature: float | None = None
+) -> Iterator[Answer]:
+    """What the model says to each question and where it read it, `TOGETHER` at a time, in order.
+
+    Cost: one generation and one more forward for so many. Raises ConfigError for a model none of whose heads points.
+    """
+    ids = vlm.speaker.generation_config.eos_token_id
+    ends = torch.tensor([] if ids is None else ids, device=vlm.device).reshape(-1)
+    for some in _batched(questions, TOGETHER):
+        ready = beside([one.ready for one in some])
+        said = vlm.generate(ready, max_new_tokens=max_new_tokens, temperature=temperature)
+        found = locate_answers(vlm, ready, [one.rows.tokens for one in some], said)
+        lengths = (torch.isin(said, ends).long().cumsum(1) == 0).sum(1) + 1  # with the end
+        texts = vlm.tokenizer.batch_decode(said, skip_special_tokens=True)
+        for text, length, one in zip(texts, lengths.clamp(max=said.shape[1]).tolist(), found, strict=True):
+            yield Answer(text, length, one)
 
 
 def surest(answers: Sequence[PageAnswer]) -> PageAnswer:
@@ -118,6 +148,13 @@ def surest(answers: Sequence[PageAnswer]) -> PageAnswer:
     if told:
         return max(told, key=lambda answer: answer.found.probability)
     return min(answers, key=lambda answer: answer.found.probability)
+
+
+def _batched(questions: Iterable[Question], count: int) -> Iterator[list[Question]]:
+    """So many at a time, taken as they are needed."""
+    left = iter(questions)
+    while some := list(islice(left, count)):
+        yield some
 
 
 def _one(p: Packed, item: int) -> Packed:
