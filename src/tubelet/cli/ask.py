@@ -171,9 +171,9 @@ class Ask:
         import torch
 
         from tubelet.cli.progress import progress
-        from tubelet.language.vlm.pages import answer_pages, ask_pages, surest
+        from tubelet.language.vlm.pages import answer_pages, see_pages, surest
 
-        asked = ask_pages(vlm, clips, question)
+        asked = see_pages(vlm, clips).ask(vlm, question)
         laps["encode"] = time.perf_counter() - start
         torch.manual_seed(self.seed)
         most, temperature = self.max_new_tokens, self.temperature

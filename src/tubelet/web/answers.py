@@ -14,7 +14,7 @@ import torch
 from tubelet.errors import InputError
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.pages import answer_pages, ask_pages, surest
+from tubelet.language.vlm.pages import answer_pages, see_pages, surest
 from tubelet.web.documents import Document
 
 MOST_NEW_TOKENS = 256
@@ -69,7 +69,7 @@ def _surest(vlm: VLM, document: Document, question: str, tell: Tell) -> dict[str
     """The surest answer of all pages, whole, after a line {"page": how many} for each; what it took, and where it was
     read."""
     start = time.perf_counter()
-    asked = ask_pages(vlm, [document.clip], question)
+    asked = see_pages(vlm, [document.clip]).ask(vlm, question)
     encoded = time.perf_counter()
     answers = answer_pages(
         vlm, asked, max_new_tokens=MOST_NEW_TOKENS, tick=lambda pages: tell({"page": pages, "of": len(asked.pages)})

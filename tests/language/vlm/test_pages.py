@@ -12,7 +12,7 @@ from tubelet.language.vlm.answer_places import LocatedAnswer, locate_answer, loc
 from tubelet.language.vlm.batch import beside
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.pages import PageAnswer, answer_pages, ask_pages, surest
+from tubelet.language.vlm.pages import PageAnswer, answer_pages, see_pages, surest
 from tubelet.reading.clip import Clip
 from tubelet.train.pages.reader import END, PAD, ReaderConfig, build_reader
 
@@ -42,7 +42,7 @@ def stills() -> list[Clip]:
 
 
 def test_each_page_is_asked_as_if_it_were_alone(vlm: VLM):
-    asked = ask_pages(vlm, mixed(), "Total?")
+    asked = see_pages(vlm, mixed()).ask(vlm, "Total?")
     assert [(page.clip, page.row) for page in asked.pages] == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)]
     answers = answer_pages(vlm, asked, max_new_tokens=5)
     for page, answer, still in zip(asked.pages, answers, stills(), strict=True):
@@ -66,14 +66,14 @@ def test_all_pages_are_encoded_together(vlm: VLM, monkeypatch: pytest.MonkeyPatc
     packs: list[int] = []
     encode = vlm.encode
     monkeypatch.setattr(vlm, "encode", lambda p: (packs.append(len(p)), encode(p))[1])
-    asked = ask_pages(vlm, mixed(), "Total?")
+    asked = see_pages(vlm, mixed()).ask(vlm, "Total?")
     assert packs == [3]
     assert len(asked.rows.tokens.x) == sum(int(page.question.ready.visual.sum()) for page in asked.pages)
 
 
 def test_how_far_it_is_is_told(vlm: VLM):
     ticks: list[int] = []
-    answer_pages(vlm, ask_pages(vlm, mixed(), "Total?"), max_new_tokens=1, tick=ticks.append)
+    answer_pages(vlm, see_pages(vlm, mixed()).ask(vlm, "Total?"), max_new_tokens=1, tick=ticks.append)
     assert ticks == [1, 2, 3, 4, 5]
 
 
@@ -126,7 +126,7 @@ def test_the_surest_answer_is_one_that_says_something():
 
 
 def test_a_model_that_does_not_point_is_refused(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
-    asked = ask_pages(vlm, mixed(), "Total?")
+    asked = see_pages(vlm, mixed()).ask(vlm, "Total?")
     monkeypatch.setattr(vlm, "scheme", replace(vlm.scheme, pointer=None))
     with pytest.raises(ConfigError, match="point"):
         answer_pages(vlm, asked, max_new_tokens=1)

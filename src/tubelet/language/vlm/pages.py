@@ -40,9 +40,43 @@ class PageQuestion(NamedTuple):
     question: Question
 
 
+class Page(NamedTuple):
+    """One page as it was encoded. clip, row: number of its clip and its row of time in it; still: as a picture."""
+
+    clip: int
+    row: int
+    still: Clip
+    side: int
+    patches: Packed
+    rows: VisualRows
+
+
+@dataclass(frozen=True, eq=False)
+class Pages:
+    """Every page of all clips. clips, patches, rows: as of a `Question` about them together."""
+
+    clips: tuple[Clip, ...]
+    patches: Packed
+    rows: VisualRows
+    pages: tuple[Page, ...]
+
+    @torch.no_grad()
+    def ask(self, vlm: VLM, question: str) -> "PageQuestions":
+        """The question to each page by itself. Raises what `chat.ask` raises of words."""
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+        text = apply_chat_template([message], vlm.tokenizer, vlm.scheme)
+        asked = []
+        for page in self.pages:
+            batch = pad([tokens_of(text, [page.still], page.rows.tokens, vlm.tokenizer, vlm.scheme)], 0, side="left")
+            ready = vlm.ready(page.rows, batch.input_ids, attention_mask=batch.attention_mask)
+            about = Question((page.still,), (page.side,), page.patches, page.rows, text, ready)
+            asked.append(PageQuestion(page.clip, page.row, about))
+        return PageQuestions(self.clips, self.patches, self.rows, tuple(asked))
+
+
 @dataclass(frozen=True, eq=False)
 class PageQuestions:
-    """The question to each page of all clips. clips, patches, rows: as of a `Question` about them together."""
+    """The question to each page of all clips. clips, patches, rows: as of `Pages`."""
 
     clips: tuple[Clip, ...]
     patches: Packed
@@ -69,10 +103,10 @@ class PageAnswer(NamedTuple):
 
 
 @torch.no_grad()
-def ask_pages(vlm: VLM, clips: Sequence[Clip], question: str) -> PageQuestions:
-    """The question to every picture and every frame of every clip by itself; all are encoded together.
+def see_pages(vlm: VLM, clips: Sequence[Clip]) -> Pages:
+    """Every picture and every frame of every clip as a page; all are encoded together, once for all questions.
 
-    Raises what `ask` raises.
+    Raises what `chat.ask` raises of pixels.
     """
     whole = [as_cut(c, vlm.scheme) for c in clips]
     cut = vlm.scheme.for_pictures(sum(not c.is_video for c in whole))
@@ -80,24 +114,17 @@ def ask_pages(vlm: VLM, clips: Sequence[Clip], question: str) -> PageQuestions:
     patches = patchify_clips(seen, cut)
     rows = vlm.encode(patches)
     sides = sides_of(seen, patches, rows.tokens, vlm.scheme)
-    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-    text = apply_chat_template([message], vlm.tokenizer, vlm.scheme)
     cells, alone = frames_apart(VisualRows(patches)).tokens, frames_apart(rows)
-    where = [(n, row) for n, item in enumerate(rows.tokens.items) for row in range(item.grid.t)]
     pages = []
-    for page, (n, row) in enumerate(where):
-        number = rows.tokens.items[n].picture
-        clip, first = seen[number], row * recipe_of(seen[number], vlm.scheme).temporal
-        still = replace(
-            clip, frames=clip.frames[first : first + 1], times_s=clip.times_s[first : first + 1], is_video=False
-        )
-        own = VisualRows(_one(alone.tokens, page), tuple(_one(deep, page) for deep in alone.deepstack))
-        prompt = tokens_of(text, [still], own.tokens, vlm.tokenizer, vlm.scheme)
-        batch = pad([prompt], 0, side="left")
-        ready = vlm.ready(own, batch.input_ids, attention_mask=batch.attention_mask)
-        about = Question((still,), (sides[n],), _one(cells, page), own, text, ready)
-        pages.append(PageQuestion(number, row, about))
-    return PageQuestions(seen, patches, rows, tuple(pages))
+    for n, item in enumerate(rows.tokens.items):
+        clip = seen[item.picture]
+        for row in range(item.grid.t):
+            here = slice(row * recipe_of(clip, vlm.scheme).temporal, row * recipe_of(clip, vlm.scheme).temporal + 1)
+            still = replace(clip, frames=clip.frames[here], times_s=clip.times_s[here], is_video=False)
+            number = len(pages)
+            own = VisualRows(_one(alone.tokens, number), tuple(_one(deep, number) for deep in alone.deepstack))
+            pages.append(Page(item.picture, row, still, sides[n], _one(cells, number), own))
+    return Pages(seen, patches, rows, tuple(pages))
 
 
 def answer_pages(

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tubelet.errors import ConfigError
+from tubelet.language.vlm.cache import FeatureCache
 from tubelet.language.vlm.chat import Question as Asked
-from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.pages import answer_each
+from tubelet.language.vlm.pages import answer_each, see_pages
 from tubelet.reading.clip import Clip
 from tubelet.train.config import read_config
 from tubelet.train.pages.card import card, told
@@ -72,9 +72,10 @@ def read_pages(
             page = print_page(recipe, fonts, number)
             clip = Clip((page if before is None else before).pixels[None], (0.0,))
             before = page if blind else None
+            seen = see_pages(vlm, [clip])
             for question in page.questions:
                 asked.append((page, question))
-                yield ask(vlm, [clip], question.text)
+                yield seen.ask(vlm, question.text).pages[0].question
             tick(n + 1)
 
     out: list[Said] = []
@@ -135,6 +136,7 @@ def ship(
     checkpoint_place(folder, False)  # before the minutes of measuring
     vlm = trained_reader(stage)
     vlm = vlm.half().float()  # as it will be read
+    vlm.cache = FeatureCache(0)  # every page is seen once
     unseen = {name: replace(recipe, held_fonts=True, held_words=True) for name, recipe in RECIPES.items()}
 
     def read(why: str, name: str, first: int, most: int, blind: bool = False) -> list[Said]:
