@@ -17,6 +17,7 @@ from tubelet.cli.values import parse_budget
 from tubelet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tubelet.scale.interpreters import Interpreters
     from tubelet.scale.options import EncodeOptions, Reduction
     from tubelet.scale.plan import Plan
     from tubelet.scale.store import Store
@@ -120,18 +121,36 @@ def names_shards(out: str | None) -> bool:
 
 def run_shards(command: Asked, terminal: Terminal) -> int:
     """Do what the command line asks of a sharded run; the exit code."""
+    from tubelet.scale.interpreters import Interpreters
+
+    _checked(command)
+    if command.shards.place is not None:
+        _nothing_else(command)
+    with Interpreters(_early(command)) as begun:
+        return _run(command, terminal, begun)
+
+
+def _early(command: Asked) -> int:
+    """How many workers are begun before it is known what they have to do."""
+    many, workers = command.shards, command.workers or 1
+    out = many.place or str(command.out)
+    over = many.retry_bad is None and os.path.exists(os.path.join(out, "DONE.json"))  # noqa: PTH110, PTH118
+    if workers == 1 or many.engine == "ray" or many.status is not None or many.verify is not None or over:
+        return 0
+    return min(workers, os.cpu_count() or 1)
+
+
+def _run(command: Asked, terminal: Terminal, begun: "Interpreters") -> int:
     from tubelet.cli.shards_report import tell_status, tell_verified
     from tubelet.scale.plan import read_plan
     from tubelet.scale.store import open_store
 
     many = command.shards
-    _checked(command)
     asked = many.place
     terminal.in_lines()
     if asked is None:
         store = open_store(str(command.out))
-        return _encode(command, _planned(command, store, terminal), store, terminal)
-    _nothing_else(command)
+        return _encode(command, _planned(command, store, terminal), store, terminal, begun)
     store = open_store(asked)
     plan = read_plan(store)
     if many.status is not None:
@@ -142,7 +161,7 @@ def run_shards(command: Asked, terminal: Terminal) -> int:
         from tubelet.scale.retry import retry_bad
 
         plan, store = retry_bad(plan, store)
-    return _encode(command, plan, store, terminal)
+    return _encode(command, plan, store, terminal, begun)
 
 
 def _nothing_else(command: Asked) -> None:
@@ -227,7 +246,7 @@ def _options(command: Asked) -> "EncodeOptions":
 # ---- the run
 
 
-def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal) -> int:
+def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal, begun: "Interpreters") -> int:
     """Encode what is pending, and say what was done."""
     from tubelet.cli.shards_report import Tally, tell
     from tubelet.scale.poison import ended_by_timer
@@ -242,7 +261,7 @@ def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal) ->
         with (
             _terminated(),
             ended_by_timer(),
-            closing(_reports(command, plan, store)) as reports,
+            closing(_reports(command, store, begun)) as reports,
             progress(terminal, plan.shards, "shards") as tick,
         ):
             for report in () if bad > most else reports:
@@ -264,7 +283,7 @@ def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal) ->
     return FAILED if after.bad or (after.pending and many.world == 1) else OK
 
 
-def _reports(command: Asked, plan: "Plan", store: "Store") -> "Generator[Report, None, None]":
+def _reports(command: Asked, store: "Store", begun: "Interpreters") -> "Generator[Report, None, None]":
     from tubelet.cli.model import device_of
 
     many = command.shards
@@ -280,6 +299,7 @@ def _reports(command: Asked, plan: "Plan", store: "Store") -> "Generator[Report,
         "rank": many.rank,
         "world": many.world,
         "lease_s": many.lease,
+        "begun": begun,
     }
     return run(store, **how, device=device_of(command.device), timer=True)
 
