@@ -43,7 +43,7 @@ NEEDS = {"ray 2": "ray", "datasets.map": "datasets", "webdataset": "webdataset"}
 RESUMED = ("local 2", "ray 2", "datasets.map")  # that are killed at half and begun again
 MODEL = "llava_vit_packing_small"
 WORKERS = {"local 2": 2, "ray 2": 2}
-COUNT, MAX_PIXELS, SHARD_TOKENS = 1_200, 36_000, 8_192
+COUNT, MAX_PIXELS, SHARD_TOKENS = 3_600, 36_000, 8_192
 LOOK_S = 0.25  # between two looks at the processes of a run
 TICKS = os.sysconf("SC_CLK_TCK")
 PR_SET_CHILD_SUBREAPER = 36
@@ -188,20 +188,21 @@ def below() -> dict[tuple[int, int], float]:
 
 def timed(method: str, files: Path, out: Path) -> dict[str, float]:
     """Wall and CPU seconds of a whole run, and its rate once something is written."""
-    start = time.perf_counter()
+    start, at = time.perf_counter(), time.time()
     process = begun(method, files, out)
     cpu: dict[tuple[int, int], float] = {}
     while process.poll() is None:  # processes of other parents are not in our children's times, so they are looked at
         cpu |= below()
         with suppress(subprocess.TimeoutExpired):
             process.wait(LOOK_S)
-    found = {"wall_s": time.perf_counter() - start}
+    found, end = {"wall_s": time.perf_counter() - start}, time.time()
     if process.returncode:
         raise SystemExit(f"{method} ended with {process.returncode}")
     found["cpu_s"] = sum((cpu | below()).values())
     cleared()
     written = sorted((p.stat().st_mtime, rows_of(p)) for p in out.rglob("*.safetensors"))
     if len(written) > 2:
+        found |= {"first_written_s": written[0][0] - at, "after_last_written_s": end - written[-1][0]}
         found["steady_tokens_per_s"] = sum(rows for _, rows in written[1:]) / (written[-1][0] - written[0][0])
     return found
 

@@ -76,6 +76,9 @@ class ShardOptions:
     )
     lease: Annotated[float, option("seconds after which a silent worker counts as dead (default: 300)", "S")] = 300.0
     max_bad: Annotated[str, option("stop when more files cannot be read: a number, or such as 1%", "N")] = "100%"
+    plan_only: Annotated[bool, option("write the plan of a run and encode nothing, for --resume or another engine")] = (
+        False
+    )
     resume: Annotated[str | None, option("go on with a run; its options stand in it", "OUT/")] = None
     status: Annotated[str | None, option("how far a run is, while others write", "OUT/")] = None
     verify: Annotated[str | None, option("check every sha256 and every file of a run; exit code 0 or 1", "OUT/")] = None
@@ -134,10 +137,9 @@ def _early(command: Asked) -> int:
     """How many workers are begun before it is known what they have to do."""
     many, workers = command.shards, command.workers or 1
     out = many.place or str(command.out)
+    nothing = many.plan_only or many.status is not None or many.verify is not None
     over = many.retry_bad is None and os.path.exists(os.path.join(out, "DONE.json"))  # noqa: PTH110, PTH118
-    if workers == 1 or many.engine == "ray" or many.status is not None or many.verify is not None or over:
-        return 0
-    return min(workers, os.cpu_count() or 1)
+    return 0 if workers == 1 or many.engine == "ray" or nothing or over else min(workers, os.cpu_count() or 1)
 
 
 def _run(command: Asked, terminal: Terminal, begun: "Interpreters") -> int:
@@ -150,7 +152,10 @@ def _run(command: Asked, terminal: Terminal, begun: "Interpreters") -> int:
     terminal.in_lines()
     if asked is None:
         store = open_store(str(command.out))
-        return _encode(command, _planned(command, store, terminal), store, terminal, begun)
+        plan = _planned(command, store, terminal)
+        if many.plan_only:
+            return tell_status(plan, store, terminal)
+        return _encode(command, plan, store, terminal, begun)
     store = open_store(asked)
     plan = read_plan(store)
     if many.status is not None:
@@ -166,6 +171,8 @@ def _run(command: Asked, terminal: Terminal, begun: "Interpreters") -> int:
 
 def _nothing_else(command: Asked) -> None:
     """Raise UsageError for what stands in the plan of a run and is said again."""
+    if command.shards.plan_only:
+        raise UsageError("--plan-only is for a run that has no plan yet: name files and --out OUT/")
     if command.files:
         raise UsageError("a run that is there knows its files: name none")
     free = {"device", "workers", "overwrite", "on_error", "shards", "output"}
