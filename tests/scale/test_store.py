@@ -169,14 +169,17 @@ def test_a_store_that_fails_at_any_call_leaves_whole_shards_only(
     assert verify(plan, store) == []
 
 
-def test_a_full_disk_is_told_with_what_was_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+def test_a_disk_that_is_full_or_read_only_is_told_with_what_was_needed(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def full(path: Path, data: bytes) -> None:
         path.write_bytes(data[:10])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     store = Folder(tmp_path / "out")
     monkeypatch.setattr(store_module, "_flushed", full)
-    with pytest.raises(StoreError, match="No space left") as told:
+    with pytest.raises(StoreError, match=os.strerror(code)) as told:
         store.create("shards/000/a", bytes(1234))
     assert told.value.needed_bytes == 1234
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []

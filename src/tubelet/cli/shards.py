@@ -1,7 +1,6 @@
 """`tubelet encode ... --out OUT/`: any number of files into a folder or bucket of shards, and what is asked of it."""
 
 import os
-import re
 import signal
 import time
 from collections.abc import Generator, Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tubelet.cli.options import FrameOptions, ReadingOptions, option
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
-from tubelet.cli.values import parse_budget
+from tubelet.cli.values import parse_budget, parse_most_bad
 from tubelet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -164,7 +163,11 @@ def _run(command: Asked, terminal: Terminal, begun: "Interpreters") -> int:
         return tell_verified(plan, store, terminal)
     if many.retry_bad is not None:
         from tubelet.scale.retry import retry_bad
+        from tubelet.scale.status import bad_so_far
 
+        if not bad_so_far(plan, store):
+            terminal.say("no file of this run is bad: there is nothing to encode again")
+            return tell_status(plan, store, terminal)
         plan, store = retry_bad(plan, store)
     return _encode(command, plan, store, terminal, begun)
 
@@ -197,7 +200,7 @@ def _checked(command: Asked) -> None:
         raise UsageError("--urls does not go with a folder: only local files are planned")
     if many.engine == "ray" and many.world > 1:
         raise UsageError("--rank and --world are for --engine local; Ray shares out its shards itself")
-    _most_bad(many.max_bad, 100)
+    parse_most_bad(many.max_bad, 100)
 
 
 # ---- the plan
@@ -205,6 +208,7 @@ def _checked(command: Asked) -> None:
 
 def _planned(command: Asked, store: "Store", terminal: Terminal) -> "Plan":
     """The plan of these files with these options, new or as it is there."""
+    from tubelet.cli.shards_report import counted
     from tubelet.scale.plan import make_plan
     from tubelet.scale.status import require_ours
 
@@ -215,7 +219,7 @@ def _planned(command: Asked, store: "Store", terminal: Terminal) -> "Plan":
     with progress(terminal, None) as tick:
         plan = make_plan(command.files, options, store, progress=lambda done: tick("planning", done))
     if plan.left_out:
-        terminal.say(f"left out, no picture or clip: {plan.left_out:,} files")
+        terminal.say(f"left out, no picture or clip: {counted(plan.left_out, 'file')}")
     return plan
 
 
@@ -255,15 +259,18 @@ def _options(command: Asked) -> "EncodeOptions":
 
 def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal, begun: "Interpreters") -> int:
     """Encode what is pending, and say what was done."""
-    from tubelet.cli.shards_report import Tally, tell
+    from tubelet.cli.shards_report import Tally, counted, tell
     from tubelet.scale.poison import ended_by_timer
     from tubelet.scale.status import finish, status
 
     many = command.shards
-    most = _most_bad(many.max_bad, plan.files)
+    most = parse_most_bad(many.max_bad, plan.files)
     before = status(plan, store)
     bad = before.bad or 0
     tally = Tally(plan, before, time.monotonic())
+    if before.pending and (command.workers or 1) > before.pending:
+        few = f"{command.workers} workers and {counted(before.pending, 'shard')} to make"
+        terminal.say(f"{few}: some have nothing to do; a smaller --shard-tokens makes more shards")
     try:
         with (
             _terminated(),
@@ -286,7 +293,8 @@ def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal, be
         return TOO_MANY_BAD
     finish(plan, store)
     after = status(plan, store)
-    tell(plan, store, after, terminal, time.monotonic() - tally.began_s)
+    made = tally.tokens if before.pending else None
+    tell(plan, store, after, terminal, time.monotonic() - tally.began_s, made)
     return FAILED if after.bad or (after.pending and many.world == 1) else OK
 
 
@@ -297,6 +305,7 @@ def _reports(command: Asked, store: "Store", begun: "Interpreters") -> "Generato
     if many.engine == "ray":
         from tubelet.scale import on_ray
 
+        on_ray.silence()
         gpus = 1.0 if device_of(command.device) == "cuda" else 0.0
         return on_ray.run(store, workers=command.workers or 1, gpus=gpus, lease_s=many.lease)
     from tubelet.scale.local import run
@@ -327,15 +336,3 @@ def _terminated() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _most_bad(text: str, files: int) -> int:
-    """How many bad files "5" or "1%" of so many allow. Raises UsageError.
-
-    >>> _most_bad("1%", 250), _most_bad("5", 250), _most_bad("100%", 250)
-    (2, 5, 250)
-    """
-    found = re.fullmatch(r"([0-9]{1,12})|([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%", text.strip())
-    if found is None or (found[2] is not None and float(found[2]) > 100):
-        raise UsageError(f"--max-bad is a number of files, or a share such as 1%, got {text!r}")
-    return int(found[1]) if found[1] is not None else int(files * float(found[2]) / 100)
