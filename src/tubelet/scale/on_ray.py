@@ -98,6 +98,7 @@ def begin(workers: int, cpus: float) -> None:
 def silence() -> None:
     """Let Ray say errors alone, in this process: for a command, whose reports say how far it is."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    require_ray()  # it sets its levels when it is imported
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
