@@ -39,7 +39,7 @@ def _begin() -> tuple[socket.socket, subprocess.Popen[bytes]]:
     with theirs:
         try:
             words = [sys.executable, "-m", "tubelet.scale.child"]
-            process = subprocess.Popen(words, stdin=theirs, stdout=subprocess.DEVNULL, start_new_session=True)
+            process = subprocess.Popen(words, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True)
         except OSError:
             door.close()
             raise
