@@ -1,6 +1,6 @@
 """Files on disk to float32 `pixel_values`: tubelet against transformers' Qwen2-VL processor, the same files and values.
 
-    python benchmarks/float_rows.py            640 x 480, 1920 x 1080, 4032 x 3024, mixed; writes results/float_rows.json
+    python benchmarks/float_rows.py            640 x 480, 1920 x 1080, 4032 x 3024, mixed: results/float_rows.json
     python benchmarks/float_rows.py --only vga,hd --rounds 3    some of them, nothing written
 
 Both doors that give such rows, `normalise(load_patches(...))` and `TubeletImageProcessor`, against the torchvision

@@ -163,9 +163,7 @@ def _sheet(recipe: PageRecipe, fonts: Fonts, rng: Random, height: int, width: in
     value = Type(face, em, ink, spacing)
     label = Type(_label_face(rng, faces, families, face), _label_em(rng, em, recipe.em[0]), ink, spacing)
     signs = [sign for sign in "€£" if sign not in face.lacks]
-    words = Words(
-        rng, held=recipe.held_words, longest=recipe.longest, signs=signs, misspelt=recipe.misspelt
-    )
+    words = Words(rng, held=recipe.held_words, longest=recipe.longest, signs=signs, misspelt=recipe.misspelt)
     loose = 0.15 if layout == "lines" else rng.choice((0.3, 0.6))
     sheet = Sheet(width, height, paper, value, label, em * (1.15 + rng.uniform(0.0, loose)), rng, words)
     if rng.random() < 0.3:
