@@ -1,6 +1,6 @@
 """Files on disk to float32 `pixel_values`: tubelet against transformers' Qwen2-VL processor, the same files and values.
 
-    python benchmarks/float_rows.py            640 x 480, 1920 x 1080, 4032 x 3024, mixed: results/float_rows.json
+    python benchmarks/float_rows.py            640 x 480, 1920 x 1080, 4032 x 3024, mixed: results/float_rows.json, each
     python benchmarks/float_rows.py --only vga,hd --rounds 3    some of them, nothing written
 
 Both doors that give such rows, `normalise(load_patches(...))` and `TubeletImageProcessor`, against the torchvision
@@ -28,8 +28,9 @@ PEERS = ("transformers torchvision", "transformers torchvision, pool")
 
 def equal(pictures: Pictures, processor: TubeletImageProcessor) -> float:
     """The largest difference to the peer's values. Raises SystemExit where it is more than rounding."""
-    rows = normalise(tubelet.load_patches(pictures.paths, PICTURES).packed, PICTURES)
-    ours, theirs = (each(pictures.paths, return_tensors="pt") for each in (processor, pictures.torchvision))
+    paths: Any = pictures.paths
+    rows = normalise(tubelet.load_patches(paths, PICTURES).packed, PICTURES)
+    ours, theirs = (each(paths, return_tensors="pt") for each in (processor, pictures.torchvision))
     apart = float((ours["pixel_values"] - theirs["pixel_values"]).abs().max())
     same = torch.equal(rows.x, ours["pixel_values"]) and torch.equal(ours["image_grid_thw"], theirs["image_grid_thw"])
     if not same or not apart <= 2e-6:
@@ -41,12 +42,13 @@ def run(folder: Path, counts: dict[str, int], rounds: int, title: str) -> dict[s
     """One set of files, its contenders in turns."""
     made = media.make_pictures(folder, counts)
     pictures = Pictures([path for group in made.values() for path in group])
+    paths: Any = pictures.paths
     processor, threads = TubeletImageProcessor.of(PICTURES), torch.get_num_threads()
     apart = equal(pictures, processor)
     every = pictures.contenders()
     turns = {
         OURS: every[OURS],
-        "TubeletImageProcessor": lambda: processor(pictures.paths),
+        "TubeletImageProcessor": lambda: processor(paths),
         **{name: every[name] for name in PEERS},
     }
     timings = harness.measure(turns, rounds=rounds, control=OURS, before=lambda _: torch.set_num_threads(threads))
@@ -62,9 +64,11 @@ def main() -> None:
     parser.add_argument("--media", type=Path, default=Path(tempfile.gettempdir()) / "tubelet-bench-media")
     arguments = parser.parse_args()
     chosen = FULL.counts if arguments.only is None else {n: FULL.counts[n] for n in arguments.only.split(",")}
-    results = {n: run(arguments.media, counts, arguments.rounds, n) for n, counts in chosen.items()}
-    if arguments.only is None:
-        print("written:", harness.save("float_rows", results).name)
+    results: dict[str, Any] = {}
+    for name, counts in chosen.items():
+        results[name] = run(arguments.media, counts, arguments.rounds, name)
+        if arguments.only is None:
+            harness.save("float_rows", results)
 
 
 if __name__ == "__main__":

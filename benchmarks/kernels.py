@@ -1,6 +1,6 @@
 """What multiplies matrices on this CPU: towers by torch's BLAS and by oneDNN, beside transformers' with sdpa.
 
-    python benchmarks/kernels.py               writes results/kernels.json
+    python benchmarks/kernels.py               results/kernels.json, written again after each
     python benchmarks/kernels.py --only clip   cases whose name has this, nothing written
     python benchmarks/kernels.py --threads 2   wall times mean something on a machine that does nothing else
 
@@ -74,8 +74,8 @@ def main() -> None:
         for case in CASES:
             if args.only is None or args.only.lower() in case.name.lower():
                 results[case.name] = run(case, args.rounds)
-        if args.only is None:
-            print("written:", save("kernels", results).name)
+                if args.only is None:
+                    save("kernels", results)
 
 
 if __name__ == "__main__":

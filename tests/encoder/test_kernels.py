@@ -79,7 +79,7 @@ def test_half_types_are_as_near_to_float32_by_either(dtype: torch.dtype) -> None
             half.set_run_options(RunOptions(products=products))  # type: ignore[arg-type]
             got = half(p).x.float()
             apart[products] = float((got - want).norm() / want.norm())
-            assert F.cosine_similarity(got, want).min() >= 0.9995
+            assert F.cosine_similarity(got.flatten(), want.flatten(), dim=0) >= 0.9995
     assert max(apart.values()) <= 1.1 * apart["blas"], apart
 
 

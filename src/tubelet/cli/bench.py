@@ -114,14 +114,17 @@ def _explain(terminal: Terminal, types: tuple[str, ...]) -> int:
     from tubelet.encoder.kernels import chosen, cpu_model, kept_in
 
     found: dict[str, Any] = {}
+    lines: list[str] = []
     for name in types:
         work = work_dtype(getattr(torch, name))
         choice = chosen(work)
         found[name] = {"works_in": str(work).removeprefix("torch."), **choice._asdict()}
         times = ", ".join(f"{routine} {s * 1e3:.1f} ms" for routine, s in choice.seconds.items())
         works = "" if found[name]["works_in"] == name else f" (computed in {found[name]['works_in']})"
-        terminal.line(f"{name}{works}: {choice.products}, {choice.why}{': ' + times if times else ''}")
-    terminal.line(f"{cpu_model()}, torch {torch.__version__}, {torch.get_num_threads()} threads; kept in {kept_in()}")
+        lines.append(f"{name}{works}: {choice.products}, {choice.why}{': ' + times if times else ''}")
+    lines.append(f"{cpu_model()}, torch {torch.__version__}, {torch.get_num_threads()} threads; kept in {kept_in()}")
+    if not terminal.json:
+        terminal.line("\n".join(lines))
     terminal.document({"command": "bench", "cpu": cpu_model(), "kept_in": str(kept_in()), "products": found})
     return OK
 
