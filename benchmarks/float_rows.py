@@ -48,7 +48,7 @@ def run(folder: Path, counts: dict[str, int], rounds: int, title: str) -> dict[s
     every = pictures.contenders()
     turns = {
         OURS: every[OURS],
-        "TubeletImageProcessor": lambda: processor(paths),
+        "tubelet, TubeletImageProcessor": lambda: processor(paths),
         **{name: every[name] for name in PEERS},
     }
     timings = harness.measure(turns, rounds=rounds, control=OURS, before=lambda _: torch.set_num_threads(threads))
