@@ -7,13 +7,17 @@ Pages of 320 x 320 pixels, 100 tokens each, in fonts and words that no training 
 tokens, and the reader answers from these alone: as it is with 12, 25 and 50, and with 25 also through an adapter on its
 projector (LoRA) that was trained for this arm, with the same pages, steps and rate for every arm. Exact match is
 computed with the true beginning of the answer given, which is what greedy decoding has as long as it is right.
+
+About an hour on two cores. What an arm and a seed gave is kept in the user's cache folder under a hash of weights and
+settings, so that the same command goes on where it was stopped.
 """
 
 import argparse
 import copy
+import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +83,11 @@ class Arm:
     settings: Settings = Settings()
     draws: int = 1
 
+    @property
+    def file(self) -> str:
+        """Its name as a file's."""
+        return "".join(c if c.isalnum() else "-" for c in self.name.lower())
+
 
 ARMS = (
     Arm("all tokens", None),
@@ -97,6 +106,26 @@ ARMS = (
     Arm("boxes of the answers", "boxes"),
 )
 CLAIM, AGAINST, BESIDE = "SHIRG corrected", "pooled", ("smaller page", "CDPruner")
+
+
+class Kept:
+    """Arrays by name that were computed before, in a folder; without one nothing is kept."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array of this name, made where it is not there."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name}.npy"
+        if not path.exists():
+            part = path.with_suffix(".part.npy")
+            np.save(part, make())
+            part.rename(path)
+        return np.load(path)
 
 
 class Bench:
@@ -327,7 +356,7 @@ def picture(shares: Mapping[str, Mapping[int, float]], path: Path) -> None:
     figure.savefig(path)
 
 
-def run(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+def run(bench: Bench, options: argparse.Namespace, done: Kept) -> dict[str, Any]:
     """Everything, told as it comes."""
     begun = time.process_time()
     asked = bench.see(TESTS, range(TESTED, TESTED + options.pages))
@@ -341,16 +370,24 @@ def run(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     for arm in ARMS[1:]:
         plain[arm.name] = {}
         for budget in BUDGETS:
-            draws = [bench.right(projector, bench.kept(arm, asked, budget, d), asked) for d in range(arm.draws)]
+            draws = done.get(f"{arm.file}-{budget}", lambda arm=arm, budget=budget: np.stack([
+                bench.right(projector, bench.kept(arm, asked, budget, draw), asked) for draw in range(arm.draws)
+            ]))  # fmt: skip
             told = [sets.told(right) for right in draws]
             plain[arm.name][budget] = {name: float(np.mean([t[name] for t in told])) for name in told[0]}
         print(f"as it is   {arm.name:<34}", line(plain[arm.name]), flush=True)
     adapted: dict[str, list[np.ndarray]] = {}
     for arm in ARMS:
-        kept, own = bench.kept(arm, learned, ADAPTED), bench.kept(arm, asked, ADAPTED)
-        how = {"steps": options.steps, "batch": options.batch, "lr": options.lr}
+        kept: list[list[Tensor]] = []  # of the pages to learn from and of those that are asked about, where needed
+
+        def adapt(seed: int, arm: Arm = arm, kept: list[list[Tensor]] = kept) -> np.ndarray:
+            kept += [] if kept else [bench.kept(arm, learned, ADAPTED), bench.kept(arm, asked, ADAPTED)]
+            how = {"steps": options.steps, "batch": options.batch, "lr": options.lr, "seed": seed}
+            return bench.right(bench.adapted(kept[0], learned, **how), kept[1], asked)
+
         adapted[arm.name] = [
-            bench.right(bench.adapted(kept, learned, seed=seed, **how), own, asked) for seed in range(options.seeds)
+            done.get(f"{arm.file}-adapted-{seed}", lambda seed=seed, adapt=adapt: adapt(seed))
+            for seed in range(options.seeds)
         ]
         figures = [sets.told(right) for right in adapted[arm.name]]
         print(
@@ -373,6 +410,17 @@ def run(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def folder_of(bench: Bench, options: argparse.Namespace) -> Path:
+    """Where arrays of these weights, words, fonts and settings are kept."""
+    digest = hashlib.sha256(bench.fonts.sha256.encode())
+    for part in (bench.vlm, bench.side):
+        for name, value in part.state_dict().items():
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    settings = {k: v for k, v in vars(options).items() if k not in ("model", "seeds", "quick")}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return Path.home() / ".cache" / "tubelet" / "choosing" / digest.hexdigest()[:16]
+
+
 def line(by_budget: Mapping[int, Mapping[str, float]]) -> str:
     return "  ".join(f"{k}: {100 * next(iter(v.values())):5.1f}" for k, v in by_budget.items())
 
@@ -389,7 +437,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="nothing is written")
     options = parser.parse_args()
     bench = Bench(VLM.from_pretrained(options.model), SpelledText.load(options.model), find_fonts())
-    found = run(bench, options)
+    found = run(bench, options, Kept(None if options.quick else folder_of(bench, options)))
     if options.quick:
         print(json.dumps(found["questions"]))
         return

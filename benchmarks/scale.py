@@ -1,28 +1,36 @@
 """Engines for many files against a plain loop: CPU seconds, wall, and what a kill at half costs.
 
-    python benchmarks/scale.py                   600 files for each, minutes a method
-    python benchmarks/scale.py --quick           16 files, one round, nothing written
+    python benchmarks/scale.py                          everything, in one go: half an hour
+    python benchmarks/scale.py --quick                  16 files, one round, nothing written
+    python benchmarks/scale.py --keep F --turn plain "local 2"      one turn of some methods, kept in the folder F
+    python benchmarks/scale.py --keep F --kill "local 2"            one killed at half and begun again, kept there
+    python benchmarks/scale.py --keep F                 the result of what is kept, without measuring
 
 One method a process, in turn, several rounds. plain: this library's reader and encoder in one loop, a file of tokens
 for each pack. local 1, local 2, ray 2: `tubelet encode --out OUT/`. datasets.map and webdataset with a DataLoader do
-the same reading and encoding through those libraries. CPU seconds are of all processes of a method, its start
-included. Methods whose library is not installed are left out, and the result says so.
+the same reading and encoding through those libraries. Wall is of the process that was begun, CPU seconds are of all
+that it began, start and end included; the steady rate is of tokens after the first written file, from its time to that
+of the last. What a kill costs: shards that were at work then, the only ones that are encoded twice. Methods whose
+library is not installed are left out, and the result says so.
 """
 
 import argparse
+import ctypes
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,7 +42,11 @@ METHODS = ("plain", "local 1", "local 2", "ray 2", "datasets.map", "webdataset")
 NEEDS = {"ray 2": "ray", "datasets.map": "datasets", "webdataset": "webdataset"}
 RESUMED = ("local 2", "ray 2", "datasets.map")  # that are killed at half and begun again
 MODEL = "llava_vit_packing_small"
-MAX_PIXELS, SHARD_TOKENS = 36_000, 8_192
+WORKERS = {"local 2": 2, "ray 2": 2}
+COUNT, MAX_PIXELS, SHARD_TOKENS = 3_600, 36_000, 8_192
+LOOK_S = 0.25  # between two looks at the processes of a run
+TICKS = os.sysconf("SC_CLK_TCK")
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def write_files(folder: Path, count: int) -> None:
@@ -119,16 +131,22 @@ def web_dataset(files: Path, out: Path) -> int:
     import webdataset
     from torch.utils.data import DataLoader
 
-    from tubelet import load_patches
     from tubelet.scale.encode import encode_pack
 
     encoder, recipe = network()
     out.mkdir(parents=True)
     given = webdataset.WebDataset(str(files.parent / "files.tar"), shardshuffle=False).to_tuple("__key__", "jpg")
-    for i, batch in enumerate(DataLoader(given, batch_size=32, num_workers=1, collate_fn=list)):
-        loaded = load_patches([data for _, data in batch], recipe, on_error="skip", workers=1, isolate="never")
-        encode_pack(loaded.packed, encoder, "cpu").tokens.save(out / f"{i:06d}.safetensors")
+    decode = partial(decoded, recipe)
+    for i, packed in enumerate(DataLoader(given, batch_size=32, num_workers=1, collate_fn=decode)):
+        encode_pack(packed, encoder, "cpu").tokens.save(out / f"{i:06d}.safetensors")
     return 0
+
+
+def decoded(recipe: Any, batch: list[tuple[str, bytes]]) -> Any:
+    """In the process of the loader, while the one before is encoded."""
+    from tubelet import load_patches
+
+    return load_patches([data for _, data in batch], recipe, on_error="skip", workers=1, isolate="never").packed
 
 
 RUN: dict[str, Callable[[Path, Path], int]] = {
@@ -144,29 +162,66 @@ RUN: dict[str, Callable[[Path, Path], int]] = {
 # ---- measuring
 
 
-def spent() -> float:
-    """CPU seconds of all children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def begun(method: str, files: Path, out: Path) -> subprocess.Popen[bytes]:
     words = [sys.executable, __file__, "--method", method, "--files", str(files), "--out", str(out)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL)
 
 
+def below() -> dict[tuple[int, int], float]:
+    """The CPU seconds of every process that comes from this one, by number and start. Ended ones are not among them."""
+    parents: dict[int, int] = {}
+    used: dict[int, tuple[int, float]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            pid = int(path.parent.name)
+            parents[pid], used[pid] = int(fields[1]), (int(fields[19]), (int(fields[11]) + int(fields[12])) / TICKS)
+
+    def ours(pid: int) -> bool:
+        while pid > 1 and pid != os.getpid():
+            pid = parents.get(pid, 0)
+        return pid == os.getpid()
+
+    return {(pid, start): cpu for pid, (start, cpu) in used.items() if pid != os.getpid() and ours(pid)}
+
+
 def timed(method: str, files: Path, out: Path) -> dict[str, float]:
-    """Wall and CPU seconds of a whole run."""
-    cpu, start = spent(), time.perf_counter()
-    code = begun(method, files, out).wait()
-    if code:
-        raise SystemExit(f"{method} ended with {code}")
-    found = {"wall_s": time.perf_counter() - start, "cpu_s": spent() - cpu}
-    shards = sorted(p.stat().st_mtime for p in (out / "shards").rglob("*.safetensors")) if out.is_dir() else []
-    if len(shards) > 2:  # from the first shard to the last
-        found["steady_s_per_shard"] = (shards[-1] - shards[0]) / (len(shards) - 1)
+    """Wall and CPU seconds of a whole run, and its rate once something is written."""
+    start, at = time.perf_counter(), time.time()
+    process = begun(method, files, out)
+    cpu: dict[tuple[int, int], float] = {}
+    while process.poll() is None:  # processes of other parents are not in our children's times, so they are looked at
+        cpu |= below()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LOOK_S)
+    found, end = {"wall_s": time.perf_counter() - start}, time.time()
+    if process.returncode:
+        raise SystemExit(f"{method} ended with {process.returncode}")
+    found["cpu_s"] = sum((cpu | below()).values())
+    cleared()
+    written = sorted((p.stat().st_mtime, rows_of(p)) for p in out.rglob("*.safetensors"))
+    if len(written) > 2:
+        found |= {"first_written_s": written[0][0] - at, "after_last_written_s": end - written[-1][0]}
+        found["steady_tokens_per_s"] = sum(rows for _, rows in written[1:]) / (written[-1][0] - written[0][0])
     return found
+
+
+def rows_of(path: Path) -> int:
+    with path.open("rb") as file:
+        return int(json.loads(file.read(int.from_bytes(file.read(8), "little")))["x"]["shape"][0])
+
+
+def cleared() -> None:
+    """End what a run has left of itself, so that it does not disturb the next."""
+    while there := below():
+        for pid, _ in there:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.05)
 
 
 def resumed(method: str, files: Path, out: Path, wall_s: float) -> dict[str, float]:
@@ -175,50 +230,107 @@ def resumed(method: str, files: Path, out: Path, wall_s: float) -> dict[str, flo
     time.sleep(wall_s / 2)
     first.send_signal(signal.SIGKILL)
     first.wait()
+    at_work = len(list(out.glob("attempts/*")))
     time.sleep(2.0)
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     again = timed(method, files, out)
     there = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     written_again = sum(there.get(path) != at for path, at in kept.items())
-    return {"kept": len(kept), "of": len(there), "written_again": written_again, **again}
+    shards = {"shards_kept": len(kept), "shards": len(there), "at_work": at_work, "written_again": written_again}
+    return {"killed_after_s": wall_s / 2, **(shards if there else {}), **again}
 
 
-def measure(count: int, rounds: int) -> dict[str, Any]:
+# ---- several turns, in one go or in slices
+
+
+class Kept:
+    """The files, and what was measured so far, in a folder."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.files, self.notes = folder, folder / "files", folder / "measured.json"
+        self.said: dict[str, Any] = {"files": count, "runs": {}, "resume": {}}
+        if self.notes.exists():
+            self.said = json.loads(self.notes.read_text())
+        else:
+            write_files(self.files, count)
+
+    def turn(self, methods: Sequence[str]) -> None:
+        """Each of the methods once."""
+        for method in methods:
+            with TemporaryDirectory(prefix="out-", dir=self.folder) as out:
+                found = timed(method, self.files, Path(out, "out"))
+            self.said["runs"].setdefault(method, []).append(found)
+            self._note(method, found)
+
+    def kill(self, methods: Sequence[str]) -> None:
+        """Each of the methods once, killed at half and begun again. It has had a turn."""
+        for method in methods:
+            wall = median(one["wall_s"] for one in self.said["runs"][method])
+            with TemporaryDirectory(prefix="out-", dir=self.folder) as out:
+                found = resumed(method, self.files, Path(out, "out"), wall)
+            self.said["resume"][method] = found | {"wall_of_a_whole_run": found["wall_s"] / wall}
+            self._note(f"{method}, begun again", found)
+
+    def _note(self, what: str, found: Mapping[str, float]) -> None:
+        print(what, {name: round(value, 2) for name, value in found.items()}, flush=True)
+        self.notes.write_text(json.dumps(self.said, indent=1))
+
+    def result(self) -> dict[str, Any]:
+        """Medians, and each method against the plain loop."""
+        runs = self.said["runs"]
+        methods: dict[str, dict[str, float]] = {}
+        for method in (m for m in METHODS if m in runs):
+            of = runs[method]
+            found = {name: median(one[name] for one in of) for name in of[0]}
+            methods[method] = {**found, "wall_best_s": min(one["wall_s"] for one in of), "turns": len(of)}
+        for method, found in methods.items():
+            found["times_as_fast_as_plain"] = methods["plain"]["wall_s"] / found["wall_s"]
+            found["cpu_of_plain"] = found["cpu_s"] / methods["plain"]["cpu_s"]
+            if "steady_tokens_per_s" in found:
+                alone = found["steady_tokens_per_s"] / WORKERS.get(method, 1)
+                found["steady_of_plain_per_worker"] = alone / methods["plain"]["steady_tokens_per_s"]
+        missing = [method for method in METHODS if method not in methods]
+        versions = {name: version(name) for name in NEEDS.values() if find_spec(name) is not None}
+        said = {"files": self.said["files"], "libraries": versions, "left_out": missing}
+        return {**said, "methods": methods, "killed_at_half_and_begun_again": self.said["resume"]}
+
+
+def measure(folder: Path, count: int, rounds: int) -> Kept:
     """Every method in turn, `rounds` times, and resumption once."""
     there = [m for m in METHODS if m not in NEEDS or find_spec(NEEDS[m]) is not None]
-    runs: dict[str, list[dict[str, float]]] = {method: [] for method in there}
-    resumes: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="tubelet-scale-") as folder:
-        files = Path(folder, "files")
-        write_files(files, count)
-        for r in range(rounds):
-            for i in range(len(there)):
-                method = there[(i + r) % len(there)]
-                runs[method].append(timed(method, files, Path(folder, f"{method}-{r}")))
-        for method in (m for m in RESUMED if m in there):
-            wall = median(one["wall_s"] for one in runs[method])
-            resumes[method] = resumed(method, files, Path(folder, f"{method}-killed"), wall)
-    result = {
-        method: {name: median(one[name] for one in of if name in one) for name in of[0]} for method, of in runs.items()
-    }
-    for found in result.values():
-        found["wall_of_plain"] = result["plain"]["wall_s"] / found["wall_s"]
-        found["cpu_of_plain"] = result["plain"]["cpu_s"] / found["cpu_s"]
-    missing = [method for method in METHODS if method not in there]
-    return {"files": count, "rounds": rounds, "methods": result, "resume": resumes, "not_installed": missing}
+    kept = Kept(folder, count)
+    for r in range(rounds):
+        kept.turn([there[(i + r) % len(there)] for i in range(len(there))])
+    kept.kill([m for m in RESUMED if m in there])
+    return kept
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="16 files, one round; nothing is written")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=COUNT, help=f"files (default: {COUNT:,})")
+    parser.add_argument("--keep", type=Path, metavar="F", help="a folder for what is measured in slices")
+    parser.add_argument("--turn", nargs="+", choices=METHODS, default=[], metavar="METHOD")
+    parser.add_argument("--kill", nargs="+", choices=RESUMED, default=[], metavar="METHOD")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--files", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.method:
         raise SystemExit(RUN[given.method](given.files, given.out))
-    found = measure(16 if given.quick else 600, 1 if given.quick else given.rounds)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of a run are ours, too
+    if given.keep is None:
+        with TemporaryDirectory(prefix="tubelet-scale-") as folder:
+            kept = measure(Path(folder), 16 if given.quick else given.count, 1 if given.quick else given.rounds)
+    else:
+        given.keep.mkdir(parents=True, exist_ok=True)
+        kept = Kept(given.keep, given.count)
+        kept.turn(given.turn)
+        kept.kill(given.kill)
+    if given.turn or given.kill:
+        return
+    found = kept.result()
     print(json.dumps(found, indent=1))
     if not given.quick:
         save("scale", found, settings={"model": MODEL, "max_pixels": MAX_PIXELS, "shard_tokens": SHARD_TOKENS})

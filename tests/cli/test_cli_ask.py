@@ -180,6 +180,29 @@ def test_a_model_that_points_says_where_and_how_sure(
         assert seen.height > 100
 
 
+def test_a_reader_of_pages_says_in_which_file_and_when(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A clip and a picture: as many questions as pages, one answer."""
+    sizes = ReaderConfig(hidden=64, heads=2, layers=1, mlp=64, text_layers=1, text_mlp=64, pointing=0)
+    model = build_reader(sizes, seed=4).save_pretrained(tmp_path / "reader")
+    options = ("--model", model, "--max-new-tokens", 4, "--fps", 2)
+    assert ask(files["clip"], files["small"], "Total?", *options, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    clip, small = said["files"]
+    assert clip["frames"] > 1
+    assert said["tokens"]["visual"] == clip["tokens"] + small["tokens"]
+    assert {place["file"] for place in said["places"]} <= {str(files["clip"]), str(files["small"])}
+    for place in said["places"]:
+        assert place["time_s"] == (clip["times_s"][place["frame"]] if place["file"] == clip["file"] else 0.0)
+    assert ask(files["clip"], files["small"], "Total?", *options, "--show", tmp_path / "seen.png", "--quiet") == 0
+    first, *second = capsys.readouterr().out.splitlines()
+    assert first.startswith("not sure")
+    assert not second or second[0].startswith("in ")
+    with Image.open(tmp_path / "seen.png") as seen:  # the page that was read, not all of them
+        assert seen.height > 100
+
+
 def test_what_is_not_sure_or_not_there_is_told():
     def told(answer: str, sure: bool) -> str:
         return told_answer(answer, LocatedAnswer(0.5, sure, ()))

@@ -14,6 +14,7 @@ import tubelet
 from tubelet.cli import main
 from tubelet.cli.models import PROOFS
 from tubelet.cli.terminal import file_name, seconds, visible
+from tubelet.encoder.kernels import chosen
 from tubelet.families.catalogue import families, variants
 from tubelet.weights.load import load_encoder
 
@@ -233,3 +234,25 @@ def test_any_file_name_becomes_valid_json_text(name: bytes):
 )
 def test_seconds_in_few_letters(value: float, text: str):
     assert seconds(value) == text
+
+
+# ---- bench
+
+
+def test_bench_explains_what_multiplies_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    chosen.cache_clear()
+    try:
+        assert run("bench", "--explain", "--dtype", "float32,bfloat16", "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert run("bench", "--explain") == 0
+        said = capsys.readouterr().out
+    finally:
+        chosen.cache_clear()
+    assert set(told["products"]) == {"float32", "bfloat16"}
+    assert told["products"]["float32"]["products"] in ("blas", "onednn")
+    assert said.startswith(f"float32: {told['products']['float32']['products']}, ")
+    assert str(tmp_path / "tubelet") in said.replace("\n", "") and told["cpu"] in said

@@ -81,10 +81,12 @@ def test_the_same_command_writes_the_same_pages(tmp_path: Path):
                 "--em",
                 "20-22",
                 "--sizes",
-                "96x256",
+                "256x96",
             )
             == 0
         )
+        with Image.open(tmp_path / name / "page-0000000.png") as page:
+            assert page.size == (256, 96)  # width first, as in every command
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 

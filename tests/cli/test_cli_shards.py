@@ -79,6 +79,39 @@ def test_max_bad_stops_with_a_code_of_its_own(
     assert (tmp_path / "out" / "DONE.json").exists()
 
 
+def test_people_read_what_was_done(pictures: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    assert encode(pictures, "--model", model, "--out", f"{out}/", "--workers", 2) == 1
+    said = capsys.readouterr()
+    assert "2 workers and 1 shard to make: some have nothing to do" in said.err
+    assert "1 file could not be encoded" in said.out
+    assert "broken.jpg: UnsupportedFormat: " in said.out
+    assert "tokens/s" in said.out
+    assert f"model   {model}" in said.out.replace("\n", "")
+    assert encode("--resume", out) == 1
+    assert "every shard was there" in capsys.readouterr().out
+    assert encode("--verify", out) == 0
+    assert "1 shard, 9 files, each once" in capsys.readouterr().out
+    (pictures / "broken.jpg").unlink()
+    fine = tmp_path / "fine"
+    assert encode(pictures, "--model", model, "--out", f"{fine}/", "--quiet") == 0
+    assert encode("--retry-bad", fine) == 0
+    assert "no file of this run is bad" in capsys.readouterr().err
+    assert not (fine / "retry-1").exists()
+
+
+def test_a_plan_alone_is_gone_on_with(pictures: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    assert encode(pictures, "--model", model, "--out", f"{out}/", "--plan-only", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["done"], said["files"]) == (0, 9)
+    assert not (out / "shards").exists()
+    assert encode("--resume", out, "--plan-only") == 2
+    assert "--plan-only is for a run that has no plan yet" in capsys.readouterr().err
+    assert encode("--resume", out, "--quiet") == 1
+    assert encode("--verify", out, "--quiet") == 0
+
+
 def test_ranks_share_a_run(pictures: Path, model: Path, tmp_path: Path):
     given = (pictures, "--model", model, "--out", f"{tmp_path / 'out'}/", "--shard-tokens", 30, "--quiet")
     assert encode(*given, "--rank", 1, "--world", 2) == 1  # takes what nobody else works on as well

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.inspect.budget.budget_cases import allocated
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -88,6 +89,30 @@ def test_no_call_is_so_long_that_ctrl_c_waits_for_it(lengths: tuple[int, ...], m
     assert sum(calls) == sum(4 * n * n * 16 * 64 for n in lengths)
     least = 4 * attention.PIECE_ROWS * max(lengths) * 16 * 64
     assert max(calls) <= max(attention.PIECE_FLOP, least) <= 3e11
+
+
+def test_short_segments_of_one_length_are_one_call_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = torch.randn(50 * 4 + 3 * 9, 3, 2, 8)
+    batches: list[tuple[int, ...]] = []
+    run = attention.F.scaled_dot_product_attention
+
+    def seen(*given: torch.Tensor) -> torch.Tensor:
+        assert all(x.untyped_storage().data_ptr() == fused.untyped_storage().data_ptr() for x in given)
+        batches.append(tuple(given[0].shape))
+        return run(*given)
+
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", seen)
+    sdpa_into(torch.empty(len(fused), 2, 8), *fused.unbind(1), Segments((4,) * 50 + (9,) * 3))
+    assert batches == [(50, 2, 4, 8), (3, 2, 9, 8)]
+
+
+def test_memory_grows_with_the_rows_and_not_with_their_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight heads of 3,000 rows have 288 MB of scores."""
+    monkeypatch.setattr(attention, "PIECE_FLOP", 10**9)
+    q, k, v = qkv(3_000, heads=8, k=16)
+    with torch.no_grad():
+        peak = allocated(lambda: varlen_attention(q, k, v, Segments((3_000,)), backend="sdpa"))
+    assert q.nbytes <= peak < 2 * q.nbytes + torch.get_num_threads() * 1_000_000, peak
 
 
 @settings(max_examples=30, deadline=None)

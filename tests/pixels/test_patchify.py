@@ -1,6 +1,7 @@
 """Rows by example: the recorded upstream cases, transformers' processors, shapes, and what is refused."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,26 @@ def test_unpatchify_takes_rows_in_any_order_and_fills_gaps() -> None:
     assert torch.equal(half[0][:, :7, :7], first[:, :7, :7])
     assert bool((half[0][:, :7, 7:14] == 9).all())
     assert bool((half[1] == 9).all())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_float_rows_are_the_formula_bit_for_bit_and_no_copy_more(threads: int) -> None:
+    recipe = PixelRecipe(patch=14, temporal=2, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.7))
+    p = patchify([clip_of(3, 280, 322), clip_of(1, 14, 28, seed=1)], recipe)
+    mean, std = (torch.tensor(each).view(1, 3, 1) for each in (recipe.mean, recipe.std))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for some in (p, p.keep(torch.arange(0, len(p.x), 3)), p[:0]):
+            want = (some.x.float().view(len(some.x), 3, 392) / 255 - mean) / std
+            assert torch.equal(normalise(some, recipe).x, want.view(-1, recipe.width))
+        tracemalloc.start()
+        out = normalise(p, recipe).x
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        torch.set_num_threads(before)
+    assert out.nbytes <= peak < 1.02 * out.nbytes + 100_000
 
 
 def test_rows_of_another_width_are_refused() -> None:

@@ -1,10 +1,11 @@
 """A tiny model, sixty files, and what an uninterrupted run makes of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.scale.runs import TINY, digests, options, write_files
+from tests.scale.s3 import Server, serving
 
 from tubelet.encoder.model import Encoder
 from tubelet.scale.local import run
@@ -62,3 +63,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory, sixty: Path, wanted: EncodeO
 def expected(whole: tuple[Plan, Store]) -> dict[int, dict[str, str]]:
     """The sha256 of every tensor of every shard of that run."""
     return digests(*whole)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """An S3 server, which addresses that begin with s3:// now mean."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server

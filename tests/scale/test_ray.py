@@ -3,7 +3,11 @@
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.scale.conftest import Begun
 from tests.scale.runs import bad_of, digests, words_of
+from tests.scale.test_kills import victims
 
 from tubelet.encoder.model import Encoder
 from tubelet.scale.local import here
@@ -51,6 +56,45 @@ def test_an_engine_can_be_changed_half_way(engine, begun: Begun, encoder: Encode
     assert len(done_shards(plan, store)) == 4
     list(engine.run(store, workers=2))
     assert digests(plan, store) == expected
+
+
+def slowly(number: int) -> None:
+    time.sleep(0.05)
+
+
+DRIVER = """
+import sys
+from tests.scale.test_ray import slowly
+from tubelet.scale.on_ray import run
+from tubelet.scale.store import open_store
+list(run(open_store(sys.argv[1]), workers=2, on_file=slowly))
+"""
+
+
+def test_a_driver_and_actors_may_be_killed(engine, begun: Begun, expected: Digests):
+    """SIGKILL of a driver with a Ray of its own, then of three actors, orphans of the first among them."""
+    plan, store = begun()
+    words = [sys.executable, "-W", "ignore", "-c", DRIVER, store.place]
+    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    variables["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), variables.get("PYTHONPATH", "")])
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(words, env=variables, stdout=quiet, stderr=quiet) as driver:
+        until = time.monotonic() + 300
+        while not done_shards(plan, store) and driver.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        driver.kill()
+    assert 0 < len(done_shards(plan, store)) < plan.shards
+    killed = 0
+    for _ in engine.run(store, workers=2, on_file=slowly):
+        for pid in victims(store)[: 1 if killed < 3 else 0]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    assert killed
+    assert digests(plan, store) == expected
+    assert verify(plan, store) == []
+    assert finish(plan, store) is not None
+    assert list(store.list("attempts")) == []
 
 
 def kills_its_worker(poison: frozenset[int], number: int) -> None:

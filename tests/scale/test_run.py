@@ -1,6 +1,7 @@
 """A run gives what encoding file by file gives: every file once, bad ones listed, the same bits whoever works."""
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from tests.cli.cli_inputs import write_picture
 from tests.scale.conftest import Begun
-from tests.scale.runs import BROKEN, bad_of, digests, forked, options, words_of
+from tests.scale.runs import BROKEN, Fork, bad_of, digests, forked, options, words_of
 
 from tubelet import load_patches
 from tubelet.encoder.model import Encoder
@@ -140,21 +141,29 @@ def test_the_index_is_read_without_tubelet(begun: Begun, encoder: Encoder, monke
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_files(tmp_path: Path, model: Path, encoder: Encoder):
-    """5,000 small files: what the process holds after the second shard is what it holds after the last."""
+    """5,000 small files, two workers: what each holds after its second shard is what it holds after its last."""
     one = write_picture(tmp_path / "one.jpg", 48, 48).read_bytes()
     (tmp_path / "files").mkdir()
     for i in range(5_000):
         (tmp_path / "files" / f"{i:05d}.jpg").write_bytes(one)
     store = open_store(tmp_path / "out")
     plan = make_plan([str(tmp_path / "files")], options(model, encoder, shard_tokens=2_000, shard_files=4_096), store)
-    held = [resident() for _ in here(Worker(store, encoder=encoder))]
-    assert len(held) == plan.shards > 20
-    assert max(held[2:]) < 1.1 * held[1]
+    start, workers = forked(store, encoder), []
+
+    def noted(link: socket.socket) -> Fork:
+        workers.append(start(link))
+        return workers[-1]
+
+    held = [[resident(one.pid) for one in workers] for _ in run(store, workers=2, start=noted)]
+    assert (len(workers), len(held)) == (2, plan.shards)
+    assert plan.shards > 20
+    for worker in (0, 1):
+        assert max(pages[worker] for pages in held[4:]) < 1.1 * held[4][worker]
 
 
-def resident() -> int:
-    """Pages that this process has in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1])
+def resident(pid: int) -> int:
+    """Pages that a process has in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
 
 
 @pytest.mark.parametrize("place", ["x", "pos"])

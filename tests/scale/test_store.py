@@ -6,6 +6,7 @@ import os
 import resource
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save, save_file
 from tests.scale.conftest import Begun
 from tests.scale.runs import Fork, digests
+from tests.scale.s3 import Server
 
 from tubelet import writing as writing_module
 from tubelet.encoder.model import Encoder
@@ -42,10 +44,16 @@ def memory_bucket(path: Path) -> Store:
     return Bucket("memory:///", obstore.store.MemoryStore())
 
 
-STORES = [folder, local_bucket, memory_bucket]
+def s3_bucket(server: Server, path: Path) -> Store:
+    return open_store(f"{server.new_bucket()}/out")
 
 
-@pytest.mark.parametrize("make", STORES)
+@pytest.fixture(params=[folder, local_bucket, memory_bucket, s3_bucket], ids=lambda make: make.__name__)
+def make(request: pytest.FixtureRequest) -> Callable[[Path], Store]:
+    """Each kind of store."""
+    return partial(s3_bucket, request.getfixturevalue("s3")) if request.param is s3_bucket else request.param
+
+
 def test_what_a_store_promises(make: Callable[[Path], Store], tmp_path: Path):
     store = make(tmp_path)
     assert list(store.list("shards")) == []
@@ -73,7 +81,6 @@ def test_what_a_store_promises(make: Callable[[Path], Store], tmp_path: Path):
     assert told.value.path == "shards/000/a"
 
 
-@pytest.mark.parametrize("make", STORES)
 def test_of_many_who_create_one_is_first(make: Callable[[Path], Store], tmp_path: Path):
     store, barrier = make(tmp_path), threading.Barrier(8)
     won: list[int] = []
@@ -162,14 +169,17 @@ def test_a_store_that_fails_at_any_call_leaves_whole_shards_only(
     assert verify(plan, store) == []
 
 
-def test_a_full_disk_is_told_with_what_was_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+def test_a_disk_that_is_full_or_read_only_is_told_with_what_was_needed(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def full(path: Path, data: bytes) -> None:
         path.write_bytes(data[:10])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     store = Folder(tmp_path / "out")
     monkeypatch.setattr(store_module, "_flushed", full)
-    with pytest.raises(StoreError, match="No space left") as told:
+    with pytest.raises(StoreError, match=os.strerror(code)) as told:
         store.create("shards/000/a", bytes(1234))
     assert told.value.needed_bytes == 1234
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []

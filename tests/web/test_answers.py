@@ -22,6 +22,7 @@ from tubelet.language.vlm.model import VLM
 from tubelet.reduce.encoded import encode_file
 from tubelet.reduce.methods import choose
 from tubelet.reduce.spelled_text import SpelledText
+from tubelet.train.pages.reader import ReaderConfig, build_reader
 from tubelet.web.api import Api
 from tubelet.web.bench import Bench
 from tubelet.web.guard import Guard, Rules
@@ -51,6 +52,21 @@ def test_an_answer_comes_in_lines_and_is_the_models_own(encoder: Encoder, tmp_pa
     assert last["done"] and not last["untrained"]
     assert last["tokens"]["visual"] == int(asked.ready.visual.sum())
     assert post(app, "/api/ask", {"id": "none", "question": "what"}).status == 404
+    api.close()
+
+
+def test_of_a_clip_each_frame_is_a_page_of_a_reader(encoder: Encoder, media: dict[str, Path]):
+    sizes = ReaderConfig(hidden=64, heads=2, layers=1, mlp=64, text_layers=1, text_mlp=64, pointing=0)
+    vlm = build_reader(sizes).eval()
+    api, app = app_of(Bench("tiny", encoder, encoder.pixels, True, reader=vlm, reader_name="model"))
+    opened = send_file(app, media["clip"].read_bytes(), name="a.mp4").json
+    answer = post(app, "/api/ask", {"id": opened["id"], "question": "Total?"})
+    *pages, last = [json.loads(line) for line in answer.body.decode().splitlines()]
+    frames = opened["items"][0]["grid"][0]
+    assert frames > 1
+    assert [line for line in pages if "page" in line] == [{"page": n + 1, "of": frames} for n in range(frames)]
+    assert last["sure"] is False
+    assert all(0 <= place["frame"] < frames for place in last["places"])
     api.close()
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,13 +26,15 @@ from tubelet.writing import save_png
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import RenderableType
-    from torch import Tensor
 
-    from tubelet.language.vlm.answer_places import LocatedAnswer
+    from tubelet.language.vlm.answer_places import LocatedAnswer, Place
     from tubelet.language.vlm.chat import Question
     from tubelet.language.vlm.model import VLM
+    from tubelet.packed import Packed
     from tubelet.reading.clip import Clip
     from tubelet.reading.sampling import Sampling
+
+    Told = tuple[dict[str, Any], Callable[[], Image]]  # what is reported, and the picture of what was seen
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Ask:
 
     The answer goes to stdout as it comes, the tokens and times to stderr. The model is a folder or hub id of a whole
     model, of a kind that tubelet models lists at its end, or what tubelet wrote; its tokenizer's chat template is used.
-    The default, which comes with tubelet, is a small reader of printed receipts, forms and tables: it says what it is
-    not sure of, and --show draws where it read. Needs transformers: pip install "tubelet[hf]".
+    The default, which comes with tubelet, is a small reader of printed receipts, forms and tables: each page is asked
+    by itself, the surest answer is told or that it is not sure, and --show draws where it was read. Needs transformers:
+    pip install "tubelet[hf]".
 
     Example: tubelet ask receipt.png "What is the total?" --show answer.png
     """
@@ -87,29 +90,14 @@ class Ask:
             terminal.say(f"{file_name(self.model)} is UNTRAINED: random weights, the answer means nothing")
         laps["load"] = time.perf_counter() - start
         start = time.perf_counter()
-        from tubelet.language.vlm.chat import ask
-
-        asked = ask(vlm, clips, question)
-        laps["encode"] = time.perf_counter() - start
-        pointing = vlm.scheme.pointer is not None  # then the answer is told when it is known how sure it is
-        if out is not None and not pointing:
+        report = {"command": "ask", "model": file_name(self.model), "untrained": vlm.untrained}
+        tell = self._tell_surest if vlm.scheme.pointer is not None else self._tell
+        said, drawn = tell(vlm, clips, question, terminal, start, laps)
+        if out is not None:
             with out.file() as path:
-                save_png(_drawn(asked), path)
-        answer, said, counts = self._answer(vlm, asked, terminal, start, laps)
-        report = {"command": "ask", "answer": answer, "model": file_name(self.model), "untrained": vlm.untrained}
-        if pointing:
-            from tubelet.language.vlm.answer_places import locate_answer
-
-            where = locate_answer(vlm, asked, said)
-            told = told_answer(answer, where)
-            terminal.piece(f"{told}\n")
-            report |= {"sure": where.sure, "probability": where.probability, "places": _places(where, asked)}
-            if out is not None:
-                with out.file() as path:
-                    save_png(_drawn(asked, where, (question, told)), path)
-        report |= {"files": _files(asked), "tokens": counts, "seconds": laps}
-        report |= {} if out is None else {"show": out.name}
-        terminal.aside(_table(counts, laps, self.model))
+                save_png(drawn(), path)
+        report |= {**said, "seconds": laps} | ({} if out is None else {"show": out.name})
+        terminal.aside(_table(report["tokens"], laps, self.model))
         terminal.document(report)
         return OK
 
@@ -147,34 +135,74 @@ class Ask:
             isolate=self.reading.isolate,
         )
 
-    def _answer(
-        self, vlm: "VLM", asked: "Question", terminal: Terminal, start: float, laps: dict[str, float]
-    ) -> "tuple[str, Tensor, dict[str, int]]":
-        """The answer, said to stdout as it comes unless the model can tell how sure it is, its ids, and how many tokens
-        it all took. `laps` gets the times since `start`."""
+    def _tell(
+        self, vlm: "VLM", clips: "list[Clip]", question: str, terminal: Terminal, start: float, laps: dict[str, float]
+    ) -> "Told":
+        """The answer, said to stdout as it comes. `laps` gets the times since `start`."""
         import torch
 
+        from tubelet.language.vlm.chat import ask
         from tubelet.language.vlm.stream import TokenStreamer
 
+        asked = ask(vlm, clips, question)
+        laps["encode"] = time.perf_counter() - start
         said: list[str] = []
 
         def say(text: str) -> None:
             said.append(text)
-            if vlm.scheme.pointer is None:
-                terminal.piece(text)
+            terminal.piece(text)
 
         torch.manual_seed(self.seed)
         streamer = TokenStreamer(vlm.tokenizer, say)
         most, temperature = self.max_new_tokens, self.temperature
-        ids = vlm.generate(asked.ready, max_new_tokens=most, temperature=temperature, streamer=streamer)
+        vlm.generate(asked.ready, max_new_tokens=most, temperature=temperature, streamer=streamer)
         end = time.perf_counter()
-        say("\n")
+        terminal.piece("\n")
         first = end if streamer.first is None else streamer.first
         laps |= {"first_token": first - start, "answer": end - start}
-        visual = int(asked.ready.visual.sum())
-        prompt = asked.ready.input_ids.shape[1]
-        counts = {"patches": len(asked.patches.x), "visual": visual, "text": prompt - visual}
-        return "".join(said[:-1]), ids, counts | {"prompt": prompt, "answer": streamer.tokens}
+        counts = _counts(asked.patches, [asked], streamer.tokens)
+        report = {"answer": "".join(said), "files": _files(asked.clips, asked.rows.tokens), "tokens": counts}
+        return report, lambda: _drawn(asked)
+
+    def _tell_surest(
+        self, vlm: "VLM", clips: "list[Clip]", question: str, terminal: Terminal, start: float, laps: dict[str, float]
+    ) -> "Told":
+        """The surest answer of all pages, said when it is known how sure it is, and where it was read."""
+        import torch
+
+        from tubelet.cli.progress import progress
+        from tubelet.language.vlm.pages import answer_pages, see_pages, surest
+
+        asked = see_pages(vlm, clips).ask(vlm, question)
+        laps["encode"] = time.perf_counter() - start
+        torch.manual_seed(self.seed)
+        most, temperature = self.max_new_tokens, self.temperature
+        with progress(terminal, len(asked.pages), "pages") as tick:
+            tick("asking", 0)
+
+            def each(pages: int) -> None:
+                laps.setdefault("first_token", time.perf_counter() - start)
+                tick("asking", pages)
+
+            answers = answer_pages(vlm, asked, max_new_tokens=most, temperature=temperature, tick=each)
+        laps["answer"] = time.perf_counter() - start
+        best = surest(answers)
+        page, told = asked.pages[best.page], told_answer(best.text, best.found)
+        seen = asked.clips[page.clip]
+        name = visible(file_name(seen.source))
+        where = f"{name} at {seen.times_s[page.row]:.2f} s" if seen.is_video else name
+        lines = (told,) if len(asked.pages) == 1 or not best.text else (told, f"in {where}")
+        terminal.piece("".join(f"{line}\n" for line in lines))
+        report = {
+            "answer": best.text,
+            "sure": best.found.sure,
+            "probability": best.found.probability,
+            "places": _places(best.found, asked.clips),
+            "files": _files(asked.clips, asked.rows.tokens),
+            "tokens": _counts(asked.patches, [p.question for p in asked.pages], sum(a.tokens for a in answers)),
+        }
+        here = [place._replace(picture=0, frame=0) for place in best.found.places]
+        return report, lambda: _drawn(page.question, here, (question, *lines))
 
 
 # ---- what is shown
@@ -187,26 +215,37 @@ def told_answer(answer: str, found: "LocatedAnswer") -> str:
     return answer or "it is not there"
 
 
-def _drawn(asked: "Question", found: "LocatedAnswer | None" = None, said: Sequence[str] = ()) -> "Image":
+def _drawn(asked: "Question", places: "Sequence[Place]" = (), said: Sequence[str] = ()) -> "Image":
     """What the model saw, with boxes where it read the answer."""
     from tubelet.inspect.draw.places import draw_question
 
-    return draw_question(asked, () if found is None else found.places, said)
+    return draw_question(asked, places, said)
 
 
-def _places(found: "LocatedAnswer", asked: "Question") -> list[dict[str, Any]]:
+def _places(found: "LocatedAnswer", clips: "Sequence[Clip]") -> list[dict[str, Any]]:
     """Where the answer was read, for scripts."""
     return [
-        {"file": file_name(asked.clips[place.picture].source), "frame": place.frame, "box": list(place.box),
-         "share": place.share}
+        {
+            "file": file_name(clips[place.picture].source),
+            "frame": place.frame,
+            "time_s": clips[place.picture].times_s[place.frame],
+            "box": list(place.box),
+            "share": place.share,
+        }
         for place in found.places
-    ]  # fmt: skip
+    ]
 
 
-def _files(asked: "Question") -> list[dict[str, Any]]:
+def _counts(patches: "Packed", asked: "Sequence[Question]", answer: int) -> dict[str, int]:
+    """How many tokens it all took."""
+    visual = sum(int(one.ready.visual.sum()) for one in asked)
+    prompt = sum(one.ready.input_ids.shape[1] for one in asked)
+    return {"patches": len(patches.x), "visual": visual, "text": prompt - visual, "prompt": prompt, "answer": answer}
+
+
+def _files(clips: "Sequence[Clip]", tokens: "Packed") -> list[dict[str, Any]]:
     """What became of each file."""
-    tokens = asked.rows.tokens
-    items = [[i for i, item in enumerate(tokens.items) if item.picture == n] for n in range(len(asked.clips))]
+    items = [[i for i, item in enumerate(tokens.items) if item.picture == n] for n in range(len(clips))]
     return [
         {
             "file": file_name(clip.source),
@@ -220,7 +259,7 @@ def _files(asked: "Question") -> list[dict[str, Any]]:
             "complete": clip.complete,
             "notes": list(clip.notes),
         }
-        for clip, own in zip(asked.clips, items, strict=True)
+        for clip, own in zip(clips, items, strict=True)
     ]
 
 

@@ -34,6 +34,8 @@ class Bench:
     machine does hits both. "share" is useful FLOPs against bare matrix products of the same run. Needs transformers,
     and timm for NaFlexViT: pip install "tubelet[hf,timm]".
 
+    --explain compares nothing: it says by which routine this machine multiplies each type, and how that was found.
+
     Example: tubelet bench --family qwen2_5_vl,siglip2 --dtype float32
     """
 
@@ -53,6 +55,7 @@ class Bench:
     hidden: Annotated[int, option("width; heads of 64, MLP of 4 times (default: 768)", "N")] = 768
     rounds: Annotated[int, option("turns each takes (default: 3)", "N")] = 3
     device: Annotated[Literal["cpu", "cuda"], option("where (default: cpu)")] = "cpu"
+    explain: Annotated[bool, option("only say what multiplies matrices here, measured once a machine")] = False
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:
@@ -63,6 +66,8 @@ class Bench:
         _check("--dtype", types, ("float32", "bfloat16", "float16"))
         if min(self.layers, self.rounds) < 1 or self.hidden < 64 or self.hidden % 64:
             raise UsageError("--layers and --rounds start at 1, --hidden is a multiple of 64")
+        if self.explain:
+            return _explain(terminal, types)
         from tubelet.cli.model import device_of
         from tubelet.inspect.speed.encoders import Case, peers_missing, run
         from tubelet.inspect.speed.towers import TOWERS, Shape
@@ -100,6 +105,28 @@ class Bench:
         if min(counts) < 1:
             raise UsageError("--threads starts at 1")
         return counts
+
+
+def _explain(terminal: Terminal, types: tuple[str, ...]) -> int:
+    import torch
+
+    from tubelet.encoder.cpu import work_dtype
+    from tubelet.encoder.kernels import chosen, cpu_model, kept_in
+
+    found: dict[str, Any] = {}
+    lines: list[str] = []
+    for name in types:
+        work = work_dtype(getattr(torch, name))
+        choice = chosen(work)
+        found[name] = {"works_in": str(work).removeprefix("torch."), **choice._asdict()}
+        times = ", ".join(f"{routine} {s * 1e3:.1f} ms" for routine, s in choice.seconds.items())
+        works = "" if found[name]["works_in"] == name else f" (computed in {found[name]['works_in']})"
+        lines.append(f"{name}{works}: {choice.products}, {choice.why}{': ' + times if times else ''}")
+    lines.append(f"{cpu_model()}, torch {torch.__version__}, {torch.get_num_threads()} threads; kept in {kept_in()}")
+    if not terminal.json:
+        terminal.line("\n".join(lines))
+    terminal.document({"command": "bench", "cpu": cpu_model(), "kept_in": str(kept_in()), "products": found})
+    return OK
 
 
 def _check(flag: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:

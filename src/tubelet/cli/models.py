@@ -36,7 +36,7 @@ class Models:
     """
 
     filter: Positional[
-        Annotated[str, option("only those with this in their name, or a pattern (default: all)", "FILTER")]
+        Annotated[str, option("only those with this in their name, or a pattern (default: all)", "[FILTER]")]
     ] = ""
     output: OutputOptions = OutputOptions()
 

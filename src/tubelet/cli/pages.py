@@ -35,7 +35,7 @@ class Pages:
         str | None,
         option("layouts and their shares, such as receipt:2,table:1 (default: receipts, forms, tables)", "L"),
     ] = None
-    sizes: Annotated[str | None, option("heights and widths, such as 192x256,320x320", "HxW,...")] = None
+    sizes: Annotated[str | None, option("widths and heights, such as 256x192,320x320", "WxH,...")] = None
     em: Annotated[str | None, option("pixels to the em of values, such as 20 or 20-24", "PX")] = None
     held_out: Annotated[bool, option("in the fonts and words that are kept for tests")] = False
     clean: Annotated[bool, option("without tilt, blur, grain")] = False
@@ -90,7 +90,7 @@ class Pages:
         if self.layouts is not None:
             given["mix"] = tuple(_layout(part) for part in self.layouts.split(","))
         if self.sizes is not None:
-            given["sizes"] = tuple(_pair(part, "x", "--sizes") for part in self.sizes.split(","))
+            given["sizes"] = tuple(_pair(part, "x", "--sizes")[::-1] for part in self.sizes.split(","))
         if self.em is not None:
             given["em"] = _pair(self.em if "-" in self.em else f"{self.em}-{self.em}", "-", "--em")
         return PageRecipe(**given, noise=0.0 if self.clean else 1.0)

@@ -1,7 +1,6 @@
 """`tubelet encode ... --out OUT/`: any number of files into a folder or bucket of shards, and what is asked of it."""
 
 import os
-import re
 import signal
 import time
 from collections.abc import Generator, Iterator
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tubelet.cli.options import FrameOptions, ReadingOptions, option
 from tubelet.cli.progress import progress
 from tubelet.cli.terminal import FAILED, OK, Terminal, UsageError
-from tubelet.cli.values import parse_budget
+from tubelet.cli.values import parse_budget, parse_most_bad
 from tubelet.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tubelet.scale.interpreters import Interpreters
     from tubelet.scale.options import EncodeOptions, Reduction
     from tubelet.scale.plan import Plan
     from tubelet.scale.store import Store
@@ -75,6 +75,9 @@ class ShardOptions:
     )
     lease: Annotated[float, option("seconds after which a silent worker counts as dead (default: 300)", "S")] = 300.0
     max_bad: Annotated[str, option("stop when more files cannot be read: a number, or such as 1%", "N")] = "100%"
+    plan_only: Annotated[bool, option("write the plan of a run and encode nothing, for --resume or another engine")] = (
+        False
+    )
     resume: Annotated[str | None, option("go on with a run; its options stand in it", "OUT/")] = None
     status: Annotated[str | None, option("how far a run is, while others write", "OUT/")] = None
     verify: Annotated[str | None, option("check every sha256 and every file of a run; exit code 0 or 1", "OUT/")] = None
@@ -120,18 +123,38 @@ def names_shards(out: str | None) -> bool:
 
 def run_shards(command: Asked, terminal: Terminal) -> int:
     """Do what the command line asks of a sharded run; the exit code."""
+    from tubelet.scale.interpreters import Interpreters
+
+    _checked(command)
+    if command.shards.place is not None:
+        _nothing_else(command)
+    with Interpreters(_early(command)) as begun:
+        return _run(command, terminal, begun)
+
+
+def _early(command: Asked) -> int:
+    """How many workers are begun before it is known what they have to do."""
+    many, workers = command.shards, command.workers or 1
+    out = many.place or str(command.out)
+    nothing = many.plan_only or many.status is not None or many.verify is not None
+    over = many.retry_bad is None and os.path.exists(os.path.join(out, "DONE.json"))  # noqa: PTH110, PTH118
+    return 0 if workers == 1 or many.engine == "ray" or nothing or over else min(workers, os.cpu_count() or 1)
+
+
+def _run(command: Asked, terminal: Terminal, begun: "Interpreters") -> int:
     from tubelet.cli.shards_report import tell_status, tell_verified
     from tubelet.scale.plan import read_plan
     from tubelet.scale.store import open_store
 
     many = command.shards
-    _checked(command)
     asked = many.place
     terminal.in_lines()
     if asked is None:
         store = open_store(str(command.out))
-        return _encode(command, _planned(command, store, terminal), store, terminal)
-    _nothing_else(command)
+        plan = _planned(command, store, terminal)
+        if many.plan_only:
+            return tell_status(plan, store, terminal)
+        return _encode(command, plan, store, terminal, begun)
     store = open_store(asked)
     plan = read_plan(store)
     if many.status is not None:
@@ -140,13 +163,19 @@ def run_shards(command: Asked, terminal: Terminal) -> int:
         return tell_verified(plan, store, terminal)
     if many.retry_bad is not None:
         from tubelet.scale.retry import retry_bad
+        from tubelet.scale.status import bad_so_far
 
+        if not bad_so_far(plan, store):
+            terminal.say("no file of this run is bad: there is nothing to encode again")
+            return tell_status(plan, store, terminal)
         plan, store = retry_bad(plan, store)
-    return _encode(command, plan, store, terminal)
+    return _encode(command, plan, store, terminal, begun)
 
 
 def _nothing_else(command: Asked) -> None:
     """Raise UsageError for what stands in the plan of a run and is said again."""
+    if command.shards.plan_only:
+        raise UsageError("--plan-only is for a run that has no plan yet: name files and --out OUT/")
     if command.files:
         raise UsageError("a run that is there knows its files: name none")
     free = {"device", "workers", "overwrite", "on_error", "shards", "output"}
@@ -171,7 +200,7 @@ def _checked(command: Asked) -> None:
         raise UsageError("--urls does not go with a folder: only local files are planned")
     if many.engine == "ray" and many.world > 1:
         raise UsageError("--rank and --world are for --engine local; Ray shares out its shards itself")
-    _most_bad(many.max_bad, 100)
+    parse_most_bad(many.max_bad, 100)
 
 
 # ---- the plan
@@ -179,6 +208,7 @@ def _checked(command: Asked) -> None:
 
 def _planned(command: Asked, store: "Store", terminal: Terminal) -> "Plan":
     """The plan of these files with these options, new or as it is there."""
+    from tubelet.cli.shards_report import counted
     from tubelet.scale.plan import make_plan
     from tubelet.scale.status import require_ours
 
@@ -189,7 +219,7 @@ def _planned(command: Asked, store: "Store", terminal: Terminal) -> "Plan":
     with progress(terminal, None) as tick:
         plan = make_plan(command.files, options, store, progress=lambda done: tick("planning", done))
     if plan.left_out:
-        terminal.say(f"left out, no picture or clip: {plan.left_out:,} files")
+        terminal.say(f"left out, no picture or clip: {counted(plan.left_out, 'file')}")
     return plan
 
 
@@ -227,22 +257,25 @@ def _options(command: Asked) -> "EncodeOptions":
 # ---- the run
 
 
-def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal) -> int:
+def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal, begun: "Interpreters") -> int:
     """Encode what is pending, and say what was done."""
-    from tubelet.cli.shards_report import Tally, tell
+    from tubelet.cli.shards_report import Tally, counted, tell
     from tubelet.scale.poison import ended_by_timer
     from tubelet.scale.status import finish, status
 
     many = command.shards
-    most = _most_bad(many.max_bad, plan.files)
+    most = parse_most_bad(many.max_bad, plan.files)
     before = status(plan, store)
     bad = before.bad or 0
     tally = Tally(plan, before, time.monotonic())
+    if before.pending and (command.workers or 1) > before.pending:
+        few = f"{command.workers} workers and {counted(before.pending, 'shard')} to make"
+        terminal.say(f"{few}: some have nothing to do; a smaller --shard-tokens makes more shards")
     try:
         with (
             _terminated(),
             ended_by_timer(),
-            closing(_reports(command, plan, store)) as reports,
+            closing(_reports(command, store, begun)) as reports,
             progress(terminal, plan.shards, "shards") as tick,
         ):
             for report in () if bad > most else reports:
@@ -260,17 +293,19 @@ def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal) ->
         return TOO_MANY_BAD
     finish(plan, store)
     after = status(plan, store)
-    tell(plan, store, after, terminal, time.monotonic() - tally.began_s)
+    made = tally.tokens if before.pending else None
+    tell(plan, store, after, terminal, time.monotonic() - tally.began_s, made)
     return FAILED if after.bad or (after.pending and many.world == 1) else OK
 
 
-def _reports(command: Asked, plan: "Plan", store: "Store") -> "Generator[Report, None, None]":
+def _reports(command: Asked, store: "Store", begun: "Interpreters") -> "Generator[Report, None, None]":
     from tubelet.cli.model import device_of
 
     many = command.shards
     if many.engine == "ray":
         from tubelet.scale import on_ray
 
+        on_ray.silence()
         gpus = 1.0 if device_of(command.device) == "cuda" else 0.0
         return on_ray.run(store, workers=command.workers or 1, gpus=gpus, lease_s=many.lease)
     from tubelet.scale.local import run
@@ -280,6 +315,7 @@ def _reports(command: Asked, plan: "Plan", store: "Store") -> "Generator[Report,
         "rank": many.rank,
         "world": many.world,
         "lease_s": many.lease,
+        "begun": begun,
     }
     return run(store, **how, device=device_of(command.device), timer=True)
 
@@ -300,15 +336,3 @@ def _terminated() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _most_bad(text: str, files: int) -> int:
-    """How many bad files "5" or "1%" of so many allow. Raises UsageError.
-
-    >>> _most_bad("1%", 250), _most_bad("5", 250), _most_bad("100%", 250)
-    (2, 5, 250)
-    """
-    found = re.fullmatch(r"([0-9]{1,12})|([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%", text.strip())
-    if found is None or (found[2] is not None and float(found[2]) > 100):
-        raise UsageError(f"--max-bad is a number of files, or a share such as 1%, got {text!r}")
-    return int(found[1]) if found[1] is not None else int(files * float(found[2]) / 100)

@@ -141,3 +141,15 @@ def parse_budget(text: str) -> TokenBudget:
     if found is not None and found[2] is not None and 0 < float(found[2]) <= 100:
         return TokenBudget(None, float(found[2]))
     raise UsageError(f"--budget is a number of tokens from 1, or a share such as 10%, got {text!r}")
+
+
+def parse_most_bad(text: str, files: int) -> int:
+    """How many bad files "5" or "1%" of so many allow. Raises UsageError.
+
+    >>> parse_most_bad("1%", 250), parse_most_bad("5", 250), parse_most_bad("100%", 250)
+    (2, 5, 250)
+    """
+    found = re.fullmatch(r"([0-9]{1,12})|([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%", text.strip())
+    if found is None or (found[2] is not None and float(found[2]) > 100):
+        raise UsageError(f"--max-bad is a number of files, or a share such as 1%, got {text!r}")
+    return int(found[1]) if found[1] is not None else int(files * float(found[2]) / 100)

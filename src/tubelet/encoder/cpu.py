@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tubelet.encoder.attention import sdpa_into
 from tubelet.encoder.config import Act, EncoderConfig
+from tubelet.encoder.kernels import Products, linear, resolve_products
 from tubelet.encoder.layers import CENTRE, Layer, LayerInputs, MergerMLP, PatchEmbed, without_key
 from tubelet.encoder.options import RunOptions
 from tubelet.encoder.rope import apply_rope_
@@ -27,7 +28,9 @@ from tubelet.packed import Packed
 from tubelet.shapes import Float, Int64, Num, Shaped
 
 BLOCK = 8192  # rows of one matrix product: more is faster, and the buffer for the MLP grows with it
+FUSED = 1024  # the same where bias and activation are part of the product: its result is new memory, read in the cache
 WIDENED = 1024  # the same where half types are widened: buffers are twice as large as the peers' there, so fewer rows
+QUICK = 1.702  # of quick_gelu
 CACHED = 256  # rows that small operations work on at a time
 
 
@@ -91,14 +94,17 @@ def blocks(x: Tensor, most: int) -> Iterator[slice]:
 class Workspace:
     """Buffers for T rows that all layers of one call share: what every layer writes anew is never allocated again."""
 
-    def __init__(self, rows: int, config: EncoderConfig, weights: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, rows: int, config: EncoderConfig, weights: torch.dtype, device: torch.device, products: Products = "auto"
+    ) -> None:
         dtype = work_dtype(weights)
         self.heads = config.heads
-        self.block = block_rows(weights)
+        self.fused = resolve_products(products, dtype) == "onednn"
+        self.block = FUSED if self.fused else block_rows(weights)
         up = config.mlp * (2 if config.gated else 1)
         self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype, device=device)
         self.out = torch.empty(rows, config.hidden, dtype=dtype, device=device)
-        self.up = torch.empty(min(rows, self.block), up, dtype=dtype, device=device)
+        self.up = torch.empty(0 if self.fused else min(rows, self.block), up, dtype=dtype, device=device)
 
 
 def stem(
@@ -118,9 +124,10 @@ def run_layers(
     states: dict[int, Tensor],
     config: EncoderConfig,
     dtype: torch.dtype,
+    products: Products = "auto",
 ) -> Float[Tensor, "T D"]:
     """x through all layers, in place; the result in the weights' type. states: filled in for the numbers it has."""
-    space = Workspace(x.shape[0], config, dtype, x.device)
+    space = Workspace(x.shape[0], config, dtype, x.device, products)
     if 0 in states:
         states[0] = x.to(dtype, copy=True)
     for i, layer in enumerate(layers, 1):
@@ -148,13 +155,16 @@ def embed(patch: PatchEmbed, rows: Num[Tensor, "T W"]) -> Shaped[Tensor, "T D"]:
     return out
 
 
-def norm(module: nn.Module, x: Tensor) -> Tensor:
-    """A norm's parameters applied in x's type."""
+def norm(module: nn.Module, x: Tensor, times: float = 1.0) -> Tensor:
+    """A norm's parameters applied in x's type, and the result of a LayerNorm or RMSNorm `times` a factor."""
+
+    def own(values: Tensor) -> Tensor:
+        return values.to(x.dtype) if times == 1.0 else values.to(x.dtype) * times
+
     if isinstance(module, nn.LayerNorm):
-        shape = tuple(module.normalized_shape)
-        return F.layer_norm(x, shape, module.weight.to(x.dtype), module.bias.to(x.dtype), module.eps)
+        return F.layer_norm(x, tuple(module.normalized_shape), own(module.weight), own(module.bias), module.eps)
     if isinstance(module, nn.RMSNorm):
-        return F.rms_norm(x, tuple(module.normalized_shape), module.weight.to(x.dtype), module.eps)
+        return F.rms_norm(x, tuple(module.normalized_shape), own(module.weight), module.eps)
     return module(x)
 
 
@@ -171,9 +181,12 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
         b_qkv = without_key(b_qkv)
     qkv = space.qkv.view(rows, 3, space.heads, -1)
     for part in blocks(x, space.block):
-        torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
+        if space.fused:
+            space.qkv[part] = linear(norm(layer.norm1, x[part]), w_qkv, b_qkv)
+        else:
+            torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
     for part in blocks(x, CACHED):
-        if b_qkv is not None:
+        if b_qkv is not None and not space.fused:
             space.qkv[part].add_(b_qkv)
         if layer.norm_q is not None and layer.norm_k is not None:
             for i, per_head in enumerate((layer.norm_q, layer.norm_k)):
@@ -184,6 +197,13 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
     sdpa_into(space.out.view(rows, space.heads, -1), q, k, v, segments)
     for part in blocks(x, space.block):
         block = x[part]
+        if space.fused:
+            _add_fused(block, space.out[part], w_proj, b_proj)
+            if layer.act == "quick_gelu" and not layer.gated and block.dtype == torch.float32:
+                _quick_mlp(layer, block, w_up, b_up, w_down, b_down)
+            else:
+                _add_fused(block, _fused_up(layer, norm(layer.norm2, block), w_up, b_up), w_down, b_down)
+            continue
         up = space.up[: len(block)]
         _add_product(block, space.out[part], w_proj, b_proj)
         torch.mm(norm(layer.norm2, block), w_up.t(), out=up)
@@ -198,9 +218,43 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
         _add_product(block, up.chunk(2, dim=-1)[1] if layer.gated else up, w_down, b_down)
 
 
-def _weights(linear: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def _fused_up(layer: Layer, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What fc2 reads, in new memory; gate and value as products of their own, so that each lies together."""
+    if not layer.gated:
+        return _activated(rows, weight, bias, layer.act)
+    gate, value = zip(weight.chunk(2), (None, None) if bias is None else bias.chunk(2), strict=True)
+    return _activated(rows, *gate, layer.act).mul_(linear(rows, *value))
+
+
+def _activated(rows: Tensor, weight: Tensor, bias: Tensor | None, act: Act) -> Tensor:
+    if act != "quick_gelu":
+        return linear(rows, weight, bias, act)
+    up = linear(rows, weight, bias)
+    for small in blocks(up, CACHED):
+        activate_(up[small], act)
+    return up
+
+
+def _quick_mlp(
+    layer: Layer, x: Tensor, w_up: Tensor, b_up: Tensor | None, w_down: Tensor, b_down: Tensor | None
+) -> None:
+    """x += the MLP with quick_gelu(u) = silu(1.702 u) / 1.702, for silu is a pass of the product: the factors go into
+    vectors, those of norm and biases, and into the sum."""
+    b_up, b_down = (None if b is None else b * QUICK for b in (b_up, b_down))
+    up = linear(norm(layer.norm2, x, QUICK), w_up, b_up, "silu")
+    x.add_(linear(up, w_down, b_down), alpha=1 / QUICK)
+
+
+def _add_fused(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if x.dtype == torch.float32:
+        x.add_(linear(rows, weight, bias))
+    else:  # torch's own product in place is oneDNN's too, and rounds the sum once
+        _add_product(x, rows, weight, bias)
+
+
+def _weights(module: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Weight and bias in the type of the work, each output channel multiplied by its scale."""
-    weight, bias = linear.weight.to(dtype), None if linear.bias is None else linear.bias.to(dtype)
+    weight, bias = module.weight.to(dtype), None if module.bias is None else module.bias.to(dtype)
     if scale is None:
         return weight, bias
     scale = scale.to(dtype)
@@ -241,7 +295,7 @@ def activate_(x: Tensor, act: Act) -> Tensor:
     if act == "silu":
         return torch.ops.aten.silu_(x)
     if act == "quick_gelu":
-        return x.mul_((x * 1.702).sigmoid_())
+        return x.mul_((x * QUICK).sigmoid_())
     return torch.ops.aten.gelu_(x, approximate="tanh" if act == "gelu_tanh" else "none")
 
 

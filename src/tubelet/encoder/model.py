@@ -220,7 +220,7 @@ class Encoder(nn.Module):
             x = layout.to_layout(cpu.stem(p, patch, self.norm_embed, self.table, self.dtype), *self._prefixes())
             x = cpu.norm(self.norm_pre, x)
             layers = self.layers if until is None else self.layers[:until]
-            x = cpu.run_layers(x, layers, inputs, states, self.config, self.dtype)
+            x = cpu.run_layers(x, layers, inputs, states, self.config, self.dtype, self.options.products)
             return LayerOutputs(x, layout, states)
         x = self.norm_embed(self.patch(p.x) if self.config.embed else p.x.to(self.dtype))
         if self.table is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tubelet.encoder.attention import Backend
+from tubelet.encoder.kernels import Products
 
 
 @dataclass(frozen=True)
@@ -18,4 +19,5 @@ class RunOptions:
 
     backend: Backend = "auto"  # attention: "auto", or one of tubelet.encoder.attention that must run
     gradient_checkpointing: bool = False  # each layer runs again in the backward pass instead of keeping activations
+    products: Products = "auto"  # of matrices, on a CPU in inference: the faster one here, or one of kernels.Products
     compile: str | Callable[..., Any] | None = None  # a backend of torch.compile for the layers; None: they run eagerly

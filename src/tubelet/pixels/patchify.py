@@ -11,10 +11,11 @@ of an item go through time first, then through the picture in raster order or me
         |4 |5 |6 |7 |                      0 1 4 5 2 3 6 7
         +--+--+--+--+
 
-Rows stay uint8; the encoder folds 1/255, mean and std into its first matrix. `normalise` is the slow form of that.
+Rows stay uint8; the encoder folds 1/255, mean and std into its first matrix. `normalise` is the plain form of that.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +34,7 @@ from tubelet.reading.clip import Clip
 from tubelet.reading.limits import Limits
 from tubelet.shapes import UInt8
 
+NORMALISED = 150_000  # values worked on at a time: 0.6 MB as float32, which a core's cache holds
 AXES = (0, 2, 5, 3, 6, 8, 1, 4, 7)  # t pt bh m p bw m p c  ->  t bh bw m m c pt p p
 
 
@@ -202,7 +204,8 @@ def from_pixels(x: Tensor, recipe: PixelRecipe) -> Packed:
 def normalise(p: Packed, recipe: PixelRecipe) -> Packed:
     """Float32 rows, (value / 255 - mean) / std for each channel: elsewhere called `pixel_values`.
 
-    The slow, obvious form of what the encoder folds into its first matrix. Four times the memory. Raises ShapeError
+    The plain form of what the encoder folds into its first matrix. Four times the memory and nothing beside it: on a
+    CPU each block of rows is worked on while it is in the cache, by as many threads as torch has. Raises ShapeError
     unless the rows are uint8 of the recipe's width.
     """
     if p.dtype != torch.uint8 or p.x.shape[1] != recipe.width:
@@ -211,10 +214,37 @@ def normalise(p: Packed, recipe: PixelRecipe) -> Packed:
             expected=recipe.width,
             got=p.x.shape[1],
         )
+    if p.device.type == "cpu":
+        return p.with_x(torch.from_numpy(_normalised(p.x.numpy(), recipe)))
     mean = torch.tensor(recipe.mean, dtype=torch.float32, device=p.device).view(1, 3, 1)
     std = torch.tensor(recipe.std, dtype=torch.float32, device=p.device).view(1, 3, 1)
     values = p.x.float().view(p.x.shape[0], 3, recipe.width // 3)
     return p.with_x((values / 255 - mean).div_(std).view(-1, recipe.width))
+
+
+def _normalised(rows: np.ndarray, recipe: PixelRecipe) -> np.ndarray:
+    """The same bits, in numpy's memory, because large arrays of it come in huge pages: fresh ones cost most here."""
+    out = np.empty(rows.shape, np.float32)
+    mean, std = (np.array(each, np.float32).reshape(1, 3, 1) for each in (recipe.mean, recipe.std))
+    block = max(1, NORMALISED // recipe.width)
+
+    def part(first: int, last: int) -> None:
+        for a in range(first, last, block):
+            b = min(a + block, last)
+            values = out[a:b].reshape(b - a, 3, -1)
+            np.copyto(values, rows[a:b].reshape(values.shape))
+            np.divide(values, np.float32(255), out=values)
+            np.subtract(values, mean, out=values)
+            np.divide(values, std, out=values)
+
+    count = min(torch.get_num_threads(), len(rows) // block)
+    if count < 2:
+        part(0, len(rows))
+        return out
+    ends = [len(rows) * i // count for i in range(count + 1)]
+    with ThreadPoolExecutor(count, thread_name_prefix="tubelet-normalise") as pool:
+        list(pool.map(part, ends[:-1], ends[1:]))
+    return out
 
 
 def unpatchify(p: Packed, recipe: PixelRecipe, *, fill: float = 0.0) -> list[Tensor]:

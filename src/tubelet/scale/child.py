@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,12 +23,23 @@ from tubelet.scale.work import Worker
 _GRACE_S = 5.0  # to drop the shard at work before the process ends whatever it does
 
 
-def main(fd: int, place: str, device: str, lease_s: float, readers: int | None) -> None:
-    """Serve the socket `fd`."""
-    serve(
-        socket.socket(fileno=fd),
-        lambda: Worker(open_store(place), device=device, lease_s=lease_s, readers=readers, timer=True),
-    )
+def main() -> None:
+    """Wait at standard input for a store and a line, and serve it."""
+    with socket.socket(fileno=os.dup(0)) as door:
+        try:
+            said = receive(door)
+        except (EOFError, OSError):  # nobody needs us
+            return
+    store, device, lease_s, readers = (said.values[name] for name in ("place", "device", "lease_s", "readers"))
+    code: str | int | None = 0
+    try:
+        serve(
+            socket.socket(fileno=said.files[0]),
+            lambda: Worker(open_store(store), device=device, lease_s=lease_s, readers=readers or None, timer=True),
+        )
+    except SystemExit as e:
+        code = e.code
+    os._exit(code if isinstance(code, int) else 1)  # to take torch apart would be half a second for nothing
 
 
 def serve(link: socket.socket, make: Callable[[], Worker]) -> None:
@@ -45,6 +55,8 @@ def serve(link: socket.socket, make: Callable[[], Worker]) -> None:
             send(link, {"ready": os.getpid()})
             while True:
                 send(link, {"report": asdict(worker.run(asked.get()))})
+    except ConnectionError:  # the parent was killed; nothing is at work
+        return
     except TubeletError as error:
         send(link, {"error": error_fields(error), "source": error.source})
     except Exception as error:  # of torch, or a bug: it would come again, so it ends the run
@@ -70,4 +82,4 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4]), int(sys.argv[5]) or None)
+    main()

@@ -9,7 +9,6 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -18,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from tubelet.errors import InputError, TubeletError, WorkerDied
 from tubelet.reading.isolated.wire import error_from, receive, send
+from tubelet.scale.interpreters import Interpreters
 from tubelet.scale.plan import Plan, read_plan, shard_name
 from tubelet.scale.poison import LEASE_S
 from tubelet.scale.status import done_shards
@@ -55,6 +55,7 @@ def run(
     wait: bool | None = None,
     timer: bool = False,
     start: Start | None = None,
+    begun: Interpreters | None = None,
 ) -> Generator[Report, None, None]:
     """Encode what is pending and give a report of each shard, as they come. Close it to stop.
 
@@ -62,6 +63,7 @@ def run(
     where nobody works on them. device: for several, cuda means one device each. readers: threads that decode, shared
     out by default. wait: until shards at work elsewhere are there, or their workers dead; by default not with a world.
     timer: the system may end this process, too, where a step takes longer than the lease allows (`ended_by_timer`).
+    begun: processes that were begun before, which are taken first.
     Raises InputError for numbers that mean nothing, what `Worker.run` raises, WorkerDied where workers do not start.
     """
     if workers < 1 or not 0 <= rank < world:
@@ -72,7 +74,7 @@ def run(
         worker = Worker(store, device=device, readers=readers, lease_s=lease_s, timer=timer)
         return here(worker, rank=rank, world=world, wait=wait)
     share = readers or max(1, (os.cpu_count() or 1) // workers)
-    return _Team(store, workers, start or _starter(store, device, lease_s, share), rank, world, wait).reports()
+    return _Team(store, workers, start or _starter(store, device, lease_s, share, begun), rank, world, wait).reports()
 
 
 def here(worker: Worker, *, rank: int = 0, world: int = 1, wait: bool = True) -> Generator[Report, None, None]:
@@ -214,8 +216,9 @@ def _error(said: dict[str, object]) -> TubeletError:
     return error_from(fields, str(said.get("source") or "worker"))
 
 
-def _starter(store: Store, device: str, lease_s: float, readers: int) -> Start:
-    """Starts interpreters; on CUDA each gets the next device."""
+def _starter(store: Store, device: str, lease_s: float, readers: int, begun: Interpreters | None) -> Start:
+    """Starts interpreters, those first that are begun already; on CUDA each gets the next device."""
+    waiting = begun or Interpreters(0)
     count = 0
 
     def start(link: socket.socket) -> Process:
@@ -226,16 +229,12 @@ def _starter(store: Store, device: str, lease_s: float, readers: int) -> Start:
 
             own = f"cuda:{count % max(1, torch.cuda.device_count())}"
         count += 1
-        words = [str(link.fileno()), store.place, own, str(lease_s), str(readers)]
         try:
-            return subprocess.Popen(
-                [sys.executable, "-m", "tubelet.scale.child", *words],
-                pass_fds=(link.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            door, process = waiting.take()
         except OSError as e:
             raise WorkerDied("a worker could not be started") from e
+        with door, suppress(OSError):  # of one that is dead: its line is heard next
+            send(door, {"place": store.place, "device": own, "lease_s": lease_s, "readers": readers}, [link.fileno()])
+        return process
 
     return start

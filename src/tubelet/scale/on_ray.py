@@ -5,6 +5,7 @@ the notes in the store end what would go on (`tubelet.scale.poison`).
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -81,14 +82,24 @@ def require_ray() -> None:
 
 def begin(workers: int, cpus: float) -> None:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine. None is looked for: one that happens to be
-    here may be another run's, or that of a driver that was killed, and ends when it likes."""
+    here may be another run's, or that of a driver that was killed, and ends when it likes. Raises RunError."""
     import ray  # pyright: ignore[reportMissingImports]
 
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-    else:
-        room: dict[str, Any] = {"num_cpus": int(workers * cpus) + 1, "object_store_memory": _OBJECTS_BYTES}
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, **room)
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not os.environ.get("RAY_ADDRESS"):
+        how |= {"address": "local", "include_dashboard": False}
+        how |= {"num_cpus": int(workers * cpus) + 1, "object_store_memory": _OBJECTS_BYTES}
+    try:
+        ray.init(**how)
+    except Exception as e:  # it raises Exception itself where one of its processes is late
+        raise RunError(f"Ray did not start ({type(e).__name__}), as where a machine has too much to do") from e
+
+
+def silence() -> None:
+    """Let Ray say errors alone, in this process: for a command, whose reports say how far it is."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    require_ray()  # it sets its levels when it is imported
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _free(plan: Plan, store: Store, lease_s: float) -> list[int]:

@@ -107,6 +107,10 @@ def _in_place_product(self: Any, a: Any, b: Any, *args: Any, **options: Any) -> 
     return 2 * a[0] * a[1] * b[1]
 
 
+def _fused_product(x: Any, weight: Any, *args: Any, **options: Any) -> int:
+    return 2 * x[0] * x[1] * weight[0]
+
+
 def _attended(query: Any, key: Any, *args: Any, products: int, **options: Any) -> int:
     b, heads, rows, width = query
     return products * 2 * b * heads * rows * key[2] * width
@@ -117,10 +121,11 @@ def _attended_back(grad: Any, query: Any, key: Any, *args: Any, **options: Any) 
 
 
 def flop_counter() -> FlopCounterMode:
-    """torch's counter with entries for what some of its releases do not know: the in-place product, which none does,
-    and attention on a CPU, which those before 2.15 do not."""
+    """torch's counter with entries for what some of its releases do not know: products in place and oneDNN's, which
+    none does, and attention on a CPU, which those before 2.15 do not."""
     own = {
         torch.ops.aten.addmm_: _in_place_product,
+        torch.ops.mkldnn._linear_pointwise: _fused_product,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: partial(_attended, products=2),
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attended_back,
     }

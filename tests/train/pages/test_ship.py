@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tubelet
+from tubelet.language.vlm.chat import ask
+from tubelet.reading.clip import Clip
 from tubelet.reduce.spelled_text import SpelledText
 from tubelet.train.config import OptimizerConfig, TrainConfig
 from tubelet.train.pages import ship
 from tubelet.train.pages.card import curve
 from tubelet.train.pages.fonts import Fonts
 from tubelet.train.pages.measured import Measured, Said
-from tubelet.train.pages.page import Page, PageRecipe, Question
-from tubelet.train.pages.reader import ReaderConfig
+from tubelet.train.pages.page import Page, PageRecipe, Question, print_page
+from tubelet.train.pages.reader import ReaderConfig, build_reader
 from tubelet.train.pages.run import StageConfig, train_reader
 from tubelet.train.pages.ship import surest
 from tubelet.train.pages.spelling import SpellingConfig
@@ -66,7 +68,11 @@ def test_a_stage_becomes_a_folder_with_its_card(fonts: Fonts, tmp_path: Path, mo
     monkeypatch.setattr(ship, "RECIPES", small)
     monkeypatch.setattr(ship, "LONGEST", 4)
     monkeypatch.setattr(ship, "WORDS", PageRecipe(seed=3, sizes=((96, 128),)))
-    measured = ship.ship(stage, tmp_path / "reader", fonts, pages=2, words=SpellingConfig(steps=2, pages=2))
+    told: list[str] = []
+    words = SpellingConfig(steps=2, pages=2)
+    measured = ship.ship(stage, tmp_path / "reader", fonts, pages=2, words=words, say=told.append)
+    assert told[0] == "to choose the confidence: 0 of 2 pages, receipts, forms, tables"
+    assert "with another page's picture: 0 of 2 pages, receipts, forms, tables" in told
     assert list(measured) == list(small)
     vlm = tubelet.VLM.from_pretrained(tmp_path / "reader")
     assert vlm.scheme.pointer is not None
@@ -79,8 +85,52 @@ def test_a_stage_becomes_a_folder_with_its_card(fonts: Fonts, tmp_path: Path, mo
     for name, one in measured.items():
         exact = one.exact()
         assert f"| {name} | {100 * exact.share:.1f} %" in card
+    assert "    python -m tubelet.train.pages examples/reader/run.yaml\n" in card
+    first = next(iter(measured.values()))
+    for page in {s.page.em: s.page for s in first.said if s.question.answer}.values():
+        assert f"| {page.em} px | " in card
     shown: list[Page] = [s.page for one in measured.values() for s in one.said]
     assert min(page.number for page in shown) == ship.REPORTED
+
+
+def test_pages_are_asked_together_and_alone_alike(fonts: Fonts):
+    vlm = build_reader(SMALL, seed=2).eval()
+    recipe = PageRecipe(seed=1, sizes=((96, 128), (128, 160)))
+    ticks: list[int] = []
+    together = ship.read_pages(vlm, recipe, fonts, range(5, 9), tick=ticks.append)
+    assert ticks == [1, 2, 3, 4]
+    alone = [one for number in range(5, 9) for one in ship.read_pages(vlm, recipe, fonts, [number])]
+    assert [(s.page.number, s.question, s.answer) for s in together] == [
+        (s.page.number, s.question, s.answer) for s in alone
+    ]
+    for one, other in zip(together, alone, strict=True):
+        assert one.probability == pytest.approx(other.probability, rel=1e-3)
+    blind = ship.read_pages(vlm, recipe, fonts, [6], blind=True)
+    asked = ask(vlm, [Clip(print_page(recipe, fonts, 5).pixels[None], (0.0,))], blind[0].question.text)
+    assert blind[0].question in print_page(recipe, fonts, 6).questions
+    said = vlm.generate(asked.ready, max_new_tokens=ship.LONGEST)
+    assert blind[0].answer == vlm.tokenizer.decode(said[0], skip_special_tokens=True)
+
+
+def test_nearness_and_the_best_constant():
+    answers = (replace_answer(said(True, 0.5), "ab", "ab"), replace_answer(said(True, 0.5), "abcd", "abcx"))
+    one = Measured((*answers, replace_answer(said(True, 0.5), "zzz", "ab"), said(True, 0.5, there=False)), 0.5)
+    assert one.near() == pytest.approx((1 + 0.75 + 0) / 3)
+    assert one.constant() == (2, 3)
+
+
+def replace_answer(one: Said, answer: str, right: str) -> Said:
+    return one._replace(answer=answer, question=replace(one.question, answer=right))
+
+
+def test_how_far_it_is_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch):
+    clock = iter((0.0, 0.0, 10.0, 31.0, 31.0))
+    monkeypatch.setattr(ship.time, "monotonic", lambda: next(clock))
+    told: list[str] = []
+    tell = ship.Rarely(told.append, "{} of 9")
+    for n in (0, 3, 7):
+        tell(n)
+    assert told == ["0 of 9", "7 of 9"]
 
 
 def test_a_curve_is_means_over_the_steps(tmp_path: Path):

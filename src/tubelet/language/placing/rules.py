@@ -1,12 +1,14 @@
 """How a language model counts and which of its ids stand for pixels, as values; nothing here needs torch."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from tubelet.doors import door
 from tubelet.errors import InputError
-from tubelet.language.placing.times import ARITHMETIC, Arithmetic, Number
 
+Arithmetic = Literal["exact", "float32"]  # of `language.placing.times`
+ARITHMETIC: tuple[Arithmetic, ...] = ("exact", "float32")
 Time = Literal["none", "rows", "seconds", "blocks"]
 TIME: tuple[Time, ...] = ("none", "rows", "seconds", "blocks")
 Compat = Literal["transformers-5"]
@@ -32,7 +34,7 @@ class PositionRule:
     """
 
     time: Time
-    tokens_per_second: Number = 2
+    tokens_per_second: float | Fraction = 2
     arithmetic: Arithmetic = "exact"
     extent: Extent = "grid"
     compat: Compat | None = None

@@ -10,16 +10,14 @@ product like 21 x 1.3333334 x 3 falls just beside a whole number.
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 
 from tubelet.errors import InputError, ShapeError
+from tubelet.language.placing.rules import ARITHMETIC, Arithmetic
 from tubelet.shapes import Float, Int64
 
-Arithmetic = Literal["exact", "float32"]
 Number = float | Fraction | np.floating
-ARITHMETIC: tuple[Arithmetic, ...] = ("exact", "float32")
 LARGEST = 2**31 - 1  # a position beyond this is a unit mistaken for another, not a long video
 _MARGIN = 1e-8  # positions; see `from_times`
 _EVEN_S = 1e-6  # rows whose spacing differs by less are evenly sampled

@@ -7,12 +7,14 @@ prompt, answer  ->  one forward of the language model
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tubelet.errors import ConfigError, ShapeError
+from tubelet.language.vlm.batch import PromptBatch
 from tubelet.language.vlm.chat import Question
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import Packed
@@ -40,7 +42,6 @@ class LocatedAnswer(NamedTuple):
     places: tuple[Place, ...]
 
 
-@torch.no_grad()
 def locate_answer(vlm: VLM, question: Question, said: Int64[Tensor, "B G"]) -> LocatedAnswer:
     """Where `said`, what `vlm.generate(question.ready)` gave, was read, and how likely it is.
 
@@ -51,13 +52,21 @@ def locate_answer(vlm: VLM, question: Question, said: Int64[Tensor, "B G"]) -> L
         >>> locate_answer(vlm, question, vlm.generate(question.ready)).places[0].box  # doctest: +SKIP
         (192.0, 160.0, 256.0, 192.0)
     """
+    if said.shape[0] != 1 or question.ready.input_ids.shape[0] != 1:
+        raise ShapeError("one prompt and its answer at a time", expected=1, got=tuple(said.shape))
+    return locate_answers(vlm, question.ready, [question.rows.tokens], said)[0]
+
+
+@torch.no_grad()
+def locate_answers(
+    vlm: VLM, ready: PromptBatch, rows: Sequence[Packed], said: Int64[Tensor, "B G"]
+) -> list[LocatedAnswer]:
+    """`locate_answer` of several prompts, filled up on the left, with the rows of each; behind its end nothing counts
+    of an answer."""
     pointer = vlm.scheme.pointer
     if pointer is None:
         raise ConfigError("no head of this model was trained to point at what it reads")
-    if said.shape[0] != 1 or question.ready.input_ids.shape[0] != 1:
-        raise ShapeError("one prompt and its answer at a time", expected=1, got=tuple(said.shape))
-    ready, speaker = question.ready, vlm.speaker
-    said = said.to(vlm.device)
+    speaker, said = vlm.speaker, said.to(vlm.device)
     prompt, length = ready.input_ids.shape[1], said.shape[1]
     lm: Any = speaker.lm
     before = lm.config._attn_implementation
@@ -74,14 +83,17 @@ def locate_answer(vlm: VLM, question: Question, said: Int64[Tensor, "B G"]) -> L
     finally:
         lm.set_attn_implementation(before)
     saying = slice(prompt - 1, prompt - 1 + length)  # the token before each
-    likely = out.logits[0, saying].float().log_softmax(-1).gather(1, said[0, :, None]).sum()
+    likely = out.logits[:, saying].float().log_softmax(-1).gather(2, said[..., None])[..., 0]
     ends = speaker.generation_config.eos_token_id
-    words = ~torch.isin(said[0], torch.tensor(ends if ends is not None else [], device=said.device).reshape(-1))
-    shares = out.attentions[pointer.layer][0, pointer.head, saying, :prompt][:, ready.visual[0]]
-    probability = float(likely.exp())
-    return LocatedAnswer(
-        probability, probability >= pointer.sure, places_of(question.rows.tokens, shares[words].argmax(1))
-    )
+    ended = torch.isin(said, torch.tensor(ends if ends is not None else [], device=said.device).reshape(-1))
+    behind = ended.long().cumsum(1) - ended.long() > 0
+    likely = likely.masked_fill(behind, 0.0).sum(1).exp().tolist()
+    shares = out.attentions[pointer.layer][:, pointer.head, saying, :prompt]
+    found = []
+    for own, probability, share, seen, words in zip(rows, likely, shares, ready.visual, ~(ended | behind), strict=True):
+        places = places_of(own, share[:, seen][words].argmax(1))
+        found.append(LocatedAnswer(probability, probability >= pointer.sure, places))
+    return found
 
 
 def places_of(rows: Packed, read: Int64[Tensor, " n"]) -> tuple[Place, ...]:

@@ -49,6 +49,25 @@ class PromptBatch:
         return given | {name: tensor for name, tensor in more.items() if tensor is not None}
 
 
+def beside(batches: Sequence[PromptBatch]) -> PromptBatch:
+    """The prompts of several batches as one, the shorter ones filled up on their left; for answers, so without labels.
+
+    Raises ShapeError for batches with deepstack rows, blocks or labels.
+    """
+    if any(part is not None for b in batches for part in (b.labels, b.deepstack, b.blocks)):
+        raise ShapeError("prompts with labels, deepstack rows or blocks are not put beside others")
+    length = max(b.input_ids.shape[1] for b in batches)
+    short = [length - b.input_ids.shape[1] for b in batches]
+
+    def joined(name: str, dim: int = -1) -> Tensor:
+        filled = (F.pad(getattr(b, name), (0, 0) * (-1 - dim) + (n, 0)) for b, n in zip(batches, short, strict=True))
+        return torch.cat(list(filled))
+
+    delta = torch.cat([b.delta - n for b, n in zip(batches, short, strict=True)])
+    named = {name: joined(name) for name in ("input_ids", "attention_mask", "places", "visual")}
+    return PromptBatch(**named, inputs_embeds=joined("inputs_embeds", -2), delta=delta)
+
+
 def empty_pack(width: int, device: torch.device) -> Packed:
     """A pack without items."""
     pos = torch.zeros(0, 3, dtype=torch.int32, device=device)

@@ -80,7 +80,7 @@ def ask(vlm: VLM, clips: Sequence[Clip], question: str, *, history: Sequence[Mes
         prompt = tokens_of(text, seen, rows.tokens, vlm.tokenizer, vlm.scheme)
         batch = pad([prompt], 0, side="left")
         ready = vlm.ready(as_written(rows, vlm.scheme), batch.input_ids, attention_mask=batch.attention_mask)
-        return Question(seen, _sides(seen, patches, rows.tokens, vlm.scheme), patches, rows, text, ready)
+        return Question(seen, sides_of(seen, patches, rows.tokens, vlm.scheme), patches, rows, text, ready)
 
 
 # ---- pixels
@@ -112,7 +112,7 @@ def recipe_of(clip: Clip, scheme: Scheme) -> PixelRecipe:
     return scheme.video_pixels if clip.is_video and scheme.video_pixels is not None else scheme.pixels
 
 
-def _sides(clips: Sequence[Clip], patches: Packed, rows: Packed, scheme: Scheme) -> tuple[int, ...]:
+def sides_of(clips: Sequence[Clip], patches: Packed, rows: Packed, scheme: Scheme) -> tuple[int, ...]:
     """Pixels along a side of what one row of each item shows: of the frame as it was resized, or of the views' canvas,
     where all views of a clip have rows of one size."""
     first = {item.picture: item for item in reversed(patches.items)}

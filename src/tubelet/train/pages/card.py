@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from tubelet.inspect.speed.turns import machine
 from tubelet.train.pages.evaluate import Share, constants
 from tubelet.train.pages.fonts import Fonts
-from tubelet.train.pages.measured import MOST_WRONG, Measured
+from tubelet.train.pages.measured import MOST_WRONG, Measured, Said
 from tubelet.train.pages.page import SCOPE_A
 from tubelet.train.pages.run import StageConfig
 
@@ -19,21 +19,31 @@ ROWS = 8  # of a stage's curve
 FIGURES = ("columns", "slots", "pointer", "bytes", "exact")  # shares that training tells, means over its own batches
 
 
-def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], sure: float) -> str:
-    """The card of a reader. Its curves are read from the logs of the stage and of those it began with."""
+def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], blind: Measured, sure: float) -> str:
+    """The card of a reader. Its curves are read from the logs of the stage and of those it began with. blind: the
+    questions of the first kind of pages, with other pages' pictures."""
     first = next(iter(measured.values()))
     constant = constants(s.question for s in first.said if s.question.answer).get("")
     rows = "\n".join(
-        f"| {name} | {told(one.exact())} | {told(one.absent())} | {told(one.confident())} | {told(one.wrong())} |"
+        f"| {name} | {told(one.exact())} | {one.near():.3f} | {told(one.absent())} | {told(one.confident())} |"
+        f" {told(one.wrong())} |"
         for name, one in measured.items()
     )
-    kinds = sorted({s.question.kind for s in first.said if s.question.answer})
-    by_kind = "\n".join(f"| {kind} | {told(first.exact(lambda s, k=kind: s.question.kind == k))} |" for kind in kinds)
-    logs = [folder / "log.jsonl" for folder in folders_of(stage)]
+    folders = folders_of(stage)
+    logs = [folder / "log.jsonl" for folder in folders]
     here = machine()
     return CARD.format(
         rows=rows,
-        kinds=by_kind,
+        commands="\n".join(
+            f"    python -m tubelet.train.pages examples/reader/{folder.name}.yaml" for folder in folders
+        ),
+        last=folders[-1].name,
+        kinds=_by(first, lambda s: s.question.kind),
+        layouts=_by(first, lambda s: s.page.layout),
+        ems=_by(first, lambda s: f"{s.page.em} px"),
+        sizes=_by(first, lambda s: f"{s.page.pixels.shape[1]} x {s.page.pixels.shape[0]}"),
+        blind=told(blind.exact()),
+        constants=told(first.constant()),
         placed=told(first.placed()),
         sure=sure,
         wrong=MOST_WRONG,
@@ -47,6 +57,12 @@ def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], sur
         machine=f"{here['cores']} cores of {here['cpu']}",
         curves="\n\n".join(curve(log) for log in logs if log.is_file()),
     )
+
+
+def _by(one: Measured, of: Callable[[Said], str]) -> str:
+    """Rows of exact answers by what `of` says of a question and its page."""
+    names = sorted({of(s) for s in one.said if s.question.answer})
+    return "\n".join(f"| {name} | {told(one.exact(lambda s, n=name: of(s) == n))} |" for name in names)
 
 
 def folders_of(stage: StageConfig) -> list[Path]:
@@ -103,10 +119,8 @@ Pages that this library prints (`tubelet pages`) in {families} families of fonts
 choice: {fonts}); no page of anyone's, no weights of others. Training read no page, font family or word of those below.
 
 ## How it is made again
-    python -m tubelet.train.pages examples/reader/1-letters.yaml
-    python -m tubelet.train.pages examples/reader/2-questions.yaml
-    python -m tubelet.train.pages examples/reader/3-sizes.yaml
-    python -m tubelet.train.pages.ship examples/reader/3-sizes.yaml FOLDER
+{commands}
+    python -m tubelet.train.pages.ship examples/reader/{last}.yaml FOLDER
 Seed {seed}, {machine}; measured with torch {torch} and Python {python}. Shares of right letters, pointers, bytes and
 whole answers over the batches that were trained on, in float32:
 
@@ -114,18 +128,33 @@ whole answers over the batches that were trained on, in float32:
 
 ## What it reads
 Unseen pages, held-out families of fonts, held-out words. Exact: every letter right, of questions whose answer is there.
-Absent: it says nothing to what is not there. Sure: probability of the whole answer at least {sure:.3f}, chosen on other
-pages so that at most {wrong:.0%} of such answers are wrong. Intervals: 95 %, Wilson's.
+ANLS: how near the letters are, a mean. Absent: it says nothing to what is not there. Sure: probability of the whole
+answer at least {sure:.3f}, chosen on other pages so that at most {wrong:.0%} of such answers are wrong. Intervals are
+Wilson's of 95 %.
 
-| pages | exact | absent | sure | sure and wrong |
-|---|---|---|---|---|
+| pages | exact | ANLS | absent | sure | sure and wrong |
+|---|---|---|---|---|---|
 {rows}
 
-The most frequent answer: {constant}. Of right answers the place it points at first touches the answer: {placed}.
+Of the first row's questions {blind} are answered right with another page's picture, and the
+answer that is most often right to each kind of question would be right for {constants}; the
+most frequent of all is {constant}. Of right answers the place it points at first touches the answer: {placed}.
 
 | kind of answer ({scope}) | exact |
 |---|---|
 {kinds}
+
+| layout | exact |
+|---|---|
+{layouts}
+
+| letters to the em | exact |
+|---|---|
+{ems}
+
+| page | exact |
+|---|---|
+{sizes}
 
 ## What it does not read
 Photographs, handwriting, scans of old paper, pages of books, letters below 14 pixels, languages with letters beyond

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tubelet.train.pages.evaluate import Share
+from tubelet.inspect.metrics.answers import anls
+from tubelet.train.pages.evaluate import Share, constants
 from tubelet.train.pages.page import Page, Question
 
 MOST_WRONG = 0.05  # share of wrong answers that those it is sure of may have
@@ -35,6 +36,18 @@ class Measured:
     def exact(self, which: Callable[[Said], bool] = lambda _: True) -> Share:
         """Right answers of those questions whose answer is there."""
         return _share(s.right for s in self.said if s.question.answer and which(s))
+
+    def near(self) -> float:
+        """ANLS of the same: the mean of how near the letters are, 0 below half of them."""
+        there = [s for s in self.said if s.question.answer]
+        scores = anls([s.answer for s in there], [[s.question.answer] for s in there])
+        return sum(scores) / len(scores) if scores else 0.0
+
+    def constant(self) -> Share:
+        """What the best constant answer of each kind of question would get right: one that knows the answers."""
+        there = [s.question for s in self.said if s.question.answer]
+        best = constants(there)
+        return _share(q.answer == best[q.kind].answer for q in there)
 
     def absent(self) -> Share:
         """Nothing said, of questions about what is not there."""

@@ -2,7 +2,7 @@
 
 import { Refused } from "./net.js";
 import { costRows, number, percent, seconds, writeState } from "./plan.js";
-import { redraw } from "./stage.js";
+import { redraw, setTime } from "./stage.js";
 import { $, later, make, panel, S, server, token, trying, V } from "./state.js";
 
 // ---- questions
@@ -27,13 +27,15 @@ export async function askReader(question) {
       for (const line of parts.map((part) => JSON.parse(part))) {
         if (line.error) throw new Refused(422, line.message);
         if (line.text) said += line.text;
+        if (line.of > 1) $("answer").textContent = `page ${number(line.page)} of ${number(line.of)} ...`;
         if (line.done) {
           V.answered = line.places || [];
+          if (V.answered.length && V.answered[0].frame !== S.t) setTime(V.answered[0].frame);
           const notes = [line.sure === false ? "not sure" : "", line.untrained ? "UNTRAINED: random weights, this means nothing" : "", `${number(line.tokens.visual)} visual tokens, ${seconds(line.seconds.answer)}`];
           said = `${said.trim() || "it is not there"}\n(${notes.filter(Boolean).join("; ")})`;
           redraw();
         }
-        $("answer").textContent = said;
+        if (!line.page) $("answer").textContent = said;
       }
     }
   });

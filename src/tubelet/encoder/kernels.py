@@ -1,0 +1,173 @@
+"""Which routine multiplies a layer's matrices on this CPU: measured once a machine.
+
+    blas      torch's mm: MKL on x86 for float32, oneDNN for half types where they are multiplied in hardware
+    onednn    oneDNN for every type, bias and activation in the same pass
+
+Their rows are equal up to rounding, and which is faster depends on who made the CPU. The first call that needs to know
+times both, within TRIAL_S, and keeps the answer in the user's cache folder under the CPU's model and torch's version;
+later processes read it, so all of a machine round alike. Where it cannot be kept nothing is measured and "blas" runs,
+for processes that each measure for themselves might disagree.
+"""
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tubelet.encoder.config import Act
+from tubelet.errors import ConfigError
+
+Products = Literal["auto", "blas", "onednn"]
+TRIAL_S = 0.3  # of both together, warming up included
+ROWS, WIDTH = 512, 768  # of the product that is timed: up to four times the width, the largest of a layer
+BETTER = 0.97  # of the other's time at most, or "blas" stays: less may be chance
+ROUNDS = 9  # at most
+
+
+class ProductChoice(NamedTuple):
+    """What "auto" means here, and why."""
+
+    products: Literal["blas", "onednn"]
+    why: str  # measured, kept, or what stood in the way
+    seconds: dict[str, float]  # the best of each, where they were timed
+
+
+def resolve_products(products: Products, dtype: torch.dtype) -> Literal["blas", "onednn"]:
+    """What multiplies rows of this type here. Raises ConfigError for one that cannot."""
+    if products == "auto":
+        return chosen(dtype).products
+    if products == "onednn" and not able(dtype):
+        raise ConfigError(f"oneDNN does not multiply {dtype} in this torch", expected=("auto", "blas"), got=products)
+    return products
+
+
+@lru_cache(maxsize=4)
+def chosen(dtype: torch.dtype) -> ProductChoice:
+    """The answer for this machine: kept, or measured now and kept. Takes TRIAL_S the first time."""
+    if not able(dtype):
+        return ProductChoice("blas", "oneDNN does not multiply this type in this torch", {})
+    machine = f"{cpu_model()}, torch {torch.__version__}, {str(dtype).removeprefix('torch.')}"
+    path = kept_in() / f"products-{sha256(machine.encode()).hexdigest()[:16]}.json"
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            seconds = trial(dtype)
+            faster = seconds["onednn"] <= BETTER * seconds["blas"]
+            found = ProductChoice("onednn" if faster else "blas", "measured", seconds)
+            part = Path(folder) / path.name
+            part.write_text(json.dumps({"machine": machine, "products": found.products, "seconds": seconds}, indent=1))
+            with suppress(FileExistsError):  # another process was faster, and its answer is everybody's
+                os.link(part, path)
+    except OSError as e:
+        return ProductChoice("blas", f"{path.parent} cannot be written ({e.strerror}), so nothing is kept", {})
+    return found if (theirs := _read(path)) is None or theirs.products == found.products else theirs
+
+
+@lru_cache(maxsize=4)
+def able(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's product with its bias and activation is in this torch, runs here and is right."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    rows = torch.linspace(-1, 1, 4 * 32).view(4, 32).to(dtype)
+    weight, bias = torch.linspace(1, -1, 16 * 32).view(16, 32).to(dtype), torch.linspace(-1, 1, 16).to(dtype)
+    want = F.gelu(F.linear(rows.float(), weight.float(), bias.float()))
+    with torch.inference_mode():
+        try:
+            got = linear(rows, weight, bias, "gelu")
+        except (RuntimeError, NotImplementedError):
+            return False
+    return torch.allclose(got.float(), want, atol=1e-5 if dtype == torch.float32 else 5e-2, rtol=1e-2)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, act: Act | None = None) -> Tensor:
+    """act(x W^T + b) by oneDNN in one pass, in new memory; rows from two on do not depend on their number.
+
+    quick_gelu has no such pass and is left to the caller.
+    """
+    name, how = _FUSED[act]
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], how)
+
+
+_FUSED: dict[Act | None, tuple[str, str]] = {
+    None: ("none", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "silu": ("swish", ""),
+}
+
+
+# ---- the trial
+
+
+def trial(dtype: torch.dtype, limit_s: float = TRIAL_S) -> dict[str, float]:
+    """Seconds of a layer's largest product, its bias and its activation by each, the best of rounds in turns; one round
+    at least."""
+    x, weight, bias = (
+        torch.ones(shape).mul_(0.01).to(dtype) for shape in ((ROWS, WIDTH), (4 * WIDTH, WIDTH), (4 * WIDTH,))
+    )
+    out, start = torch.empty(ROWS, 4 * WIDTH, dtype=dtype), time.perf_counter()
+
+    def by_blas() -> None:
+        torch.mm(x, weight.t(), out=out)
+        for part in out.split(256):  # in the cache, as tubelet.encoder.cpu does
+            torch.ops.aten.gelu_(part.add_(bias), approximate="tanh")
+
+    runs: dict[str, Callable[[], object]] = {"blas": by_blas, "onednn": lambda: linear(x, weight, bias, "gelu_tanh")}
+    best = dict.fromkeys(runs, float("inf"))
+    with torch.inference_mode():
+        for i in range(ROUNDS):
+            spent = time.perf_counter() - start
+            if i > 1 and spent * (i + 1) / i > limit_s:
+                break
+            for name in runs if i % 2 else reversed(runs):
+                begin = time.perf_counter()
+                runs[name]()
+                if i:  # the first warms up
+                    best[name] = min(best[name], time.perf_counter() - begin)
+    return best
+
+
+# ---- where it is kept
+
+
+def kept_in() -> Path:
+    """The folder of this user's answers. Deleting it measures anew."""
+    folder = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return (Path(folder) if folder else Path("~/.cache").expanduser()) / "tubelet"
+
+
+def cpu_model() -> str:
+    """The processor's name, its family and model numbers with it: virtual machines shorten the name."""
+    found: dict[str, str] = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
+        name, _, value = line.partition(":")
+        found.setdefault(name.strip(), value.strip())
+    parts = [found[name] for name in ("model name", "cpu family", "model") if name in found]
+    return " ".join(parts) or platform.processor() or platform.machine()
+
+
+def _read(path: Path) -> ProductChoice | None:
+    """What is kept; None where there is no such file or it is none of ours."""
+    try:
+        value: Any = json.loads(path.read_text())
+        products = value["products"]
+        seconds = {name: float(value["seconds"][name]) for name in ("blas", "onednn")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return ProductChoice(products, "kept", seconds) if products in ("blas", "onednn") else None
