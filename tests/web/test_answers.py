@@ -64,7 +64,7 @@ def test_of_a_clip_each_frame_is_a_page_of_a_reader(encoder: Encoder, media: dic
     *pages, last = [json.loads(line) for line in answer.body.decode().splitlines()]
     frames = opened["items"][0]["grid"][0]
     assert frames > 1
-    assert [line for line in pages if "page" in line] == [{"page": n + 1, "of": frames} for n in range(frames)]
+    assert [line for line in pages if "look" in line] == [{"look": n + 1, "of": frames} for n in range(frames)]
     assert last["sure"] is False
     assert all(0 <= place["frame"] < frames for place in last["places"])
     api.close()

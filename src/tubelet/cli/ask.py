@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
@@ -160,7 +161,7 @@ class Ask:
         terminal.piece("\n")
         first = end if streamer.first is None else streamer.first
         laps |= {"first_token": first - start, "answer": end - start}
-        counts = _counts(asked.patches, [asked], streamer.tokens)
+        counts = _counts([asked], streamer.tokens)
         report = {"answer": "".join(said), "files": _files(asked.clips, asked.rows.tokens), "tokens": counts}
         return report, lambda: _drawn(asked)
 
@@ -177,21 +178,19 @@ class Ask:
         laps["encode"] = time.perf_counter() - start
         torch.manual_seed(self.seed)
         most, temperature = self.max_new_tokens, self.temperature
-        with progress(terminal, len(asked.pages), "pages") as tick:
+        with progress(terminal, len(asked.pages), "looks") as tick:
             tick("asking", 0)
 
-            def each(pages: int) -> None:
-                laps.setdefault("first_token", time.perf_counter() - start)
-                tick("asking", pages)
-
-            answers = answer_pages(vlm, asked, max_new_tokens=most, temperature=temperature, tick=each)
+            answers = answer_pages(
+                vlm, asked, max_new_tokens=most, temperature=temperature, tick=partial(tick, "asking")
+            )
         laps["answer"] = time.perf_counter() - start
         best = surest(answers)
         page, told = asked.pages[best.page], told_answer(best.text, best.found)
         seen = asked.clips[page.clip]
         name = visible(file_name(seen.source))
         where = f"{name} at {seen.times_s[page.row]:.2f} s" if seen.is_video else name
-        lines = (told,) if len(asked.pages) == 1 or not best.text else (told, f"in {where}")
+        lines = (told,) if len(answers) == 1 or not best.text else (told, f"in {where}")
         terminal.piece("".join(f"{line}\n" for line in lines))
         report = {
             "answer": best.text,
@@ -199,7 +198,7 @@ class Ask:
             "probability": best.found.probability,
             "places": _places(best.found, asked.clips),
             "files": _files(asked.clips, asked.rows.tokens),
-            "tokens": _counts(asked.patches, [p.question for p in asked.pages], sum(a.tokens for a in answers)),
+            "tokens": _counts([look.question for look in asked.pages], sum(a.tokens for a in answers)),
         }
         here = [place._replace(picture=0, frame=0) for place in best.found.places]
         return report, lambda: _drawn(page.question, here, (question, *lines))
@@ -236,11 +235,12 @@ def _places(found: "LocatedAnswer", clips: "Sequence[Clip]") -> list[dict[str, A
     ]
 
 
-def _counts(patches: "Packed", asked: "Sequence[Question]", answer: int) -> dict[str, int]:
-    """How many tokens it all took."""
+def _counts(asked: "Sequence[Question]", answer: int) -> dict[str, int]:
+    """How many tokens it all took, of every look at every page."""
+    patches = sum(len(one.patches.x) for one in asked)
     visual = sum(int(one.ready.visual.sum()) for one in asked)
     prompt = sum(one.ready.input_ids.shape[1] for one in asked)
-    return {"patches": len(patches.x), "visual": visual, "text": prompt - visual, "prompt": prompt, "answer": answer}
+    return {"patches": patches, "visual": visual, "text": prompt - visual, "prompt": prompt, "answer": answer}
 
 
 def _files(clips: "Sequence[Clip]", tokens: "Packed") -> list[dict[str, Any]]:
@@ -270,7 +270,8 @@ def _table(counts: dict[str, int], laps: dict[str, float], model: str) -> "Rende
     from rich.table import Table
     from rich.text import Text
 
-    rest = laps["answer"] - laps["first_token"]
+    first = laps.get("first_token")  # of an answer that came token by token
+    rest = 0.0 if first is None else laps["answer"] - first
     rate = (counts["answer"] - 1) / rest if counts["answer"] > 1 and rest > 0 else None
     cells = {
         "prompt": f"{counts['prompt']:,}",
@@ -280,7 +281,7 @@ def _table(counts: dict[str, int], laps: dict[str, float], model: str) -> "Rende
         "reading": seconds(laps["read"]),
         "loading": seconds(laps["load"]),
         "encoding": seconds(laps["encode"]),
-        "first token": seconds(laps["first_token"]),
+        "first token": "" if first is None else seconds(first),
         "whole answer": seconds(laps["answer"]),
         "tokens/s": "" if rate is None else f"{rate:.1f}",
     }

@@ -1,7 +1,7 @@
 """A question about a document, answered as a stream of lines: JSON objects, one for each piece of text, then the rest.
 
 {"text": "Rye"}  {"text": " bread"}  {"done": true, "tokens": {...}, "seconds": {...}}
-a reader of pages: {"page": 1, "of": 2}  ...  {"text": "Rye bread"}  {"done": true, ..., "sure": true, "places": [...]}
+a reader of pages: {"look": 1, "of": 2}  ...  {"text": "Rye bread"}  {"done": true, ..., "sure": true, "places": [...]}
 """
 
 import json
@@ -66,13 +66,13 @@ def _stream(vlm: VLM, document: Document, question: str, tell: Tell) -> dict[str
 
 
 def _surest(vlm: VLM, document: Document, question: str, tell: Tell) -> dict[str, Any]:
-    """The surest answer of all pages, whole, after a line {"page": how many} for each; what it took, and where it was
+    """The surest answer of all pages, whole, after a line {"look": how many} for each; what it took, and where it was
     read."""
     start = time.perf_counter()
     asked = see_pages(vlm, [document.clip]).ask(vlm, question)
     encoded = time.perf_counter()
     answers = answer_pages(
-        vlm, asked, max_new_tokens=MOST_NEW_TOKENS, tick=lambda pages: tell({"page": pages, "of": len(asked.pages)})
+        vlm, asked, max_new_tokens=MOST_NEW_TOKENS, tick=lambda looks: tell({"look": looks, "of": len(asked.pages)})
     )
     best = surest(answers)
     if best.text:

@@ -1,10 +1,12 @@
 """Many pages asked by a model that reads one: each as if it were alone, the surest answer told."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tubelet.errors import ConfigError, ShapeError
 from tubelet.language.vlm import pages
@@ -12,7 +14,8 @@ from tubelet.language.vlm.answer_places import LocatedAnswer, locate_answer, loc
 from tubelet.language.vlm.batch import beside
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.pages import PageAnswer, answer_pages, see_pages, surest
+from tubelet.language.vlm.pages import PageAnswer, PageQuestions, answer_pages, see_pages, surest
+from tubelet.language.vlm.scheme import Pointer
 from tubelet.reading.clip import Clip
 from tubelet.train.pages.reader import END, PAD, ReaderConfig, build_reader
 
@@ -75,6 +78,54 @@ def test_how_far_it_is_is_told(vlm: VLM):
     ticks: list[int] = []
     answer_pages(vlm, see_pages(vlm, mixed()).ask(vlm, "Total?"), max_new_tokens=1, tick=ticks.append)
     assert ticks == [1, 2, 3, 4, 5]
+
+
+def test_a_page_is_looked_at_again_larger_where_there_is_room(vlm: VLM, monkeypatch: pytest.MonkeyPatch):
+    """Each look is the question about a picture so many times as large; its places are those of the page."""
+    assert vlm.scheme.pointer is not None
+    scheme = replace(vlm.scheme, pointer=replace(vlm.scheme.pointer, looks=(1.0, 1.5)))
+    monkeypatch.setattr(vlm, "scheme", scheme)
+    clips = [*mixed(), Clip(frames(1, 480, 320), (0.0,), source="full.png")]  # as large as the reader takes
+    asked = see_pages(vlm, clips).ask(vlm, "Total?")
+    each = [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert [(look.clip, look.row) for look in asked.pages] == [*(page for page in each for _ in (1, 2)), (3, 0)]
+    answers = answer_pages(vlm, asked, max_new_tokens=5)
+    assert len(answers) == 6
+    every = list(pages_of(vlm, asked))
+    for number, (first, second) in enumerate(zip(every[0:10:2], every[1:10:2], strict=True)):
+        still = stills()[number]
+        large = Image.fromarray(still.frames[0]).resize((still.width * 3 // 2, still.height * 3 // 2), 3)
+        one = ask(vlm, [Clip(np.array(large)[None], (0.0,))], "Total?")
+        said = vlm.generate(one.ready, max_new_tokens=5)
+        found = locate_answer(vlm, one, said)
+        assert second.found.probability == pytest.approx(found.probability, rel=1e-3)
+        expected = [tuple(edge / 1.5 for edge in place.box) for place in found.places]
+        assert [place.box for place in second.found.places] == [pytest.approx(box) for box in expected]
+        best = max(first, second, key=lambda look: look.found.probability)
+        assert answers[number].text == best.text
+        assert answers[number].found.probability == pytest.approx(best.found.probability, rel=1e-3)
+        assert answers[number].tokens == first.tokens + second.tokens
+        look = asked.pages[2 * number + 1].question
+        assert look.clips[0].frames.tobytes() == still.frames.tobytes()
+        assert look.patches.items[0].box == pytest.approx((0, 0, still.width, still.height), abs=1)
+
+
+def pages_of(vlm: VLM, asked: PageQuestions):
+    return pages.answer_each(vlm, [look.question for look in asked.pages], max_new_tokens=5)
+
+
+@pytest.mark.parametrize("looks", [(), (1.2,), (1.0, 9.0), (1.0,) * 9])
+def test_looks_out_of_reason_are_refused(looks: tuple[float, ...]):
+    with pytest.raises(ConfigError, match="looks"):
+        Pointer(1, looks=looks)
+
+
+def test_looks_are_kept_in_a_folder(vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert vlm.scheme.pointer is not None
+    pointer = replace(vlm.scheme.pointer, looks=(1.0, 1.2))
+    monkeypatch.setattr(vlm, "scheme", replace(vlm.scheme, pointer=pointer))
+    vlm.save_pretrained(tmp_path / "reader")
+    assert VLM.from_pretrained(tmp_path / "reader").scheme.pointer == pointer
 
 
 def test_questions_are_taken_as_they_are_needed(vlm: VLM, monkeypatch: pytest.MonkeyPatch):

@@ -76,10 +76,12 @@ def test_a_stage_becomes_a_folder_with_its_card(fonts: Fonts, tmp_path: Path, mo
     assert list(measured) == list(small)
     vlm = tubelet.VLM.from_pretrained(tmp_path / "reader")
     assert vlm.scheme.pointer is not None
+    assert vlm.scheme.pointer.looks == ship.LOOKS
     assert vlm.scheme.pointer.sure == next(iter(measured.values())).sure
     assert next(vlm.parameters()).element_size() == 2
     assert SpelledText.load(tmp_path / "reader").words("What is the total?").shape == (1, 96)
     card = (tmp_path / "reader" / "README.md").read_text()
+    assert "looked at 1, 1.15, 1.3 times as large" in card
     assert "run: 1 steps, 2 pages" in card
     assert fonts.sha256 in card
     for name, one in measured.items():

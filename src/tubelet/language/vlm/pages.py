@@ -6,10 +6,12 @@ pictures, frames of clips  ->  one encoding  ->  rows of each page  ->  its prom
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 
 from tubelet.language.placing.prompt import pad
 from tubelet.language.vlm.answer_places import LocatedAnswer, locate_answers
@@ -26,14 +28,16 @@ from tubelet.language.vlm.chat import (
 )
 from tubelet.language.vlm.features import VisualRows, frames_apart
 from tubelet.language.vlm.model import VLM
+from tubelet.language.vlm.scheme import Scheme
 from tubelet.packed import Packed
+from tubelet.pixels.fit import grid_of
 from tubelet.reading.clip import Clip
 
 TOGETHER = 16  # questions of one generation
 
 
 class PageQuestion(NamedTuple):
-    """The question to one page. clip, row: number of its clip and its row of time in it."""
+    """The question to one look at a page. clip, row: number of its clip and its row of time in it."""
 
     clip: int
     row: int
@@ -41,7 +45,8 @@ class PageQuestion(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One page as it was encoded. clip, row: number of its clip and its row of time in it; still: as a picture."""
+    """One look at a page. clip, row: number of its clip and its row of time in it; still: as a picture; side, patches,
+    rows: of the look, whose items have the places of the still."""
 
     clip: int
     row: int
@@ -53,7 +58,8 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pages:
-    """Every page of all clips. clips, patches, rows: as of a `Question` about them together."""
+    """Every look at each page of all clips, in order. clips, patches, rows: as of a `Question` about them together, the
+    first look."""
 
     clips: tuple[Clip, ...]
     patches: Packed
@@ -76,7 +82,7 @@ class Pages:
 
 @dataclass(frozen=True, eq=False)
 class PageQuestions:
-    """The question to each page of all clips. clips, patches, rows: as of `Pages`."""
+    """The question to each look at every page. clips, patches, rows: as of `Pages`."""
 
     clips: tuple[Clip, ...]
     patches: Packed
@@ -93,8 +99,8 @@ class Answer(NamedTuple):
 
 
 class PageAnswer(NamedTuple):
-    """What one page says. page: its number among the questions'; tokens: of the answer, its end among them; found:
-    its places are those of the clips that were asked about."""
+    """What one page says, by its likeliest look. page: the number of that look; tokens: of the answers of
+    all looks, their ends among them; found: its places are those of the clips that were asked about."""
 
     page: int
     text: str
@@ -104,7 +110,8 @@ class PageAnswer(NamedTuple):
 
 @torch.no_grad()
 def see_pages(vlm: VLM, clips: Sequence[Clip]) -> Pages:
-    """Every picture and every frame of every clip as a page; all are encoded together, once for all questions.
+    """Every picture and every frame of every clip as a page; all are encoded together, once for all questions, and once
+    more for each further look (`Pointer.looks`) at those that are not as large as the model takes anyway.
 
     Raises what `chat.ask` raises of pixels.
     """
@@ -124,7 +131,38 @@ def see_pages(vlm: VLM, clips: Sequence[Clip]) -> Pages:
             number = len(pages)
             own = VisualRows(_one(alone.tokens, number), tuple(_one(deep, number) for deep in alone.deepstack))
             pages.append(Page(item.picture, row, still, sides[n], _one(cells, number), own))
-    return Pages(seen, patches, rows, tuple(pages))
+    more = [
+        look
+        for times in (() if vlm.scheme.pointer is None else vlm.scheme.pointer.looks[1:])
+        for look in _looks(vlm, pages, times, cut)
+    ]
+    return Pages(seen, patches, rows, tuple(sorted([*pages, *more], key=lambda page: (page.clip, page.row))))
+
+
+def _looks(vlm: VLM, pages: Sequence[Page], times: float, cut: Scheme) -> Iterator[Page]:
+    """A look at each page so many times as large, where that is another grid; its items have the places of the page."""
+    recipe = cut.pixels.of(False)
+    wanted: list[tuple[Page, Clip]] = []
+    for page in pages:
+        still = page.still
+        wide, high = round(still.width * times), round(still.height * times)
+        if grid_of(high, wide, 1, recipe) != grid_of(still.height, still.width, 1, recipe):
+            frame = Image.fromarray(still.frames[0]).resize((wide, high), Image.Resampling.BICUBIC)
+            wanted.append((page, replace(still, frames=np.ascontiguousarray(np.asarray(frame)[None]))))
+    if not wanted:
+        return
+    stills = [still for _, still in wanted]
+    large = patchify_clips(stills, cut)
+    items = [
+        replace(item, box=tuple(edge * page.still.width / still.width for edge in item.box))
+        for item, (page, still) in zip(large.items, wanted, strict=True)
+    ]
+    patches = Packed(large.x, large.pos, tuple(items), large.lengths)
+    rows = vlm.encode(patches)
+    sides = sides_of(stills, patches, rows.tokens, vlm.scheme)
+    for n, (page, _) in enumerate(wanted):
+        own = VisualRows(_one(rows.tokens, n), tuple(_one(deep, n) for deep in rows.deepstack))
+        yield page._replace(side=sides[n], patches=_one(patches, n), rows=own)
 
 
 def answer_pages(
@@ -135,18 +173,26 @@ def answer_pages(
     temperature: float | None = None,
     tick: Callable[[int], None] = lambda pages: None,
 ) -> tuple[PageAnswer, ...]:
-    """The answer of every page, in order. tick: told now and then how many are answered.
+    """The answer of every page, in order. tick: told now and then how many looks are answered.
 
     Cost: that of `answer_each`, whose errors it raises.
     """
-    questions = [page.question for page in asked.pages]
-    answers = []
-    for one in answer_each(vlm, questions, max_new_tokens=max_new_tokens, temperature=temperature):
-        page = asked.pages[len(answers)]
+    looks: list[PageAnswer] = []
+    for one in answer_each(
+        vlm, [page.question for page in asked.pages], max_new_tokens=max_new_tokens, temperature=temperature
+    ):
+        page = asked.pages[len(looks)]
         places = tuple(place._replace(picture=page.clip, frame=page.row) for place in one.found.places)
-        answers.append(PageAnswer(len(answers), one.text, one.tokens, one.found._replace(places=places)))
-        tick(len(answers))
-    return tuple(answers)
+        looks.append(PageAnswer(len(looks), one.text, one.tokens, one.found._replace(places=places)))
+        tick(len(looks))
+    pages = groupby(looks, key=lambda look: asked.pages[look.page][:2])
+    return tuple(likeliest(list(own)) for _, own in pages)
+
+
+def likeliest(looks: Sequence[PageAnswer]) -> PageAnswer:
+    """What a page says: the likeliest of its looks' answers, at the tokens of all."""
+    best = max(looks, key=lambda look: look.found.probability)
+    return best._replace(tokens=sum(look.tokens for look in looks))
 
 
 def answer_each(

@@ -23,16 +23,20 @@ class Pointer:
     """A head of the language model that was trained to look at the row which the next token is read from.
 
     layer, head: counted from 0. sure: probability of a whole answer from which on it is to be trusted, measured on
-    pages the model has not seen. Raises ConfigError for a `sure` that is no probability.
+    pages the model has not seen. looks: how many times as large a page is looked at, one look each; the likeliest of
+    their answers is the page's. Raises ConfigError for a `sure` that is no probability and for looks out of reason.
     """
 
     layer: int
     head: int = 0
     sure: float = 0.5
+    looks: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if not 0 <= self.sure <= 1:
             raise ConfigError(f"sure is a probability, got {self.sure}", got=self.sure)
+        if self.looks[:1] != (1.0,) or len(self.looks) > 8 or not all(0.25 <= look <= 4 for look in self.looks):
+            raise ConfigError("looks are 1.0 and at most seven more of 0.25 to 4", got=self.looks)
 
     def check(self, text: Any) -> None:
         """Raises ConfigError where a language model of this configuration has no such head."""

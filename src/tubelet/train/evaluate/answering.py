@@ -194,6 +194,11 @@ def answer_questions(
 @torch.no_grad()
 def _answer(vlm: VLM, clips: list[Clip], prompt: str, max_new_tokens: int) -> Answer:
     start = time.perf_counter()
+    if vlm.scheme.pointer is not None:  # as `tubelet ask` does: page by page, look by look
+        pages = see_pages(vlm, clips).ask(vlm, prompt)
+        best = surest(answer_pages(vlm, pages, max_new_tokens=max_new_tokens))
+        visual = sum(int(page.question.ready.visual.sum()) for page in pages.pages)
+        return Answer(best.text.strip(), visual, time.perf_counter() - start)
     asked = ask(vlm, clips, prompt)
     ids = vlm.generate(asked.ready, max_new_tokens=max_new_tokens)
     text = vlm.tokenizer.decode(ids[0], skip_special_tokens=True).strip()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tubelet.inspect.speed.turns import machine
+from tubelet.language.vlm.scheme import Pointer
 from tubelet.train.pages.evaluate import Share, constants
 from tubelet.train.pages.fonts import Fonts
 from tubelet.train.pages.measured import MOST_WRONG, Measured, Said
@@ -19,7 +20,7 @@ ROWS = 8  # of a stage's curve
 FIGURES = ("columns", "slots", "pointer", "bytes", "exact")  # shares that training tells, means over its own batches
 
 
-def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], blind: Measured, sure: float) -> str:
+def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], blind: Measured, pointer: Pointer) -> str:
     """The card of a reader. Its curves are read from the logs of the stage and of those it began with. blind: the
     questions of the first kind of pages, with other pages' pictures."""
     first = next(iter(measured.values()))
@@ -45,7 +46,8 @@ def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], bli
         blind=told(blind.exact()),
         constants=told(first.constant()),
         placed=told(first.placed()),
-        sure=sure,
+        sure=pointer.sure,
+        looks=", ".join(f"{look:g}" for look in pointer.looks),
         wrong=MOST_WRONG,
         constant="none" if constant is None else f'"{constant.answer}", {100 * constant.share:.1f} %',
         fonts=fonts.sha256,
@@ -127,7 +129,9 @@ whole answers over the batches that were trained on, in float32:
 {curves}
 
 ## What it reads
-Unseen pages, held-out families of fonts, held-out words. Exact: every letter right, of questions whose answer is there.
+A page is looked at {looks} times as large, where it is not as large as the reader takes anyway, and the
+likeliest answer is told. Unseen pages, held-out families of fonts, held-out words. Exact: every letter right, of
+questions whose answer is there.
 ANLS: how near the letters are, a mean. Absent: it says nothing to what is not there. Sure: probability of the whole
 answer at least {sure:.3f}, chosen on other pages so that at most {wrong:.0%} of such answers are wrong. Intervals are
 Wilson's of 95 %.

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tubelet.errors import ConfigError
 from tubelet.language.vlm.cache import FeatureCache
 from tubelet.language.vlm.chat import Question as Asked
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.pages import answer_each, see_pages
+from tubelet.language.vlm.pages import PageQuestions, answer_each, see_pages
 from tubelet.reading.clip import Clip
 from tubelet.train.config import read_config
 from tubelet.train.pages.card import card, told
@@ -33,7 +34,9 @@ Tick = Callable[[int], object]
 
 LONGEST = 40  # bytes of an answer
 CHOOSING, REPORTED = 1_000_000, 2_000_000  # numbers of the first pages to choose the confidence on, and to report
-TO_CHOOSE = 400  # pages to choose the confidence on
+LOOKS = (1.0, 1.15, 1.3)  # how many times as large a page is looked at
+TO_CHOOSE = 400  # pages of the first kind to choose the confidence on, at most
+BLIND = 100  # pages to ask about with another page's picture, at most
 OTHERS = (("ticket", 0.25), ("fine", 0.25), ("picture", 0.5))  # what it cannot read
 RECIPES = {
     "receipts, forms, tables": PageRecipe(seed=91, sizes=((256, 320), (320, 256), (320, 320)), absent=0.25),
@@ -64,7 +67,7 @@ def read_pages(
 
     Cost: about 0.02 s a question on two cores.
     """
-    asked: list[tuple[Page, Question]] = []
+    asked: list[tuple[Page, Question, PageQuestions]] = []
 
     def questions() -> Iterator[Asked]:
         before = print_page(recipe, fonts, numbers[0] - 1) if blind else None
@@ -74,16 +77,18 @@ def read_pages(
             before = page if blind else None
             seen = see_pages(vlm, [clip])
             for question in page.questions:
-                asked.append((page, question))
-                yield seen.ask(vlm, question.text).pages[0].question
+                asked.append((page, question, seen.ask(vlm, question.text)))
+                yield from (look.question for look in asked[-1][2].pages)
             tick(n + 1)
 
     out: list[Said] = []
-    for answer in answer_each(vlm, questions(), max_new_tokens=LONGEST):
-        page, question = asked[len(out)]
-        places = answer.found.places
+    answers = answer_each(vlm, questions(), max_new_tokens=LONGEST)
+    for first in answers:
+        page, question, looks = asked.pop(0)
+        found = max([first, *islice(answers, len(looks.pages) - 1)], key=lambda look: look.found.probability)
+        places = found.found.places
         inside = bool(places) and question.box is not None and _touch(places[0].box, question.box)
-        out.append(Said(page, question, answer.text, answer.found.probability, inside))
+        out.append(Said(page, question, found.text, found.found.probability, inside))
     return out
 
 
@@ -137,6 +142,9 @@ def ship(
     vlm = trained_reader(stage)
     vlm = vlm.half().float()  # as it will be read
     vlm.cache = FeatureCache(0)  # every page is seen once
+    pointer = vlm.scheme.pointer
+    assert pointer is not None  # of build_reader
+    vlm.scheme = replace(vlm.scheme, pointer=replace(pointer, looks=LOOKS))
     unseen = {name: replace(recipe, held_fonts=True, held_words=True) for name, recipe in RECIPES.items()}
 
     def read(why: str, name: str, first: int, most: int, blind: bool = False) -> list[Said]:
@@ -150,15 +158,14 @@ def ship(
     sure = surest(chosen)
     measured = {name: Measured(tuple(read("to report", name, REPORTED, pages)), sure) for name in unseen}
     first = next(iter(unseen))
-    blind = Measured(tuple(read("with another page's picture", first, REPORTED, pages, blind=True)), sure)
-    pointer = vlm.scheme.pointer
-    assert pointer is not None  # of build_reader
+    blind = Measured(tuple(read("with another page's picture", first, REPORTED, min(pages, BLIND), blind=True)), sure)
     say("the words that tokens are chosen by")
     side = train_spelling(vlm, WORDS, fonts, words or SpellingConfig())
-    vlm.scheme = replace(vlm.scheme, pointer=replace(pointer, sure=sure))
+    pointer = replace(pointer, sure=sure, looks=LOOKS)
+    vlm.scheme = replace(vlm.scheme, pointer=pointer)
     vlm.half().save_pretrained(folder)
     side.save(folder)
-    (folder / "README.md").write_text(card(stage, fonts, measured, blind, sure), encoding="utf-8")
+    (folder / "README.md").write_text(card(stage, fonts, measured, blind, pointer), encoding="utf-8")
     return measured
 
 

@@ -27,7 +27,7 @@ export async function askReader(question) {
       for (const line of parts.map((part) => JSON.parse(part))) {
         if (line.error) throw new Refused(422, line.message);
         if (line.text) said += line.text;
-        if (line.of > 1) $("answer").textContent = `page ${number(line.page)} of ${number(line.of)} ...`;
+        if (line.look) $("answer").textContent = `look ${number(line.look)} of ${number(line.of)} ...`;
         if (line.done) {
           V.answered = line.places || [];
           if (V.answered.length && V.answered[0].frame !== S.t) setTime(V.answered[0].frame);
@@ -35,7 +35,7 @@ export async function askReader(question) {
           said = `${said.trim() || "it is not there"}\n(${notes.filter(Boolean).join("; ")})`;
           redraw();
         }
-        if (!line.page) $("answer").textContent = said;
+        if (!line.look) $("answer").textContent = said;
       }
     }
   });
