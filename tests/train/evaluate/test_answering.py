@@ -2,13 +2,20 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.full_disk import full_disk
 
 from tubelet.errors import InputError, RunError
-from tubelet.train.evaluate.answering import Answer, AnswerFile, Arms
+from tubelet.language.vlm.pages import answer_pages, see_pages, surest
+from tubelet.language.vlm.scheme import Pointer
+from tubelet.reading.clip import Clip
+from tubelet.train.evaluate.answering import Answer, AnswerFile, Arms, answer_questions
+from tubelet.train.evaluate.questions import BenchmarkQuestion
+from tubelet.train.pages.reader import ReaderConfig, build_reader
 
 RUN = {"benchmark": "docvqa", "budget": 4, "frames": (None, 8)}
 
@@ -58,6 +65,21 @@ def test_a_damaged_line_and_another_run(tmp_path: Path):
     path.write_text(path.read_text() + "{}\n" + json.dumps({"id": "2"}) + "\n")
     with pytest.raises(InputError, match="a line is no answer"), AnswerFile(path, RUN):
         pass
+
+
+def test_a_reader_is_asked_look_by_look_as_ask_does(tmp_path: Path):
+    """Every arm: two looks at a page, the likeliest answer, the tokens of both."""
+    sizes = ReaderConfig(hidden=64, heads=2, layers=1, mlp=64, text_layers=1, text_mlp=64, pointing=0)
+    vlm = build_reader(sizes).eval()
+    vlm.scheme = replace(vlm.scheme, pointer=Pointer(0, looks=(1.0, 1.5)))
+    page = Clip(np.random.default_rng(1).integers(0, 256, (1, 96, 128, 3), np.uint8), (0.0,))
+    question = BenchmarkQuestion("1", "Total?", ("page.png",), ("7",), "")
+    with AnswerFile(tmp_path / "answers.jsonl", RUN) as kept:
+        answer_questions(vlm, [question], Arms(("all", "pool"), 4), kept, lambda _: [page], max_new_tokens=5)
+        answers = dict(kept.answers)
+    asked = see_pages(vlm, [page]).ask(vlm, "Total?")
+    assert answers["1", "all"].text == surest(answer_pages(vlm, asked, max_new_tokens=5)).text.strip()
+    assert [answers["1", arm].tokens for arm in ("all", "pool")] == [12 + 24, 2 * 4]
 
 
 def test_arms_that_need_what_is_not_there():

@@ -23,6 +23,7 @@ from torch import Tensor
 from tubelet.errors import ConfigError, InputError, RunError, TubeletError
 from tubelet.language.vlm.chat import ask
 from tubelet.language.vlm.model import VLM, Reduce
+from tubelet.language.vlm.pages import answer_pages, see_pages, surest
 from tubelet.packed import Packed
 from tubelet.reading.clip import Clip
 from tubelet.reduce.methods import Inputs, choose, needs_of
