@@ -241,7 +241,13 @@ def test_a_link_brings_back_the_token_the_rule_and_what_is_drawn(pages: Any, ser
 def test_a_frame_is_sent_as_large_as_it_is_shown(pages: Any):
     page, sent = pages(viewport={"width": 700, "height": 800}), []
     ready(page, "page.png")
-    page.on("response", lambda r: "/api/frame/" in r.url and sent.append((r.url, r.body())))
+
+    def handed_on(route: Any) -> None:
+        answer = route.fetch()
+        sent.append((route.request.url, answer.body()))
+        route.fulfill(response=answer)
+
+    page.route("**/api/frame/**", handed_on)
     page.locator("#file").set_input_files({"name": "wide.png", "mimeType": "image/png", "buffer": png(2000, 400)})
     ready(page, "wide.png")
     with page.expect_response(re.compile("/api/frame/")):

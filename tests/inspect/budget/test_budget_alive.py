@@ -46,7 +46,8 @@ def test_results_are_those_torch_gives(name: str) -> None:
         encoder(p).x.square().mean().backward()
         with torch.no_grad():
             encoder(p)
-    assert compared.seen["aten.mm.default"] > 0 and compared.seen["aten.mm.out"] > 0
+    by_library = compared.seen["aten.mm.out"], compared.seen["mkldnn._linear_pointwise.default"]  # see encoder.kernels
+    assert compared.seen["aten.mm.default"] > 0 and max(by_library) > 0, compared.seen
 
 
 @pytest.mark.parametrize("spans", [("item",), ("item", "frame", "frame")])
