@@ -133,7 +133,7 @@ def test_views(tubelet: Run):
     assert (found["tokens"], found["patches"]) == (660, 3645)
     assert [v["tokens"] for v in found["items"][0]["views"]] == [196, 112, 120, 112, 120]
     assert found["kv_cache_bytes"]["bfloat16"] == 2 * 32 * 32 * 128 * 660 * 2
-    kept = planned(tubelet, *lavida, "--pool", "none", "--join", "flat", "--budget", 980)
+    kept = planned(tubelet, *lavida, "--pool", "none", "--join", "flat", "--keep", 980)
     assert (kept["tokens"], kept["patches"]) == (980, 3645)
     own = planned(tubelet, "--size", "900x400", "--patch", 14, "--views", "336:672x336,336x672", "--pool", "average")
     assert [v["tokens"] for v in own["items"][0]["views"]] == [144] * 3
@@ -191,7 +191,7 @@ def test_the_drawing_is_a_picture(tubelet: Run, tmp_path: Path, more: tuple[obje
         ("--size", "640x480", "--views", "page:384/1.5"),
         ("--size", "640x480", "--views", "page:0"),
         ("--size", "640x480", "--views", "pyramid:672/672", "--pool", "max"),
-        ("--size", "640x480", "--views", "lavida", "--budget", "100"),
+        ("--size", "640x480", "--views", "lavida", "--keep", "100"),
         ("--size", "640x480", "--views", "lavida", "--geometry", "vggt"),
         ("--size", "640x480", "--pool", "max"),
     ],

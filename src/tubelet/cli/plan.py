@@ -57,7 +57,7 @@ class Plan:
     temporal: Annotated[int, option("with --patch: frames in a tubelet (default: 1)", "N")] = 1
     merge: Annotated[int, option("join so many by so many tokens into one (default: 1)", "N")] = 1
     merge_time: Annotated[int, option("and so many rows of time (default: 1)", "N")] = 1
-    budget: Annotated[int | None, option("tokens that are kept of each input, as by tubelet select", "N")] = None
+    keep: Annotated[int | None, option("tokens that stay of each input, as by tubelet select --budget", "N")] = None
     views: Annotated[
         str | None, option("cut pictures into views: lavida, TILE:WxH,..., pyramid:SIDE/TILE,... or page:TILE", "RULE")
     ] = None
@@ -144,10 +144,10 @@ class Plan:
         views = view_rule(self.views, self.pool, self.join)
         own = None if outline is None else outline.views()
         if views is None and own is not None:  # rows that are chosen are joined without more ado
-            views = own if self.budget is None else replace(own, pool=None, join="flat", most=None)
+            views = own if self.keep is None else replace(own, pool=None, join="flat", most=None)
         tiled = isinstance(views, ViewRule)
-        if tiled and self.budget is not None and (views.pool is not None or views.join != "flat"):
-            raise UsageError("--budget takes the place of pooling: add --pool none --join flat")
+        if tiled and self.keep is not None and (views.pool is not None or views.join != "flat"):
+            raise UsageError("--keep takes the place of pooling: add --pool none --join flat")
         if views is not None and after.geometry is not None:
             raise UsageError("--geometry sees whole frames, so it does not go with --views")
         sources: Any = () if given is None else given.sources
@@ -186,7 +186,7 @@ class Plan:
         return OK
 
     def _checked(self, most_bytes: int | None) -> None:
-        for flag in ("patch", "temporal", "merge", "merge_time", "budget", "llm_width", "fit_tokens"):
+        for flag in ("patch", "temporal", "merge", "merge_time", "keep", "llm_width", "fit_tokens"):
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise UsageError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
@@ -217,7 +217,7 @@ class Plan:
         after = Downstream(
             space=self.merge,
             time=self.merge_time,
-            select=self.budget,
+            select=self.keep,
             llm=None if self.llm is None else LANGUAGE[self.llm],
             llm_width=self.llm_width,
             projector=self.projector,
