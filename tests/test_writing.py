@@ -77,8 +77,8 @@ def source(kind: str, seed: int) -> Path:
     """What is converted."""
     folder = Path(tempdir()) / f"{kind}{seed}"
     if kind == "encoder":
-        return tubelet.save_encoder(encoder(seed), folder)
-    folder.mkdir()
+        return tubelet.save_encoder(encoder(seed), folder, overwrite=True)
+    folder.mkdir(exist_ok=True)  # a full disk may have ended it half way
     return tubelet.save_projector(projector(seed), folder / "mm_projector.safetensors")
 
 
