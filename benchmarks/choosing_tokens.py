@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness import save
+from tubelet.encoder.kernels import kept_in
 from tubelet.errors import InputError
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import Item, Packed, pack
@@ -418,7 +419,7 @@ def folder_of(bench: Bench, options: argparse.Namespace) -> Path:
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
     settings = {k: v for k, v in vars(options).items() if k not in ("model", "seeds", "quick")}
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    return Path.home() / ".cache" / "tubelet" / "choosing" / digest.hexdigest()[:16]
+    return kept_in() / "choosing" / digest.hexdigest()[:16]
 
 
 def line(by_budget: Mapping[int, Mapping[str, float]]) -> str:

@@ -180,7 +180,6 @@ class Ask:
         most, temperature = self.max_new_tokens, self.temperature
         with progress(terminal, len(asked.pages), "looks") as tick:
             tick("asking", 0)
-
             answers = answer_pages(
                 vlm, asked, max_new_tokens=most, temperature=temperature, tick=partial(tick, "asking")
             )

@@ -89,7 +89,7 @@ def able(dtype: torch.dtype) -> bool:
     with torch.inference_mode():
         try:
             got = linear(rows, weight, bias, "gelu")
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError:  # NotImplementedError is one
             return False
     return torch.allclose(got.float(), want, atol=1e-5 if dtype == torch.float32 else 5e-2, rtol=1e-2)
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tubelet.train.evaluate.questions import read_questions
 from tubelet.train.pages.evaluate import constants
 from tubelet.train.pages.fonts import Fonts
 from tubelet.train.pages.page import ABSENT, LAYOUTS, SCOPE_A, Page, PageRecipe, print_page
-from tubelet.train.pages.words import MEANINGS
+from tubelet.train.pages.words import FIRST, MEANINGS, Words
 from tubelet.train.pages.write import write_pages
 
 EVERY = tuple((name, 1.0) for name in LAYOUTS)
@@ -182,3 +183,20 @@ def test_pages_are_asked_in_the_words_they_were_printed_with(fonts: Fonts, tmp_p
     ]
     assert ("",) in [q.accepted for q in read]
     assert all(Path(q.file).exists() for q in read)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+@pytest.mark.parametrize("name", ["absent", "misspelt"])
+def test_shares_lie_in_zero_to_one(name: str, share: float):
+    with pytest.raises(InputError, match=f"{name} is a share from 0 to 1, got {share}"):
+        PageRecipe(**{name: share})  # pyright: ignore[reportArgumentType]
+
+
+def test_misspelt_words_keep_their_length_and_case():
+    """Drawn as without it where none is misspelt; all of them otherwise, in large letters and small ones."""
+    plain, same = Words(Random(3)), Words(Random(3), misspelt=0.0)
+    assert [plain.pick(FIRST) for _ in range(20)] == [same.pick(FIRST) for _ in range(20)]
+    words = [Words(Random(n), misspelt=1.0).pick(FIRST) for n in range(200)]
+    assert sum(word not in FIRST for word in words) > 180
+    assert all(word[0].isupper() and word[1:].islower() for word in words)
+    assert {len(word) for word in words} <= {len(word) for word in FIRST}

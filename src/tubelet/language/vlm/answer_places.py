@@ -18,7 +18,7 @@ from tubelet.language.vlm.batch import PromptBatch
 from tubelet.language.vlm.chat import Question
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import Packed
-from tubelet.shapes import Int64
+from tubelet.shapes import Bool, Int64
 
 LEAST = 0.25  # of an answer's tokens, that were read in one place, for the place to be told
 
@@ -84,16 +84,21 @@ def locate_answers(
         lm.set_attn_implementation(before)
     saying = slice(prompt - 1, prompt - 1 + length)  # the token before each
     likely = out.logits[:, saying].float().log_softmax(-1).gather(2, said[..., None])[..., 0]
-    ends = speaker.generation_config.eos_token_id
-    ended = torch.isin(said, torch.tensor(ends if ends is not None else [], device=said.device).reshape(-1))
-    behind = ended.long().cumsum(1) - ended.long() > 0
+    end = ended(vlm, said)
+    behind = end.long().cumsum(1) - end.long() > 0
     likely = likely.masked_fill(behind, 0.0).sum(1).exp().tolist()
     shares = out.attentions[pointer.layer][:, pointer.head, saying, :prompt]
     found = []
-    for own, probability, share, seen, words in zip(rows, likely, shares, ready.visual, ~(ended | behind), strict=True):
+    for own, probability, share, seen, words in zip(rows, likely, shares, ready.visual, ~(end | behind), strict=True):
         places = places_of(own, share[:, seen][words].argmax(1))
         found.append(LocatedAnswer(probability, probability >= pointer.sure, places))
     return found
+
+
+def ended(vlm: VLM, said: Int64[Tensor, "B G"]) -> Bool[Tensor, "B G"]:
+    """Which ids of answers end one."""
+    ends = vlm.speaker.generation_config.eos_token_id
+    return torch.isin(said, torch.tensor([] if ends is None else ends, device=said.device).reshape(-1))
 
 
 def places_of(rows: Packed, read: Int64[Tensor, " n"]) -> tuple[Place, ...]:

@@ -7,14 +7,14 @@ pictures, frames of clips  ->  one encoding  ->  rows of each page  ->  its prom
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from tubelet.language.placing.prompt import pad
-from tubelet.language.vlm.answer_places import LocatedAnswer, locate_answers
+from tubelet.language.vlm.answer_places import LocatedAnswer, ended, locate_answers
 from tubelet.language.vlm.batch import beside
 from tubelet.language.vlm.chat import (
     Question,
@@ -58,11 +58,10 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pages:
-    """Every look at each page of all clips, in order. clips, patches, rows: as of a `Question` about them together, the
-    first look."""
+    """Every look at each page of all clips, in order. clips, rows: as of a `Question` about them together, the first
+    look."""
 
     clips: tuple[Clip, ...]
-    patches: Packed
     rows: VisualRows
     pages: tuple[Page, ...]
 
@@ -77,15 +76,14 @@ class Pages:
             ready = vlm.ready(page.rows, batch.input_ids, attention_mask=batch.attention_mask)
             about = Question((page.still,), (page.side,), page.patches, page.rows, text, ready)
             asked.append(PageQuestion(page.clip, page.row, about))
-        return PageQuestions(self.clips, self.patches, self.rows, tuple(asked))
+        return PageQuestions(self.clips, self.rows, tuple(asked))
 
 
 @dataclass(frozen=True, eq=False)
 class PageQuestions:
-    """The question to each look at every page. clips, patches, rows: as of `Pages`."""
+    """The question to each look at every page. clips, rows: as of `Pages`."""
 
     clips: tuple[Clip, ...]
-    patches: Packed
     rows: VisualRows
     pages: tuple[PageQuestion, ...]
 
@@ -106,6 +104,9 @@ class PageAnswer(NamedTuple):
     text: str
     tokens: int
     found: LocatedAnswer
+
+
+Said = TypeVar("Said", Answer, PageAnswer)
 
 
 @torch.no_grad()
@@ -136,7 +137,7 @@ def see_pages(vlm: VLM, clips: Sequence[Clip]) -> Pages:
         for times in (() if vlm.scheme.pointer is None else vlm.scheme.pointer.looks[1:])
         for look in _looks(vlm, pages, times, cut)
     ]
-    return Pages(seen, patches, rows, tuple(sorted([*pages, *more], key=lambda page: (page.clip, page.row))))
+    return Pages(seen, rows, tuple(sorted([*pages, *more], key=lambda page: (page.clip, page.row))))
 
 
 def _looks(vlm: VLM, pages: Sequence[Page], times: float, cut: Scheme) -> Iterator[Page]:
@@ -153,10 +154,11 @@ def _looks(vlm: VLM, pages: Sequence[Page], times: float, cut: Scheme) -> Iterat
         return
     stills = [still for _, still in wanted]
     large = patchify_clips(stills, cut)
-    items = [
-        replace(item, box=tuple(edge * page.still.width / still.width for edge in item.box))
-        for item, (page, still) in zip(large.items, wanted, strict=True)
-    ]
+    items = []
+    for item, (page, still) in zip(large.items, wanted, strict=True):
+        across, down = page.still.width / still.width, page.still.height / still.height
+        left, top, right, bottom = item.box
+        items.append(replace(item, box=(left * across, top * down, right * across, bottom * down)))
     patches = Packed(large.x, large.pos, tuple(items), large.lengths)
     rows = vlm.encode(patches)
     sides = sides_of(stills, patches, rows.tokens, vlm.scheme)
@@ -189,7 +191,7 @@ def answer_pages(
     return tuple(likeliest(list(own)) for _, own in pages)
 
 
-def likeliest(looks: Sequence[PageAnswer]) -> PageAnswer:
+def likeliest(looks: Sequence[Said]) -> Said:
     """What a page says: the likeliest of its looks' answers, at the tokens of all."""
     best = max(looks, key=lambda look: look.found.probability)
     return best._replace(tokens=sum(look.tokens for look in looks))
@@ -202,13 +204,11 @@ def answer_each(
 
     Cost: one generation and one more forward for so many. Raises ConfigError for a model none of whose heads points.
     """
-    ids = vlm.speaker.generation_config.eos_token_id
-    ends = torch.tensor([] if ids is None else ids, device=vlm.device).reshape(-1)
     for some in _batched(questions, TOGETHER):
         ready = beside([one.ready for one in some])
         said = vlm.generate(ready, max_new_tokens=max_new_tokens, temperature=temperature)
         found = locate_answers(vlm, ready, [one.rows.tokens for one in some], said)
-        lengths = (torch.isin(said, ends).long().cumsum(1) == 0).sum(1) + 1  # with the end
+        lengths = (ended(vlm, said).long().cumsum(1) == 0).sum(1) + 1  # with the end
         texts = vlm.tokenizer.batch_decode(said, skip_special_tokens=True)
         for text, length, one in zip(texts, lengths.clamp(max=said.shape[1]).tolist(), found, strict=True):
             yield Answer(text, length, one)

@@ -52,7 +52,6 @@ def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], bli
         constant="none" if constant is None else f'"{constant.answer}", {100 * constant.share:.1f} %',
         fonts=fonts.sha256,
         families=len({face.family for face in fonts.faces}),
-        seed=stage.train.seed,
         scope=", ".join(name for name, _ in SCOPE_A),
         torch=torch.__version__,
         python=platform.python_version(),
@@ -123,8 +122,8 @@ choice: {fonts}); no page of anyone's, no weights of others. Training read no pa
 ## How it is made again
 {commands}
     python -m tubelet.train.pages.ship examples/reader/{last}.yaml FOLDER
-Seed {seed}, {machine}; measured with torch {torch} and Python {python}. Shares of right letters, pointers, bytes and
-whole answers over the batches that were trained on, in float32:
+Seeds as the files say, {machine}; measured with torch {torch} and Python {python}. Shares of right letters, pointers,
+bytes and whole answers over the batches that were trained on, in float32:
 
 {curves}
 

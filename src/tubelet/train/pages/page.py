@@ -78,8 +78,10 @@ class PageRecipe:
     def __post_init__(self) -> None:
         if any(side % UNIT or side < 3 * UNIT for size in self.sizes for side in size) or not self.sizes:
             raise InputError(f"sides of a page are multiples of {UNIT}, from {3 * UNIT}", expected=UNIT, got=self.sizes)
-        if not 0 <= self.absent <= 1:
-            raise InputError(f"absent is a share from 0 to 1, got {self.absent}", got=self.absent)
+        for name in ("absent", "misspelt"):
+            if not 0 <= getattr(self, name) <= 1:
+                share = getattr(self, name)
+                raise InputError(f"{name} is a share from 0 to 1, got {share}", limit=1, got=share)
         if not 8 <= self.em[0] <= self.em[1]:
             raise InputError("em is a range of pixels from 8", limit=8, got=self.em)
         unknown = [name for name, _ in self.mix if name not in LAYOUTS]

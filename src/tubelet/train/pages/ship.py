@@ -19,7 +19,7 @@ from tubelet.errors import ConfigError
 from tubelet.language.vlm.cache import FeatureCache
 from tubelet.language.vlm.chat import Question as Asked
 from tubelet.language.vlm.model import VLM
-from tubelet.language.vlm.pages import PageQuestions, answer_each, see_pages
+from tubelet.language.vlm.pages import PageQuestions, answer_each, likeliest, see_pages
 from tubelet.reading.clip import Clip
 from tubelet.train.config import read_config
 from tubelet.train.pages.card import card, told
@@ -85,7 +85,7 @@ def read_pages(
     answers = answer_each(vlm, questions(), max_new_tokens=LONGEST)
     for first in answers:
         page, question, looks = asked.pop(0)
-        found = max([first, *islice(answers, len(looks.pages) - 1)], key=lambda look: look.found.probability)
+        found = likeliest([first, *islice(answers, len(looks.pages) - 1)])
         places = found.found.places
         inside = bool(places) and question.box is not None and _touch(places[0].box, question.box)
         out.append(Said(page, question, found.text, found.found.probability, inside))
