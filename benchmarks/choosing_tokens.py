@@ -194,7 +194,7 @@ class Bench:
         rows, places = small.x.split(small.lengths), {number: i for i, number in enumerate(pages)}
         at = [places[one.seen.page.number] for one in asked]
         items = [replace(small.items[i], picture=n) for n, i in enumerate(at)]
-        return pack([rows[i] for i in at], items, merge=self.vlm.scheme.pixels.merge)
+        return pack([rows[i] for i in at], items)
 
     def _words(self, kind: str, text: str) -> Tensor:
         if kind == "spelled":
