@@ -165,10 +165,9 @@ class Kept:
         self.said: dict[str, Any] = json.loads(self.notes.read_text()) if self.notes.exists() else {}
 
     def memory(self, sizes: Sequence[int], only: Sequence[str], dtypes: Sequence[Dtype]) -> None:
-        """Peaks at each of the sizes, of the peers that are not at their end."""
+        """Peaks at each of the sizes."""
         for name, size, dtype, of in self._points(sizes, only, dtypes):
-            half = self.said[dtype][name].get(str(size // 2), {}).get("peak_bytes", {})
-            peers = [t.peer for t in SWEEPS[name].towers if not half or 2 * half.get(t.peer, MOST_BYTES) <= MOST_BYTES]
+            peers = self._peers(name, size, dtype)
             if self.scale is TOY:
                 of["peak_bytes"] = peaks(SWEEPS[name], TOY, size, dtype, peers)
             else:
@@ -176,10 +175,18 @@ class Kept:
             self._note(name, size, dtype, {n: f"{b / MIB:.0f} MiB" for n, b in of["peak_bytes"].items()})
 
     def turn(self, sizes: Sequence[int], only: Sequence[str], dtypes: Sequence[Dtype]) -> None:
-        """Times at each of the sizes, of what memory was measured of."""
+        """Times at each of the sizes."""
         for name, size, dtype, of in self._points(sizes, only, dtypes):
-            of |= seconds(SWEEPS[name], self.scale, size, dtype, list(of["peak_bytes"]))
+            of |= seconds(SWEEPS[name], self.scale, size, dtype, self._peers(name, size, dtype))
             self._note(name, size, dtype, {n: f"{t['wall_s']:.3f} s" for n, t in of["times"].items()})
+
+    def _peers(self, name: str, size: int, dtype: Dtype) -> list[str]:
+        """Those that will not take too much, by the next smaller size of known memory."""
+        known = {int(k): of["peak_bytes"] for k, of in self.said[dtype][name].items() if "peak_bytes" in of}
+        peers, last = [t.peer for t in SWEEPS[name].towers], max((k for k in known if k < size), default=None)
+        if last is None:
+            return peers
+        return [n for n in peers if n in known[last] and known[last][n] * size <= MOST_BYTES * last]
 
     def _points(
         self, sizes: Sequence[int], only: Sequence[str], dtypes: Sequence[Dtype]

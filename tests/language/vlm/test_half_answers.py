@@ -41,7 +41,7 @@ def test_first_ids_of_random_models(tmp_path: Path, record_property: Say) -> Non
         for dtype, ids in said.items():
             vlm = VLM.from_pretrained(tmp_path / kind, dtype=dtype)
             small(vlm)
-            ids += [int(vlm(ready)[0, -1].argmax()) for ready in prompts(vlm, 8)]
+            ids += [int(vlm(ready)[0, -1].argmax()) for ready in prompts(vlm, 15)]
     hold(said, record_property, "first ids of random models")
 
 
