@@ -6,6 +6,9 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from threading import enumerate as enumerate_threads
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.reading.video.video_clips import encoded, numbered
 
+import tubelet.pixels.stream as stream_module
 from tubelet.errors import DecodeError, InputError, LimitError, TubeletError, UnsupportedFormat
 from tubelet.packed import Packed
 from tubelet.packed.grid import Grid, Item
@@ -132,6 +136,44 @@ def test_an_iterable_is_read_as_far_as_needed():
     three = list(itertools.islice(stream(without_end(), RECIPE, max_inputs=2, workers=2), 3))
     assert [s.index for part in three for s in part.sources] == [0, 1, 2, 3, 4, 5]
     assert len(taken) < 20
+
+
+def test_the_next_pack_is_read_while_the_caller_works_on_one(files: list[Path], monkeypatch: pytest.MonkeyPatch):
+    begun: SimpleQueue[int] = SimpleQueue()
+    really = stream_module.load_planned
+
+    def noting(*args: Any, first: int, **options: Any) -> Any:
+        begun.put(first)
+        return really(*args, first=first, **options)
+
+    monkeypatch.setattr(stream_module, "load_planned", noting)
+    parts = stream(files, RECIPE, JOB, max_inputs=2)
+    for first in (0, 2, 4):
+        loaded = next(parts)
+        assert [s.index for s in loaded.sources] == [first, first + 1]
+        if first == 0:
+            assert begun.get(timeout=30) == 0
+        if first < 4:
+            assert begun.get(timeout=30) == first + 2  # nobody has asked for it
+    assert next(parts, None) is None
+    assert begun.empty()
+
+
+def test_progress_is_told_in_the_callers_thread_before_the_pack(files: list[Path]):
+    told: list[tuple[int, int]] = []
+    parts = stream(files, RECIPE, JOB, max_inputs=2, progress=lambda done, _: told.append((done, get_ident())))
+    counts = [(len(told), loaded.sources[-1].index + 1) for loaded in parts]
+    assert counts == [(2, 2), (4, 4), (6, 6)]
+    assert {ident for _, ident in told} == {get_ident()}
+
+
+def test_a_stream_that_is_left_leaves_no_thread(files: list[Path]):
+    before = set(enumerate_threads())
+    parts = stream(itertools.cycle(files), RECIPE, JOB, max_inputs=2)
+    next(parts)
+    assert set(enumerate_threads()) - before
+    parts.close()
+    assert set(enumerate_threads()) == before
 
 
 def test_what_is_in_memory_already(files: list[Path]):
