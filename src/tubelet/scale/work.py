@@ -168,7 +168,8 @@ class Worker:
             isolate = self._isolate("always" if careful else options.isolate, files)
             how: dict[str, Any] = {"max_rows": most, "max_inputs": 1 if careful else MAX_INPUTS, "isolate": isolate}
             sources = self._sources(files, isolate)
-            packs = stream(sources, options.recipe, options.job, **how, on_error="skip", workers=self.readers)
+            how |= {"on_error": "skip", "workers": self.readers, "ahead": True}
+            packs = stream(sources, options.recipe, options.job, **how)
             everything = range(len(files))
             yield from ((everything, loaded) for loaded in packs)
             return
