@@ -2,6 +2,7 @@
 
     python benchmarks/float_rows.py            640 x 480, 1920 x 1080, 4032 x 3024, mixed, on one core and on all:
                                                results/float_rows.json
+    python benchmarks/float_rows.py --cores 2  a part of it, in two minutes
     python benchmarks/float_rows.py --only vga,hd --rounds 3    some of them, nothing written
 
 Both doors that give such rows, `normalise(load_patches(...))` and `TubeletImageProcessor`, against the torchvision
@@ -77,6 +78,7 @@ def on_cores(count: int, words: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Files to float32 rows, against transformers' processor.")
     parser.add_argument("--only", help="sets with commas; nothing is written")
+    parser.add_argument("--cores", type=int, nargs="+", help="these alone, beside the results there are")
     parser.add_argument("--rounds", type=int, default=FULL.rounds)
     parser.add_argument("--media", type=Path, default=Path(tempfile.gettempdir()) / "tubelet-bench-media")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -87,8 +89,9 @@ def main() -> None:
         results = {name: run(given.media, counts, given.rounds, f"{name}, {title}") for name, counts in chosen.items()}
         given.out.write_text(json.dumps({title: results}))
         return
-    found: dict[str, Any] = {}
-    for count in sorted({1, CORES}):
+    stored = harness.RESULTS / "float_rows.json"
+    found: dict[str, Any] = {} if given.cores is None else json.loads(stored.read_text())["results"]
+    for count in given.cores or sorted({1, CORES}):
         found |= on_cores(count, sys.argv[1:])
         if given.only is None:
             harness.save("float_rows", found)

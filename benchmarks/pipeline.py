@@ -159,16 +159,17 @@ class Kept:
         """The ways in turns, ours twice in each round."""
         if case not in self.said["difference"]:
             self.said["difference"][case] = apart(self.cases[case], self.paths)
-        found: dict[str, list[dict[str, float]]] = {}
         with _running(case, ways, self.folder, toys=self.toys) as running:
             order = [*ways, *(way + AGAIN for way in ways[:1])]
+            self.said["runs"].append({"case": case, "found": {name: [] for name in order}})
             for i in range(rounds):
+                one = {}
                 for name in reversed(order) if i % 2 else order:
-                    one = running[name.removesuffix(AGAIN)].run()
-                    found.setdefault(name, []).append(one)
-                    print(f"{case}: {name}", {k: round(v, 2) for k, v in one.items()}, flush=True)
-        self.said["runs"].append({"case": case, "found": found})
-        self.notes.write_text(json.dumps(self.said, indent=1))
+                    one[name] = running[name.removesuffix(AGAIN)].run()
+                    print(f"{case}: {name}", {k: round(v, 2) for k, v in one[name].items()}, flush=True)
+                for name, found in one.items():
+                    self.said["runs"][-1]["found"][name].append(found)
+                self.notes.write_text(json.dumps(self.said, indent=1))  # whole rounds, whatever becomes of the next
 
     def result(self) -> dict[str, Any]:
         """Of each case the comparison with most rounds, and the seconds of all that was ever tried."""
