@@ -26,10 +26,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from harness import save
 from tubelet.encoder.kernels import kept_in
 from tubelet.errors import InputError
+from tubelet.language.project.projector import Linear
 from tubelet.language.vlm.model import VLM
 from tubelet.packed import Item, Packed, pack
 from tubelet.reading.clip import Clip
@@ -38,7 +40,6 @@ from tubelet.reduce.methods import Inputs, choose
 from tubelet.reduce.relevance import content_words
 from tubelet.reduce.settings import Settings
 from tubelet.reduce.spelled_text import SpelledText
-from tubelet.train.lora import Lora, add_lora
 from tubelet.train.pages.batch import patches_of
 from tubelet.train.pages.fonts import Fonts, find_fonts
 from tubelet.train.pages.labels import IGNORED
@@ -48,6 +49,7 @@ from tubelet.train.pages.spelling import rows_on
 
 BUDGETS, ADAPTED = (12, 25, 50), 25
 DRAWS = 20  # of random
+RANK = 32  # of the adapters
 TESTED, TRAINED = 5_000_000, 6_000_000  # numbers of the first pages
 TESTS = PageRecipe(seed=95, sizes=((320, 320),), absent=0.3, held_fonts=True, held_words=True)
 TRAINS = PageRecipe(seed=96, sizes=((320, 320),), absent=0.3)
@@ -107,6 +109,19 @@ ARMS = (
     Arm("boxes of the answers", "boxes"),
 )
 CLAIM, AGAINST, BESIDE = "SHIRG corrected", "pooled", ("smaller page", "CDPruner")
+
+
+class LowRank(nn.Module):
+    """W + B A: the adapter of LoRA on one matrix, which is what it was until B is trained."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.empty(RANK, weight.shape[1]))
+        self.b = nn.Parameter(torch.zeros(weight.shape[0], RANK))
+        nn.init.kaiming_uniform_(self.a, 5**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.b @ self.a
 
 
 class Kept:
@@ -194,7 +209,7 @@ class Bench:
         rows, places = small.x.split(small.lengths), {number: i for i, number in enumerate(pages)}
         at = [places[one.seen.page.number] for one in asked]
         items = [replace(small.items[i], picture=n) for n, i in enumerate(at)]
-        return pack([rows[i] for i in at], items, merge=self.vlm.scheme.pixels.merge)
+        return pack([rows[i] for i in at], items)
 
     def _words(self, kind: str, text: str) -> Tensor:
         if kind == "spelled":
@@ -242,24 +257,23 @@ class Bench:
         self, kept: Sequence[Tensor], asked: Sequence[Asked], *, steps: int, batch: int, lr: float, seed: int
     ) -> nn.Module:
         """The projector with an adapter trained to answer from these rows."""
-        assert self.vlm.projector is not None
-        holder = nn.ModuleDict({"projector": copy.deepcopy(self.vlm.projector)})
+        projector = copy.deepcopy(self.vlm.projector)
+        assert isinstance(projector, Linear)
         torch.manual_seed(seed)
-        names = [n for n, m in holder.named_modules() if isinstance(m, nn.Linear)]
-        add_lora(holder, Lora(tuple(names), rank=32, alpha=32, dropout=0.0))
-        learned = [p for p in holder.parameters() if p.requires_grad]
+        parametrize.register_parametrization(projector, "weight", LowRank(projector.weight))
+        learned = [p for p in projector.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
         order = np.random.default_rng(seed)
         for _ in range(steps):
             some = order.choice(len(asked), batch, replace=False)
-            logits, wanted, _ = self.logits(holder["projector"], [kept[i] for i in some], [asked[i] for i in some])
+            logits, wanted, _ = self.logits(projector, [kept[i] for i in some], [asked[i] for i in some])
             loss = F.cross_entropy(logits, wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        return holder["projector"].eval()
+        return projector.eval()
 
 
 def named(text: str) -> bool:

@@ -218,10 +218,15 @@ def cleared() -> None:
         for pid, _ in there:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+        reap()
         time.sleep(0.05)
+
+
+def reap() -> None:
+    """Forget the processes that have ended, whose CPU seconds would be counted again."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def resumed(method: str, files: Path, out: Path, wall_s: float) -> dict[str, float]:
@@ -231,7 +236,8 @@ def resumed(method: str, files: Path, out: Path, wall_s: float) -> dict[str, flo
     first.send_signal(signal.SIGKILL)
     first.wait()
     at_work = len(list(out.glob("attempts/*")))
-    time.sleep(2.0)
+    time.sleep(2.0)  # what it had started ends by itself
+    reap()
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     again = timed(method, files, out)
     there = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}

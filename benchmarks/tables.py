@@ -7,7 +7,7 @@ python benchmarks/tables.py --check    exit 1 when either is not what the result
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 BEGIN, END = "<!-- numbers: made by benchmarks/tables.py -->", "<!-- end of numbers -->"
 AGAIN = " (again)"
+COLUMNS = "columns"  # of a curve: lists of one length by their heading
 HEAD = """# Numbers
 
 Made by `python benchmarks/tables.py` from `benchmarks/results/*.json`; do not edit. Each result is one run of the
@@ -80,14 +81,16 @@ def _machine(run: Mapping[str, Any]) -> str:
 def _section(node: Mapping[str, Any], level: int) -> list[str]:
     """Plain values first, as a list; then tables and, one heading deeper, what lies below."""
     parts: list[str] = []
-    plain = {k: v for k, v in node.items() if not _has_report(v)}
+    plain = {k: v for k, v in node.items() if not _has_table(v)}
     if plain:
         parts.append("".join(f"- {_words(k)}: {_value(v)}\n" for k, v in plain.items()))
     for key, value in node.items():
-        if not _has_report(value):
+        if not _has_table(value):
             continue
         parts.append(f"{'#' * min(level, 6)} {_words(key)}\n")
-        if "times" in value:
+        if COLUMNS in value:
+            parts.append(_columns(value[COLUMNS]))
+        elif "times" in value:
             extra = {k: v for k, v in value.items() if k not in ("times", "ratios", "control", "noisy")}
             parts += _section(extra, level + 1) if extra else []
             parts.append(_table(next(reports(value))))
@@ -96,8 +99,18 @@ def _section(node: Mapping[str, Any], level: int) -> list[str]:
     return parts
 
 
-def _has_report(node: object) -> bool:
-    return next(reports(node), None) is not None
+def _has_table(node: object) -> bool:
+    if not isinstance(node, Mapping):
+        return False
+    return COLUMNS in node or {"times", "ratios"} <= node.keys() or any(map(_has_table, node.values()))
+
+
+def _columns(columns: Mapping[str, Sequence[object]]) -> str:
+    """A curve's numbers: a line for each point, "" where there is none."""
+    points = zip(*columns.values(), strict=True)
+    told = [["" if value is None else _value(value) for value in point] for point in points]
+    lines = [f"| {' | '.join(line)} |" for line in ([_words(name) for name in columns], *told)]
+    return "\n".join([lines[0], "|" + "--:|" * len(columns), *lines[1:]]) + "\n"
 
 
 def _table(report: Report) -> str:

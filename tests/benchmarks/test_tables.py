@@ -54,6 +54,15 @@ def test_the_page_has_every_time_ratio_and_plain_value(modules: tuple[ModuleType
     assert "noisy:" not in text.split("## encoder")[1]
 
 
+def test_a_curve_is_a_table_of_its_points(modules: tuple[ModuleType, ModuleType], tmp_path: Path):
+    harness, tables = modules
+    columns = {"tokens": [992, 2016], "tubelet": [0.08, 0.164], "peer": [0.3, None]}
+    path = harness.save("growth", {"float32": {"padding": 2.54, "seconds": {"columns": columns}}}, folder=tmp_path)
+    text = tables.page({"growth": json.loads(path.read_text())})
+    assert "### float32\n\n- padding: 2.54\n\n#### seconds\n" in text
+    assert "| tokens | tubelet | peer |\n|--:|--:|--:|\n| 992 | 0.08 | 0.3 |\n| 2,016 | 0.164 |  |\n" in text
+
+
 def test_a_noisy_run_says_so_and_counts_by_cpu_time(modules: tuple[ModuleType, ModuleType], tmp_path: Path):
     harness, tables = modules
     results = stored(harness, tmp_path, again=1.3)

@@ -36,6 +36,29 @@ def test_help_and_usage_errors_do_not_load_torch(args: list[str]):
     assert subprocess.run([sys.executable, "-c", code, *args], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["encode", "wide.png", "--out", "o.png"],
+        ["encode", "gone.png", "--out", "o.safetensors"],
+        ["select", "wide.png", "--budget", "0"],
+        ["select", "gone.png", "--budget", "9"],
+        ["compare", "gone.png", "--budget", "9"],
+        ["show", "gone.png", "--out", "o.png"],
+        ["ask", "gone.png", "what?"],
+        ["plan", "wide.png", "--model", "siglipp"],
+        ["serve", "gone.png"],
+    ],
+)
+def test_what_is_wrong_with_files_and_numbers_is_told_without_torch(args: list[str], files: dict[str, Path]):
+    code = "import sys; from tubelet.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, *args]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=files["wide"].parent)
+    assert ran.stdout in ("1 False\n", "2 False\n")
+    assert ran.stderr.startswith("tubelet: ")
+    assert ran.stderr.count("\n") == 1
+
+
 def test_a_missing_file_is_one_line(tubelet: Run, model: Path):
     told = tubelet("encode", "gone.png", "--model", model, "--out", "o.safetensors")
     assert told.returncode == 1

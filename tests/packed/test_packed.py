@@ -17,7 +17,7 @@ import tubelet
 from tubelet import Grid, Item, Packed, concat, pack
 from tubelet.errors import InputError, NotFinite, RunError, ShapeError, UnsafeFile
 from tubelet.packed import MAX_ROWS, positions
-from tubelet.packed.file import FORMAT
+from tubelet.packed.header import FORMAT
 from tubelet.packed.padded import from_padded, to_padded
 
 

@@ -14,7 +14,8 @@ import tubelet
 from tubelet.errors import ConfigError, InputError, NotFinite, ShapeError
 from tubelet.packed import Item, Packed, pack
 from tubelet.reduce.groups import Per, groups_of
-from tubelet.reduce.relevance import WORDS, Words, content_words, in_joint_space, relevance
+from tubelet.reduce.relevance import WORDS, content_words, in_joint_space, relevance
+from tubelet.reduce.settings import Words
 
 LAWS = settings(deadline=None)
 

@@ -24,9 +24,11 @@ from tubelet.inspect.draw.cells import layers_of
 from tubelet.language.placing.place import place
 from tubelet.language.placing.rules import QWEN2_5_VL, TokenIds
 from tubelet.packed.order import rows_in
+from tubelet.pixels.views_plan import ViewRule
 from tubelet.reduce.encoded import EncodedFile, encode_file
 from tubelet.reduce.methods import METHODS, choose
 from tubelet.web.api import PAGE, RECEIVED, TURN, Api
+from tubelet.web.costs import costs
 from tubelet.web.look import NEVER
 
 
@@ -299,6 +301,16 @@ def test_costs_are_those_of_the_planner(app: Any, encoder: Encoder):
     assert (told["tokens"], told["patches"], told["flop"]) == (300, found.patches, found.flop)
     assert told["memory_bytes"] == found.memory().total_bytes
     assert told["kv_bytes"] == found.kv_bytes()
+
+
+def test_chosen_rows_of_views_are_neither_pooled_nor_joined(encoder: Encoder):
+    side = 4 * encoder.config.pixels.patch
+    rule = ViewRule(side, ((side, 2 * side), (2 * side, side)), pool="bilinear", join="unpad")
+    asked = {"width": "80", "height": "160", "budget": "9"}
+    told = costs(asked, encoder.config, rule)
+    assert told == costs(asked, encoder.config, replace(rule, pool=None, join="flat"))
+    assert told["tokens"] == 9
+    assert told["patches"] == 3 * 4 * 4  # the whole and two tiles
 
 
 @pytest.mark.parametrize(

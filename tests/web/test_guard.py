@@ -7,7 +7,7 @@ from tests.web.asgi import HOST, TOKEN, ask
 
 from tubelet.web.guard import HEADERS, Guard, Rules, local_hosts
 
-RULES = Rules(TOKEN, local_hosts(8000), max_body_bytes=1000, body_s=0.3, idle_s=0.1)
+RULES = Rules(TOKEN, local_hosts(8000), max_body_bytes=1000, body_s=0.3, idle_s=0.1, refusal_s=0.0)
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -91,6 +91,21 @@ def test_a_body_is_counted_while_it_comes():
 def test_a_body_that_does_not_come_is_not_waited_for():
     assert ask(APP, "/api/open", method="POST", body=[b"x", b""], pause_s=0.5).status == 408  # between two pieces
     assert ask(APP, "/api/open", method="POST", body=[b"x"] * 50, pause_s=0.02).status == 408  # all in all
+
+
+def test_a_refusal_waits_so_that_strangers_leave_the_machine_to_others(monkeypatch: pytest.MonkeyPatch):
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("tubelet.web.guard.asyncio.sleep", sleep)
+    rules = Rules(TOKEN, local_hosts(8000), 1000)
+    for token, code in ((TOKEN, 200), ("x" * 22, 401)):
+        headers = [("host", HOST), ("x-tubelet-token", token)]
+        assert ask(Guard(echo, rules), "/api/about", headers=headers).status == code
+    assert waited == [rules.refusal_s]
+    assert rules.refusal_s > 0
 
 
 def test_headers_are_bounded_also_where_they_come_at_once():

@@ -41,6 +41,11 @@ COLOURS = """canvas => {
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
   return [new Set(new Uint32Array(pixels.buffer)).size, Array.from(pixels.slice(0, 3))];
 }"""
+CARRIED = """([name, bytes]) => {
+  const carried = new DataTransfer();
+  carried.items.add(new File([Uint8Array.from(bytes)], name, {type: "image/png"}));
+  return carried;
+}"""
 ASK_SCORES = """async ([token, method]) => {
   const doc = document.body.dataset.drawn.split(" ")[0];
   const answer = await fetch(`api/scores/${doc}/${method}`, {headers: {"X-Tubelet-Token": token}});
@@ -196,6 +201,18 @@ def test_hostile_and_damaged_files_are_text_and_refusals(pages: Any):
     page.locator("#file").set_input_files(damaged)
     expect(page.locator("#alarm")).to_be_visible(timeout=WAIT_MS)
     expect(page.locator("#facts dd").first).to_have_text(name)  # what was open stays
+
+
+def test_a_file_is_opened_where_it_is_dropped(pages: Any):
+    page = pages()
+    ready(page, "page.png")
+    carried = page.evaluate_handle(CARRIED, ["dropped.png", list(png(96, 64))])
+    page.locator("#looks").dispatch_event("dragover", {"dataTransfer": carried})
+    assert page.evaluate("document.body.classList.contains('over')")
+    page.locator("#looks").dispatch_event("drop", {"dataTransfer": carried})
+    ready(page, "dropped.png")
+    assert not page.evaluate("document.body.classList.contains('over')")
+    assert "96 x 64 pixels" in page.locator("#facts").inner_text()
 
 
 def test_two_tabs_and_a_link_hold_what_they_show(pages: Any):

@@ -73,12 +73,13 @@ class Compare:
         if self.max_side < SMALLEST_SIDE or self.runs < 0:
             raise UsageError(f"--max-side is {SMALLEST_SIDE} or more and --runs 0 or more")
         inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
-        wish = checked(self._wish(), inputs.names)
-        boxes = boxes_of(wish, inputs.names)
+        asked = self._wish()
         where = {"overwrite": self.overwrite, "kind": "compared", "option": "--show"}
         drawings = Drawings(self.show, inputs.names, terminal, **where)
         job = ReadJob(sampling=sampling, animation=self.reading.animation)
         inputs = inputs.outlined(job, self.reading.isolate)
+        wish = checked(asked, inputs.names)  # methods need torch: what is wrong with files is told before
+        boxes = boxes_of(wish, inputs.names)
         require_text_side(wish.text, self.choosing.model, self.choosing.config)
         model = self.choosing.load()
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)

@@ -86,7 +86,7 @@ class Encode:
     def run(self, terminal: Terminal) -> int:
         """Do it; the exit code."""
         from tubelet.cli.encode_report import encode_document, encode_table
-        from tubelet.packed.file import is_pack
+        from tubelet.packed.header import is_pack
         from tubelet.reading.job import ReadJob
 
         sampling = self._checked()

@@ -7,11 +7,12 @@ import torch
 
 from tubelet.cli.options import SEED, with_budget
 from tubelet.cli.terminal import UsageError, file_name
+from tubelet.cli.values import require_named
 from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError, near_names
 from tubelet.families.catalogue import variants
 from tubelet.weights.load import load_encoder, report_of, untrained
-from tubelet.weights.locate import BUILT_IN, built_in, is_here
+from tubelet.weights.locate import built_in
 
 if TYPE_CHECKING:
     from tubelet.language.vlm.model import VLM
@@ -72,13 +73,6 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
         raise UsageError(f"{name} has neither a pooling head nor a class token for --pool")
     stored = str(encoder.patch.weight.dtype).removeprefix("torch.")
     return Model(file_name(name), encoder, encoder.untrained, stored, where)
-
-
-def require_named(name: str) -> None:
-    """Raises UsageError for a name that can be neither a folder, a file nor a hub id."""
-    if "/" not in name and "\\" not in name and not is_here(name):
-        near = near_names(name, (*variants(), *BUILT_IN))
-        raise UsageError(f"--model {name}: no such variant, folder or file{near}; tubelet models lists the variants")
 
 
 def load_vlm(

@@ -258,7 +258,7 @@ class Plan:
         if self.model in (known := variants()):
             return known[self.model][1], None
         if built_in(self.model) is None:
-            from tubelet.cli.model import require_named
+            from tubelet.cli.values import require_named
 
             require_named(self.model)
         outline = outline_model(self.model)

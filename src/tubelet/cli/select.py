@@ -92,15 +92,16 @@ class Select:
             raise UsageError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
         method = self.method or ("shirg" if self.choosing.has_text else "divprune")
         inputs = inputs_of(self.files, terminal, urls=self.reading.urls)
-        wish = checked(self.choosing.request((method,), self.budget), inputs.names)
-        boxes = boxes_of(wish, inputs.names)
-        from tubelet.packed.file import is_pack
+        asked = self.choosing.request((method,), self.budget)
+        from tubelet.packed.header import is_pack
 
         where = {"overwrite": self.overwrite, "suffix": ".safetensors", "terminal": terminal}
         out = None if self.out is None else output_file(self.out, inputs.names, is_pack, **where)
         drawings = Drawings(self.show, inputs.names, terminal, overwrite=self.overwrite, kind="kept", option="--show")
         job = ReadJob(sampling=sampling, animation=self.reading.animation)
         inputs = inputs.outlined(job, self.reading.isolate, skip=self.on_error == "skip")
+        wish = checked(asked, inputs.names)  # methods need torch: what is wrong with files is told before
+        boxes = boxes_of(wish, inputs.names)
         require_text_side(wish.text, self.choosing.model, self.choosing.config)
         start = time.perf_counter()
         model = self.choosing.load()

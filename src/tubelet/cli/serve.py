@@ -92,7 +92,6 @@ class Serve:
 
     def bench(self, terminal: Terminal) -> "Bench":
         """The model and the files. Raises UsageError and what loading raises."""
-        from tubelet.cli.model import load_model, load_vlm
         from tubelet.cli.values import parse_bytes
 
         most = parse_bytes(self.max_upload, "--max-upload")
@@ -105,6 +104,8 @@ class Serve:
                 f"--public takes the name of this machine alone, such as tokens.example, got {self.public!r}"
             )
         self._look()
+        from tubelet.cli.model import load_model, load_vlm
+
         try:
             from tubelet.web.bench import Bench
         except ModuleNotFoundError as e:

@@ -224,8 +224,8 @@ def _planned(command: Asked, store: "Store", terminal: Terminal) -> "Plan":
 
 
 def _options(command: Asked) -> "EncodeOptions":
-    from tubelet.cli.model import require_named
     from tubelet.cli.options import with_budget
+    from tubelet.cli.values import require_named
     from tubelet.families.catalogue import variants
     from tubelet.reading.job import ReadJob
     from tubelet.scale.options import EncodeOptions, planned_recipe, weights_digest

@@ -148,10 +148,12 @@ class Show:
         return recipe, 1 if merger is None else merger.merge
 
     def _described(self) -> "EncoderConfig":
-        from tubelet.cli.model import load_model, require_named
+        from tubelet.cli.values import require_named
         from tubelet.inspect.budget.outline import outline_model
 
         if self.config is not None:
+            from tubelet.cli.model import load_model
+
             return load_model(self.model, None, "cpu", pool=False, config=self.config).encoder.config
         require_named(self.model)
         return outline_model(self.model).encoder

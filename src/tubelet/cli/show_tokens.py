@@ -18,10 +18,10 @@ SUFFIX = ".safetensors"
 
 def place_of(text: str | None) -> "Point | None":
     """[N:]X,Y[,SECONDS] as a place; N is 0 where it is not said. Raises UsageError."""
-    from tubelet.inspect.draw.token_maps import Point
-
     if text is None:
         return None
+    from tubelet.inspect.draw.token_maps import Point
+
     number, colon, rest = text.rpartition(":")
     try:
         values = [float(v) for v in rest.split(",")]

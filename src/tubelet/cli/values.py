@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from tubelet.cli.terminal import UsageError
-from tubelet.errors import ConfigError
+from tubelet.errors import ConfigError, near_names
 
 if TYPE_CHECKING:
     from tubelet.pixels.views import Views
@@ -153,3 +153,13 @@ def parse_most_bad(text: str, files: int) -> int:
     if found is None or (found[2] is not None and float(found[2]) > 100):
         raise UsageError(f"--max-bad is a number of files, or a share such as 1%, got {text!r}")
     return int(found[1]) if found[1] is not None else int(files * float(found[2]) / 100)
+
+
+def require_named(name: str) -> None:
+    """Raises UsageError for a name that can be neither a folder, a file nor a hub id."""
+    from tubelet.families.catalogue import variants
+    from tubelet.weights.locate import BUILT_IN, is_here
+
+    if "/" not in name and "\\" not in name and not is_here(name):
+        near = near_names(name, (*variants(), *BUILT_IN))
+        raise UsageError(f"--model {name}: no such variant, folder or file{near}; tubelet models lists the variants")

@@ -33,6 +33,7 @@ BLOCK = 8192  # rows of one matrix product: more is faster, and the buffer for t
 FUSED = 1024  # the same where bias and activation are part of the product: its result is new memory, read in the cache
 WIDENED = 1024  # the same where half types are widened: buffers are twice as large as the peers' there, so fewer rows
 QUICK = 1.702  # of quick_gelu
+FEW = 512  # rows of a product that are not cut for the sake of memory
 CACHED = 256  # rows that small operations work on at a time
 
 
@@ -94,7 +95,10 @@ def blocks(x: Tensor, most: int) -> Iterator[slice]:
 
 
 class Workspace:
-    """Buffers for T rows that all layers of one call share: what every layer writes anew is never allocated again."""
+    """Buffers for T rows that all layers of one call share: what every layer writes anew is never allocated again.
+
+    A block of the MLP stands where q, k and v were, which nobody reads by then.
+    """
 
     def __init__(
         self, rows: int, config: EncoderConfig, weights: torch.dtype, device: torch.device, products: Products = "auto"
@@ -113,7 +117,12 @@ class Workspace:
         else:
             self.qkv = torch.empty(shape, dtype=dtype, device=device)
         self.out = torch.empty(rows, config.hidden, dtype=dtype, device=device)
-        self.up = torch.empty(0 if self.fused else min(rows, self.block), up, dtype=dtype, device=device)
+        held = self.qkv.numel() // up  # rows of the MLP, fewer than a block of few
+        if self.fused or held < min(rows, FEW):
+            self.up = torch.empty(0 if self.fused else min(rows, self.block), up, dtype=dtype, device=device)
+        else:
+            self.block = min(self.block, held)
+            self.up = self.qkv.view(-1)[: min(rows, self.block) * up].view(-1, up)
 
 
 def stem(
@@ -183,9 +192,6 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
     turn, flip, segments = inputs.turn, inputs.flip, inputs.spans[layer.span].segments
     assert segments is not None  # only compiled layers go without host sizes
     w_qkv, b_qkv = _weights(layer.qkv, dtype)
-    w_proj, b_proj = _weights(layer.proj, dtype, layer.scale1)
-    w_up, b_up = _weights(layer.fc1, dtype)
-    w_down, b_down = _weights(layer.fc2, dtype, layer.scale2)
     if b_qkv is not None and not layer.key_bias:
         b_qkv = without_key(b_qkv)
     qkv, scale = space.qkv, space.scale
@@ -194,6 +200,7 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
             qkv[part] = linear(norm(layer.norm1, x[part]), w_qkv, b_qkv).view(qkv[part].shape)
         else:
             torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=qkv[part].flatten(1))
+    del w_qkv  # a copy, where weights are widened
     for part in blocks(x, CACHED):
         if b_qkv is not None and not space.fused:
             qkv[part].flatten(1).add_(b_qkv)
@@ -207,6 +214,9 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
         sdpa_into(out, *qkv.unbind(1), segments)
     else:
         sigmoid_into(out, *qkv.unbind(1), segments, scale if turn is None else 1.0)
+    w_proj, b_proj = _weights(layer.proj, dtype, layer.scale1)
+    w_up, b_up = _weights(layer.fc1, dtype)
+    w_down, b_down = _weights(layer.fc2, dtype, layer.scale2)
     for part in blocks(x, space.block):
         block = x[part]
         if space.fused:
@@ -258,7 +268,7 @@ def _quick_mlp(
 
 
 def _add_fused(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    if x.dtype == torch.float32:
+    if x.dtype == torch.float32 or bias is not None:
         x.add_(linear(rows, weight, bias))
     else:  # torch's own product in place is oneDNN's too, and rounds the sum once
         _add_product(x, rows, weight, bias)
@@ -274,9 +284,12 @@ def _weights(module: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None)
 
 
 def _add_product(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    x.addmm_(rows, weight.t())
-    if bias is not None:
-        x.add_(bias)
+    if x.dtype == torch.float32 or bias is None:
+        x.addmm_(rows, weight.t())
+        if bias is not None:
+            x.add_(bias)
+    else:  # half types would round the sum twice, without its bias and with it
+        x.add_(torch.addmm(bias, rows, weight.t()))
 
 
 def merged(merger: MergerMLP, x: Float[Tensor, "T D"]) -> Float[Tensor, "M E"]:

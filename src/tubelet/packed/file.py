@@ -11,12 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from tubelet.errors import InputError, RunError, ShapeError, TubeletError, UnsafeFile, WeightsError
+from tubelet.errors import InputError, RunError, ShapeError, TubeletError, UnsafeFile
 from tubelet.packed.grid import Grid, Item
-from tubelet.packed.header import Header, read_header, strict_json
+from tubelet.packed.header import FORMAT, Header, holds, of_a_pack, read_header, strict_json
 from tubelet.writing import new_file
 
-FORMAT = "tubelet-packed-1"
 _OWN_TENSORS, _OWN_WORDS = frozenset({"x", "pos"}), frozenset({"format", "items", "lengths"})
 MAX_ITEM_VALUES = 1_000_000  # of the items of a pack, about 12 each
 _ERRNO = re.compile(r"\(os error (\d+)\)")  # in what safetensors says of a file it could not write
@@ -53,19 +52,11 @@ def replace_tensors(
         True
     """
 
-    with new_file(target, lambda path: _holds(path, may_replace)) as beside:
+    with new_file(target, lambda path: holds(path, may_replace)) as beside:
         write_tensors(beside, tensors, metadata)
         written = read_header(beside).tensors
         if {name: entry.shape for name, entry in written.items()} != {n: tuple(t.shape) for n, t in tensors.items()}:
             raise RunError("what was written is not what was to be written", source=beside.name)
-
-
-def _holds(path: Path, wanted: Callable[[Header], bool]) -> bool:
-    """Whether it is a safetensors file with such a header."""
-    try:
-        return wanted(read_header(path))
-    except WeightsError:  # no safetensors file
-        return False
 
 
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -99,7 +90,7 @@ def write_pack(
 ) -> None:
     """What `Packed.save` says."""
     said = _pack_words(items, lengths, tensors, metadata)
-    replace_tensors(path, {"x": x, "pos": pos, **tensors}, said, _of_a_pack)
+    replace_tensors(path, {"x": x, "pos": pos, **tensors}, said, of_a_pack)
 
 
 def pack_bytes(
@@ -123,15 +114,6 @@ def _pack_words(
         raise ShapeError(f"these names are the pack's own: {', '.join(taken)}", got=taken)
     said = json.dumps([_item_to(i) for i in items])
     return {**metadata, "format": FORMAT, "items": said, "lengths": json.dumps(list(lengths))}
-
-
-def is_pack(path: Path) -> bool:
-    """Whether a file is a pack's by its header, for `writing.file_place`: a pack replaces no other."""
-    return _holds(path, _of_a_pack)
-
-
-def _of_a_pack(header: Header) -> bool:
-    return header.metadata.get("format") == FORMAT
 
 
 class PackParts(NamedTuple):

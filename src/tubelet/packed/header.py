@@ -12,6 +12,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +31,7 @@ _ITEM_BYTES = {
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
 }
+FORMAT = "tubelet-packed-1"  # of a pack, in its metadata
 _LFS = b"version https://git-lfs"
 
 
@@ -207,3 +209,23 @@ def _check_layout(tensors: dict[str, Entry], available: int, source: str) -> Non
         raise UnsafeFile(
             f"the tensors need {end:,} bytes and the file has {available:,}", source=source, expected=end, got=available
         )
+
+
+# ---- what of ours a file is
+
+
+def holds(path: Path, wanted: Callable[[Header], bool]) -> bool:
+    """Whether it is a safetensors file with such a header."""
+    try:
+        return wanted(read_header(path))
+    except WeightsError:  # no safetensors file
+        return False
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a file is a pack's by its header, for `writing.file_place`: a pack replaces no other."""
+    return holds(path, of_a_pack)
+
+
+def of_a_pack(header: Header) -> bool:
+    return header.metadata.get("format") == FORMAT

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +13,10 @@ from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.errors import ConfigError, InputError, NotFinite, ShapeError
 from tubelet.packed import Item, Packed
 from tubelet.reduce.groups import Per, groups_of
+from tubelet.reduce.settings import TEMPERATURE, Words
 from tubelet.shapes import Float
 
-Words = Literal["max", "logsumexp", "mean"]
 WORDS: tuple[Words, ...] = ("max", "logsumexp", "mean")
-TEMPERATURE = 0.05
 
 # English words that name nothing one could find on a page.
 _FUNCTION_WORDS = """

@@ -21,9 +21,8 @@ from tubelet.errors import InputError, LimitError, ShapeError
 from tubelet.packed import Packed
 from tubelet.reduce.blank import blank_rows
 from tubelet.reduce.groups import Groups, Per, checked_scores, groups_of, item_values, sorted_by
+from tubelet.reduce.settings import COVERAGE_SHARE
 from tubelet.shapes import Bool, Int64
-
-COVERAGE_SHARE = 0.25  # of the budget, at most, for the best rows of regions
 
 
 @overload

@@ -12,7 +12,6 @@ from tubelet.inspect.budget.outline import outline_model
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.job import ReadJob
 from tubelet.reading.read import Isolate
-from tubelet.weights.load import load_encoder
 from tubelet.weights.locate import find_folder
 
 SHARD_TOKENS = 262_144  # 0.5 GB at a width of 1,024 in 16 bits
@@ -137,5 +136,7 @@ def planned_recipe(model: str, config: str | None = None) -> PixelRecipe:
     if model in known:
         return known[model][1].pixels
     if config is not None:
+        from tubelet.weights.load import load_encoder
+
         return load_encoder(model, config=config).pixels
     return outline_model(model).encoder.pixels

@@ -1,6 +1,7 @@
 """Numbers of a plan for a size, frames and a budget that somebody is still changing: `budget.plan`, and its memory."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from tubelet.inspect.budget.networks import LANGUAGE
 from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.values import Downstream
 from tubelet.pixels.views import Views
+from tubelet.pixels.views_plan import ViewRule
 from tubelet.reading.limits import Limits
 from tubelet.reading.sampling import Sampling
 
@@ -45,6 +47,8 @@ def costs(
     if name is not None and name not in LANGUAGE:
         raise InputError(f"no language model of that name{near_names(name, LANGUAGE)}", expected=tuple(LANGUAGE))
     budget = int(_number(asked, "budget", 1, LIMITS.max_tokens)) if "budget" in asked else None
+    if budget is not None and isinstance(views, ViewRule):  # rows that are chosen are neither pooled nor joined
+        views = replace(views, pool=None, join="flat", most=None)
     return dict(_costs(input_of(asked), config, views, budget, name, device))
 
 

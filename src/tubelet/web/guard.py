@@ -47,6 +47,7 @@ class Rules:
     max_header_bytes: int = HEADER_BYTES  # names and values of all headers, and the path
     body_s: float = 20.0  # for a whole body
     idle_s: float = 5.0  # between two pieces of it
+    refusal_s: float = 0.2  # before a refusal is sent, so that who asks without pause leaves the machine to others
 
     @property
     def origins(self) -> frozenset[str]:
@@ -100,6 +101,7 @@ class Guard:
             await self.app(scope, self._bounded(receive), with_headers)
         except Refused as refused:
             if not begun:
+                await asyncio.sleep(self.rules.refusal_s)
                 await _refuse(refused, with_headers)
 
     def _check(self, scope: MutableMapping[str, Any]) -> None:

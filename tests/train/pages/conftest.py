@@ -20,7 +20,12 @@ def built_in(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def fonts(tmp_path_factory: pytest.TempPathFactory) -> Fonts:
-    path = built_in(tmp_path_factory.mktemp("fonts"))
+    return built_in_fonts(tmp_path_factory.mktemp("fonts"))
+
+
+def built_in_fonts(folder: Path) -> Fonts:
+    """That font under two names, as a file in this folder."""
+    path = built_in(folder)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     lacks = frozenset("€£")
     return Fonts(

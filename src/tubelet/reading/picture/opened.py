@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from tubelet.reading.clip import Clip
 from tubelet.reading.limits import Limits
@@ -68,6 +69,8 @@ def orientation_opened(picture: Image.Image) -> tuple[int, str | None]:
     raw = info.get("Raw profile type exif") or info.get("Raw profile type APP1")
     blocks = (value if isinstance(value, bytes) else None for value in (exif, xmp))
     said = orientation_of(next(blocks), next(blocks), raw if isinstance(raw, (str, bytes)) else None)
+    if isinstance(picture, PngImageFile) and "exif" not in info and _as_opened(picture):
+        return said  # Pillow would decode it to look for a block behind the pixels, and close its file
     try:
         with quiet():
             value = picture.getexif().get(ORIENTATION)
