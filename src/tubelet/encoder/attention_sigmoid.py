@@ -37,14 +37,15 @@ def sigmoid_into(
     """`sdpa_into` for bfloat16 rows. q times `scale` should be exact: a power of two, or 1 where q has it already.
 
     Short segments go to sdpa, and those whose scores lie too far apart for one c or are no numbers; that is read from
-    values, which a CPU has at hand. Memory: 1 MiB, or 128 rows of p; keys and values of a head.
+    values, which a CPU has at hand. Memory: 1 MiB or 128 rows of p, twice that for their sum; keys and values of a head.
     """
     for start, count, length in segments.runs:
         step = length if length >= FEWEST else count * length
         for a in range(start, start + count * length, step):
-            mine = [x[a : a + step] for x in (out, q, k, v)]
-            if length < FEWEST or not _one_segment(*mine, scale):
-                sdpa_into(*mine, Segments((length,) * (step // length)), scale)
+            part = slice(a, a + step)
+            mine, queries, keys, values = out[part], q[part], k[part], v[part]
+            if length < FEWEST or not _one_segment(mine, queries, keys, values, scale):
+                sdpa_into(mine, queries, keys, values, Segments((length,) * (step // length)), scale)
             if out.is_meta:  # the others are as large
                 break
 
@@ -94,5 +95,6 @@ def able(dtype: torch.dtype) -> bool:
             done = _one_segment(out, q, k, v, 0.125)
         except (AttributeError, RuntimeError):  # no such operator, or not for this type
             return False
-    want = F.scaled_dot_product_attention(*(x.float().transpose(0, 1) for x in (q, k, v))).transpose(0, 1)
+    wide = [x.float().transpose(0, 1) for x in (q, k, v)]
+    want = F.scaled_dot_product_attention(wide[0], wide[1], wide[2]).transpose(0, 1)
     return done and torch.allclose(out.float(), want, atol=3e-2)

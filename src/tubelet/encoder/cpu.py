@@ -209,11 +209,11 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
                 qkv[part, i] = norm(per_head, qkv[part, i])
         if turn is not None:
             _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves, scale)
-    out = space.out.view(qkv[:, 0].shape)
+    q, k, v = qkv.unbind(1)
     if scale is None:
-        sdpa_into(out, *qkv.unbind(1), segments)
+        sdpa_into(space.out.view(q.shape), q, k, v, segments)
     else:
-        sigmoid_into(out, *qkv.unbind(1), segments, scale if turn is None else 1.0)
+        sigmoid_into(space.out.view(q.shape), q, k, v, segments, scale if turn is None else 1.0)
     w_proj, b_proj = _weights(layer.proj, dtype, layer.scale1)
     w_up, b_up = _weights(layer.fc1, dtype)
     w_down, b_down = _weights(layer.fc2, dtype, layer.scale2)
