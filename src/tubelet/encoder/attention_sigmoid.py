@@ -37,7 +37,7 @@ def sigmoid_into(
     """`sdpa_into` for bfloat16 rows. q times `scale` should be exact: a power of two, or 1 where q has it already.
 
     Short segments go to sdpa, and those whose scores lie too far apart for one c or are no numbers; that is read from
-    values, which a CPU has at hand. Memory: 1 MiB or 128 rows of p, twice that for their sum; keys and values of a head.
+    values, which a CPU has at hand. Memory: 1 MiB or 128 rows of p, twice that for its sum, a head.
     """
     for start, count, length in segments.runs:
         step = length if length >= FEWEST else count * length
