@@ -19,5 +19,7 @@ class RunOptions:
 
     backend: Backend = "auto"  # attention: "auto", or one of tubelet.encoder.attention that must run
     gradient_checkpointing: bool = False  # each layer runs again in the backward pass instead of keeping activations
-    products: Products = "auto"  # of matrices, on a CPU in inference: the faster one here, or one of kernels.Products
+    # of matrices, on a CPU in inference: the faster one here, or one of kernels.Products; bfloat16 rows of "onednn"
+    # also attend by its products
+    products: Products = "auto"
     compile: str | Callable[..., Any] | None = None  # a backend of torch.compile for the layers; None: they run eagerly
