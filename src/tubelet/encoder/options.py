@@ -1,7 +1,7 @@
 """How an encoder runs, apart from what it computes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tubelet.encoder.attention import Backend
@@ -20,4 +20,9 @@ class RunOptions:
     backend: Backend = "auto"  # attention: "auto", or one of tubelet.encoder.attention that must run
     gradient_checkpointing: bool = False  # each layer runs again in the backward pass instead of keeping activations
     products: Products = "auto"  # of matrices, on a CPU in inference: the faster one here, or one of kernels.Products
-    compile: str | Callable[..., Any] | None = None  # a backend of torch.compile for the layers; None: they run eagerly
+    # "auto": layers are compiled where that pays: on CUDA, without gradients after enough rows, with them when
+    # `rows_ahead` says so; on a CPU never, where the layers in place are faster (1.12 x float32, docs/record/log.md).
+    # Else a backend of torch.compile for every call, such as "inductor", or None for none.
+    compile: str | Callable[..., Any] | None = "auto"
+    rows_ahead: int = 0  # rows that are to come, where that is known; "auto" waits for no others then
+    say: Callable[[str], None] | None = field(default=None, compare=False, repr=False)  # is told of long first calls
