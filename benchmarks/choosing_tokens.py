@@ -359,9 +359,10 @@ def picture(shares: Mapping[str, Mapping[int, float]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), dpi=120)
-    for name, by_budget in shares.items():
-        bold = name in (CLAIM, AGAINST)
-        axes.plot(list(by_budget), [100 * v for v in by_budget.values()], marker="o", lw=3 if bold else 1, label=name)
+    colours = pyplot.get_cmap("tab20")
+    for i, (name, by_budget) in enumerate(shares.items()):
+        how = {"marker": "os^Dv"[i % 5], "lw": 3 if name in (CLAIM, AGAINST) else 1, "color": colours(i), "label": name}
+        axes.plot(list(by_budget), [100 * v for v in by_budget.values()], **how)
     axes.set_xlabel("tokens kept of 100")
     axes.set_ylabel("right, % of what is right with all tokens")
     axes.set_xticks(BUDGETS)

@@ -1,14 +1,21 @@
 """Files on disk to float32 `pixel_values`: tubelet against transformers' Qwen2-VL processor, the same files and values.
 
-    python benchmarks/float_rows.py            640 x 480, 1920 x 1080, 4032 x 3024, mixed: results/float_rows.json, each
+    python benchmarks/float_rows.py            640 x 480, 1920 x 1080, 4032 x 3024, mixed, on one core and on all:
+                                               results/float_rows.json
+    python benchmarks/float_rows.py --cores 2  a part of it, in two minutes
     python benchmarks/float_rows.py --only vga,hd --rounds 3    some of them, nothing written
 
 Both doors that give such rows, `normalise(load_patches(...))` and `TubeletImageProcessor`, against the torchvision
-processor in its best arrangements: torch's threads, and a pool of one-thread workers. Everything gets paths. Before
-anything is timed, both doors must give the same bits, and values within 2e-6 of the peer's on equal grids.
+processor in its best arrangements: torch's threads, and a pool of one-thread workers. Everything gets paths. Each
+number of cores is a process of its own that may run on no more (Linux). Before anything is timed, both doors must give
+the same bits, and values within 2e-6 of the peer's on equal grids.
 """
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +25,7 @@ import torch
 import harness
 import media
 import tubelet
-from preprocess import FULL, PICTURES, Pictures
+from preprocess import CORES, FULL, PICTURES, Pictures
 from tubelet.integrations.transformers.model import TubeletImageProcessor
 from tubelet.pixels.patchify import normalise
 
@@ -57,18 +64,37 @@ def run(folder: Path, counts: dict[str, int], rounds: int, title: str) -> dict[s
     return harness.report(timings, ours=OURS) | {"files": len(pictures.paths), "largest_difference": apart}
 
 
+def on_cores(count: int, words: list[str]) -> dict[str, Any]:
+    """The results of a process that has so many cores, and a thread for each."""
+    cores = sorted(os.sched_getaffinity(0))[:count]
+    variables = {**os.environ, "OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        command = [sys.executable, __file__, "--out", str(out), *words]
+        subprocess.run(command, env=variables, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+        return json.loads(out.read_text())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Files to float32 rows, against transformers' processor.")
     parser.add_argument("--only", help="sets with commas; nothing is written")
+    parser.add_argument("--cores", type=int, nargs="+", help="these alone, beside the results there are")
     parser.add_argument("--rounds", type=int, default=FULL.rounds)
     parser.add_argument("--media", type=Path, default=Path(tempfile.gettempdir()) / "tubelet-bench-media")
-    arguments = parser.parse_args()
-    chosen = FULL.counts if arguments.only is None else {n: FULL.counts[n] for n in arguments.only.split(",")}
-    results: dict[str, Any] = {}
-    for name, counts in chosen.items():
-        results[name] = run(arguments.media, counts, arguments.rounds, name)
-        if arguments.only is None:
-            harness.save("float_rows", results)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.out is not None:
+        chosen = FULL.counts if given.only is None else {n: FULL.counts[n] for n in given.only.split(",")}
+        title = f"on {CORES} core" + "s" * (CORES > 1)
+        results = {name: run(given.media, counts, given.rounds, f"{name}, {title}") for name, counts in chosen.items()}
+        given.out.write_text(json.dumps({title: results}))
+        return
+    stored = harness.RESULTS / "float_rows.json"
+    found: dict[str, Any] = {} if given.cores is None else json.loads(stored.read_text())["results"]
+    for count in given.cores or sorted({1, CORES}):
+        found |= on_cores(count, sys.argv[1:])
+        if given.only is None:
+            harness.save("float_rows", found)
 
 
 if __name__ == "__main__":

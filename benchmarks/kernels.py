@@ -34,6 +34,7 @@ CASES = [
         for name in ("Qwen2-VL", "Qwen2.5-VL")
         for kind in ("float32", "bfloat16")
     ),
+    Case(next(t for t in TOWERS if t.peer.endswith("Qwen2-VL")), Shape(layers=1), "mix8", "bfloat16"),
 ]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZES = {"vga": (640, 480), "hd": (1920, 1080), "12mp": (4032, 3024)}
+SMALLEST, LARGEST = (320, 240), (1920, 1080)  # of mixed pictures
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,22 @@ def make_pictures(folder: Path, counts: dict[str, int]) -> dict[str, list[Path]]
             if not path.exists():
                 Image.fromarray(photograph(width, height, seed=1000 + i)).save(path, quality=90)
             paths[name].append(path)
+    return paths
+
+
+def make_mixed(folder: Path, count: int, seed: int = 3) -> list[Path]:
+    """So many JPEG files of sizes from 320 x 240 to 1920 x 1080, spread evenly by the logarithm of their pixels, of
+    ratios from 4:3 to 16:9, a third of them upright. Those that exist already are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw, paths = np.random.default_rng(seed), []
+    for i in range(count):
+        least, most = (np.log(w * h) for w, h in (SMALLEST, LARGEST))
+        pixels, ratio = np.exp(draw.uniform(least, most)), draw.uniform(4 / 3, 16 / 9)
+        size = round(np.sqrt(pixels * ratio)), round(np.sqrt(pixels / ratio))
+        width, height = size[::-1] if draw.random() < 1 / 3 else size
+        paths.append(folder / f"mixed_{i:03d}.jpg")
+        if not paths[-1].exists():
+            Image.fromarray(photograph(width, height, seed=2000 + i)).save(paths[-1], quality=90)
     return paths
 
 

@@ -77,7 +77,7 @@ def test_no_call_is_so_long_that_ctrl_c_waits_for_it(lengths: tuple[int, ...], m
     calls: list[int] = []
     run = attention.F.scaled_dot_product_attention
 
-    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None) -> torch.Tensor:
         calls.append(4 * q.shape[0] * q.shape[2] * k.shape[2] * q.shape[1] * q.shape[3])
         return run(q, k, v)
 
@@ -96,7 +96,7 @@ def test_short_segments_of_one_length_are_one_call_and_views(monkeypatch: pytest
     batches: list[tuple[int, ...]] = []
     run = attention.F.scaled_dot_product_attention
 
-    def seen(*given: torch.Tensor) -> torch.Tensor:
+    def seen(*given: torch.Tensor, scale: float | None = None) -> torch.Tensor:
         assert all(x.untyped_storage().data_ptr() == fused.untyped_storage().data_ptr() for x in given)
         batches.append(tuple(given[0].shape))
         return run(*given)

@@ -11,7 +11,7 @@ from tests.encoder.encoder_cases import make, make_pack
 from tests.encoder.test_options import OPTIONS, build, pack_for
 from tests.inspect.budget.budget_cases import allocated
 
-from tubelet.encoder import cpu, kernels
+from tubelet.encoder import attention_sigmoid, cpu, kernels
 from tubelet.encoder.layers import activate
 from tubelet.encoder.options import RunOptions
 from tubelet.errors import ConfigError
@@ -122,9 +122,9 @@ def test_the_faster_one_is_measured_once_and_kept(
     seconds: dict[str, float], products: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = says(monkeypatch, seconds)
-    assert kernels.chosen(torch.float32) == (products, "measured", seconds)
+    assert kernels.chosen(torch.float32) == (products, "sdpa", "measured", seconds)
     kernels.chosen.cache_clear()  # another process
-    assert kernels.chosen(torch.float32) == (products, "kept", seconds)
+    assert kernels.chosen(torch.float32) == (products, "sdpa", "kept", seconds)
     assert asked == [torch.float32]
     (file,) = cache.iterdir()
     assert torch.__version__ in json.loads(file.read_text())["machine"]
@@ -132,7 +132,7 @@ def test_the_faster_one_is_measured_once_and_kept(
 
 @ONEDNN
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"products": "os.system"}', '{"products": "onednn", "seconds": {"blas": "x"}}']
+    "text", ["", "[]", '{"seconds": "os.system"}', '{"seconds": {"blas": "x"}}', '{"seconds": {"blas": 1.0}}']
 )
 def test_a_file_that_is_none_of_ours_is_measured_again(text: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, SLOW)
@@ -140,7 +140,7 @@ def test_a_file_that_is_none_of_ours_is_measured_again(text: str, cache: Path, m
     (file,) = cache.iterdir()
     file.write_text(text)
     kernels.chosen.cache_clear()
-    assert kernels.chosen(torch.float32) == ("onednn", "measured", SLOW)
+    assert kernels.chosen(torch.float32) == ("onednn", "sdpa", "measured", SLOW)
 
 
 @ONEDNN
@@ -151,7 +151,7 @@ def test_of_two_processes_the_first_answer_is_everybodys(cache: Path, monkeypatc
         return SLOW
 
     monkeypatch.setattr(kernels, "trial", slow_trial)
-    assert kernels.chosen(torch.float32) == ("blas", "kept", FAST)
+    assert kernels.chosen(torch.float32) == ("blas", "sdpa", "kept", FAST)
 
 
 @ONEDNN
@@ -159,14 +159,28 @@ def test_nothing_is_measured_where_it_cannot_be_kept(cache: Path, monkeypatch: p
     cache.write_text("a file where the folder should be")
     asked = says(monkeypatch, SLOW)
     found = kernels.chosen(torch.float32)
-    assert found.products == "blas" and "cannot be written" in found.why
+    assert found[:2] == ("blas", "sdpa") and "cannot be written" in found.why
     assert asked == []
 
 
 @ONEDNN
-def test_the_trial_ends_in_time_whatever_it_is_given() -> None:
-    seconds = kernels.trial(torch.float32, limit_s=0.0)
-    assert set(seconds) == {"blas", "onednn"} and all(0 < s < float("inf") for s in seconds.values())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_trial_ends_in_time_whatever_it_is_given(dtype: torch.dtype) -> None:
+    seconds = kernels.trial(dtype, limit_s=0.0)
+    attention = {"sdpa", "sigmoid"} if attention_sigmoid.able(dtype) else set[str]()
+    assert seconds.keys() == {"blas", "onednn"} | attention and all(0 < s < float("inf") for s in seconds.values())
+
+
+@pytest.mark.parametrize(("sigmoid", "attention"), [(0.8, "sigmoid"), (0.99, "sdpa")])
+def test_attention_is_chosen_by_itself(
+    sigmoid: float, attention: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "able", lambda dtype: True)
+    says(monkeypatch, {**FAST, "sdpa": 1.0, "sigmoid": sigmoid})
+    assert kernels.chosen(torch.bfloat16)[:2] == ("blas", attention)
+    assert kernels.resolve_attention("auto", torch.bfloat16) == attention
+    assert kernels.resolve_attention("blas", torch.bfloat16) == "sdpa"
+    assert kernels.resolve_attention("onednn", torch.float32) == "sdpa"
 
 
 def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

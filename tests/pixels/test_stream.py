@@ -6,6 +6,9 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from threading import enumerate as enumerate_threads
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.reading.video.video_clips import encoded, numbered
 
+import tubelet.pixels.stream as stream_module
 from tubelet.errors import DecodeError, InputError, LimitError, TubeletError, UnsupportedFormat
 from tubelet.packed import Packed
 from tubelet.packed.grid import Grid, Item
@@ -92,11 +96,11 @@ def same(parts: list[Loaded], want: Packed) -> None:
 # ---- what comes out
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("workers", "ahead"), [(1, False), (3, False), (3, True)])
 @pytest.mark.parametrize("max_rows", [1, 15, 33, 10_000])
-def test_the_packs_together_are_the_one_pack(files: list[Path], max_rows: int, workers: int):
+def test_the_packs_together_are_the_one_pack(files: list[Path], max_rows: int, workers: int, ahead: bool):
     whole = load_patches(files, RECIPE, num_frames=3)
-    parts = list(stream(files, RECIPE, JOB, max_rows=max_rows, workers=workers))
+    parts = list(stream(files, RECIPE, JOB, max_rows=max_rows, workers=workers, ahead=ahead))
     same(parts, whole.packed)
     reports = [report for part in parts for report in part.sources]
     assert [r.index for r in reports] == list(range(6))
@@ -132,6 +136,50 @@ def test_an_iterable_is_read_as_far_as_needed():
     three = list(itertools.islice(stream(without_end(), RECIPE, max_inputs=2, workers=2), 3))
     assert [s.index for part in three for s in part.sources] == [0, 1, 2, 3, 4, 5]
     assert len(taken) < 20
+
+
+def test_the_next_pack_is_read_while_the_caller_works_on_one(files: list[Path], monkeypatch: pytest.MonkeyPatch):
+    begun: SimpleQueue[int] = SimpleQueue()
+    really = stream_module.load_planned
+
+    def noting(*args: Any, first: int, **options: Any) -> Any:
+        begun.put(first)
+        return really(*args, first=first, **options)
+
+    monkeypatch.setattr(stream_module, "load_planned", noting)
+    parts = stream(files, RECIPE, JOB, max_inputs=2, ahead=True)
+    for first in (0, 2, 4):
+        loaded = next(parts)
+        assert [s.index for s in loaded.sources] == [first, first + 1]
+        if first == 0:
+            assert begun.get(timeout=30) == 0
+        if first < 4:
+            assert begun.get(timeout=30) == first + 2  # nobody has asked for it
+    assert next(parts, None) is None
+    assert begun.empty()
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_progress_is_told_in_the_callers_thread_before_the_pack(ahead: bool, files: list[Path]):
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, name: str) -> None:
+        told.append((done, get_ident()))
+
+    parts = stream(files, RECIPE, JOB, max_inputs=2, ahead=ahead, progress=tell)
+    counts = [(len(told), loaded.sources[-1].index + 1) for loaded in parts]
+    assert counts == [(2, 2), (4, 4), (6, 6)]
+    assert {ident for _, ident in told} == {get_ident()}
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_stream_that_is_left_leaves_no_thread(ahead: bool, files: list[Path]):
+    before = set(enumerate_threads())
+    parts = stream(itertools.cycle(files), RECIPE, JOB, max_inputs=2, ahead=ahead)
+    next(parts)
+    assert set(enumerate_threads()) - before
+    parts.close()
+    assert set(enumerate_threads()) == before
 
 
 def test_what_is_in_memory_already(files: list[Path]):
@@ -302,12 +350,12 @@ def test_skipped_errors_stand_in_their_places(files: list[Path], tmp_path: Path)
     assert torch.equal(torch.cat([p.packed.x for p in parts]), load_patches(good, RECIPE, num_frames=3).packed.x)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_the_first_error_in_order_is_raised_after_the_packs_before_it(files: list[Path], workers: int):
+@pytest.mark.parametrize(("workers", "ahead"), [(1, False), (4, False), (4, True)])
+def test_the_first_error_in_order_is_raised_after_the_packs_before_it(files: list[Path], workers: int, ahead: bool):
     sources = [*files[:4], b"the first that is no picture at all", files[5], b"and a second, found at the same time"]
     got: list[int] = []
     with pytest.raises(UnsupportedFormat) as caught:
-        for part in stream(sources, RECIPE, max_inputs=2, workers=workers):
+        for part in stream(sources, RECIPE, max_inputs=2, workers=workers, ahead=ahead):
             got += [s.index for s in part.sources]
     assert (caught.value.item, got) == (4, [0, 1, 2, 3][: len(got)])
     assert len(got) >= 2

@@ -17,6 +17,7 @@ from tests.web.conftest import png
 
 import tubelet
 from tubelet.encoder.model import Encoder
+from tubelet.inspect.budget.inputs import Input
 from tubelet.inspect.budget.networks import LANGUAGE
 from tubelet.inspect.budget.plan import plan
 from tubelet.inspect.budget.values import Downstream
@@ -296,7 +297,7 @@ def test_what_a_method_cannot_do_is_refused(app: Any, path: str):
 def test_costs_are_those_of_the_planner(app: Any, encoder: Encoder):
     told = ask(app, "/api/plan?width=640&height=480&duration=8&fps=2&budget=300&llm=qwen2.5-3b").json
     after = Downstream(select=300, llm=LANGUAGE["qwen2.5-3b"])
-    found = plan([tubelet.inspect.budget.inputs.Input(640, 480, 16, duration_s=8.0)], encoder.config, after)
+    found = plan([Input(640, 480, 16, duration_s=8.0)], encoder.config, after)
     assert told["frames"] == 16
     assert (told["tokens"], told["patches"], told["flop"]) == (300, found.patches, found.flop)
     assert told["memory_bytes"] == found.memory().total_bytes

@@ -157,7 +157,8 @@ class Encode:
         done = 0
         how: Any = {"isolate": self.reading.isolate, "on_error": self.on_error, "workers": self.workers}
         sources = with_work_told(terminal, inputs.sources, recipe, job, model, **how)
-        for loaded in stream(sources, recipe, job, **how, progress=lambda files, name: tick("decoding", files)):
+        how |= {"ahead": model.device != "cpu", "progress": lambda files, name: tick("decoding", files)}
+        for loaded in stream(sources, recipe, job, **how):
             for error in loaded.errors:
                 terminal.say(str(error))
             done += len(loaded.sources)

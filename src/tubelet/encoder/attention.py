@@ -145,14 +145,16 @@ def kernel_attention(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, longest: int, 
     return kernel(q, k, v, cu, cu, longest, longest)
 
 
-def _sdpa_run(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
+def _sdpa_run(q: Tensor, k: Tensor, v: Tensor, count: int, scale: float | None = None) -> Tensor:
     """`count` segments of equal length as one batch: views in, (rows, H, K) out. q may be a part of one segment."""
     q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1)
 
 
-def sdpa_into(out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> None:
+def sdpa_into(out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float | None = None) -> None:
     """`varlen_attention` for inference, piece by piece into `out` (T, H, K), so nothing is joined afterwards.
+
+    scale: of the scores; None: 1 / sqrt(K).
 
     No piece takes long, because Python hears of Ctrl-C only between them: a call of sdpa on a segment of 80,000 rows
     takes minutes. A row's result does not depend on the pieces, up to rounding. On meta one piece of each run is made,
@@ -160,7 +162,7 @@ def sdpa_into(out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Segments) 
     """
     for run in segments.runs:
         for queries, keys, count in segment_pieces(*run, 4 * q.shape[1] * q.shape[2]):
-            out[queries] = _sdpa_run(q[queries], k[keys], v[keys], count)
+            out[queries] = _sdpa_run(q[queries], k[keys], v[keys], count, scale)
             if out.is_meta:
                 break
 

@@ -9,6 +9,7 @@ Where the CPU has no bfloat16 or float16 arithmetic, a half-precision product wo
 than float32; then weights are widened layer by layer and the arithmetic is float32, which is also closer to exact.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tubelet.encoder.attention import sdpa_into
+from tubelet.encoder.attention_sigmoid import sigmoid_into
 from tubelet.encoder.config import Act, EncoderConfig
-from tubelet.encoder.kernels import Products, linear, resolve_products
+from tubelet.encoder.kernels import Products, linear, resolve_attention, resolve_products
 from tubelet.encoder.layers import CENTRE, Layer, LayerInputs, MergerMLP, PatchEmbed, without_key
 from tubelet.encoder.options import RunOptions
 from tubelet.encoder.rope import apply_rope_
@@ -102,11 +104,18 @@ class Workspace:
         self, rows: int, config: EncoderConfig, weights: torch.dtype, device: torch.device, products: Products = "auto"
     ) -> None:
         dtype = work_dtype(weights)
-        self.heads = config.heads
         self.fused = resolve_products(products, dtype) == "onednn"
         self.block = FUSED if self.fused else block_rows(weights)
         up = config.mlp * (2 if config.gated else 1)
-        self.qkv = torch.empty(rows, 3 * config.hidden, dtype=dtype, device=device)
+        # what q is multiplied by, where that rounds nothing: in float32 with its angles, or by a power of two
+        scale = config.head_dim**-0.5
+        exact = config.rope is not None or math.frexp(scale)[0] == 0.5
+        self.scale = scale if exact and resolve_attention(products, dtype) == "sigmoid" else None  # None: by sdpa
+        shape = (rows, 3, config.heads, config.head_dim)
+        if self.fused and self.scale is not None:  # a head's rows lie together: a product's result is copied anyway
+            self.qkv = torch.empty([shape[i] for i in (1, 2, 0, 3)], dtype=dtype, device=device).permute(2, 0, 1, 3)
+        else:
+            self.qkv = torch.empty(shape, dtype=dtype, device=device)
         self.out = torch.empty(rows, config.hidden, dtype=dtype, device=device)
         held = self.qkv.numel() // up  # rows of the MLP, fewer than a block of few
         if self.fused or held < min(rows, FEW):
@@ -179,29 +188,32 @@ def norm(module: nn.Module, x: Tensor, times: float = 1.0) -> Tensor:
 
 def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Workspace) -> None:
     """One layer, in place on x. Equals `layer(x, inputs)` up to rounding; records no gradient."""
-    dtype, rows = x.dtype, x.shape[0]
+    dtype = x.dtype
     turn, flip, segments = inputs.turn, inputs.flip, inputs.spans[layer.span].segments
     assert segments is not None  # only compiled layers go without host sizes
     w_qkv, b_qkv = _weights(layer.qkv, dtype)
     if b_qkv is not None and not layer.key_bias:
         b_qkv = without_key(b_qkv)
-    qkv = space.qkv.view(rows, 3, space.heads, -1)
+    qkv, scale = space.qkv, space.scale
     for part in blocks(x, space.block):
         if space.fused:
-            space.qkv[part] = linear(norm(layer.norm1, x[part]), w_qkv, b_qkv)
+            qkv[part] = linear(norm(layer.norm1, x[part]), w_qkv, b_qkv).view(qkv[part].shape)
         else:
-            torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=space.qkv[part])
+            torch.mm(norm(layer.norm1, x[part]), w_qkv.t(), out=qkv[part].flatten(1))
     del w_qkv  # a copy, where weights are widened
     for part in blocks(x, CACHED):
         if b_qkv is not None and not space.fused:
-            space.qkv[part].add_(b_qkv)
+            qkv[part].flatten(1).add_(b_qkv)
         if layer.norm_q is not None and layer.norm_k is not None:
             for i, per_head in enumerate((layer.norm_q, layer.norm_k)):
                 qkv[part, i] = norm(per_head, qkv[part, i])
         if turn is not None:
-            _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves)
+            _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves, scale)
     q, k, v = qkv.unbind(1)
-    sdpa_into(space.out.view(rows, space.heads, -1), q, k, v, segments)
+    if scale is None:
+        sdpa_into(space.out.view(q.shape), q, k, v, segments)
+    else:
+        sigmoid_into(space.out.view(q.shape), q, k, v, segments, scale if turn is None else 1.0)
     w_proj, b_proj = _weights(layer.proj, dtype, layer.scale1)
     w_up, b_up = _weights(layer.fc1, dtype)
     w_down, b_down = _weights(layer.fc2, dtype, layer.scale2)
@@ -312,10 +324,13 @@ def activate_(x: Tensor, act: Act) -> Tensor:
     return torch.ops.aten.gelu_(x, approximate="tanh" if act == "gelu_tanh" else "none")
 
 
-def _rotate(qk: Tensor, turn: Tensor, flip: Tensor | None, halves: bool) -> None:
+def _rotate(qk: Tensor, turn: Tensor, flip: Tensor | None, halves: bool, scale: float | None) -> None:
+    """q and k turned, and q times `scale`."""
     if qk.dtype == torch.float32:
         apply_rope_(qk, turn, flip, halves)
         return
     wide = qk.float()
     apply_rope_(wide, turn, flip, halves)
+    if scale is not None:
+        wide[:, 0] *= scale
     qk.copy_(wide)

@@ -1,12 +1,14 @@
-"""Which routine multiplies a layer's matrices on this CPU: measured once a machine.
+"""Which routines multiply a layer's matrices and attend on this CPU: measured once a machine.
 
     blas      torch's mm: MKL on x86 for float32, oneDNN for half types where they are multiplied in hardware
     onednn    oneDNN for every type, bias and activation in the same pass
+    sdpa      torch's attention
+    sigmoid   attention of bfloat16 as two products of oneDNN's (tubelet.encoder.attention_sigmoid)
 
-Their rows are equal up to rounding, and which is faster depends on who made the CPU. The first call that needs to know
-times both, within TRIAL_S, and keeps the answer in the user's cache folder under the CPU's model and torch's version;
-later processes read it, so all of a machine round alike. Where it cannot be kept nothing is measured and "blas" runs,
-for processes that each measure for themselves might disagree.
+The rows are equal up to rounding, and which is faster depends on who made the CPU. The first call that needs to know
+times them, within TRIAL_S, and keeps the answer in the user's cache folder under the CPU's model and torch's version;
+later processes read it, so all of a machine round alike. Where it cannot be kept nothing is measured and "blas" and
+"sdpa" run, for processes that each measure for themselves might disagree.
 """
 
 import json
@@ -26,20 +28,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tubelet.encoder import attention_sigmoid
+from tubelet.encoder.attention import Segments, sdpa_into
+from tubelet.encoder.attention_sigmoid import sigmoid_into
 from tubelet.encoder.config import Act
 from tubelet.errors import ConfigError
 
 Products = Literal["auto", "blas", "onednn"]
-TRIAL_S = 0.3  # of both together, warming up included
+TRIAL_S = 0.3  # of all together, warming up included
 ROWS, WIDTH = 512, 768  # of the product that is timed: up to four times the width, the largest of a layer
-BETTER = 0.97  # of the other's time at most, or "blas" stays: less may be chance
+HEADS = 4  # of the attention that is timed, of as few rows as the sigmoid's is for
+BETTER = {"onednn": 0.97, "sigmoid": 0.95}  # of the usual one's time at most, or that stays: less may be chance
 ROUNDS = 9  # at most
 
 
-class ProductChoice(NamedTuple):
+class KernelChoice(NamedTuple):
     """What "auto" means here, and why."""
 
     products: Literal["blas", "onednn"]
+    attention: Literal["sdpa", "sigmoid"]
     why: str  # measured, kept, or what stood in the way
     seconds: dict[str, float]  # the best of each, where they were timed
 
@@ -53,29 +60,43 @@ def resolve_products(products: Products, dtype: torch.dtype) -> Literal["blas", 
     return products
 
 
+def resolve_attention(products: Products, dtype: torch.dtype) -> Literal["sdpa", "sigmoid"]:
+    """What rows of this type attend by: with "onednn", its products wherever they can."""
+    if products == "auto":
+        return chosen(dtype).attention
+    return "sigmoid" if products == "onednn" and attention_sigmoid.able(dtype) else "sdpa"
+
+
 @lru_cache(maxsize=4)
-def chosen(dtype: torch.dtype) -> ProductChoice:
+def chosen(dtype: torch.dtype) -> KernelChoice:
     """The answer for this machine: kept, or measured now and kept. Takes TRIAL_S the first time."""
     if not able(dtype):
-        return ProductChoice("blas", "oneDNN does not multiply this type in this torch", {})
+        return KernelChoice("blas", "sdpa", "oneDNN does not multiply this type in this torch", {})
     machine = f"{cpu_model()}, torch {torch.__version__}, {str(dtype).removeprefix('torch.')}"
-    path = kept_in() / f"products-{sha256(machine.encode()).hexdigest()[:16]}.json"
+    path = kept_in() / f"kernels-{sha256(machine.encode()).hexdigest()[:16]}.json"
     kept = _read(path)
     if kept is not None:
         return kept
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            seconds = trial(dtype)
-            faster = seconds["onednn"] <= BETTER * seconds["blas"]
-            found = ProductChoice("onednn" if faster else "blas", "measured", seconds)
+            found = _fastest(trial(dtype), "measured")
             part = Path(folder) / path.name
-            part.write_text(json.dumps({"machine": machine, "products": found.products, "seconds": seconds}, indent=1))
+            part.write_text(json.dumps({"machine": machine, "seconds": found.seconds}, indent=1))
             with suppress(FileExistsError):  # another process was faster, and its answer is everybody's
                 os.link(part, path)
     except OSError as e:
-        return ProductChoice("blas", f"{path.parent} cannot be written ({e.strerror}), so nothing is kept", {})
-    return found if (theirs := _read(path)) is None or theirs.products == found.products else theirs
+        return KernelChoice("blas", "sdpa", f"{path.parent} cannot be written ({e.strerror}), so nothing is kept", {})
+    return found if (theirs := _read(path)) is None or theirs.seconds == found.seconds else theirs
+
+
+def _fastest(seconds: dict[str, float], why: str) -> KernelChoice:
+    faster = {name: seconds[name] <= BETTER[name] * seconds[usual] for name, usual in _USUAL.items() if name in seconds}
+    products, attention = faster["onednn"], faster.get("sigmoid", False)
+    return KernelChoice("onednn" if products else "blas", "sigmoid" if attention else "sdpa", why, seconds)
+
+
+_USUAL = {"onednn": "blas", "sigmoid": "sdpa"}
 
 
 @lru_cache(maxsize=4)
@@ -115,8 +136,8 @@ _FUSED: dict[Act | None, tuple[str, str]] = {
 
 
 def trial(dtype: torch.dtype, limit_s: float = TRIAL_S) -> dict[str, float]:
-    """Seconds of a layer's largest product, its bias and its activation by each, the best of rounds in turns; one round
-    at least."""
+    """Seconds of a layer's largest product, its bias and its activation, and of attention where there are two; by each
+    the best of rounds in turns, one round at least."""
     x, weight, bias = (
         torch.ones(shape).mul_(0.01).to(dtype) for shape in ((ROWS, WIDTH), (4 * WIDTH, WIDTH), (4 * WIDTH,))
     )
@@ -128,6 +149,12 @@ def trial(dtype: torch.dtype, limit_s: float = TRIAL_S) -> dict[str, float]:
             torch.ops.aten.gelu_(part.add_(bias), approximate="tanh")
 
     runs: dict[str, Callable[[], object]] = {"blas": by_blas, "onednn": lambda: linear(x, weight, bias, "gelu_tanh")}
+    if attention_sigmoid.able(dtype):
+        rows = attention_sigmoid.FEWEST
+        q, k, v = (torch.ones(HEADS, rows, 64).mul_(0.01).to(dtype).transpose(0, 1) for _ in range(3))
+        attended, segments = torch.empty(rows, HEADS, 64, dtype=dtype), Segments((rows,))
+        runs["sdpa"] = lambda: sdpa_into(attended, q, k, v, segments)
+        runs["sigmoid"] = lambda: sigmoid_into(attended, q, k, v, segments, 0.125)
     best = dict.fromkeys(runs, float("inf"))
     with torch.inference_mode():
         for i in range(ROUNDS):
@@ -162,12 +189,11 @@ def cpu_model() -> str:
     return " ".join(parts) or platform.processor() or platform.machine()
 
 
-def _read(path: Path) -> ProductChoice | None:
+def _read(path: Path) -> KernelChoice | None:
     """What is kept; None where there is no such file or it is none of ours."""
     try:
         value: Any = json.loads(path.read_text())
-        products = value["products"]
-        seconds = {name: float(value["seconds"][name]) for name in ("blas", "onednn")}
-    except (OSError, ValueError, KeyError, TypeError):
+        seconds = {name: float(s) for name, s in value["seconds"].items()}
+        return _fastest(seconds, "kept")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return ProductChoice(products, "kept", seconds) if products in ("blas", "onednn") else None

@@ -100,7 +100,8 @@ class ImageEmbedder:
         console = Console(stderr=True, quiet=not show_progress_bar)  # rich 14 ends a hidden bar with a line
         with Progress(console=console, disable=not show_progress_bar) as bar, torch.inference_mode():
             task = bar.add_task("encode", total=len(items))
-            for loaded in stream(items, self.pixels, job, max_inputs=batch_size or MAX_INPUTS):
+            ahead = self.encoder.patch.weight.device.type != "cpu"
+            for loaded in stream(items, self.pixels, job, max_inputs=batch_size or MAX_INPUTS, ahead=ahead):
                 vectors.append(self._vectors(loaded.packed))
                 bar.advance(task, len(loaded.sources))
         weight = self.encoder.patch.weight

@@ -2,10 +2,14 @@
 
     sources ─> plan_input, a few ahead ─> packs: neighbours that fit together ─> decode, resize, write ─> Loaded ...
 
-Each input is opened twice, for its plan and for its pixels, and one pack is in memory at a time.
+Each input is opened twice, for its plan and for its pixels, and one pack is in memory at a time; with `ahead` two, for
+the next one is read while the caller works on one.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, Literal
 
 from tubelet.errors import InputError
@@ -29,6 +33,7 @@ def stream(
     *,
     max_rows: int = MAX_ROWS,
     max_inputs: int = MAX_INPUTS,
+    ahead: bool = False,
     isolate: Isolate = "auto",
     on_error: Literal["raise", "skip"] = "raise",
     workers: int | None = None,
@@ -41,10 +46,12 @@ def stream(
     the rest of what `read` takes. One input with more rows than `max_rows` makes a pack by itself; `max_tokens` of the
     limits is what no input may pass. An input whose rows only decoding can tell is by itself too, see `PlannedInput`.
     Which inputs go together depends on nothing but the inputs and these two numbers, and rows do not depend on it.
+    ahead: the next pack is read while the caller works on one, which pays where that work is another device's; on a CPU
+    both want the same cores. An iterable is then read by another thread, and to leave waits for the input it is at.
 
     on_error="skip": the error of an input that cannot be read stands in its report. "raise": an error is raised in
     place of the pack its input belongs to; packs before it have been given. progress: called in the
-    caller's thread after each input with how many are done and the name of this one.
+    caller's thread, while it waits for a pack, after each input with how many are done and the name of this one.
     Cost: as `load_patches`, and the plans of a few inputs ahead. Raises: what `load_patches` raises; InputError at once
     for numbers and words that mean nothing.
 
@@ -57,18 +64,52 @@ def stream(
     options = options_of(LoadConfig(recipe, job, isolate), on_error, workers)
     named = not is_one(sources)
     inputs = sources if named and isinstance(sources, Iterable) else listed(sources)
-    return _stream(inputs, named, options, max_rows, max_inputs, Counter(progress))
+    most = min(max_rows, options.config.job.limits.max_tokens)
+    loaded = partial(_loaded, inputs=inputs, named=named, options=options, max_rows=most, max_inputs=max_inputs)
+    return (_ahead if ahead else _in_turns)(loaded, options.workers, progress)
 
 
-def _stream(
-    inputs: Iterable[Any], named: bool, options: Options, max_rows: int, max_inputs: int, tell: Counter
+def _loaded(
+    pool: ThreadPoolExecutor,
+    tell: Counter,
+    *,
+    inputs: Iterable[Any],
+    named: bool,
+    options: Options,
+    max_rows: int,
+    max_inputs: int,
 ) -> Iterator[Loaded]:
     first = 0
-    most = min(max_rows, options.config.job.limits.max_tokens)
-    with threads(options.workers) as pool:
-        for pack in packs(planned(pool, inputs, options, named=named), max_rows=most, max_inputs=max_inputs):
-            yield load_planned(pool, pack, options, tell, first=first, named=named)
-            first += len(pack)
+    for pack in packs(planned(pool, inputs, options, named=named), max_rows=max_rows, max_inputs=max_inputs):
+        yield load_planned(pool, pack, options, tell, first=first, named=named)
+        first += len(pack)
+
+
+Reading = Callable[[ThreadPoolExecutor, Counter], Iterator[Loaded]]
+
+
+def _in_turns(loaded: Reading, workers: int, progress: Callable[[int, str], None] | None) -> Iterator[Loaded]:
+    with threads(workers) as pool:
+        yield from loaded(pool, Counter(progress))
+
+
+def _ahead(loaded: Reading, workers: int, progress: Callable[[int, str], None] | None) -> Iterator[Loaded]:
+    said: SimpleQueue[tuple[int, str] | Future[Loaded | None]] = SimpleQueue()  # inputs that are done, then their pack
+    # The second pool ends first: what waits in it is dropped, and with it the pack that the first one waits for
+    with ThreadPoolExecutor(1, thread_name_prefix="tubelet-ahead") as reader, threads(workers) as pool:
+        coming = loaded(pool, Counter(lambda done, name: said.put((done, name))))
+        reader.submit(next, coming, None).add_done_callback(said.put)
+        while True:
+            one = said.get()
+            if isinstance(one, tuple):
+                if progress is not None:
+                    progress(*one)
+                continue
+            pack = one.result()
+            if pack is None:
+                return
+            reader.submit(next, coming, None).add_done_callback(said.put)
+            yield pack
 
 
 def packs(

@@ -8,11 +8,10 @@ What it needs stands in the store. It can die at any moment: a shard is there wh
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
@@ -37,7 +36,6 @@ from tubelet.weights.load import load_encoder, untrained
 PACK_TOKENS = {"cpu": 8_192}
 PACK_TOKENS_ACCELERATOR = 65_536
 State = Literal["done", "skipped", "busy", "lost_race"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -170,9 +168,10 @@ class Worker:
             isolate = self._isolate("always" if careful else options.isolate, files)
             how: dict[str, Any] = {"max_rows": most, "max_inputs": 1 if careful else MAX_INPUTS, "isolate": isolate}
             sources = self._sources(files, isolate)
-            packs = stream(sources, options.recipe, options.job, **how, on_error="skip", workers=self.readers)
+            how |= {"on_error": "skip", "workers": self.readers, "ahead": True}
+            packs = stream(sources, options.recipe, options.job, **how)
             everything = range(len(files))
-            yield from ((everything, loaded) for loaded in ahead(packs))
+            yield from ((everything, loaded) for loaded in packs)
             return
         isolate = self._isolate("always", files)
         for place, file in enumerate(files):
@@ -257,16 +256,6 @@ def open_encoder(options: EncodeOptions, device: str) -> Encoder:
         encoder = load_encoder(options.model, config=options.config, dtype=dtype, device=device)
     check_reduction(encoder, options.reduction)
     return encoder
-
-
-def ahead(things: Iterator[T]) -> Iterator[T]:
-    """The same things, each made by a thread while the one before is used: one ahead and no more."""
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="tubelet-ahead") as pool:
-        coming = pool.submit(next, things, end)
-        while (one := coming.result()) is not end:
-            coming = pool.submit(next, things, end)
-            yield one  # pyright: ignore[reportReturnType]
 
 
 def _same_size(path: str, expected: int, what: str) -> None:

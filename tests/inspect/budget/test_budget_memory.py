@@ -16,6 +16,7 @@ import pytest
 import torch
 from tests.inspect.budget.budget_cases import allocated, build, cut, random_config, random_grids, rows_of, weights_bytes
 
+from tubelet.encoder import attention_sigmoid, cpu
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.options import RunOptions
@@ -101,6 +102,18 @@ def test_more_rows_than_one_block():
     """Inference in place works on blocks of 8,192 rows; the last may be shorter."""
     config = random_config(random.Random(8), hidden=32, heads=1, mlp=64, **cut(1))
     hold([ratios(config, [Grid(6, 12, 12)] * 12, "in place", dtype) for dtype in DTYPES])
+
+
+@pytest.mark.skipif(not attention_sigmoid.able(torch.bfloat16), reason="this torch has no such product")
+@pytest.mark.parametrize("window", [None, 1])
+def test_attention_of_long_segments_by_the_sigmoid(window: int | None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu, "resolve_attention", lambda *_: "sigmoid")
+    monkeypatch.setattr(cpu, "work_dtype", lambda dtype: dtype)
+    config = random_config(random.Random(9), hidden=128, heads=2, mlp=256, merger=None, pixels=PIXELS, **cut(window))
+    hold([ratios(config, grids, "in place", torch.bfloat16) for grids in LONG])
+
+
+LONG = ([Grid(2, 20, 20)], [Grid(1, 5, 5), Grid(1, 30, 40)], [Grid(1, 60, 50)] * 2)
 
 
 @pytest.mark.slow

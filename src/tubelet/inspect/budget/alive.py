@@ -27,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tubelet.encoder.attention import Backend
 from tubelet.encoder.config import EncoderConfig
+from tubelet.encoder.cpu import work_dtype
+from tubelet.encoder.kernels import chosen
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.options import RunOptions
 from tubelet.inspect.budget.results import result_of
@@ -249,6 +251,8 @@ def moments(
     p = Packed(x, pos, tuple(Item.of(*g) for g in grids), tuple(g.rows for g in grids))
     encoder = deepcopy(encoder) if training else encoder  # its gradients are this call's
     count = LivingBytes(encoder, kernels, len(encoder.layers))
+    if device == "cpu" and not training:
+        chosen(work_dtype(dtype))  # a trial's memory is not the pack's
     with torch.inference_mode(False), torch.set_grad_enabled(training), KernelsOf(device), count:
         tokens = encoder(p, scenes=scenes)
         if training:

@@ -85,8 +85,14 @@ def _norm_back(kernels: Kernels, args: Sequence[Any], out: Any) -> int:
     return kernels.threads * 2 * args[1].shape[-1] * FLOAT  # each thread sums its rows
 
 
-def _mean(kernels: Kernels, args: Sequence[Any], out: Any) -> int:
+def _widened(kernels: Kernels, args: Sequence[Any], out: Any) -> int:
     return args[0].numel() * FLOAT if args[0].dtype in _HALF else 0
+
+
+def _mixed(kernels: Kernels, args: Sequence[Any], out: Any) -> int:
+    """Of a half type in place by float32: both it and the result widened."""
+    x, by = args[:2]
+    return 2 * x.numel() * FLOAT if isinstance(by, Tensor) and x.dtype in _HALF and by.dtype == torch.float32 else 0
 
 
 def _antialiased(kernels: Kernels, args: Sequence[Any], out: Tensor) -> int:
@@ -128,7 +134,10 @@ _FORMULAS: dict[Any, Callable[[Kernels, Sequence[Any], Any], int]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_back,
     _aten.native_layer_norm_backward.default: _norm_back,
-    _aten.mean.default: _mean,
+    _aten.mean.default: _widened,
+    _aten.sum.IntList_out: _widened,  # in float32, as attention by the sigmoid asks
+    _aten.linalg_vector_norm.default: _widened,
+    _aten.mul_.Tensor: _mixed,
     _aten.convolution.default: _convolution,
     _aten._upsample_bicubic2d_aa.default: _antialiased,
     _aten._upsample_bilinear2d_aa.default: _antialiased,

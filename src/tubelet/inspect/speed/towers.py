@@ -151,12 +151,12 @@ TOWERS: tuple[Tower, ...] = (
     Tower("siglip2", "transformers SigLIP2 NaFlex", "padded", _siglip2),
     Tower("siglip2", "timm NaFlexViT", "padded", _timm, weights=False),
     Tower("pixtral", "transformers Pixtral", "padded", _pixtral),
-    Tower("siglip", "transformers SigLIP", "square", _square("SiglipVision")),
+    Tower("siglip", "transformers SigLIP", "square", _square("SiglipVision", vision_use_head=False)),
     Tower("clip", "transformers CLIP", "square", _square("CLIPVision")),
     Tower("mlcd", "transformers MLCD", "square", _square("MLCDVision")),
     Tower("dinov2", "transformers DINOv2", "square", _square("Dinov2", mlp_ratio=4)),
     Tower("dinov3_vit", "transformers DINOv3", "square", _square("DINOv3ViT")),
-    Tower("aimv2", "transformers AIMv2", "square", _square("Aimv2Vision")),
+    Tower("aimv2", "transformers AIMv2", "square", _square("Aimv2Vision", use_head=False)),
 )
 
 
