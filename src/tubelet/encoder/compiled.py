@@ -62,6 +62,8 @@ class CompiledLayers:
 
     def __call__(self, layer: Layer, x: Tensor, inputs: LayerInputs) -> Tensor:
         """`layer(x, inputs)`. The first call of a kind compiles, and `options.say` is told."""
+        if self.failed:  # at an earlier layer of this call
+            return layer(x, inputs)
         key, first = (layer.span, torch.is_grad_enabled()), time.monotonic()
         run = self._made.get(key)
         data = inputs._replace(spans={layer.span: inputs.spans[layer.span]._replace(segments=None)})
