@@ -9,7 +9,7 @@ projector (LoRA) that was trained for this arm, with the same pages, steps and r
 computed with the true beginning of the answer given, which is what greedy decoding has as long as it is right.
 
 About an hour on two cores. What an arm and a seed gave is kept in the user's cache folder under a hash of weights and
-settings, so that the same command goes on where it was stopped.
+settings, so that the same command goes on where it was stopped. Needs matplotlib for the picture.
 """
 
 import argparse
@@ -452,6 +452,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="nothing is written")
     options = parser.parse_args()
+    if not options.quick:
+        import matplotlib  # noqa: F401  that it is missing is told before the hour, not after it
     bench = Bench(VLM.from_pretrained(options.model), SpelledText.load(options.model), find_fonts())
     found = run(bench, options, Kept(None if options.quick else folder_of(bench, options)))
     if options.quick:

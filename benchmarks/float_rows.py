@@ -89,6 +89,8 @@ def main() -> None:
         results = {name: run(given.media, counts, given.rounds, f"{name}, {title}") for name, counts in chosen.items()}
         given.out.write_text(json.dumps({title: results}))
         return
+    if given.cores is not None and not all(1 <= count <= CORES for count in given.cores):
+        parser.error(f"--cores counts from 1 to the {CORES} there are, got {given.cores}")
     stored = harness.RESULTS / "float_rows.json"
     found: dict[str, Any] = {} if given.cores is None else json.loads(stored.read_text())["results"]
     for count in given.cores or sorted({1, CORES}):

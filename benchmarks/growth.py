@@ -1,6 +1,6 @@
 """What more tokens cost: seconds and memory of one layer from 1 to 128 thousand, ours and peers', packed and padded.
 
-    python benchmarks/growth.py                          everything, in one go: a quarter of an hour
+    python benchmarks/growth.py                          everything, in one go: an hour or so
     python benchmarks/growth.py --quick                  toy sizes, one round, nothing written
     python benchmarks/growth.py --keep F --memory 1 2 4  memory of packs of these thousands of tokens, in ascending
                                                          order, kept in the folder F; a busy machine does no harm
@@ -34,6 +34,7 @@ from harness import AGAIN, measure, report, save
 from tubelet.encoder.model import Encoder
 from tubelet.inspect.budget.flops import encoder_flop
 from tubelet.inspect.budget.memory import Dtype, memory
+from tubelet.inspect.draw.chart import LINE, MARK, RULE
 from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, Colour, TextLine, caption, length, words
 from tubelet.inspect.speed.encoders import ALLOWED, products, relative_error
 from tubelet.inspect.speed.towers import TOWERS, Grids, Shape, Tower, call_of, pair, rows_of
@@ -238,12 +239,11 @@ def _mib(count: int | None) -> float | None:
 AREA = (620, 330)  # between the axes
 LEFT, RIGHT, ABOVE, BELOW = 112, 40, 44, 58  # around it, for words
 FINE = 3  # curves are drawn this many times larger and then reduced
-RULE: Colour = (226, 224, 218)
 PLANNED: Colour = (178, 206, 242)
 COLOURS: dict[str, Colour] = {
-    "tubelet": (0, 82, 190),
+    "tubelet": LINE,
     "transformers Qwen2-VL": (206, 110, 0),
-    "transformers SigLIP2 NaFlex": (190, 38, 38),
+    "transformers SigLIP2 NaFlex": MARK,
     "timm NaFlexViT": (122, 66, 160),
 }
 SHOWN = {

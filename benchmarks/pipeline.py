@@ -1,6 +1,6 @@
 """Files to tokens, whole: 200 JPEGs and 5 clips through a SigLIP2 and a Qwen2.5-VL tower, from paths to tokens.
 
-    python benchmarks/pipeline.py                       everything, in one go: half an hour
+    python benchmarks/pipeline.py                       everything, in one go: an hour or so
     python benchmarks/pipeline.py --quick               6 pictures, one clip, toy towers; nothing is written
     python benchmarks/pipeline.py --keep F --case siglip2 --turn tubelet "transformers, batches" --rounds 3
                                                         some ways of one case, kept in the folder F

@@ -44,6 +44,7 @@ RESUMED = ("local 2", "ray 2", "datasets.map")  # that are killed at half and be
 MODEL = "llava_vit_packing_small"
 WORKERS = {"local 2": 2, "ray 2": 2}
 COUNT, MAX_PIXELS, SHARD_TOKENS = 3_600, 36_000, 8_192
+PAUSE_S = 2.0  # between a kill and the same again: what the killed process had started ends by itself, or stays
 LOOK_S = 0.25  # between two looks at the processes of a run
 TICKS = os.sysconf("SC_CLK_TCK")
 PR_SET_CHILD_SUBREAPER = 36
@@ -236,7 +237,7 @@ def resumed(method: str, files: Path, out: Path, wall_s: float) -> dict[str, flo
     first.send_signal(signal.SIGKILL)
     first.wait()
     at_work = len(list(out.glob("attempts/*")))
-    time.sleep(2.0)  # what it had started ends by itself
+    time.sleep(PAUSE_S)
     reap()
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     again = timed(method, files, out)

@@ -14,8 +14,8 @@ import tubelet
 from tubelet.errors import ConfigError, InputError, NotFinite, ShapeError
 from tubelet.packed import Item, Packed, pack
 from tubelet.reduce.groups import Per, groups_of
-from tubelet.reduce.relevance import WORDS, content_words, in_joint_space, relevance
-from tubelet.reduce.settings import Words
+from tubelet.reduce.relevance import content_words, in_joint_space, relevance
+from tubelet.reduce.settings import WORDS, Words
 
 LAWS = settings(deadline=None)
 

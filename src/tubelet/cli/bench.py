@@ -34,7 +34,8 @@ class Bench:
     machine does hits both. "share" is useful FLOPs against bare matrix products of the same run. Needs transformers,
     and timm for NaFlexViT: pip install "tubelet[hf,timm]".
 
-    --explain compares nothing: it says by which routine this machine multiplies each type, and how that was found.
+    --explain compares nothing: it says by which routines this machine multiplies and attends in each type, and how that
+    was found.
 
     Example: tubelet bench --family qwen2_5_vl,siglip2 --dtype float32
     """
@@ -55,7 +56,7 @@ class Bench:
     hidden: Annotated[int, option("width; heads of 64, MLP of 4 times (default: 768)", "N")] = 768
     rounds: Annotated[int, option("turns each takes (default: 3)", "N")] = 3
     device: Annotated[Literal["cpu", "cuda"], option("where (default: cpu)")] = "cpu"
-    explain: Annotated[bool, option("only say what multiplies matrices here, measured once a machine")] = False
+    explain: Annotated[bool, option("only say what multiplies and attends here, measured once a machine")] = False
     output: OutputOptions = OutputOptions()
 
     def run(self, terminal: Terminal) -> int:

@@ -144,7 +144,7 @@ class Plan:
         views = view_rule(self.views, self.pool, self.join)
         own = None if outline is None else outline.views()
         if views is None and own is not None:  # rows that are chosen are joined without more ado
-            views = own if self.keep is None else replace(own, pool=None, join="flat", most=None)
+            views = own if self.keep is None else own.unpooled
         tiled = isinstance(views, ViewRule)
         if tiled and self.keep is not None and (views.pool is not None or views.join != "flat"):
             raise UsageError("--keep takes the place of pooling: add --pool none --join flat")

@@ -1,4 +1,4 @@
-"""Words of the command line made into values: sizes, bytes, view rules."""
+"""Words of the command line made into values: sizes, bytes, view rules; and names of models looked at."""
 
 import re
 from dataclasses import dataclass, replace

@@ -39,6 +39,7 @@ TRIAL_S = 0.3  # of all together, warming up included
 ROWS, WIDTH = 512, 768  # of the product that is timed: up to four times the width, the largest of a layer
 HEADS = 4  # of the attention that is timed, of as few rows as the sigmoid's is for
 BETTER = {"onednn": 0.97, "sigmoid": 0.95}  # of the usual one's time at most, or that stays: less may be chance
+USUAL = {"onednn": "blas", "sigmoid": "sdpa"}  # what each is timed against
 ROUNDS = 9  # at most
 
 
@@ -91,12 +92,9 @@ def chosen(dtype: torch.dtype) -> KernelChoice:
 
 
 def _fastest(seconds: dict[str, float], why: str) -> KernelChoice:
-    faster = {name: seconds[name] <= BETTER[name] * seconds[usual] for name, usual in _USUAL.items() if name in seconds}
+    faster = {name: seconds[name] <= BETTER[name] * seconds[usual] for name, usual in USUAL.items() if name in seconds}
     products, attention = faster["onednn"], faster.get("sigmoid", False)
     return KernelChoice("onednn" if products else "blas", "sigmoid" if attention else "sdpa", why, seconds)
-
-
-_USUAL = {"onednn": "blas", "sigmoid": "sdpa"}
 
 
 @lru_cache(maxsize=4)

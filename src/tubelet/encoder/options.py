@@ -19,10 +19,12 @@ class RunOptions:
 
     backend: Backend = "auto"  # attention: "auto", or one of tubelet.encoder.attention that must run
     gradient_checkpointing: bool = False  # each layer runs again in the backward pass instead of keeping activations
-    products: Products = "auto"  # of matrices, on a CPU in inference: the faster one here, or one of kernels.Products
+    # of matrices, on a CPU in inference: the faster one here, or one of kernels.Products; bfloat16 rows of "onednn"
+    # also attend by its products
+    products: Products = "auto"
     # "auto": layers are compiled where that pays: on CUDA, without gradients after enough rows, with them when
-    # `rows_ahead` says so; on a CPU never, where the layers in place are faster (1.12 x float32, docs/record/log.md).
-    # Else a backend of torch.compile for every call, such as "inductor", or None for none.
+    # `rows_ahead` says so; never on a CPU, where the layers in place are faster (docs/record/log.md). Else a backend of
+    # torch.compile for every call, such as "inductor", or None for none.
     compile: str | Callable[..., Any] | None = "auto"
     rows_ahead: int = 0  # rows that are to come, where that is known; "auto" waits for no others then
     say: Callable[[str], None] | None = field(default=None, compare=False, repr=False)  # is told of long first calls

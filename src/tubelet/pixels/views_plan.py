@@ -13,7 +13,7 @@ Source: rkawamura0483/LaViDa_mod:llava/mm_utils.py and llava/model/llava_arch.py
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
@@ -108,6 +108,11 @@ class ViewRule:
     canvas: Canvas = "inside"
     longest: int | None = None  # the longer side that a picture is resized to first, the other even; None: not
     clip_longest: int | None = None  # the same of the frames of a clip
+
+    @property
+    def unpooled(self) -> "ViewRule":
+        """The same views, neither pooled nor joined: what rows are chosen from."""
+        return replace(self, pool=None, join="flat", most=None)
 
     def __post_init__(self) -> None:
         if min(self.tile, self.stride, 1 if self.most is None else self.most) < 1:

@@ -13,10 +13,8 @@ from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.errors import ConfigError, InputError, NotFinite, ShapeError
 from tubelet.packed import Item, Packed
 from tubelet.reduce.groups import Per, groups_of
-from tubelet.reduce.settings import TEMPERATURE, Words
+from tubelet.reduce.settings import TEMPERATURE, WORDS, Words
 from tubelet.shapes import Float
-
-WORDS: tuple[Words, ...] = ("max", "logsumexp", "mean")
 
 # English words that name nothing one could find on a page.
 _FUNCTION_WORDS = """

@@ -7,6 +7,7 @@ Scale = Literal["range", "rank"]
 SCALES: tuple[Scale, ...] = ("range", "rank")
 COVERAGE_SHARE = 0.25  # of the budget, at most, for the best rows of regions
 Words = Literal["max", "logsumexp", "mean"]  # how scores of words become one
+WORDS: tuple[Words, ...] = ("max", "logsumexp", "mean")
 TEMPERATURE = 0.05  # of words that are weighed against each other
 RADIUS, REGION = 3, 4  # of shirg, where settings leave them open
 

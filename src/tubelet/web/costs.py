@@ -1,7 +1,6 @@
 """Numbers of a plan for a size, frames and a budget that somebody is still changing: `budget.plan`, and its memory."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -48,7 +47,7 @@ def costs(
         raise InputError(f"no language model of that name{near_names(name, LANGUAGE)}", expected=tuple(LANGUAGE))
     budget = int(_number(asked, "budget", 1, LIMITS.max_tokens)) if "budget" in asked else None
     if budget is not None and isinstance(views, ViewRule):  # rows that are chosen are neither pooled nor joined
-        views = replace(views, pool=None, join="flat", most=None)
+        views = views.unpooled
     return dict(_costs(input_of(asked), config, views, budget, name, device))
 
 

@@ -104,7 +104,10 @@ def test_more_rows_than_one_block():
     hold([ratios(config, [Grid(6, 12, 12)] * 12, "in place", dtype) for dtype in DTYPES])
 
 
-@pytest.mark.skipif(not attention_sigmoid.able(torch.bfloat16), reason="this torch has no such product")
+@pytest.mark.skipif(
+    not (attention_sigmoid.able(torch.bfloat16) or cpu.has_arithmetic(torch.bfloat16)),
+    reason="this CPU multiplies no bfloat16",
+)
 @pytest.mark.parametrize("window", [None, 1])
 def test_attention_of_long_segments_by_the_sigmoid(window: int | None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu, "resolve_attention", lambda *_: "sigmoid")

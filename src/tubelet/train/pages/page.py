@@ -79,8 +79,8 @@ class PageRecipe:
         if any(side % UNIT or side < 3 * UNIT for size in self.sizes for side in size) or not self.sizes:
             raise InputError(f"sides of a page are multiples of {UNIT}, from {3 * UNIT}", expected=UNIT, got=self.sizes)
         for name in ("absent", "misspelt"):
-            if not 0 <= getattr(self, name) <= 1:
-                share = getattr(self, name)
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
                 raise InputError(f"{name} is a share from 0 to 1, got {share}", limit=1, got=share)
         if not 8 <= self.em[0] <= self.em[1]:
             raise InputError("em is a range of pixels from 8", limit=8, got=self.em)
