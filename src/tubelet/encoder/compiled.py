@@ -23,8 +23,10 @@ from tubelet.encoder.config import EncoderConfig, Span
 from tubelet.encoder.layers import Layer, LayerInputs
 from tubelet.encoder.options import RunOptions
 
-# Rows x layers x width from which "auto" compiles, by device and by whether weights learn; no entry: never.
-PAYS = {("cuda", False): 5e11, ("cuda", True): 2e11}
+# Rows x layers x width from which "auto" compiles, by device and by whether weights learn; no entry: never. Estimated,
+# not measured: a kind of layer compiles in 5 s (twice that with a backward pass, on 2 cores), and a compiled one is
+# spared some ten passes over its rows and their hidden values, at 2 bytes each and 4 TB/s; 25 passes where it learns.
+PAYS = {("cuda", False): 1e12, ("cuda", True): 8e11}
 
 
 class CompiledLayers:
