@@ -20,8 +20,8 @@ def attention_op(q: Tensor, k: Tensor, v: Tensor, cu: Tensor) -> tuple[Tensor, T
     """`varlen_attention` by sdpa with the segments as a host cu_seqlens tensor, and what the backward pass on a CPU
     goes by: (T, H) logarithms of the sums that softmax divides by; (0, H) elsewhere."""
     if q.device.type != "cpu":
-        return varlen_attention(q, k, v, _from_host(cu), backend="sdpa").contiguous(), _sums(q, 0)
-    out, sums = q.new_empty(q.shape), _sums(q, q.shape[0])
+        return varlen_attention(q, k, v, _from_host(cu), backend="sdpa").contiguous(), _sums(q[:0])
+    out, sums = q.new_empty(q.shape), _sums(q)
     for run in _from_host(cu).runs:
         for queries, keys, count in segment_pieces(*run, 4 * q.shape[1] * q.shape[2]):
             got, logs = _FORWARD(_split(q[queries], count), _split(k[keys], count), _split(v[keys], count))
@@ -69,9 +69,10 @@ def _joined(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def _sums(q: Tensor, rows: int) -> Tensor:
+def _sums(q: Tensor) -> Tensor:
+    """(rows, H), of the type that the kernel gives."""
     kind = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty(rows, q.shape[1], dtype=kind)
+    return q.new_empty(q.shape[:2], dtype=kind)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -90,7 +91,7 @@ def _from_host(cu: Tensor) -> Segments:
 
 @attention_op.register_fake
 def _like_queries(q: Tensor, k: Tensor, v: Tensor, cu: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), _sums(q, q.shape[0] if q.device.type == "cpu" else 0)
+    return q.new_empty(q.shape), _sums(q if q.device.type == "cpu" else q[:0])
 
 
 @attention_backward_op.register_fake
