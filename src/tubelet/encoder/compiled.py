@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tubelet.encoder.config import EncoderConfig, Span
-from tubelet.encoder.layers import Layer, LayerInputs
+from tubelet.encoder.layers import LayerInputs
 from tubelet.encoder.options import RunOptions
 
 # Rows x layers x width from which "auto" compiles, by device and by whether weights learn; no entry: never. Estimated,
@@ -62,8 +62,8 @@ class CompiledLayers:
         self.seen += x.shape[0] * unit
         return max(ahead, self.seen) >= pays
 
-    def __call__(self, layer: Layer, x: Tensor, inputs: LayerInputs) -> Tensor:
-        """`layer(x, inputs)`. The first call of a kind compiles, and `options.say` is told."""
+    def __call__(self, layer: Any, x: Tensor, inputs: LayerInputs) -> Tensor:
+        """`layer(x, inputs)` of a Layer, or of what stands around one. The first call of a kind compiles, and `options.say` is told."""
         if self.failed:  # at an earlier layer of this call
             return layer(x, inputs)
         key, first = (layer.span, torch.is_grad_enabled()), time.monotonic()
@@ -97,7 +97,7 @@ class CompiledLayers:
             self.options.say(text)
 
 
-def _run(layer: Layer, x: Tensor, inputs: LayerInputs) -> Tensor:
+def _run(layer: Any, x: Tensor, inputs: LayerInputs) -> Tensor:
     return layer(x, inputs)
 
 
