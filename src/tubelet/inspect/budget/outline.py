@@ -22,7 +22,7 @@ from tubelet.language.vlm.qwen import SPATIAL_MLLM, spatial_level, without_spati
 from tubelet.language.vlm.scheme import MODEL_TYPE, Scheme, scheme_from
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.locate import CONFIG, SECTION, CheckpointFolder, Source, find_folder
-from tubelet.weights.opened import Opened, open_weights
+from tubelet.weights.opened import Opened, open_weights, stored_name
 from tubelet.weights.plain import from_plain
 
 if TYPE_CHECKING:
@@ -182,8 +182,4 @@ def _language_values(folder: CheckpointFolder, opened: Opened, *, spatial: bool)
 
 
 def _kept(folder: CheckpointFolder, opened: Opened) -> str:
-    if folder.dtype is not None:
-        return folder.dtype
-    from tubelet.weights.tensors import stored_type
-
-    return str(stored_type(list(opened.entries.values()))).removeprefix("torch.")
+    return folder.dtype or stored_name(opened.entries.values())

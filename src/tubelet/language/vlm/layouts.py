@@ -1,6 +1,7 @@
 """Kinds of whole models, by the model_type in their config.json, each with its layout.
 
-LLaVA's own layout, whose tower may lie elsewhere, and what tubelet writes are `language.vlm.read_folder`'s own. No torch.
+LLaVA's own layout, whose tower may lie elsewhere, and what tubelet writes are `language.vlm.read_folder`'s own. No
+torch is needed for these.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Tensors of LLaVA's checkpoints that are no part of an encoder or a projector.
 
-    model.image_newline         the end of a row of joined views
-    model.embed_tokens.weight   the table of embeddings, also of language models that transformers does not have
+model.image_newline         the end of a row of joined views
+model.embed_tokens.weight   the table of embeddings, also of language models that transformers does not have
 """
 
 from typing import Any
