@@ -213,7 +213,8 @@ def _digest(header: Header, name: str) -> str:
     """The sha256 of a tensor's values, as they lie in the file."""
     start = header.size - max(entry.end for entry in header.tensors.values())
     entry = header.tensors[name]
-    return hashlib.sha256(np.memmap(header.path, np.uint8, "r")[start + entry.start : start + entry.end]).hexdigest()
+    values: Any = np.memmap(header.path, np.uint8, "r")  # a buffer, without a copy
+    return hashlib.sha256(values[start + entry.start : start + entry.end]).hexdigest()
 
 
 class _Index:
