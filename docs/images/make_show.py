@@ -10,7 +10,7 @@ from PIL import Image
 import tubelet
 from tubelet.families.onevision import VARIANTS
 from tubelet.inspect.draw.lettering import PAPER
-from tubelet.pixels.patchify import item_of
+from tubelet.pixels.fit import item_of
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"

@@ -22,8 +22,8 @@ from tubelet.reading.sampling import Sampling
 from tubelet.scale.child import serve
 from tubelet.scale.options import EncodeOptions, Reduction, weights_digest
 from tubelet.scale.plan import Plan, shard_name
-from tubelet.scale.shard import ShardWords, shard_words
 from tubelet.scale.store import Store
+from tubelet.scale.words import ShardWords, shard_words
 from tubelet.scale.work import Worker
 
 TINY = EncoderConfig(hidden=64, layers=2, heads=2, mlp=128, pixels=PixelRecipe(16, size=448))

@@ -25,9 +25,9 @@ from tubelet.packed.header import read_header
 from tubelet.scale import store as store_module
 from tubelet.scale.local import here
 from tubelet.scale.poison import take
-from tubelet.scale.shard import shard_words
 from tubelet.scale.status import done_shards, verify
 from tubelet.scale.store import Bucket, Folder, Store, open_store
+from tubelet.scale.words import shard_words
 from tubelet.scale.work import Worker
 
 

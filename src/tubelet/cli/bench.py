@@ -69,7 +69,7 @@ class Bench:
             raise UsageError("--layers and --rounds start at 1, --hidden is a multiple of 64")
         if self.explain:
             return _explain(terminal, types)
-        from tubelet.cli.model import device_of
+        from tubelet.encoder.device import device_of
         from tubelet.inspect.speed.encoders import Case, peers_missing, run
         from tubelet.inspect.speed.towers import TOWERS, Shape
         from tubelet.inspect.speed.turns import machine

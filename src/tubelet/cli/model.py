@@ -8,8 +8,9 @@ import torch
 from tubelet.cli.options import SEED, with_budget
 from tubelet.cli.terminal import UsageError, file_name
 from tubelet.cli.values import require_named
+from tubelet.encoder.device import device_of
 from tubelet.encoder.model import Encoder
-from tubelet.errors import InputError, near_names
+from tubelet.errors import near_names
 from tubelet.families.catalogue import variants
 from tubelet.weights.load import load_encoder, report_of, untrained
 from tubelet.weights.locate import built_in
@@ -96,13 +97,3 @@ def load_vlm(
     clips = None if scheme.video_pixels is None else with_budget(scheme.video_pixels, max_pixels, max_tokens)
     vlm.scheme = replace(scheme, pixels=with_budget(scheme.pixels, max_pixels, max_tokens), video_pixels=clips)
     return vlm
-
-
-def device_of(wanted: str) -> str:
-    """The device to run on. Raises InputError when the one asked for is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[wanted]:
-        raise InputError(f"this machine has no {wanted} device that torch can use", expected=wanted)
-    return wanted

@@ -200,7 +200,7 @@ class Plan:
     def _rate(self, config: "EncoderConfig | None") -> float | None:
         if not self.measure or config is None:
             return None
-        from tubelet.cli.model import device_of
+        from tubelet.encoder.device import device_of
         from tubelet.inspect.speed.rate import gemm_rate
 
         return gemm_rate(config.hidden, dtype=self.dtype, device=device_of(self.device))

@@ -26,7 +26,7 @@ def tell_room(
 
     Nothing is said of a model whose sizes its folder does not tell, nor where the system does not tell what is free.
     """
-    from tubelet.cli.model import device_of
+    from tubelet.encoder.device import device_of
     from tubelet.inspect.budget.memory import ITEM_BYTES
     from tubelet.inspect.budget.outline import outline_whole
     from tubelet.inspect.budget.room import free_bytes

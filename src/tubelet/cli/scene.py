@@ -83,7 +83,7 @@ class Scene:
         inputs = inputs_of(self.files, terminal, urls=self.urls, pictures_only=True)
         out = self._place()
         inputs.look()
-        from tubelet.cli.model import device_of
+        from tubelet.encoder.device import device_of
         from tubelet.geometry.look import look_at
         from tubelet.geometry.network import config_for, heads_for
         from tubelet.inspect.draw.scene import save_scene

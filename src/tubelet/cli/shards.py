@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tubelet.scale.options import EncodeOptions, Reduction
     from tubelet.scale.plan import Plan
     from tubelet.scale.store import Store
-    from tubelet.scale.work import Report
+    from tubelet.scale.words import Report
 
 TOO_MANY_BAD, TERMINATED = 3, 143
 
@@ -278,7 +278,7 @@ def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal, be
             closing(_reports(command, store, begun)) as reports,
             progress(terminal, plan.shards, "shards") as tick,
         ):
-            for report in () if bad > most else reports:
+            for report in reports if before.pending and bad <= most else ():
                 tally.add(report)
                 bad += report.bad_files if report.state == "done" else 0
                 tick(tally.text, tally.done)
@@ -299,15 +299,16 @@ def _encode(command: Asked, plan: "Plan", store: "Store", terminal: Terminal, be
 
 
 def _reports(command: Asked, store: "Store", begun: "Interpreters") -> "Generator[Report, None, None]":
-    from tubelet.cli.model import device_of
-
+    """Of every shard as it is made; nothing is begun, or asked of the device, before the first is wanted."""
     many = command.shards
     if many.engine == "ray":
+        from tubelet.encoder.device import device_of
         from tubelet.scale import on_ray
 
         on_ray.silence()
         gpus = 1.0 if device_of(command.device) == "cuda" else 0.0
-        return on_ray.run(store, workers=command.workers or 1, gpus=gpus, lease_s=many.lease)
+        yield from on_ray.run(store, workers=command.workers or 1, gpus=gpus, lease_s=many.lease)
+        return
     from tubelet.scale.local import run
 
     how: dict[str, Any] = {
@@ -317,7 +318,7 @@ def _reports(command: Asked, store: "Store", begun: "Interpreters") -> "Generato
         "lease_s": many.lease,
         "begun": begun,
     }
-    return run(store, **how, device=device_of(command.device), timer=True)
+    yield from run(store, **how, device=command.device, timer=True)
 
 
 class _Terminated(Exception):

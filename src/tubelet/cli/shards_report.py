@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tubelet.scale.plan import Plan
     from tubelet.scale.status import Status
     from tubelet.scale.store import Store
-    from tubelet.scale.work import Report
+    from tubelet.scale.words import Report
 
 MOST_BAD = 3  # bad files that are named; bad.jsonl lists all
 

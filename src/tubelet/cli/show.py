@@ -163,7 +163,7 @@ class Show:
     ) -> "tuple[Image, dict[str, Any]]":
         from tubelet.inspect.draw.frames import contact_sheet, draw_grid
         from tubelet.pixels.budget import is_clip
-        from tubelet.pixels.patchify import item_of
+        from tubelet.pixels.fit import item_of
         from tubelet.pixels.views import view_items
         from tubelet.reduce.merge import Block, merged_item
 

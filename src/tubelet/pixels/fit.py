@@ -13,10 +13,11 @@
 A unit is patch x merge pixels, and what one token covers. Plain arithmetic on host integers: nothing heavy is imported.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tubelet.errors import LimitError, ShapeError
-from tubelet.packed.grid import Grid
+from tubelet.packed.grid import Grid, Item
 from tubelet.pixels.recipe import FIXED, PixelRecipe
 from tubelet.pixels.sizes import (
     QWEN_MAX_PIXELS,
@@ -189,6 +190,21 @@ def grid_of(height: int, width: int, frames: int, recipe: PixelRecipe) -> Grid:
     """Patch counts of an upright picture or clip, from its header alone. Raises as `fit`."""
     size = fit(height, width, recipe, frames)
     return Grid(-(-frames // recipe.temporal), size.height // recipe.patch, size.width // recipe.patch)
+
+
+def item_of(
+    height: int,
+    width: int,
+    times_s: Sequence[float],
+    picture: int,
+    recipe: PixelRecipe,
+    limits: Limits = Limits(),  # noqa: B008
+) -> Item:
+    """The item that a picture or clip with this upright size and these frame times becomes under the recipe that sizes
+    it; a row of time starts with its first frame."""
+    size = fit(height, width, recipe, len(times_s), limits)
+    grid = Grid(-(-len(times_s) // recipe.temporal), size.height // recipe.patch, size.width // recipe.patch)
+    return Item(grid, tuple(times_s[:: recipe.temporal]), picture, box_of(height, width, size))
 
 
 def box_of(height: int, width: int, size: Fit) -> tuple[float, float, float, float]:

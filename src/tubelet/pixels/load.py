@@ -8,24 +8,21 @@ The rows are bit for bit those of `patchify(read(...))`. A clip never exists as 
 written as it is decoded.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from tubelet.doors import door
-from tubelet.errors import CountedInput, CountedRows, InputError, LimitError, TubeletError
+from tubelet.errors import CountedInput, CountedRows, LimitError, TubeletError
 from tubelet.packed import Packed
 from tubelet.packed.grid import MAX_ROWS, Item
 from tubelet.pixels.inputs import is_one, listed
-from tubelet.pixels.load_one import LoadedSource, Options, Task, decode_into, decode_whole
+from tubelet.pixels.load_one import LoadedSource, Task, decode_into, decode_whole
 from tubelet.pixels.patchify import empty_rows, packed_of
-from tubelet.pixels.planned import LoadConfig, PlannedInput, plan_input
+from tubelet.pixels.planned import LoadConfig, Options, PlannedInput, options_of, planned, threads
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.hdr import HdrMode
 from tubelet.reading.job import ReadJob
@@ -110,39 +107,6 @@ def load_patches(
         return load_planned(pool, plans, options, Counter(tell), named=named)
 
 
-def options_of(config: LoadConfig, on_error: str, workers: int | None) -> Options:
-    """What holds for all inputs of one call. Raises InputError for words and numbers that mean nothing."""
-    if workers is not None and (workers != workers or workers < 1):  # NaN would start no thread
-        raise InputError(f"workers must be at least 1, got {workers}", limit=1, got=workers)
-    if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)
-    return Options(config, on_error == "skip", workers or _cores())
-
-
-def planned(
-    pool: ThreadPoolExecutor, sources: Iterable[Any], options: Options, *, named: bool = True
-) -> Iterator[PlannedInput]:
-    """The plan of each source, in order, a few of them made ahead on other threads.
-
-    Raises the first error in that order, unless errors are skipped.
-    """
-    waiting: deque[tuple[int, Future[PlannedInput]]] = deque()
-
-    def next_one() -> PlannedInput:
-        index, future = waiting.popleft()
-        plan = future.result()
-        if plan.error is not None and not options.skip:
-            raise plan.error.placed(item=index if named else None)
-        return plan
-
-    for index, source in enumerate(sources):
-        waiting.append((index, pool.submit(_plan, source, index, options)))
-        if len(waiting) > 2 * options.workers:  # what is planned and not yet wanted stays little
-            yield next_one()
-    while waiting:
-        yield next_one()
-
-
 def load_planned(
     pool: ThreadPoolExecutor,
     plans: Sequence[PlannedInput],
@@ -167,20 +131,6 @@ def load_planned(
 
 
 # ---- threads
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose waiting work is dropped when the block is left by an exception."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tubelet-load")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Counter:
@@ -216,14 +166,6 @@ def _each(
 
 
 # ---- before any pixel
-
-
-def _plan(source: Any, index: int, options: Options) -> PlannedInput:
-    if isinstance(source, PlannedInput):
-        if source.config != options.config:
-            raise InputError("this was planned with other options than it is to be loaded with", item=index)
-        return source
-    return plan_input(source, f"<input {index}>", options.config, options.file_objects)
 
 
 def _whole(task: Task, options: Options) -> None:

@@ -5,9 +5,7 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from threading import Lock, local
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from tubelet.pixels.budget import clip_within, is_clip, size_notes
 from tubelet.pixels.fit import Fit
 from tubelet.pixels.inputs import clip_of, is_source
 from tubelet.pixels.patchify import as_tensor, empty_rows, slots, write_frame, write_frames
-from tubelet.pixels.planned import LoadConfig, PlannedInput, measured
+from tubelet.pixels.planned import Options, PlannedInput, measured
 from tubelet.pixels.resize import ResizeBuffers, resize_frames
 from tubelet.reading.clip import Clip
 from tubelet.reading.isolated.pool import isolated_read
@@ -100,21 +98,11 @@ class ThreadBuffers:
         self.canvas, self.resize = Canvas(), ResizeBuffers()
 
 
-@dataclass(frozen=True)
-class Options:
-    """What holds for all inputs of one call."""
-
-    config: LoadConfig
-    skip: bool  # errors are results
-    workers: int  # threads
-    file_objects: AbstractContextManager[bool] = field(default_factory=Lock)  # one and the same may be listed twice
-    _of_threads: local = field(default_factory=local)
-
-    def buffers(self) -> ThreadBuffers:
-        """The calling thread's."""
-        if not hasattr(self._of_threads, "buffers"):
-            self._of_threads.buffers = ThreadBuffers()
-        return self._of_threads.buffers
+def _buffers(options: Options) -> ThreadBuffers:
+    """The calling thread's."""
+    if not hasattr(options.of_threads, "buffers"):
+        options.of_threads.buffers = ThreadBuffers()
+    return options.of_threads.buffers
 
 
 class StageTimer:
@@ -191,7 +179,7 @@ def decode_into(task: Task, options: Options, workers: int) -> None:
         if plan.video is not None:
             _clip(task, src, plan.video, options, workers)
             return
-        pixels, notes, complete = decode_pixels(src, job.limits, job.background, options.buffers().canvas, job.hdr)
+        pixels, notes, complete = decode_pixels(src, job.limits, job.background, _buffers(options).canvas, job.hdr)
         timer("decode")
     _write(task, 0, pixels, options, timer)
     _fill_up(task, 1, options)
@@ -208,7 +196,7 @@ def _write(task: Task, index: int, pixels: np.ndarray, options: Options, timer: 
             got=(pixels.shape[1], pixels.shape[0]),
         )
     whole = as_tensor(np.ascontiguousarray(pixels)[None])
-    buffers, recipe = options.buffers().resize, options.config.recipe
+    buffers, recipe = _buffers(options).resize, options.config.recipe
     [small] = resize_frames(
         whole, size, resampler=recipe.resampler, interpolation=recipe.interpolation, buffers=buffers
     ).numpy()

@@ -26,12 +26,11 @@ from tubelet.doors import door
 from tubelet.errors import InputError, ShapeError
 from tubelet.packed import Grid, Item, Packed, all_positions
 from tubelet.pixels.budget import clip_within, is_clip
-from tubelet.pixels.fit import Fit, box_of, fit
+from tubelet.pixels.fit import Fit, fit, item_of
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import resize_frames
 from tubelet.pixels.views import View, Views, cut_views, view_items
 from tubelet.reading.clip import Clip
-from tubelet.reading.limits import Limits
 from tubelet.shapes import UInt8
 
 NORMALISED = 150_000  # values worked on at a time: 0.6 MB as float32, which a core's cache holds
@@ -91,21 +90,6 @@ def _resized(frames: Tensor, how: Sequence[View | Fit], recipe: PixelRecipe) -> 
         for one in how
         if isinstance(one, Fit)
     ]
-
-
-def item_of(
-    height: int,
-    width: int,
-    times_s: Sequence[float],
-    picture: int,
-    recipe: PixelRecipe,
-    limits: Limits = Limits(),  # noqa: B008
-) -> Item:
-    """The item that a picture or clip with this upright size and these frame times becomes under the recipe that sizes
-    it; a row of time starts with its first frame."""
-    size = fit(height, width, recipe, len(times_s), limits)
-    grid = Grid(-(-len(times_s) // recipe.temporal), size.height // recipe.patch, size.width // recipe.patch)
-    return Item(grid, tuple(times_s[:: recipe.temporal]), picture, box_of(height, width, size))
 
 
 def packed_of(rows: UInt8[np.ndarray, "T D"], items: Sequence[Item], recipe: PixelRecipe) -> Packed:

@@ -5,15 +5,19 @@ another process, and is loaded there by `load_patches` and `stream`, which open 
 again.
 """
 
-from contextlib import AbstractContextManager
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from threading import Lock, local
 from typing import Any
 
 from tubelet.errors import InputError, TubeletError
 from tubelet.packed.grid import Item
 from tubelet.pixels.budget import frames_within, is_clip, size_notes, spread, times_of, told
-from tubelet.pixels.fit import Fit, fit
-from tubelet.pixels.patchify import item_of
+from tubelet.pixels.fit import Fit, fit, item_of
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.clip import Clip
 from tubelet.reading.job import ReadJob
@@ -36,6 +40,17 @@ class LoadConfig:
         if self.isolate not in ("auto", "always", "never"):
             raise InputError(f"isolate is auto, always or never, not {self.isolate!r}", got=self.isolate)
         object.__setattr__(self, "job", replace(self.job, workers=1))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What holds for all inputs of one call."""
+
+    config: LoadConfig
+    skip: bool  # errors are results
+    workers: int  # threads
+    file_objects: AbstractContextManager[bool] = field(default_factory=Lock)  # one and the same may be listed twice
+    of_threads: local = field(default_factory=local)  # what each thread keeps from one input to the next
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,49 @@ class PlannedInput:
         if self.item is None:
             return ()
         return size_notes(self.width, self.height, self.found, self.config.recipe, moves=self.moves)
+
+
+def options_of(config: LoadConfig, on_error: str, workers: int | None) -> Options:
+    """What holds for all inputs of one call. Raises InputError for words and numbers that mean nothing."""
+    if workers is not None and (workers != workers or workers < 1):  # NaN would start no thread
+        raise InputError(f"workers must be at least 1, got {workers}", limit=1, got=workers)
+    if on_error not in ("raise", "skip"):
+        raise InputError(f"on_error is raise or skip, not {on_error!r}", got=on_error)
+    return Options(config, on_error == "skip", workers or _cores())
+
+
+@contextmanager
+def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose waiting work is dropped when the block is left by an exception."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tubelet-load")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def planned(
+    pool: ThreadPoolExecutor, sources: Iterable[Any], options: Options, *, named: bool = True
+) -> Iterator[PlannedInput]:
+    """The plan of each source, in order, a few of them made ahead on other threads.
+
+    Raises the first error in that order, unless errors are skipped.
+    """
+    waiting: deque[tuple[int, Future[PlannedInput]]] = deque()
+
+    def next_one() -> PlannedInput:
+        index, future = waiting.popleft()
+        plan = future.result()
+        if plan.error is not None and not options.skip:
+            raise plan.error.placed(item=index if named else None)
+        return plan
+
+    for index, source in enumerate(sources):
+        waiting.append((index, pool.submit(_plan, source, index, options)))
+        if len(waiting) > 2 * options.workers:  # what is planned and not yet wanted stays little
+            yield next_one()
+    while waiting:
+        yield next_one()
 
 
 def plan_input(source: Any, name: str, config: LoadConfig, lock: AbstractContextManager[Any]) -> PlannedInput:
@@ -145,3 +203,18 @@ def clip_for(found: OutlinedInput, recipe: PixelRecipe) -> Clip:
         return told(clip, recipe)
     frames = len(found.video.times_s)
     return replace(clip, notes=(*clip.notes, *size_notes(clip.width, clip.height, frames, recipe, moves=True)))
+
+
+# ---- inside
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _plan(source: Any, index: int, options: Options) -> PlannedInput:
+    if isinstance(source, PlannedInput):
+        if source.config != options.config:
+            raise InputError("this was planned with other options than it is to be loaded with", item=index)
+        return source
+    return plan_input(source, f"<input {index}>", options.config, options.file_objects)

@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from tubelet.errors import InputError
 from tubelet.pixels.inputs import is_one, listed
-from tubelet.pixels.load import Counter, Loaded, load_planned, options_of, planned, threads
-from tubelet.pixels.load_one import Options
-from tubelet.pixels.planned import LoadConfig, PlannedInput
+from tubelet.pixels.load import Counter, Loaded, load_planned
+from tubelet.pixels.planned import LoadConfig, Options, PlannedInput, options_of, planned, threads
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.reading.job import ReadJob
 from tubelet.reading.read import Isolate

@@ -13,8 +13,8 @@ from tubelet.encoder.pool import AttentionPool, QueryPool
 from tubelet.errors import InputError, LimitError
 from tubelet.packed import Grid, Item, Packed
 from tubelet.pixels.budget import clip_within, is_clip
-from tubelet.pixels.fit import Fit
-from tubelet.pixels.patchify import as_tensor, empty_rows, item_of, packed_of, write_frames
+from tubelet.pixels.fit import Fit, item_of
+from tubelet.pixels.patchify import as_tensor, empty_rows, packed_of, write_frames
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.resize import resize_frames
 from tubelet.reading.clip import Clip

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from types import FrameType
 
+from tubelet.encoder.device import device_of
 from tubelet.errors import RunError, TubeletError
 from tubelet.reading.isolated.wire import error_fields, receive, send
 from tubelet.scale.poison import ended_by_timer
 from tubelet.scale.store import open_store
 from tubelet.scale.work import Worker
 
+_ASKED = ("place", "device", "number", "lease_s", "readers")
 _GRACE_S = 5.0  # to drop the shard at work before the process ends whatever it does
 
 
@@ -30,13 +32,15 @@ def main() -> None:
             said = receive(door)
         except (EOFError, OSError):  # nobody needs us
             return
-    store, device, lease_s, readers = (said.values[name] for name in ("place", "device", "lease_s", "readers"))
+    place, device, number, lease_s, readers = (said.values[name] for name in _ASKED)
+
+    def make() -> Worker:
+        own = device_of(device, number)
+        return Worker(open_store(place), device=own, lease_s=lease_s, readers=readers or None, timer=True)
+
     code: str | int | None = 0
     try:
-        serve(
-            socket.socket(fileno=said.files[0]),
-            lambda: Worker(open_store(store), device=device, lease_s=lease_s, readers=readers or None, timer=True),
-        )
+        serve(socket.socket(fileno=said.files[0]), make)
     except SystemExit as e:
         code = e.code
     os._exit(code if isinstance(code, int) else 1)  # to take torch apart would be half a second for nothing

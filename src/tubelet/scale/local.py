@@ -13,7 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import Protocol, runtime_checkable
+from itertools import count
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tubelet.errors import InputError, TubeletError, WorkerDied
 from tubelet.reading.isolated.wire import error_from, receive, send
@@ -22,7 +23,10 @@ from tubelet.scale.plan import Plan, read_plan, shard_name
 from tubelet.scale.poison import LEASE_S
 from tubelet.scale.status import done_shards
 from tubelet.scale.store import Store
-from tubelet.scale.work import Report, Worker
+from tubelet.scale.words import Report
+
+if TYPE_CHECKING:
+    from tubelet.scale.work import Worker
 
 PAUSE_S = 0.5  # before a shard that another process has is asked for again
 _END_S = 10.0  # for a worker to end by itself
@@ -60,8 +64,9 @@ def run(
     """Encode what is pending and give a report of each shard, as they come. Close it to stop.
 
     workers: 1 is this process; more are started, and ended with it. rank, world: which shards come first; others follow
-    where nobody works on them. device: for several, cuda means one device each. readers: threads that decode, shared
-    out by default. wait: until shards at work elsewhere are there, or their workers dead; by default not with a world.
+    where nobody works on them. device: as `Worker` takes it; for several, cuda means one device each, and a worker says
+    where there is none. readers: threads that decode, shared out by default. wait: until shards at work elsewhere are
+    there, or their workers dead; by default not with a world.
     timer: the system may end this process, too, where a step takes longer than the lease allows (`ended_by_timer`).
     begun: processes that were begun before, which are taken first.
     Raises InputError for numbers that mean nothing, what `Worker.run` raises, WorkerDied where workers do not start.
@@ -71,13 +76,15 @@ def run(
         raise InputError(text, limit=1, got=(workers, rank, world))
     wait = world == 1 if wait is None else wait
     if workers == 1 and start is None:
+        from tubelet.scale.work import Worker
+
         worker = Worker(store, device=device, readers=readers, lease_s=lease_s, timer=timer)
         return here(worker, rank=rank, world=world, wait=wait)
     share = readers or max(1, (os.cpu_count() or 1) // workers)
     return _Team(store, workers, start or _starter(store, device, lease_s, share, begun), rank, world, wait).reports()
 
 
-def here(worker: Worker, *, rank: int = 0, world: int = 1, wait: bool = True) -> Generator[Report, None, None]:
+def here(worker: "Worker", *, rank: int = 0, world: int = 1, wait: bool = True) -> Generator[Report, None, None]:
     """The same with one worker in this process."""
     while True:
         busy = moved = False
@@ -217,24 +224,18 @@ def _error(said: dict[str, object]) -> TubeletError:
 
 
 def _starter(store: Store, device: str, lease_s: float, readers: int, begun: Interpreters | None) -> Start:
-    """Starts interpreters, those first that are begun already; on CUDA each gets the next device."""
+    """Starts interpreters, those first that are begun already, and numbers them."""
     waiting = begun or Interpreters(0)
-    count = 0
+    numbers = count()
 
     def start(link: socket.socket) -> Process:
-        nonlocal count
-        own = device
-        if device == "cuda":
-            import torch
-
-            own = f"cuda:{count % max(1, torch.cuda.device_count())}"
-        count += 1
+        said = {"place": store.place, "device": device, "number": next(numbers), "lease_s": lease_s, "readers": readers}
         try:
             door, process = waiting.take()
         except OSError as e:
             raise WorkerDied("a worker could not be started") from e
         with door, suppress(OSError):  # of one that is dead: its line is heard next
-            send(door, {"place": store.place, "device": own, "lease_s": lease_s, "readers": readers}, [link.fileno()])
+            send(door, said, [link.fileno()])
         return process
 
     return start

@@ -18,7 +18,8 @@ from tubelet.scale.local import PAUSE_S, pending
 from tubelet.scale.plan import Plan, read_plan
 from tubelet.scale.poison import LEASE_S, at_work
 from tubelet.scale.store import Store, open_store
-from tubelet.scale.work import Report, Worker
+from tubelet.scale.words import Report
+from tubelet.scale.work import Worker
 
 AT_ONCE = 10_000  # shards that Ray is told of at a time
 _OBJECTS_BYTES = 200 << 20  # of a Ray of our own: reports are small

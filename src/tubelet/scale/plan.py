@@ -19,8 +19,7 @@ from typing import Any, Literal
 
 from tubelet.errors import InputError, PlanMismatch, StoreError, TubeletError
 from tubelet.packed.header import strict_json
-from tubelet.pixels.load import options_of, planned, threads
-from tubelet.pixels.planned import LoadConfig, PlannedInput
+from tubelet.pixels.planned import LoadConfig, PlannedInput, options_of, planned, threads
 from tubelet.reading.tar import MemberFile, Piece
 from tubelet.scale.options import EncodeOptions, flat
 from tubelet.scale.sources import Listing, is_archive, list_sources, manifest_digests, members_of

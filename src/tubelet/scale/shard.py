@@ -13,12 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tubelet.errors import TubeletError, UnsafeFile
+from tubelet.errors import TubeletError
 from tubelet.packed import Item
-from tubelet.packed.header import Header, strict_json
 from tubelet.scale.encode import Encoded
-
-DIGESTS = ("x", "pos", "pooled")
 
 
 class Bad(NamedTuple):
@@ -69,38 +66,6 @@ class ShardContent:
         digests = {name: digest(t) for name, t in {"x": x, "pos": pos, **tensors}.items()}
         said = {**words, "sha256": json.dumps(digests)}
         return x, pos, self.items, self.lengths, tensors, said
-
-
-class ShardWords(NamedTuple):
-    """What stands beside the tensors of a shard."""
-
-    ids: tuple[int, ...]
-    files: tuple[str, ...]
-    bad: tuple[dict[str, Any], ...]
-    lengths: tuple[int, ...]
-    items: tuple[dict[str, Any], ...]
-    sha256: dict[str, str]
-    fingerprint: str
-    seconds: float
-    incomplete: frozenset[int]
-
-
-def shard_words(header: Header) -> ShardWords:
-    """The words in the header of a shard. Raises UnsafeFile for a file that is none."""
-    meta = header.metadata
-    source = header.path.name
-    try:
-        ids, files, bad, lengths, items, digests, incomplete = (
-            strict_json(meta[name].encode(), UnsafeFile, source, any_number=True, most_values=1_000_000)
-            for name in ("ids", "files", "bad", "lengths", "items", "sha256", "incomplete")
-        )
-        agree = len(ids) == len(files) and len(items) == len(lengths) and {one["id"] for one in bad} <= set(ids)
-        if not agree or not all(0 <= item["picture"] < len(ids) for item in items):
-            raise UnsafeFile("the words of the shard contradict each other", source=source)
-        own = (tuple(ids), tuple(files), tuple(bad), tuple(lengths), tuple(items), dict(digests))
-        return ShardWords(*own, meta["fingerprint"], float(meta["seconds"]), frozenset(incomplete))
-    except (AttributeError, KeyError, TypeError, ValueError) as e:
-        raise UnsafeFile("not a shard of a run", source=source) from e
 
 
 def digest(tensor: Tensor) -> str:

@@ -15,9 +15,9 @@ from tubelet.packed import Packed
 from tubelet.packed.file import item_from
 from tubelet.packed.header import read_header
 from tubelet.scale.plan import PlannedFile, files_of, read_plan, shard_name
-from tubelet.scale.shard import ShardWords, shard_words
 from tubelet.scale.status import done_shards
 from tubelet.scale.store import Store, open_store
+from tubelet.scale.words import ShardWords, shard_words
 
 _HEADERS = 256  # of shards that are kept in memory
 

@@ -8,14 +8,15 @@ What it needs stands in the store. It can die at any moment: a shard is there wh
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from tubelet import __version__
+from tubelet.encoder.device import device_of
 from tubelet.encoder.model import Encoder
 from tubelet.errors import InputError, TubeletError, WeightsError, WorkerDied
 from tubelet.families.catalogue import variants
@@ -31,37 +32,20 @@ from tubelet.scale.plan import Part, PlannedFile, files_of, planned_error, read_
 from tubelet.scale.poison import LEASE_S, MOST_DEATHS, Attempt, drop_own, take
 from tubelet.scale.shard import Bad, ShardContent, host_kind
 from tubelet.scale.store import Store
+from tubelet.scale.words import Report, State
 from tubelet.weights.load import load_encoder, untrained
 
 PACK_TOKENS = {"cpu": 8_192}
 PACK_TOKENS_ACCELERATOR = 65_536
-State = Literal["done", "skipped", "busy", "lost_race"]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of one shard: small, because it travels through engines."""
-
-    shard: int
-    state: State  # skipped: it was there; busy: another works on it; lost_race: another was first
-    files: int = 0
-    tokens: int = 0  # written
-    bytes: int = 0  # written
-    bad: dict[str, int] = field(default_factory=dict)  # files that could not be encoded, by the name of the error
-    deaths: int = 0  # of earlier attempts
-    seconds: float = 0.0
-
-    @property
-    def bad_files(self) -> int:
-        return sum(self.bad.values())
 
 
 class Worker:
     """Encodes the shards of one store.
 
-    device: as torch names it. readers: threads that decode. on_file: called with the id of a file before it is touched.
-    timer: the system ends this process where a step takes longer than the lease allows; needs `ended_by_timer`.
-    Raises: StoreError where there is no plan.
+    device: as `device_of` takes it. readers: threads that decode. on_file: called with the id of a file before it is
+    touched. timer: the system ends this process where a step takes longer than the lease allows, which needs
+    `ended_by_timer`.
+    Raises: InputError where there is no such device, StoreError where there is no plan.
     """
 
     def __init__(
@@ -76,7 +60,7 @@ class Worker:
         encoder: Encoder | None = None,
     ) -> None:
         """encoder: the plan's, where the caller has it; otherwise it is loaded for the first shard that needs it."""
-        self.store, self.device, self.readers = store, device, readers
+        self.store, self.device, self.readers = store, device_of(device), readers
         self.lease_s, self.timer, self.on_file = lease_s, timer, on_file
         self.plan = read_plan(store)
         self._given = encoder

@@ -14,8 +14,9 @@ from tubelet.language.project.projector import Projector, build_projector
 from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
 from tubelet.language.vlm.lavida import FrontEnd
 from tubelet.language.vlm.layouts import LAYOUTS
-from tubelet.language.vlm.llava import read_embeddings
-from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
+from tubelet.language.vlm.llava import LLAVA_BASES
+from tubelet.language.vlm.llava_tensors import read_embeddings
+from tubelet.language.vlm.load_lm import load_speaker, require_transformers
 from tubelet.language.vlm.model import VLM
 from tubelet.language.vlm.scheme import MODEL_TYPE, Scheme
 from tubelet.pixels.recipe import UNBUDGETED, PixelRecipe

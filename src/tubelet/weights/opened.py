@@ -3,7 +3,7 @@
 Nothing here needs torch, unless shapes alone must tell which published network the tensors are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tubelet.encoder.model import Encoder
 
 Shapes = dict[str, tuple[int, ...]]
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of a header -> of torch
 
 
 class Opened(NamedTuple):
@@ -35,6 +36,16 @@ class Opened(NamedTuple):
     def entries(self) -> dict[str, Entry]:
         """The encoder's tensors by their bare names."""
         return {name: self.checkpoint.entries[key] for name, key in self.match.named.items()}
+
+
+def stored_name(entries: Iterable[Entry]) -> str:
+    """The one type all tensors are kept in, as torch calls it: the stored one, or the narrowest that holds all of them.
+
+    >>> stored_name([Entry("BF16", (), 0, 2), Entry("F16", (), 2, 4)])
+    'float32'
+    """
+    kinds = {FLOATS[entry.dtype] for entry in entries} or {"float32"}
+    return kinds.pop() if len(kinds) == 1 else "float64" if "float64" in kinds else "float32"
 
 
 def open_weights(source: Source, *, config: EncoderConfig | str | None = None, revision: str | None = None) -> Opened:

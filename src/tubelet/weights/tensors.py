@@ -12,8 +12,7 @@ from torch import Tensor
 from tubelet.errors import KeyMismatch, UnsafeFile
 from tubelet.packed.header import Entry
 from tubelet.weights.locate import Checkpoint, CheckpointFolder, Source, find_checkpoint
-
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+from tubelet.weights.opened import FLOATS, stored_name
 
 
 def read_state(source: Source, *, revision: str | None = None) -> dict[str, Tensor]:
@@ -39,7 +38,7 @@ def compare_names(
     misshaped = [
         (name, shape, entries[name].shape)
         for name, shape in known.items()
-        if name in entries and (entries[name].shape != shape or entries[name].dtype not in _FLOATS)
+        if name in entries and (entries[name].shape != shape or entries[name].dtype not in FLOATS)
     ]
     if missing or unexpected or misshaped:
         parts = []
@@ -78,7 +77,7 @@ def same_bits(wanted: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> bo
 
 def entries_of(tensors: Mapping[str, Tensor]) -> dict[str, Entry]:
     """Tensors in memory as a file would describe them, for `compare_names`."""
-    names = {dtype: name for name, dtype in _FLOATS.items()}
+    names = {getattr(torch, own): name for name, own in FLOATS.items()}
     return {key: Entry(names.get(x.dtype, str(x.dtype)), tuple(x.shape), 0, 0) for key, x in tensors.items()}
 
 
@@ -88,12 +87,8 @@ def wanted_type(dtype: torch.dtype | None, folder: CheckpointFolder) -> torch.dt
 
 
 def stored_type(entries: Sequence[Entry]) -> torch.dtype:
-    """The one type all tensors are kept in: the stored one, or the narrowest that holds all stored ones."""
-    kinds = [_FLOATS[entry.dtype] for entry in entries]
-    out = kinds[0] if kinds else torch.float32
-    for kind in kinds[1:]:
-        out = torch.promote_types(out, kind)
-    return out
+    """The one type all tensors are kept in, see `stored_name`."""
+    return getattr(torch, stored_name(entries))
 
 
 class TensorReader:

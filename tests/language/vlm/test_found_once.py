@@ -15,7 +15,7 @@ from tests.weights.hub import COMMIT, FakeHub
 
 from tubelet import load_encoder, load_projector
 from tubelet.language.vlm import write_folder
-from tubelet.language.vlm.llava import read_newline
+from tubelet.language.vlm.llava_tensors import read_newline
 from tubelet.language.vlm.model import VLM
 from tubelet.weights import locate
 from tubelet.weights.locate import find_folder

@@ -1,7 +1,7 @@
 """What a folder says of a model, for plans: its encoder, and what follows it in a whole model. No weight is read.
 
 Headers of safetensors give the sizes of VGGT, which stand in no configuration, and how large the language model is.
-What tubelet wrote is described without torch, other kinds need what reads them.
+No torch, unless VGGT is inside or shapes alone tell which network it is.
 """
 
 import math
@@ -17,11 +17,12 @@ from tubelet.inspect.budget.memory import ITEM_BYTES, Dtype
 from tubelet.inspect.budget.networks import LanguageShape
 from tubelet.inspect.budget.values import Downstream
 from tubelet.language.project.config import SETTINGS, ProjectorConfig
+from tubelet.language.vlm.layouts import LAYOUTS, files_of, is_layout
 from tubelet.language.vlm.qwen import SPATIAL_MLLM, spatial_level, without_spatial
 from tubelet.language.vlm.scheme import MODEL_TYPE, Scheme, scheme_from
 from tubelet.pixels.views_plan import ViewRule
 from tubelet.weights.locate import CONFIG, SECTION, CheckpointFolder, Source, find_folder
-from tubelet.weights.opened import Opened, open_weights
+from tubelet.weights.opened import Opened, open_weights, stored_name
 from tubelet.weights.plain import from_plain
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
     None for any other folder, and for a model that joins several hidden states or repeats odd edges."""
     config = folder.config()
     kind = None if config is None else config.get("model_type")
-    if config is None or not (kind in (SPATIAL_MLLM, MODEL_TYPE) or _is_layout(config)):
+    if config is None or not (kind in (SPATIAL_MLLM, MODEL_TYPE) or is_layout(config)):
         return None
     refuse_code(config)
     level = spatial_level(config) if kind in (SPATIAL_MLLM, MODEL_TYPE) else None
@@ -100,9 +101,6 @@ def outline_whole(folder: CheckpointFolder) -> ModelOutline | None:
             if own.odd != "error":
                 return None
     else:
-        from tubelet.language.vlm.layouts import LAYOUTS
-        from tubelet.language.vlm.read_folder import files_of
-
         layout, files = LAYOUTS[str(kind)], files_of(folder, config)
         config_of = replace(opened.config, pixels=layout.pixels(files, pixels))
         scheme, named = layout.scheme(files, config_of), layout.projector(files, config_of)
@@ -161,12 +159,6 @@ def _section(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return said
 
 
-def _is_layout(config: Mapping[str, Any]) -> bool:
-    from tubelet.language.vlm.read_folder import is_layout
-
-    return is_layout(config)
-
-
 def _geometry(folder: CheckpointFolder) -> "VGGTConfig":
     from tubelet.geometry.branch import NETWORK
     from tubelet.geometry.vggt_keys import aggregator_config
@@ -190,8 +182,4 @@ def _language_values(folder: CheckpointFolder, opened: Opened, *, spatial: bool)
 
 
 def _kept(folder: CheckpointFolder, opened: Opened) -> str:
-    if folder.dtype is not None:
-        return folder.dtype
-    from tubelet.weights.tensors import stored_type
-
-    return str(stored_type(list(opened.entries.values()))).removeprefix("torch.")
+    return folder.dtype or stored_name(opened.entries.values())

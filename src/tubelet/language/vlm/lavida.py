@@ -23,7 +23,8 @@ from tubelet.families.fields import refuse_code
 from tubelet.families.siglip import SIGLIP
 from tubelet.language.project.files import load_projector
 from tubelet.language.project.projector import Projector
-from tubelet.language.vlm.llava import llava_views, read_newline
+from tubelet.language.vlm.llava import llava_views
+from tubelet.language.vlm.llava_tensors import read_newline
 from tubelet.packed import Packed
 from tubelet.pixels.patchify import patchify
 from tubelet.pixels.recipe import PixelRecipe

@@ -1,15 +1,21 @@
 """Kinds of whole models, by the model_type in their config.json, each with its layout.
 
-LLaVA's own layout, whose tower may lie elsewhere, and what tubelet writes are `language.vlm.read_folder`'s own.
+LLaVA's own layout, whose tower may lie elsewhere, and what tubelet writes are `language.vlm.read_folder`'s own. No
+torch is needed for these.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from tubelet.language.vlm.gemma3 import GEMMA_3
 from tubelet.language.vlm.idefics3 import IDEFICS_3, SMOL_VLM
 from tubelet.language.vlm.internvl import INTERNVL
-from tubelet.language.vlm.layout import Layout
+from tubelet.language.vlm.layout import Layout, ModelFiles
+from tubelet.language.vlm.llava import LLAVA_BASES
 from tubelet.language.vlm.llava_hf import LLAVA_1_5, LLAVA_NEXT, LLAVA_ONEVISION
 from tubelet.language.vlm.paligemma import PALIGEMMA
 from tubelet.language.vlm.qwen import QWEN_VL, RULES
+from tubelet.weights.locate import CheckpointFolder
 
 LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(RULES, QWEN_VL),
@@ -59,3 +65,14 @@ HUB_IDS: dict[str, tuple[str, ...]] = {
     "spatial-mllm": ("Diankun/Spatial-MLLM-subset-sft",),
     "llava_qwen": ("lmms-lab/llava-onevision-qwen2-0.5b-ov", "lmms-lab/llava-onevision-qwen2-7b-ov"),
 }
+
+
+def is_layout(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of a kind in `LAYOUTS`. LLaVA's own files share a name with one, without its parts."""
+    kind = config.get("model_type")
+    return kind in LAYOUTS and (kind not in LLAVA_BASES or isinstance(config.get("vision_config"), Mapping))
+
+
+def files_of(folder: CheckpointFolder, config: Mapping[str, Any]) -> ModelFiles:
+    """What the folder's small files say."""
+    return ModelFiles(str(config.get("model_type")), config, folder.processor() or {}, folder.video_processor())

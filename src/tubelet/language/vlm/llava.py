@@ -1,9 +1,8 @@
-"""What LLaVA's own files say of views: pinpoints, how they are joined, the newline.
+"""What LLaVA's own files say of views, pinpoints and how they are joined, and which language models they name.
 
     image_aspect_ratio "anyres", image_grid_pinpoints (width, height), mm_patch_merge_type     config.json
     "anyres_max_9" (LLaVA-OneVision): of a picture alone in its prompt, joined tiles are sampled down to about 9 views'
     tokens; of several each is made square; clips are pooled 2 x 2 by mm_spatial_pool_mode
-    model.image_newline                                                                        a tensor
 
 Source: haotian-liu/LLaVA:llava/mm_utils.py and llava/model/llava_arch.py@c121f04; LLaVA-VL/LLaVA-NeXT:
 llava/model/llava_arch.py and llava/train/train.py@6a192ce (several pictures, pooling, anyres_max).
@@ -14,21 +13,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
-from torch import Tensor
-
-from tubelet.errors import ConfigError, KeyMismatch, NotFinite
+from tubelet.errors import ConfigError
 from tubelet.language.vlm.layout import fixed_side
 from tubelet.pixels.recipe import PixelRecipe
 from tubelet.pixels.views_plan import POOLS, Joining, ViewRule
-from tubelet.weights.locate import CONFIG, Source, find_folder
-from tubelet.weights.tensors import TensorReader, stored_type
+from tubelet.weights.locate import CONFIG
 
 ANYRES = "anyres"
 JOINS: dict[str | None, Joining] = {None: "flat", "flat": "flat", "spatial": "spatial", "spatial_unpad": "unpad"}
-NEWLINES = ("model.image_newline", "image_newline")
-TABLES = ("model.embed_tokens.weight", "model.transformer.wte.weight", "language_model.model.embed_tokens.weight")
 MOST_PINPOINTS = 1024
+# The language models LLaVA's own classes are built on
+LLAVA_BASES = {
+    "llava": "llama",
+    "llava_llama": "llama",
+    "llava_qwen": "qwen2",
+    "llava_qwen2": "qwen2",
+    "llava_qwen3": "qwen3",
+    "llava_mistral": "mistral",
+}
+# The same by LLaVA's class, where files of several bases have one model_type (lmms-lab's say llava and mean Qwen2)
+LLAVA_CLASSES = {
+    "LlavaLlamaForCausalLM": "llama",
+    "LlavaMistralForCausalLM": "mistral",
+    "LlavaQwenForCausalLM": "qwen2",
+    "LlavaQwen2ForCausalLM": "qwen2",
+    "LlavaQwen3ForCausalLM": "qwen3",
+}
 
 
 def llava_views(config: Mapping[str, Any], pixels: PixelRecipe) -> ViewRule | None:
@@ -97,36 +107,3 @@ def pinpoints_of(said: Any, side: int) -> tuple[tuple[int, int], ...]:
             "image_grid_pinpoints is a list of pairs of sides", source=CONFIG, limit=MOST_PINPOINTS, got=f"{said!r:.80}"
         )
     return cast("tuple[tuple[int, int], ...]", tuple(pairs))
-
-
-def read_newline(source: Source, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """The learned newline of a checkpoint, (D,). Raises KeyMismatch where it has none, NotFinite."""
-    return _tensor(source, NEWLINES, 1, "views that are unpadded need a newline", dtype, device)
-
-
-def read_embeddings(source: Source, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """A checkpoint's table of token embeddings, (V, D), also of a language model that transformers does not have.
-
-    Raises KeyMismatch where it has none, NotFinite.
-    """
-    return _tensor(source, TABLES, 2, "the checkpoint has no token embeddings", dtype, device)
-
-
-def _tensor(
-    source: Source, names: tuple[str, ...], axes: int, problem: str, dtype: torch.dtype | None, device: Any
-) -> Tensor:
-    """The one tensor under the first of these names. Raises KeyMismatch, NotFinite."""
-    folder = find_folder(source)
-    key = next((name for name in names if name in folder.home), None)
-    if key is None:
-        raise KeyMismatch(problem, missing=(names[0],), source=folder.name)
-    shape = folder.checkpoint({key}).entries[key].shape
-    if len(shape) != axes:
-        raise KeyMismatch(f"{key} has the shape {shape}", misshaped=[(key, (1,) * axes, shape)], source=folder.name)
-    checkpoint = folder.checkpoint({key})
-    kind = dtype or stored_type([checkpoint.entries[key]])
-    with TensorReader(checkpoint) as read:
-        found = read(key).to(device, kind, copy=True)
-    if not bool(found.isfinite().all()):
-        raise NotFinite(f"NaN or infinity in {key} as {kind}", source=folder.name, got=key)
-    return found

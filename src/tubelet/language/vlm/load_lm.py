@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tubelet.errors import ConfigError, KeyMismatch, NotFinite, RunError
 from tubelet.families.fields import UNFIT, check_counts, refuse_code
+from tubelet.language.vlm.llava import LLAVA_BASES, LLAVA_CLASSES
 from tubelet.weights.locate import CheckpointFolder
 from tubelet.weights.tensors import TensorReader, compare_names, stored_type
 
@@ -37,23 +38,6 @@ OWN = "language_model."  # before every name in what tubelet writes
 # What may stand beside the language model under "model." and is not part of it
 BESIDE = ("model.visual.", "model.vision_tower.", "model.vision_model.", "model.vision_encoder.", "model.mm_projector.")
 BESIDE += ("model.vision_resampler.", "model.image_newline", "model.language_model.", "model.multi_modal_projector.")
-# The language models LLaVA's own classes are built on
-LLAVA_BASES = {
-    "llava": "llama",
-    "llava_llama": "llama",
-    "llava_qwen": "qwen2",
-    "llava_qwen2": "qwen2",
-    "llava_qwen3": "qwen3",
-    "llava_mistral": "mistral",
-}
-# The same by LLaVA's class, where files of several bases have one model_type (lmms-lab's say llava and mean Qwen2)
-LLAVA_CLASSES = {
-    "LlavaLlamaForCausalLM": "llama",
-    "LlavaMistralForCausalLM": "mistral",
-    "LlavaQwenForCausalLM": "qwen2",
-    "LlavaQwen2ForCausalLM": "qwen2",
-    "LlavaQwen3ForCausalLM": "qwen3",
-}
 TIED = ("gemma", "gemma2", "gemma3_text")
 _SAMPLING = {"repetition_penalty": float, "temperature": float, "top_p": float, "top_k": int, "do_sample": bool}
 _TOP_K = 50  # transformers' own number where nobody says another

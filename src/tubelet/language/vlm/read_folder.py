@@ -38,10 +38,11 @@ from tubelet.language.project.named import load_named_projector
 from tubelet.language.project.projector import Projector
 from tubelet.language.vlm.extra_files import SETTINGS_FILE, ExtraFiles
 from tubelet.language.vlm.layout import ModelFiles
-from tubelet.language.vlm.layouts import LAYOUTS
-from tubelet.language.vlm.llava import ANYRES, JOINS, llava_views, most_views, read_newline
+from tubelet.language.vlm.layouts import LAYOUTS, files_of, is_layout
+from tubelet.language.vlm.llava import ANYRES, JOINS, LLAVA_BASES, llava_views, most_views
 from tubelet.language.vlm.llava_states import state_numbers
-from tubelet.language.vlm.load_lm import LLAVA_BASES, load_speaker, require_transformers
+from tubelet.language.vlm.llava_tensors import read_newline
+from tubelet.language.vlm.load_lm import load_speaker, require_transformers
 from tubelet.language.vlm.qwen import RULES, SPATIAL_MLLM, spatial_level, without_spatial
 from tubelet.language.vlm.scheme import MODEL_TYPE, Scheme, scheme_from
 from tubelet.pixels.recipe import PixelRecipe
@@ -122,17 +123,6 @@ def load_model_parts(
 
 
 # ---- the layouts
-
-
-def is_layout(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of a kind in `LAYOUTS`. LLaVA's own files share a name with one, without its parts."""
-    kind = config.get("model_type")
-    return kind in LAYOUTS and (kind not in LLAVA_BASES or isinstance(config.get("vision_config"), Mapping))
-
-
-def files_of(folder: CheckpointFolder, config: Mapping[str, Any]) -> ModelFiles:
-    """What the folder's small files say."""
-    return ModelFiles(str(config.get("model_type")), config, folder.processor() or {}, folder.video_processor())
 
 
 def _laid_out(

@@ -15,7 +15,7 @@ from tubelet.geometry.branch import branch_tensors
 from tubelet.language.project.config import SETTINGS
 from tubelet.language.project.files import PREFIX
 from tubelet.language.vlm.extra_files import SETTINGS_FILE
-from tubelet.language.vlm.llava import NEWLINES
+from tubelet.language.vlm.llava_tensors import NEWLINES
 from tubelet.language.vlm.load_lm import HEAD, OWN, TEXT, require_speaker
 from tubelet.language.vlm.read_folder import TOWER, ModelParts
 from tubelet.language.vlm.scheme import MODEL_TYPE, scheme_to
