@@ -4,6 +4,7 @@ a device takes is theirs alone."""
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -62,3 +63,21 @@ def test_a_device_that_is_not_there_ends_the_run_and_is_no_death(begun: Begun, w
         list(run(store, workers=workers, device=absent))
     assert done_shards(plan, store) == {}
     assert list(store.list("attempts")) == []
+
+
+def test_processes_of_a_world_take_turns_on_the_devices(begun: Begun, monkeypatch: pytest.MonkeyPatch):
+    """A launcher that gives each of them one device shows it that one alone: a count of 1."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    taken: list[str] = []
+
+    def worker(*_: object, device: str, **__: object) -> NoReturn:
+        taken.append(device)
+        raise InputError("only asked for its device")
+
+    monkeypatch.setattr("tubelet.scale.work.Worker", worker)
+    _, store = begun()
+    for count, rank, world in ((2, 3, 4), (1, 3, 4), (2, 0, 1)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        with pytest.raises(InputError, match="only asked"):
+            run(store, rank=rank, world=world, device="cuda")
+    assert taken == ["cuda:1", "cuda:0", "cuda"]

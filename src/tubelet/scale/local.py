@@ -64,9 +64,9 @@ def run(
     """Encode what is pending and give a report of each shard, as they come. Close it to stop.
 
     workers: 1 is this process; more are started, and ended with it. rank, world: which shards come first; others follow
-    where nobody works on them. device: as `Worker` takes it; for several, cuda means one device each, and a worker says
-    where there is none. readers: threads that decode, shared out by default. wait: until shards at work elsewhere are
-    there, or their workers dead; by default not with a world.
+    where nobody works on them. device: as `Worker` takes it; cuda means one device each, in turns, for several workers
+    and for the processes of a world, and a worker says where there is none. readers: threads that decode, shared out by
+    default. wait: until shards at work elsewhere are there, or their workers dead; by default not with a world.
     timer: the system may end this process, too, where a step takes longer than the lease allows (`ended_by_timer`).
     begun: processes that were begun before, which are taken first.
     Raises InputError for numbers that mean nothing, what `Worker.run` raises, WorkerDied where workers do not start.
@@ -76,9 +76,11 @@ def run(
         raise InputError(text, limit=1, got=(workers, rank, world))
     wait = world == 1 if wait is None else wait
     if workers == 1 and start is None:
+        from tubelet.encoder.device import device_of
         from tubelet.scale.work import Worker
 
-        worker = Worker(store, device=device, readers=readers, lease_s=lease_s, timer=timer)
+        own = device_of(device, rank if world > 1 else None)
+        worker = Worker(store, device=own, readers=readers, lease_s=lease_s, timer=timer)
         return here(worker, rank=rank, world=world, wait=wait)
     share = readers or max(1, (os.cpu_count() or 1) // workers)
     return _Team(store, workers, start or _starter(store, device, lease_s, share, begun), rank, world, wait).reports()
