@@ -176,7 +176,7 @@ def towers(place: Place, shape: Shape, peers: Sequence[Tower], grids: Grids, tit
     """One pack through our encoder, eager and compiled, and through each peer."""
     base = peers[0] if peers else next(t for t in TOWERS if t.family == "siglip2")
     ours, _ = pair(base, shape)
-    ours = ours.to(place.device, place.dtype)
+    ours = ours.to(place.device, place.dtype).set_run_options(RunOptions(compile=None))
     p = rows_of(ours.config, grids, place.dtype, place.device)
     quick = type(ours)(ours.config).to(place.device, place.dtype).eval()
     quick.load_state_dict(ours.state_dict(), assign=True)

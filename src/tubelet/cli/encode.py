@@ -1,7 +1,7 @@
 """`tubelet encode`: files in, packed tokens out: one safetensors file and a table, or a folder (`cli.shards`)."""
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tubelet.cli.encode_report import Result
@@ -104,6 +104,7 @@ class Encode:
 
         model = load_model(self.model, self.dtype, self.device, pool=self.pool, config=self.config)
         check_reduction(model.encoder, wanted)
+        model.encoder.set_run_options(replace(model.encoder.options, say=terminal.say))
         recipe = with_budget(model.encoder.pixels, self.reading.max_pixels, self.reading.max_tokens)
         result = Result(model_s=time.perf_counter() - start)
         with progress(terminal, len(inputs)) as tick:

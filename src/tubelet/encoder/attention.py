@@ -161,13 +161,13 @@ def sdpa_into(out: Tensor, q: Tensor, k: Tensor, v: Tensor, segments: Segments, 
     for its others are no larger: a plan of hours of video is as short as any.
     """
     for run in segments.runs:
-        for queries, keys, count in _pieces(*run, 4 * q.shape[1] * q.shape[2]):
+        for queries, keys, count in segment_pieces(*run, 4 * q.shape[1] * q.shape[2]):
             out[queries] = _sdpa_run(q[queries], k[keys], v[keys], count, scale)
             if out.is_meta:
                 break
 
 
-def _pieces(start: int, count: int, length: int, flop: int) -> Iterator[tuple[slice, slice, int]]:
+def segment_pieces(start: int, count: int, length: int, flop: int) -> Iterator[tuple[slice, slice, int]]:
     """A run in pieces of bounded work: (queries, keys, segments): whole segments together, or queries of one.
 
     flop: of one query and one key.

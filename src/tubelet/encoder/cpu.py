@@ -70,7 +70,7 @@ def can_run(rows: Tensor, parts: Iterable[nn.Module], options: RunOptions) -> bo
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")  # it casts products, but not those that write in place
-        and options.compile is None
+        and options.compile in (None, "auto")
         and options.backend in ("auto", "sdpa")
         and rows.shape[0] > 0
         and all(is_unmodified(part) for part in parts)

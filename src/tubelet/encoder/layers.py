@@ -154,7 +154,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, backend: Backend, span: SegmentSpan)
     if backend != "sdpa":
         return kernel_attention(q, k, v, span.cu, span.longest, backend)
     if span.segments is None:
-        return attention_op(q, k, v, span.cu)
+        return attention_op(q, k, v, span.cu)[0]
     return varlen_attention(q, k, v, span.segments, backend="sdpa")
 
 

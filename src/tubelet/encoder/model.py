@@ -1,6 +1,7 @@
 """One packed vision transformer for every family: Packed of patches in, Packed of features out."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from tubelet.doors import door
 from tubelet.encoder import cpu
 from tubelet.encoder.attention import Segments, resolve
+from tubelet.encoder.compiled import CompiledLayers
 from tubelet.encoder.config import EncoderConfig, Span
 from tubelet.encoder.layers import Layer, LayerInputs, MergerMLP, PatchEmbed, SegmentSpan, norm_layer, span_of
 from tubelet.encoder.layout import Layout, layout_of
@@ -58,19 +60,16 @@ class Encoder(nn.Module):
         self.merger = MergerMLP(config.merger, d) if config.merger else None
         deeper = config.deepstack_merger
         self.deepstack = nn.ModuleList(MergerMLP(deeper, d) for _ in config.deepstack) if deeper else None
-        self._compiled = None
         self.set_run_options(RunOptions() if options is None else options)
 
     def set_run_options(self, options: RunOptions) -> "Encoder":
         """This encoder, running so from now on; `options` has them. `dataclasses.replace` changes one of several.
 
-        With `compile` the layers are compiled once, for any later mix of items: lengths are data, so new ones do not
-        recompile. The first call then takes 10 s or more.
+        Layers that are compiled (tubelet.encoder.compiled) are so once, for any later mix of items: lengths are data.
+        The first call then takes some seconds more, fewer where torch finds on disk what it made before.
         """
         self.options = options
-        self._compiled = None
-        if options.compile is not None:
-            self._compiled = torch.compile(self._stack, dynamic=True, fullgraph=True, backend=options.compile)
+        self._compiled = CompiledLayers(options, self.config)
         return self
 
     @property
@@ -227,8 +226,6 @@ class Encoder(nn.Module):
             values, index = self.table(p)
             x = x + values.to(x.dtype)[index]
         x = self.norm_pre(layout.to_layout(x, *self._prefixes()))
-        if self._compiled is not None and not states:
-            return LayerOutputs(self._compiled(x, _as_data(inputs)), layout, states)
         return LayerOutputs(self._stack(x, inputs, states, until), layout, states)
 
     def final_norm(self, x: Tensor) -> Tensor:
@@ -292,21 +289,18 @@ class Encoder(nn.Module):
         assert prefix is not None
         return first_prefix(self.norm_post(prefix[:, :1]), ran.layout.units_of(p), p.device)
 
-    def _stack(self, x: Tensor, inputs: LayerInputs, states: States | None = None, until: int | None = None) -> Tensor:
+    def _stack(self, x: Tensor, inputs: LayerInputs, states: States, until: int | None) -> Tensor:
         recompute = self.options.gradient_checkpointing and torch.is_grad_enabled()
-        if states is not None and 0 in states:
+        compiled = self._compiled.wanted(x, self.layers)
+        if 0 in states:
             states[0] = x
         for i, layer in enumerate(self.layers[:until], 1):
-            x = checkpoint(layer, x, inputs, use_reentrant=False) if recompute else layer(x, inputs)
-            if states is not None and i in states:
+            run = partial(self._compiled, layer) if compiled else layer
+            x = checkpoint(run, x, inputs, use_reentrant=False) if recompute else run(x, inputs)
+            if i in states:
                 states[i] = x
         return x
 
     def _in_place(self, p: Packed) -> bool:
         stem = (self.patch,) if self.config.embed else ()
         return cpu.can_run(p.x, (*stem, self.norm_embed, self.norm_pre, *self.layers), self.options)
-
-
-def _as_data(inputs: LayerInputs) -> LayerInputs:
-    """The inputs without host sizes: what a compiled graph takes, so that new lengths are new data."""
-    return inputs._replace(spans={name: each._replace(segments=None) for name, each in inputs.spans.items()})

@@ -1,7 +1,7 @@
 """How an encoder runs, apart from what it computes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tubelet.encoder.attention import Backend
@@ -22,4 +22,9 @@ class RunOptions:
     # of matrices, on a CPU in inference: the faster one here, or one of kernels.Products; bfloat16 rows of "onednn"
     # also attend by its products
     products: Products = "auto"
-    compile: str | Callable[..., Any] | None = None  # a backend of torch.compile for the layers; None: they run eagerly
+    # "auto": layers are compiled where that pays: on CUDA, without gradients after enough rows, with them when
+    # `rows_ahead` says so; never on a CPU, where the layers in place are faster (docs/record/log.md). Else a backend of
+    # torch.compile for every call, such as "inductor", or None for none.
+    compile: str | Callable[..., Any] | None = "auto"
+    rows_ahead: int = 0  # rows that are to come, where that is known; "auto" waits for no others then
+    say: Callable[[str], None] | None = field(default=None, compare=False, repr=False)  # is told of long first calls

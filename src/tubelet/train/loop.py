@@ -103,6 +103,7 @@ def train(
             report.event("learns", f"learns {line}", {})
         if config.precision == "bf16" and group.device.type == "cpu" and not has_arithmetic(torch.bfloat16):
             report.event("slow", "this CPU has no bfloat16 products: fp32 is much faster here", {})
+        stack.enter_context(_expected(inner, config, lambda text: report.event("compiles", text, {})))
         made = _Made(batches, group.rank, make_batch, config.prefetch)
         stack.callback(made.close)
         signals = stack.enter_context(StopSignals())
@@ -317,6 +318,25 @@ def recompute(model: nn.Module) -> None:
             found = True
     if not found:
         raise RunError("asked for gradient checkpointing, and no part of the model has it")
+
+
+@contextmanager
+def _expected(model: nn.Module, config: TrainConfig, say: Callable[[str], None]) -> Iterator[None]:
+    """Encoders that learn know how many rows are to come, at most; "auto" decides by them whether to compile layers.
+
+    That is a number of the configuration, so a run that goes on after a stop decides as before. Deterministic runs are
+    told nothing: a compiler may measure which kernel is faster.
+    """
+    rows = 0 if config.deterministic else config.steps * config.accumulation * config.budget
+    learn = [m for m in model.modules() if isinstance(m, Encoder) and any(w.requires_grad for w in m.parameters())]
+    before = [encoder.options for encoder in learn]
+    for encoder, options in zip(learn, before, strict=True):
+        encoder.set_run_options(replace(options, rows_ahead=rows, say=say))
+    try:
+        yield
+    finally:
+        for encoder, options in zip(learn, before, strict=True):
+            encoder.set_run_options(options)
 
 
 @contextmanager

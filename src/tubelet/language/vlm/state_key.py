@@ -82,7 +82,7 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(each) for each in value)
     if is_dataclass(value) and not isinstance(value, type):
         ours = type(value).__module__.startswith("tubelet.")
-        return ours and all(f.repr and _is_plain(getattr(value, f.name)) for f in fields(value))
+        return ours and all(not f.compare or (f.repr and _is_plain(getattr(value, f.name))) for f in fields(value))
     return type(value) in _PLAIN or type(value) is bool
 
 
