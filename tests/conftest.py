@@ -2,13 +2,16 @@
 
 import gc
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jaxtyping
 import pytest
 from hypothesis import settings
 from tests import typed
+from tests.forked import Forked
 
 typed.install()
 
@@ -64,6 +67,34 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def torture(pytestconfig: pytest.Config) -> int:
     """How many damaged inputs this run makes, over all kinds together."""
     return pytestconfig.getoption("--torture") or (5_000 if pytestconfig.getoption("--run-slow") else 300)
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    """Commands in processes of their own, from the one server of this test process."""
+    server = Forked()
+    yield server
+    server.close()
+
+
+UNPICKLE = (
+    "import os, sys; from tubelet.weights.unpickle_child import main; "
+    "main(os.open(sys.argv[1], os.O_RDONLY), sys.argv[2], int(sys.argv[3]))"
+)
+
+
+@pytest.fixture
+def confined_forks(forked: Forked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickles are read by forks, which confine themselves as a fresh process does, but need not import torch. The way
+    of the open file, the variables and the flags into a fresh one is for tests without this."""
+    from tubelet.weights import unpickle
+
+    def run(command: list[str], cwd: Path, **_: object) -> subprocess.CompletedProcess[str]:
+        fd, out, most = command[-3:]
+        return forked(["-c", UNPICKLE, f"/proc/{os.getpid()}/fd/{fd}", out, most], cwd)
+
+    if Path("/proc/self/fd").exists():
+        monkeypatch.setattr(unpickle, "subprocess", SimpleNamespace(**vars(subprocess) | {"run": run}))
 
 
 @pytest.fixture

@@ -22,14 +22,22 @@ END: list[int] = []  # the exit code of this process, once it is known
 AHEAD = ("numpy", "PIL.Image", "av", "torch._dynamo", "transformers", "tyro", "rich.table", "rich.progress")
 
 
+# Of the server and all that it forks: of every warning an error, also of those at import
+VARIABLES = {
+    "PYTHONPATH": os.pathsep.join(
+        filter(None, [str(Path(__file__).resolve().parents[1] / "src"), os.environ.get("PYTHONPATH")])
+    ),
+    "PYTHONWARNINGS": "error",
+    "PYTHONUTF8": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
 class Forked:
-    """`python ARGUMENTS` as subprocess.run would give it back. One server, started at first use, for one thread.
+    """`python ARGUMENTS` as subprocess.run would give it back. One server, started at first use, for one thread."""
 
-    ahead: further modules that it imports.
-    """
-
-    def __init__(self, *ahead: str, **variables: str):
-        self.ahead, self.variables = ahead, variables
+    def __init__(self) -> None:
         self.server: subprocess.Popen[str] | None = None
 
     def __call__(
@@ -37,18 +45,18 @@ class Forked:
     ) -> subprocess.CompletedProcess[str]:
         if self.server is None:
             self.server = subprocess.Popen(
-                [sys.executable, __file__, *self.ahead],
+                [sys.executable, __file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, **self.variables},
+                env={**os.environ, **VARIABLES},
             )
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         with tempfile.TemporaryDirectory() as streams:
             out, err = Path(streams, "out"), Path(streams, "err")
             wanted = {"arguments": list(arguments), "folder": str(folder), "out": str(out), "err": str(err)}
-            wanted |= {"variables": {**os.environ, **self.variables, **(variables or {})}, "timeout": timeout}
+            wanted |= {"variables": {**os.environ, **VARIABLES, **(variables or {})}, "timeout": timeout}
             self.server.stdin.write(json.dumps(wanted) + "\n")
             self.server.stdin.flush()
             code = json.loads(self.server.stdout.readline())
@@ -123,7 +131,7 @@ def serve() -> dict | None:
     import tubelet
 
     ours = [m.name for m in pkgutil.walk_packages(tubelet.__path__, "tubelet.") if not m.name.endswith("__main__")]
-    for name in (*AHEAD, *ours, *sys.argv[1:]):
+    for name in (*AHEAD, *ours):
         __import__(name)
     gc.freeze()  # no child looks through what is imported, nor copies its pages for that
     with os.fdopen(os.dup(1), "w") as answers:

@@ -1,11 +1,10 @@
 """What the documents say is so: their code runs, their links lead somewhere, their numbers are the stored ones."""
 
-import os
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,18 +47,14 @@ def workplace(tmp_path: Path) -> Path:
 Run = Callable[[list[str], Path], subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    forked = Forked(PYTHONPATH=path, PYTHONWARNINGS="error", HF_HUB_OFFLINE="1")
-
+@pytest.fixture(scope="session")
+def run(forked: Forked) -> Run:
     def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         done = forked(arguments, folder)
         assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done
 
-    yield python
-    forked.close()
+    return python
 
 
 # ---- code in documents

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -120,13 +119,6 @@ def tower_state(encoder: torch.nn.Module) -> dict[str, torch.Tensor]:
 
     family, config = require_variant("llava_vit_packing_small")
     return {k: v.clone() for k, v in to_theirs(encoder.state_dict(), family.formats["packing"], config).items()}
-
-
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Forked]:
-    server = Forked(PYTHONPATH=str(ROOT / "src"), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", PYTHONWARNINGS="error")
-    yield server
-    server.close()
 
 
 def in_a_shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:

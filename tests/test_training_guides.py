@@ -3,7 +3,6 @@
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_all(folder)
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
-
-
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Forked]:
-    server = Forked("tubelet.train.launch", PYTHONPATH=str(ROOT / "src"), HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
-    yield server
-    server.close()
 
 
 def steps(page: Path) -> list[list[str]]:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,17 @@ def test_an_error_of_a_full_disk_goes_without_a_word(tmp_path: Path, monkeypatch
             cached_tokens(tmp_path / "c.npz", "1", lambda: [1])
         gc.collect()
     assert told == []
+
+
+def test_a_full_disk_of_ours_cuts_no_bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Once it left half a file of torch's behind, and nothing that imports it ran again."""
+    source = tmp_path / "imported_on_a_full_disk.py"
+    source.write_text(f"VALUE = {'x' * 500!r}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    with full_disk(60):
+        __import__(source.stem)
+    assert not Path(cache_from_source(str(source))).exists() and not sys.dont_write_bytecode
 
 
 # ---- what is not replaced, and places that are none

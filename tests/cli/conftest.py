@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from tests.cli.cli_inputs import write_clip, write_picture
-from tests.forked import Forked
+from tests.forked import VARIABLES, Forked
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,13 +40,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(untrained(config, seed=5), tmp_path_factory.mktemp("weights") / "tiny", "packing")
 
 
-@pytest.fixture(scope="session")
-def forked() -> Iterator[Forked]:
-    server = Forked(OMP_NUM_THREADS="1", PYTHONUTF8="1")
-    yield server
-    server.close()
-
-
 @pytest.fixture
 def tubelet(tmp_path: Path, forked: Forked) -> Run:
     """Run the command in its own process, in an empty folder; in a fresh interpreter when variables are given."""
@@ -55,7 +48,7 @@ def tubelet(tmp_path: Path, forked: Forked) -> Run:
         command = ["-m", "tubelet", *map(as_argument, args)]
         if env is None:
             return forked(command, tmp_path)
-        environment = {**os.environ, **forked.variables, **env}
+        environment = {**os.environ, **VARIABLES, **env}
         command.insert(0, sys.executable)
         return subprocess.run(
             command, env=environment, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=300, check=False

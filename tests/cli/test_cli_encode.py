@@ -71,6 +71,14 @@ def test_families_that_pool_their_class_token(name: str, files: dict[str, Path],
         torch.testing.assert_close(file.get_tensor("pooled"), want, rtol=1e-4, atol=1e-4)
 
 
+def test_a_variant_that_cannot_pool_is_refused_before_its_weights_are_drawn(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tubelet.cli.model.untrained", lambda *_, **__: pytest.fail("weights were drawn"))
+    assert encode(files["wide"], "--model", "llava_onevision2", "--pool", "--out", tmp_path / "o.safetensors") == 2
+    assert "neither a pooling head nor a class token" in capsys.readouterr().err
+
+
 def test_what_cannot_pool_is_refused(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = EncoderConfig(64, 1, 2, 64, PixelRecipe(16), post_norm=False, pool=False)
     folder = save_encoder(untrained(config), tmp_path / "tiny", "packing")

@@ -117,16 +117,13 @@ def test_a_terminal_that_knows_ascii_alone(tubelet: Run, files: dict[str, Path],
     assert json.loads(told.stdout)["files"][0]["width"] == 100
 
 
-def test_a_name_that_is_not_unicode(files: dict[str, Path], model: Path, tmp_path: Path):
+def test_a_name_that_is_not_unicode(tubelet: Run, files: dict[str, Path], model: Path, tmp_path: Path):
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     Path(os.fsdecode(name)).write_bytes(files["wide"].read_bytes())
-    command = [sys.executable.encode(), b"-m", b"tubelet", b"encode", name, b"--model", os.fsencode(model)]
-    for extra in ([], [b"--json", b"--overwrite"]):
-        told = subprocess.run(
-            [*command, b"--out", b"o.safetensors", *extra], capture_output=True, cwd=tmp_path, check=False
-        )
+    for extra in ([], ["--json", "--overwrite"]):
+        told = tubelet("encode", os.fsdecode(name), "--model", model, "--out", "o.safetensors", *extra)
         assert told.returncode == 0, told.stderr
-        assert rb"caf\xe9.png" in told.stdout.replace(b"\\\\", b"\\")
+        assert r"caf\xe9.png" in told.stdout.replace("\\\\", "\\")
 
 
 @pytest.mark.parametrize("wait_s", [0.3, 1.2, 2.5])

@@ -133,7 +133,8 @@ def test_from_a_folder_and_with_a_bar(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "100%" in said.err
 
 
-def test_videos_by_time(embedder: ImageEmbedder):
+def test_videos_by_time():
+    embedder = ImageEmbedder(random_encoder(), max_pixels=4000)
     walk = Path(__file__).parents[2] / "examples" / "walk.mp4"
     two = embedder.encode([walk, walk], num_frames=2)
     np.testing.assert_allclose(two[0], two[1], atol=1e-5)

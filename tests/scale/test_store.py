@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ import obstore
 import pytest
 import torch
 from safetensors.torch import save, save_file
+from tests.full_disk import may_grow_to
 from tests.scale.conftest import Begun
 from tests.scale.runs import Fork, digests
 from tests.scale.s3 import Server
@@ -191,7 +191,7 @@ def test_a_file_that_may_not_grow_leaves_nothing(begun: Begun, encoder: Encoder,
     plan, store = begun()
 
     def work() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, 4_096))  # notes fit, shards do not
+        may_grow_to(4_096)  # notes fit, shards do not
         try:
             list(here(Worker(store, encoder=encoder)))
         except StoreError as error:

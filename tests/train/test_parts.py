@@ -1,6 +1,7 @@
 """Parts by name: what learns, counted by hand, and found in the optimizer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 import tubelet
 from tubelet.encoder.config import EncoderConfig
 from tubelet.errors import ConfigError, RunError
+from tubelet.families.catalogue import require_variant
 from tubelet.language.placing.rules import TokenIds
 from tubelet.language.project.projector import build_projector
 from tubelet.language.vlm.model import VLM
@@ -29,9 +31,7 @@ WIDTH = 16
 
 
 def encoder_config() -> EncoderConfig:
-    from dataclasses import replace
-
-    whole = tubelet.untrained("siglip_base_patch16_224").config
+    _, whole = require_variant("siglip_base_patch16_224")
     return replace(whole, hidden=8, layers=2, heads=2, mlp=8, pool=False)
 
 

@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 import torch._dynamo  # the first optimizer imports it; a child should find it imported
 import torch.distributed.checkpoint
+from tests.full_disk import may_grow_to
 from torch import Tensor, nn
 
 from tubelet.errors import TubeletError
@@ -168,7 +168,7 @@ def child(config: TrainConfig, rank: int, world: int, port: int, behaviour: Beha
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if behaviour.file_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (behaviour.file_bytes, resource.RLIM_INFINITY))
+        may_grow_to(behaviour.file_bytes)
     if behaviour.die_at is not None and rank == 0:
         sys.addaudithook(DiesAt(config.folder, behaviour.die_at))
     made = text_or_pictures if behaviour.mix else make_batch

@@ -93,12 +93,14 @@ def test_a_configuration_beside_the_pickle_is_read(packing: Path, tmp_path: Path
         convert(packing / "pytorch_model.bin", tmp_path / "again", "standard", unsafe_pickle=True)
 
 
+@pytest.mark.usefixtures("confined_forks")
 def test_the_older_file_format_too(tmp_path: Path):
     torch.save(upstream_state(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     made = unpickle(tmp_path / "old.pth", tmp_path / "out.safetensors")
     assert made.tensors == len(upstream_state())
 
 
+@pytest.mark.usefixtures("confined_forks")
 def test_shared_storage_and_views(tmp_path: Path):
     base = torch.arange(12.0).view(3, 4)
     torch.save({"a": base, "b": base, "c": base.T, "d": base[1:, 2]}, tmp_path / "shared.pt")
@@ -106,6 +108,7 @@ def test_shared_storage_and_views(tmp_path: Path):
     assert made.tensors == 4
 
 
+@pytest.mark.usefixtures("confined_forks")
 @pytest.mark.parametrize(
     ("place", "call", "suffix"),
     [
@@ -144,6 +147,7 @@ def test_payloads_do_not_run(place: str, call: str, suffix: str, tmp_path: Path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
 
 
+@pytest.mark.usefixtures("confined_forks")
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_files_are_refused(seed: int, tmp_path: Path):
     buffer = io.BytesIO()
@@ -161,6 +165,7 @@ def test_nothing_is_found_where_there_is_no_state_dict(content: Any):
     assert tensors_of(content)[0] == {}
 
 
+@pytest.mark.usefixtures("confined_forks")
 def test_a_file_without_a_state_dict(tmp_path: Path):
     torch.save({"model": {"x": "y"}}, tmp_path / "x.pt")
     with pytest.raises(UnsafeFile, match="state_dict"):

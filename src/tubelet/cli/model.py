@@ -65,13 +65,14 @@ def load_model(name: str, dtype: str | None, device: str, *, pool: bool, config:
         raise UsageError(f"--config {config}: no such variant{near_names(config, known)}; tubelet models lists them")
     if config is not None and (name in known or built_in(name) is not None):
         raise UsageError(f"--config says what stored weights are; {name} is known by its name")
-    if name in known:
-        encoder = untrained(name, seed=SEED).to(where, kind)
-    else:
+    encoder = None
+    if name not in known:
         require_named(name)
         encoder = load_encoder(name, config=config, dtype=kind, device=where)
-    if pool and not encoder.can_pool:
+    if pool and not (known[name][1].pool if encoder is None else encoder.can_pool):
         raise UsageError(f"{name} has neither a pooling head nor a class token for --pool")
+    if encoder is None:  # after what can be told without drawing its weights
+        encoder = untrained(name, seed=SEED).to(where, kind)
     stored = str(encoder.patch.weight.dtype).removeprefix("torch.")
     return Model(file_name(name), encoder, encoder.untrained, stored, where)
 

@@ -4,6 +4,7 @@ On a CPU forward and backward are the two kernels that sdpa is there, so gradien
 the backward pass computes the scores again, in float32.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,19 +35,19 @@ def attention_backward_op(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, sums: Tensor, cu: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v, one run of segments at a time."""
-    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    dq, dk, dv = grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
     for start, count, rows in _from_host(cu).runs:
         part = slice(start, start + count * rows)
         if q.device.type != "cpu":
-            _from_scores(tuple(x[part] for x in grads), *(x[part] for x in (grad, q, k, v)), count)
+            _from_scores([x[part] for x in grads], grad[part], q[part], k[part], v[part], count)
             continue
         inputs = (_split(x[part], count) for x in (grad, q, k, v, out, sums))
         for into, value in zip(grads, _BACKWARD(*inputs, 0.0, False), strict=True):
             into[part] = _joined(value)
-    return grads
+    return dq, dk, dv
 
 
-def _from_scores(into: tuple[Tensor, ...], grad: Tensor, q: Tensor, k: Tensor, v: Tensor, count: int) -> None:
+def _from_scores(into: Sequence[Tensor], grad: Tensor, q: Tensor, k: Tensor, v: Tensor, count: int) -> None:
     """Gradients of a run, from scores computed again: a few heads at a time, at most 2^24 scores at once."""
     scale, rows = q.shape[-1] ** -0.5, len(q) // count
     few = max(1, (1 << 24) // (count * rows * rows))

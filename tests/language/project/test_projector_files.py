@@ -283,6 +283,7 @@ class Payload:
 
 
 @posix
+@pytest.mark.usefixtures("confined_forks")
 def test_the_stage_one_file_comes_in_through_the_door(tmp_path: Path):
     projector = made("spatial_merge").to(torch.float16)
     source = tmp_path / "mm_projector.bin"
@@ -307,6 +308,7 @@ def test_the_stage_one_file_comes_in_through_the_door(tmp_path: Path):
 
 
 @posix
+@pytest.mark.usefixtures("confined_forks")
 def test_a_stage_one_file_that_is_a_program_does_not_run(tmp_path: Path):
     canary = tmp_path / "canary"
     torch.save({**made("linear").state_dict(), "extra": Payload(canary)}, tmp_path / "mm_projector.bin")

@@ -19,6 +19,7 @@ import tubelet
 from tubelet import Clip
 from tubelet.encoder.model import Encoder
 from tubelet.errors import ConfigError, ShapeError
+from tubelet.families.catalogue import require_variant
 from tubelet.language.placing.place import place
 from tubelet.language.placing.rules import TokenIds
 from tubelet.language.project.projector import Projector
@@ -265,7 +266,7 @@ def test_pooling_rows_that_were_chosen_is_no_silent_step(tower: tuple[hf.SiglipV
 
 
 def test_the_real_sizes_are_five_views_of_729(tmp_path: Path):
-    config = tubelet.untrained("siglip_so400m_patch14_384").config
+    _, config = require_variant("siglip_so400m_patch14_384")
     small = replace(config, hidden=16, layers=2, heads=2, mlp=16)
     encoder = tubelet.untrained(small)
     front = FrontEnd(encoder, tubelet.language.build_projector("mlp2x_gelu", 16, 8), depth=1, newline=torch.zeros(8))
