@@ -241,6 +241,8 @@ def resumed(method: str, files: Path, out: Path, wall_s: float) -> dict[str, flo
     reap()
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     again = timed(method, files, out)
+    for name in ("first_written_s", "steady_tokens_per_s"):  # both count what was there before
+        again.pop(name, None)
     there = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     written_again = sum(there.get(path) != at for path, at in kept.items())
     shards = {"shards_kept": len(kept), "shards": len(there), "at_work": at_work, "written_again": written_again}
@@ -299,7 +301,13 @@ class Kept:
         missing = [method for method in METHODS if method not in methods]
         versions = {name: version(name) for name in NEEDS.values() if find_spec(name) is not None}
         said = {"files": self.said["files"], "libraries": versions, "left_out": missing}
-        return {**said, "methods": methods, "killed_at_half_and_begun_again": self.said["resume"]}
+        return {**said, "methods": columns(methods), "killed at half and begun again": columns(self.said["resume"])}
+
+
+def columns(of: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """A line for each method, None where one has no such number."""
+    names = dict.fromkeys(name for found in of.values() for name in found)
+    return {"columns": {"method": list(of), **{name: [found.get(name) for found in of.values()] for name in names}}}
 
 
 def measure(folder: Path, count: int, rounds: int) -> Kept:
