@@ -114,7 +114,8 @@ def ceilings(place: Place) -> Iterator[tuple[str, dict[str, Any]]]:
         a, b = (torch.randn(n, m, device=place.device).to(kind) for n, m in ((place.rows, wide), (wide, 4 * wide)))
         timing = measure(place.turns({"product": lambda a=a, b=b: a @ b}), rounds=place.rounds, warmup=2)["product"]
         name = str(kind).removeprefix("torch.")
-        yield f"products, {name}", {"tflops": round(2 * place.rows * wide * 4 * wide / min(timing.wall_s) / 1e12, 2)}
+        rate = 2 * place.rows * wide * 4 * wide / min(timing.wall_s)
+        yield f"products, {name}", {"tflops": float(f"{rate / 1e12:.3g}")}
     width = 3 * place.shape.patch**2
     for kind in (torch.uint8, torch.float32):
         rows = torch.zeros(place.rows, width, dtype=kind)
