@@ -4,6 +4,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -112,6 +114,46 @@ def test_workers_end_with_a_driver_that_is_killed(begun: Begun, encoder: Encoder
         time.sleep(0.01)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert list(store.list("attempts")) == []  # dropped, which is no death
+
+
+STUCK = """
+import socket, sys, time
+from tubelet.scale import child
+from tubelet.scale.poison import take
+from tubelet.scale.store import open_store
+
+class Stuck:
+    encoder = None
+    store = open_store(sys.argv[1])
+
+    def run(self, shard):
+        take(self.store, shard)
+        print("at work", flush=True)
+        while True:
+            try:
+                time.sleep(60)
+            except SystemExit:  # as where it comes while something else is taken down
+                pass
+
+child._GRACE_S = 0.2
+child.serve(socket.socket(fileno=int(sys.argv[2])), Stuck)
+"""
+
+
+def test_a_worker_that_cannot_end_in_order_dies_no_death_of_its_shard(begun: Begun):
+    _, store = begun()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        words = [sys.executable, "-c", STUCK, store.place, str(theirs.fileno())]
+        stuck = subprocess.Popen(words, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True)
+        theirs.close()
+        send(ours, {"shard": 1})
+        assert stuck.stdout is not None
+        assert stuck.stdout.readline() == "at work\n"
+        assert len(notes_of(store)) == 1
+    assert stuck.wait(60.0) == 143
+    stuck.stdout.close()
+    assert notes_of(store) == {}
 
 
 class Ending:

@@ -10,14 +10,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from types import FrameType
 
 from tubelet.encoder.device import device_of
 from tubelet.errors import RunError, TubeletError
 from tubelet.reading.isolated.wire import error_fields, receive, send
-from tubelet.scale.poison import ended_by_timer
+from tubelet.scale.poison import drop_own, ended_by_timer
 from tubelet.scale.store import open_store
 from tubelet.scale.work import Worker
 
@@ -51,10 +51,12 @@ def serve(link: socket.socket, make: Callable[[], Worker]) -> None:
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the parent, who ends us
     asked: queue.Queue[int] = queue.Queue()
-    threading.Thread(target=_listen, args=(link, asked), name="tubelet-listen", daemon=True).start()
+    made: list[Worker] = []
+    threading.Thread(target=_listen, args=(link, asked, made), name="tubelet-listen", daemon=True).start()
     try:
         with ended_by_timer():
             worker = make()
+            made.append(worker)
             _ = worker.encoder  # what cannot be loaded ends the run; it is no death of a shard
             send(link, {"ready": os.getpid()})
             while True:
@@ -70,15 +72,19 @@ def serve(link: socket.socket, make: Callable[[], Worker]) -> None:
         raise
 
 
-def _listen(link: socket.socket, asked: "queue.Queue[int]") -> None:
-    """Put what is asked for aside; when the other side is gone, end the process."""
+def _listen(link: socket.socket, asked: "queue.Queue[int]", made: Sequence[Worker]) -> None:
+    """Put what is asked for aside; when the other side is gone, end the process, which is no death of a shard."""
     try:
         while True:
             asked.put(int(receive(link).values["shard"]))
     except (EOFError, OSError, ValueError, KeyError):  # closed, or reset by a parent that was killed
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_GRACE_S)
-        os._exit(143)
+        try:
+            for worker in made:
+                drop_own(worker.store)
+        finally:
+            os._exit(143)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -124,8 +124,9 @@ def notes_of(store: Store, shard: int | None = None) -> dict[str, Note]:
     return found
 
 
-def drop_own(store: Store, shard: int) -> None:
-    """Remove the notes this process has of a shard: one is left where a signal came between its making and the work."""
+def drop_own(store: Store, shard: int | None = None) -> None:
+    """Remove the notes this process has of a shard, or of all: one is left where a signal came between its making and
+    the work."""
     own = this_host(), os.getpid()
     for name, note in notes_of(store, shard).items():
         if (note.host, note.pid) == own:
