@@ -88,6 +88,7 @@ def test_a_stage_becomes_a_folder_with_its_card(fonts: Fonts, tmp_path: Path, mo
         exact = one.exact()
         assert f"| {name} | {100 * exact.share:.1f} %" in card
     assert "    python -m tubelet.train.pages examples/reader/run.yaml\n" in card
+    assert "ship examples/reader/run.yaml FOLDER 2\n" in card
     first = next(iter(measured.values()))
     for page in {s.page.em: s.page for s in first.said if s.question.answer}.values():
         assert f"| {page.em} px | " in card

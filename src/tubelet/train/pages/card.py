@@ -20,9 +20,11 @@ ROWS = 8  # of a stage's curve
 FIGURES = ("columns", "slots", "pointer", "bytes", "exact")  # shares that training tells, means over its own batches
 
 
-def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], blind: Measured, pointer: Pointer) -> str:
+def card(
+    stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], blind: Measured, pointer: Pointer, pages: int
+) -> str:
     """The card of a reader. Its curves are read from the logs of the stage and of those it began with. blind: the
-    questions of the first kind of pages, with other pages' pictures."""
+    questions of the first kind of pages, with other pages' pictures. pages: of the first kind."""
     first = next(iter(measured.values()))
     constant = constants(s.question for s in first.said if s.question.answer).get("")
     rows = "\n".join(
@@ -39,6 +41,7 @@ def card(stage: StageConfig, fonts: Fonts, measured: Mapping[str, Measured], bli
             f"    python -m tubelet.train.pages examples/reader/{folder.name}.yaml" for folder in folders
         ),
         last=folders[-1].name,
+        pages=pages,
         kinds=_by(first, lambda s: s.question.kind),
         layouts=_by(first, lambda s: s.page.layout),
         ems=_by(first, lambda s: f"{s.page.em} px"),
@@ -121,7 +124,7 @@ choice: {fonts}); no page of anyone's, no weights of others. Training read no pa
 
 ## How it is made again
 {commands}
-    python -m tubelet.train.pages.ship examples/reader/{last}.yaml FOLDER
+    python -m tubelet.train.pages.ship examples/reader/{last}.yaml FOLDER {pages}
 Seeds as the files say, {machine}; measured with torch {torch} and Python {python}. Shares of right letters, pointers,
 bytes and whole answers over the batches that were trained on, in float32:
 

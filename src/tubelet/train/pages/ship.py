@@ -165,7 +165,7 @@ def ship(
     vlm.scheme = replace(vlm.scheme, pointer=pointer)
     vlm.half().save_pretrained(folder)
     side.save(folder)
-    (folder / "README.md").write_text(card(stage, fonts, measured, blind, pointer), encoding="utf-8")
+    (folder / "README.md").write_text(card(stage, fonts, measured, blind, pointer, pages), encoding="utf-8")
     return measured
 
 
