@@ -35,3 +35,12 @@ def test_it_is_there_or_it_is_said(
     with pytest.raises(InputError, match=f"this machine has no {wanted} device") as error:
         device_of(wanted, number)
     assert error.value.expected == wanted
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("cuda:2", "has 2 CUDA devices"), ("gpu", "names no device")])
+def test_what_is_no_device_here_is_an_error_with_what_there_is(wanted: str, said: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=said) as error:
+        device_of(wanted)
+    assert error.value.got == wanted
