@@ -7,7 +7,8 @@
 `tubelet bench` runs any of these cases; inspect.speed.towers says what the peers are, inspect.speed.encoders how they
 are timed. All towers of a case have one width, depth and number of heads; both sides carry the same random weights and
 must agree before anything is timed (timm's NaFlexViT has the shape alone). "share of gemm" is useful FLOPs, padding
-counting as none, over time, against bare float32 products of the same layer shapes in the same run.
+counting as none, over time, against bare products of the same layer shapes and type in the same run, by the faster of
+the libraries there are.
 """
 
 import argparse

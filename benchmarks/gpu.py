@@ -32,7 +32,7 @@ from tubelet.encoder.attention import Segments, backends, varlen_attention
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.options import RunOptions
 from tubelet.inspect.budget.flops import encoder_flop
-from tubelet.inspect.speed.encoders import ALLOWED, products, relative_error
+from tubelet.inspect.speed.encoders import ALLOWED, fastest, products, relative_error
 from tubelet.inspect.speed.towers import TOWERS, Grids, Shape, Tower, call_of, pair, rows_of
 from tubelet.packed import Packed
 
@@ -198,15 +198,16 @@ def towers(place: Place, shape: Shape, peers: Sequence[Tower], grids: Grids, tit
             if tower.weights:
                 agree(tower.peer, call(), other.to(place.device, place.dtype)(p).x, most)
             runs[tower.peer if kind == "sdpa" else f"{tower.peer}, {kind}"] = call
-    floor, floor_flop = products(ours.config, sum(p.lengths), place.device)
-    timings = measure(place.turns({**runs, "GEMM": floor}), rounds=place.rounds, warmup=2, control="tubelet")
-    rate = floor_flop / timings.pop("GEMM").wall
+    floors, floor_flop = products(ours.config, sum(p.lengths), place.device, place.dtype)
+    timings = measure(place.turns({**runs, **floors}), rounds=place.rounds, warmup=2, control="tubelet")
+    by, rate = fastest({name: timings.pop(name).wall for name in floors}, floor_flop)
     flop = sum(encoder_flop(ours.config, [i.grid for i in p.items]).values())
     title = f"{base.family}, {title}"
     show(title, timings, ours="tubelet")
     return title, {
         "tokens": sum(p.lengths),
         "useful_gflop": round(flop / 1e9, 1),
+        "gemm": by,
         "gemm_gflops": round(rate / 1e9, 1),
         "share_of_gemm": {name: round(flop / t.wall / rate, 3) for name, t in timings.items()},
         "compiled_first_call_s": round(compiled_s, 1),

@@ -36,7 +36,7 @@ from tubelet.inspect.budget.flops import encoder_flop
 from tubelet.inspect.budget.memory import Dtype, memory
 from tubelet.inspect.draw.chart import LINE, MARK, RULE
 from tubelet.inspect.draw.lettering import INK, MUTED, PAPER, Colour, TextLine, caption, length, words
-from tubelet.inspect.speed.encoders import ALLOWED, products, relative_error
+from tubelet.inspect.speed.encoders import ALLOWED, fastest, products, relative_error
 from tubelet.inspect.speed.towers import TOWERS, Grids, Shape, Tower, call_of, pair, rows_of
 from tubelet.packed.grid import Grid
 from tubelet.writing import save_png
@@ -143,9 +143,9 @@ def seconds(sweep: Sweep, scale: Scale, size: int, dtype: Dtype, names: Sequence
     """Times in turns, what is planned, and the bare products' rate in the same turns."""
     ours, p, runs = contenders(sweep, scale, size, dtype, names)
     rounds, warmup = scale.turns(size)
-    floor, floor_flop = products(ours.config, min(len(p.x), 8192), "cpu")
-    timings = measure({**runs, "products": floor}, rounds=rounds, warmup=warmup, control="tubelet")
-    rate = floor_flop / timings.pop("products").wall
+    floors, floor_flop = products(ours.config, min(len(p.x), 8192), "cpu", torch.float32)
+    timings = measure({**runs, **floors}, rounds=rounds, warmup=warmup, control="tubelet")
+    _, rate = fastest({name: timings.pop(name).wall for name in floors}, floor_flop)
     grids = [Grid(*item.grid) for item in p.items]
     planned = memory(ours.config, grids, dtype=dtype, pixels="float", threads=torch.get_num_threads())
     return {

@@ -7,12 +7,13 @@ from tests.inspect.budget.budget_cases import allocated
 
 from tubelet.encoder import attention_sigmoid, cpu
 from tubelet.encoder.attention import Segments, sdpa_into
-from tubelet.encoder.attention_sigmoid import FEWEST, sigmoid_into
+from tubelet.encoder.attention_sigmoid import sigmoid_into
 from tubelet.encoder.config import Rope
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.options import RunOptions
 
 BF16 = torch.bfloat16
+FEWEST = 384
 ABLE = attention_sigmoid.able(BF16)
 # where a CPU multiplies bfloat16 the product must be there: a fault in `able` is a failure, not a skip
 pytestmark = pytest.mark.skipif(not (ABLE or cpu.has_arithmetic(BF16)), reason="this CPU multiplies no bfloat16")
@@ -41,7 +42,7 @@ def exact(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 def by(into: object, *given: torch.Tensor, lengths: tuple[int, ...] = LENGTHS) -> torch.Tensor:
     out = torch.full_like(given[0], torch.nan)
     with torch.inference_mode():
-        into(out, *given, Segments(lengths), given[0].shape[-1] ** -0.5)  # type: ignore[operator]
+        into(out, *given, Segments(lengths), given[0].shape[-1] ** -0.5, *((FEWEST,) if into is sigmoid_into else ()))  # type: ignore[operator]
     return out
 
 
@@ -120,8 +121,8 @@ def errors(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str,
     monkeypatch.setattr(attention_sigmoid, "_one_segment", lambda *a: ran.append(once(*a)) or ran[-1])
     with torch.no_grad():
         want = encoder(p).x
-        for name in ("sdpa", "sigmoid"):
-            monkeypatch.setattr(cpu, "resolve_attention", lambda *a, name=name: name)
+        for name, fewest in (("sdpa", None), ("sigmoid", FEWEST)):
+            monkeypatch.setattr(cpu, "resolve_attention", lambda *a, fewest=fewest: fewest)
             found[name] = float((half(p).x.float() - want).norm() / want.norm())
     return found, bool(ran) and all(ran)
 

@@ -1,8 +1,11 @@
 """What multiplies matrices on a CPU: either gives the twin's rows; the choice is measured once, kept, never needed."""
 
+import itertools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,13 +33,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     kernels.chosen.cache_clear()
 
 
-def says(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[torch.dtype]:
+def says(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], *, quiet: bool = True) -> list[torch.dtype]:
     """The trial gives these; the list grows with each."""
     asked: list[torch.dtype] = []
 
-    def trial(dtype: torch.dtype) -> dict[str, float]:
+    def trial(dtype: torch.dtype) -> tuple[dict[str, float], bool]:
         asked.append(dtype)
-        return seconds
+        return seconds, quiet
 
     monkeypatch.setattr(kernels, "trial", trial)
     return asked
@@ -122,9 +125,9 @@ def test_the_faster_one_is_measured_once_and_kept(
     seconds: dict[str, float], products: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = says(monkeypatch, seconds)
-    assert kernels.chosen(torch.float32) == (products, "sdpa", "measured", seconds)
+    assert kernels.chosen(torch.float32) == (products, None, "measured", seconds)
     kernels.chosen.cache_clear()  # another process
-    assert kernels.chosen(torch.float32) == (products, "sdpa", "kept", seconds)
+    assert kernels.chosen(torch.float32) == (products, None, "kept", seconds)
     assert asked == [torch.float32]
     (file,) = cache.iterdir()
     assert torch.__version__ in json.loads(file.read_text())["machine"]
@@ -140,18 +143,18 @@ def test_a_file_that_is_none_of_ours_is_measured_again(text: str, cache: Path, m
     (file,) = cache.iterdir()
     file.write_text(text)
     kernels.chosen.cache_clear()
-    assert kernels.chosen(torch.float32) == ("onednn", "sdpa", "measured", SLOW)
+    assert kernels.chosen(torch.float32) == ("onednn", None, "measured", SLOW)
 
 
 @ONEDNN
 def test_of_two_processes_the_first_answer_is_everybodys(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow_trial(dtype: torch.dtype) -> dict[str, float]:
+    def slow_trial(dtype: torch.dtype) -> tuple[dict[str, float], bool]:
         says(monkeypatch, FAST)  # meanwhile another process measures, and keeps
         kernels.chosen.__wrapped__(dtype)
-        return SLOW
+        return SLOW, True
 
     monkeypatch.setattr(kernels, "trial", slow_trial)
-    assert kernels.chosen(torch.float32) == ("blas", "sdpa", "kept", FAST)
+    assert kernels.chosen(torch.float32) == ("blas", None, "kept", FAST)
 
 
 @ONEDNN
@@ -159,28 +162,72 @@ def test_nothing_is_measured_where_it_cannot_be_kept(cache: Path, monkeypatch: p
     cache.write_text("a file where the folder should be")
     asked = says(monkeypatch, SLOW)
     found = kernels.chosen(torch.float32)
-    assert found[:2] == ("blas", "sdpa") and "cannot be written" in found.why
+    assert found[:2] == ("blas", None) and "cannot be written" in found.why
     assert asked == []
+
+
+@ONEDNN
+def test_the_answer_of_a_busy_machine_counts_for_an_hour(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, FAST, quiet=False)
+    assert kernels.chosen(torch.float32) == ("blas", None, "measured", FAST)
+    (file,) = cache.iterdir()
+    for age, want in ((0.9, ("blas", None, "kept", FAST)), (1.1, ("onednn", None, "measured", SLOW))):
+        then = file.stat().st_mtime - age * kernels.BUSY_S
+        os.utime(file, (then, then))
+        asked = says(monkeypatch, SLOW)
+        kernels.chosen.cache_clear()  # another process
+        assert kernels.chosen(torch.float32) == want
+        os.utime(file)
+    assert asked == [torch.float32]
+    then = file.stat().st_mtime - 100 * kernels.BUSY_S  # of a quiet one, and for good
+    os.utime(file, (then, then))
+    kernels.chosen.cache_clear()
+    assert kernels.chosen(torch.float32) == ("onednn", None, "kept", SLOW)
+
+
+@ONEDNN
+@pytest.mark.parametrize(("worked", "quiet"), [(0.9, True), (0.6, False)])
+def test_a_trial_knows_whether_its_threads_had_their_cores(
+    worked: float, quiet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: next(now), process_time=lambda: next(now) * worked)
+    monkeypatch.setattr(kernels, "time", clock)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    # each clock is read twice about a call, the other between: a call takes two ticks of either
+    assert kernels.trial(torch.float32, limit_s=1e9)[1] == quiet
 
 
 @ONEDNN
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_trial_ends_in_time_whatever_it_is_given(dtype: torch.dtype) -> None:
-    seconds = kernels.trial(dtype, limit_s=0.0)
-    attention = {"sdpa", "sigmoid"} if attention_sigmoid.able(dtype) else set[str]()
+    seconds, _ = kernels.trial(dtype, limit_s=0.0)
+    rows = kernels.SEGMENTS if attention_sigmoid.able(dtype) else ()
+    attention = {f"{name} {n}" for n in rows for name in ("sdpa", "sigmoid")}
     assert seconds.keys() == {"blas", "onednn"} | attention and all(0 < s < float("inf") for s in seconds.values())
 
 
-@pytest.mark.parametrize(("sigmoid", "attention"), [(0.8, "sigmoid"), (0.99, "sdpa")])
-def test_attention_is_chosen_by_itself(
-    sigmoid: float, attention: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("short", "middle", "long", "rows"), [(0.8, 0.7, 0.6, 384), (1.1, 0.9, 0.7, 576), (2.0, 1.5, 0.9, 1024)]
+)
+def test_attention_is_chosen_by_itself_from_where_it_pays(
+    short: float, middle: float, long: float, rows: int, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "able", lambda dtype: True)
-    says(monkeypatch, {**FAST, "sdpa": 1.0, "sigmoid": sigmoid})
-    assert kernels.chosen(torch.bfloat16)[:2] == ("blas", attention)
-    assert kernels.resolve_attention("auto", torch.bfloat16) == attention
-    assert kernels.resolve_attention("blas", torch.bfloat16) == "sdpa"
-    assert kernels.resolve_attention("onednn", torch.float32) == "sdpa"
+    monkeypatch.setattr(attention_sigmoid, "able", lambda dtype: dtype == torch.bfloat16)
+    by_sdpa = {f"sdpa {n}": 1.0 for n in (384, 576, 1024)}
+    says(monkeypatch, {**FAST, **by_sdpa, "sigmoid 384": short, "sigmoid 576": middle, "sigmoid 1024": long})
+    assert kernels.chosen(torch.bfloat16)[:2] == ("blas", rows)
+    assert kernels.resolve_attention("auto", torch.bfloat16) == rows
+    assert kernels.resolve_attention("blas", torch.bfloat16) is None
+    assert kernels.resolve_attention("onednn", torch.bfloat16) == 384
+    assert kernels.resolve_attention("onednn", torch.float32) is None
+
+
+def test_attention_that_never_pays_is_torchs(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "able", lambda dtype: True)
+    says(monkeypatch, {**FAST, **{f"{name} {n}": 1.0 for n in (384, 576, 1024) for name in ("sdpa", "sigmoid")}})
+    assert kernels.chosen(torch.bfloat16).sigmoid_rows is None
 
 
 def test_what_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

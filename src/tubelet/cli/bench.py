@@ -122,9 +122,9 @@ def _explain(terminal: Terminal, types: tuple[str, ...]) -> int:
         found[name] = {"works_in": str(work).removeprefix("torch."), **choice._asdict()}
         times = ", ".join(f"{routine} {s * 1e3:.1f} ms" for routine, s in choice.seconds.items())
         works = "" if found[name]["works_in"] == name else f" (computed in {found[name]['works_in']})"
-        lines.append(
-            f"{name}{works}: {choice.products}, {choice.attention}, {choice.why}{': ' + times if times else ''}"
-        )
+        rows = choice.sigmoid_rows
+        attention = "sdpa" if rows is None else f"sigmoid from {rows} rows of a segment on"
+        lines.append(f"{name}{works}: {choice.products}, {attention}, {choice.why}{': ' + times if times else ''}")
     lines.append(f"{cpu_model()}, torch {torch.__version__}, {torch.get_num_threads()} threads; kept in {kept_in()}")
     if not terminal.json:
         terminal.line("\n".join(lines))

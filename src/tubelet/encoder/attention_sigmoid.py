@@ -5,7 +5,7 @@
 For x <= -8 sigmoid(x) is exp(x) but for 1 part in 3,000, a tenth of bfloat16's last place, and c falls out of the
 quotient: it is 8 above the longest q times the longest k, so no s_ij passes it. Scores and p are float32 inside the
 product, and p is rounded once; sums are float32; out is rounded before the quotient and after it, once more than by
-sdpa. Its kernel multiplies small blocks at the rate of float32; these are large ones, which pays from FEWEST rows on.
+sdpa. Its kernel multiplies small blocks at the rate of float32; these are large ones, which pays in long segments.
 """
 
 from functools import lru_cache
@@ -17,7 +17,6 @@ from torch import Tensor
 from tubelet.encoder.attention import Segments, sdpa_into
 from tubelet.shapes import Shaped
 
-FEWEST = 384  # rows of a segment: below, calls for every head cost more than they save
 BLOCK = 2**19  # probabilities made at once: 1 MiB, which stays in the cache
 BLOCK_ROWS = (128, 512)  # queries of a block, at least and at most
 CACHED = 256  # rows that are widened at a time
@@ -33,18 +32,20 @@ def sigmoid_into(
     v: Shaped[Tensor, "T H K"],
     segments: Segments,
     scale: float,
+    fewest: int,
 ) -> None:
     """`sdpa_into` for bfloat16 rows. q times `scale` should be exact: a power of two, or 1 where q has it already.
 
-    Short segments go to sdpa, and those whose scores lie too far apart for one c or are no numbers; that is read from
-    values, which a CPU has at hand. Memory: 1 MiB or 128 rows of p, twice that for its sum, a head.
+    Segments of less than `fewest` rows go to sdpa, for calls for every head would cost more than they save; and those
+    whose scores lie too far apart for one c or are no numbers: that is read from values, which a CPU has at hand.
+    Memory: 1 MiB or 128 rows of p, twice that for its sum, a head.
     """
     for start, count, length in segments.runs:
-        step = length if length >= FEWEST else count * length
+        step = length if length >= fewest else count * length
         for a in range(start, start + count * length, step):
             part = slice(a, a + step)
             mine, queries, keys, values = out[part], q[part], k[part], v[part]
-            if length < FEWEST or not _one_segment(mine, queries, keys, values, scale):
+            if length < fewest or not _one_segment(mine, queries, keys, values, scale):
                 sdpa_into(mine, queries, keys, values, Segments((length,) * (step // length)), scale)
             if out.is_meta:  # the others are as large
                 break

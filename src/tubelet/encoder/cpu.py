@@ -110,7 +110,8 @@ class Workspace:
         # what q is multiplied by, where that rounds nothing: in float32 with its angles, or by a power of two
         scale = config.head_dim**-0.5
         exact = config.rope is not None or math.frexp(scale)[0] == 0.5
-        self.scale = scale if exact and resolve_attention(products, dtype) == "sigmoid" else None  # None: by sdpa
+        self.fewest = resolve_attention(products, dtype) if exact else None  # rows of the sigmoid's segments
+        self.scale = None if self.fewest is None else scale  # None: all by sdpa
         shape = (rows, 3, config.heads, config.head_dim)
         if self.fused and self.scale is not None:  # a head's rows lie together: a product's result is copied anyway
             self.qkv = torch.empty([shape[i] for i in (1, 2, 0, 3)], dtype=dtype, device=device).permute(2, 0, 1, 3)
@@ -210,10 +211,10 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
         if turn is not None:
             _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves, scale)
     q, k, v = qkv.unbind(1)
-    if scale is None:
+    if scale is None or space.fewest is None:
         sdpa_into(space.out.view(q.shape), q, k, v, segments)
     else:
-        sigmoid_into(space.out.view(q.shape), q, k, v, segments, scale if turn is None else 1.0)
+        sigmoid_into(space.out.view(q.shape), q, k, v, segments, scale if turn is None else 1.0, space.fewest)
     w_proj, b_proj = _weights(layer.proj, dtype, layer.scale1)
     w_up, b_up = _weights(layer.fc1, dtype)
     w_down, b_down = _weights(layer.fc2, dtype, layer.scale2)

@@ -3,12 +3,13 @@
     blas      torch's mm: MKL on x86 for float32, oneDNN for half types where they are multiplied in hardware
     onednn    oneDNN for every type, bias and activation in the same pass
     sdpa      torch's attention
-    sigmoid   attention of bfloat16 as two products of oneDNN's (tubelet.encoder.attention_sigmoid)
+    sigmoid   attention of bfloat16 as two products of oneDNN's (tubelet.encoder.attention_sigmoid), of long segments
 
-The rows are equal up to rounding, and which is faster depends on who made the CPU. The first call that needs to know
-times them, within TRIAL_S, and keeps the answer in the user's cache folder under the CPU's model and torch's version;
-later processes read it, so all of a machine round alike. Where it cannot be kept nothing is measured and "blas" and
-"sdpa" run, for processes that each measure for themselves might disagree.
+The rows are equal up to rounding, and which is faster depends on who made the CPU, and for attention on the rows of a
+segment and the threads. The first call that needs to know times them, within TRIAL_S, and keeps the answer in the
+user's cache folder under the CPU's model and torch's version; later processes read it, so all of a machine round alike.
+Where it cannot be kept nothing is measured and "blas" and "sdpa" run, for processes that each measure for themselves
+might disagree. An answer measured while others had the cores is kept for BUSY_S alone.
 """
 
 import json
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,9 +38,10 @@ from tubelet.errors import ConfigError
 Products = Literal["auto", "blas", "onednn"]
 TRIAL_S = 0.3  # of all together, warming up included
 ROWS, WIDTH = 512, 768  # of the product that is timed: up to four times the width, the largest of a layer
-HEADS = 4  # of the attention that is timed, of as few rows as the sigmoid's is for
+HEADS, SEGMENTS = 4, (384, 576, 1024)  # of the attentions that are timed, their rows; fewer are sdpa's
+OURS = 0.8  # of the threads' time, at least, that a quiet trial gets
+BUSY_S = 3600.0  # how long the answer of another one counts
 BETTER = {"onednn": 0.97, "sigmoid": 0.95}  # of the usual one's time at most, or that stays: less may be chance
-USUAL = {"onednn": "blas", "sigmoid": "sdpa"}  # what each is timed against
 ROUNDS = 9  # at most
 
 
@@ -47,9 +49,9 @@ class KernelChoice(NamedTuple):
     """What "auto" means here, and why."""
 
     products: Literal["blas", "onednn"]
-    attention: Literal["sdpa", "sigmoid"]
+    sigmoid_rows: int | None  # of a segment from which on it attends by the sigmoid; None: by sdpa all
     why: str  # measured, kept, or what stood in the way
-    seconds: dict[str, float]  # the best of each, where they were timed
+    seconds: dict[str, float]  # the best of each, where they were timed; attention's with the rows
 
 
 def resolve_products(products: Products, dtype: torch.dtype) -> Literal["blas", "onednn"]:
@@ -61,18 +63,19 @@ def resolve_products(products: Products, dtype: torch.dtype) -> Literal["blas", 
     return products
 
 
-def resolve_attention(products: Products, dtype: torch.dtype) -> Literal["sdpa", "sigmoid"]:
-    """What rows of this type attend by: with "onednn", its products wherever they can."""
+def resolve_attention(products: Products, dtype: torch.dtype) -> int | None:
+    """From how many rows on a segment of this type attends by the sigmoid, None where all do by sdpa: with "onednn",
+    its products wherever they can."""
     if products == "auto":
-        return chosen(dtype).attention
-    return "sigmoid" if products == "onednn" and attention_sigmoid.able(dtype) else "sdpa"
+        return chosen(dtype).sigmoid_rows
+    return SEGMENTS[0] if products == "onednn" and attention_sigmoid.able(dtype) else None
 
 
 @lru_cache(maxsize=4)
 def chosen(dtype: torch.dtype) -> KernelChoice:
     """The answer for this machine: kept, or measured now and kept. Takes TRIAL_S the first time."""
     if not able(dtype):
-        return KernelChoice("blas", "sdpa", "oneDNN does not multiply this type in this torch", {})
+        return KernelChoice("blas", None, "oneDNN does not multiply this type in this torch", {})
     machine = f"{cpu_model()}, torch {torch.__version__}, {str(dtype).removeprefix('torch.')}"
     path = kept_in() / f"kernels-{sha256(machine.encode()).hexdigest()[:16]}.json"
     kept = _read(path)
@@ -81,20 +84,26 @@ def chosen(dtype: torch.dtype) -> KernelChoice:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            found = _fastest(trial(dtype), "measured")
+            seconds, quiet = trial(dtype)
             part = Path(folder) / path.name
-            part.write_text(json.dumps({"machine": machine, "seconds": found.seconds}, indent=1))
+            part.write_text(json.dumps({"machine": machine, "seconds": seconds, "quiet": quiet}, indent=1))
             with suppress(FileExistsError):  # another process was faster, and its answer is everybody's
                 os.link(part, path)
+            if _read(path) is None:
+                part.replace(path)
     except OSError as e:
-        return KernelChoice("blas", "sdpa", f"{path.parent} cannot be written ({e.strerror}), so nothing is kept", {})
-    return found if (theirs := _read(path)) is None or theirs.seconds == found.seconds else theirs
+        return KernelChoice("blas", None, f"{path.parent} cannot be written ({e.strerror}), so nothing is kept", {})
+    theirs = _read(path)
+    return theirs if theirs is not None and theirs.seconds != seconds else _fastest(seconds, "measured")
 
 
 def _fastest(seconds: dict[str, float], why: str) -> KernelChoice:
-    faster = {name: seconds[name] <= BETTER[name] * seconds[usual] for name, usual in USUAL.items() if name in seconds}
-    products, attention = faster["onednn"], faster.get("sigmoid", False)
-    return KernelChoice("onednn" if products else "blas", "sigmoid" if attention else "sdpa", why, seconds)
+    def better(one: str, usual: str, name: str) -> bool:
+        return seconds[one] <= BETTER[name] * seconds[usual]
+
+    rows = [n for n in SEGMENTS if f"sigmoid {n}" in seconds and better(f"sigmoid {n}", f"sdpa {n}", "sigmoid")]
+    products = "onednn" if better("onednn", "blas", "onednn") else "blas"
+    return KernelChoice(products, min(rows, default=None), why, seconds)
 
 
 @lru_cache(maxsize=4)
@@ -133,9 +142,9 @@ _FUSED: dict[Act | None, tuple[str, str]] = {
 # ---- the trial
 
 
-def trial(dtype: torch.dtype, limit_s: float = TRIAL_S) -> dict[str, float]:
+def trial(dtype: torch.dtype, limit_s: float = TRIAL_S) -> tuple[dict[str, float], bool]:
     """Seconds of a layer's largest product, its bias and its activation, and of attention where there are two; by each
-    the best of rounds in turns, one round at least."""
+    the best of rounds in turns, one round at least. And whether the threads had their cores meanwhile."""
     x, weight, bias = (
         torch.ones(shape).mul_(0.01).to(dtype) for shape in ((ROWS, WIDTH), (4 * WIDTH, WIDTH), (4 * WIDTH,))
     )
@@ -147,24 +156,26 @@ def trial(dtype: torch.dtype, limit_s: float = TRIAL_S) -> dict[str, float]:
             torch.ops.aten.gelu_(part.add_(bias), approximate="tanh")
 
     runs: dict[str, Callable[[], object]] = {"blas": by_blas, "onednn": lambda: linear(x, weight, bias, "gelu_tanh")}
-    if attention_sigmoid.able(dtype):
-        rows = attention_sigmoid.FEWEST
+    for rows in SEGMENTS if attention_sigmoid.able(dtype) else ():
         q, k, v = (torch.ones(HEADS, rows, 64).mul_(0.01).to(dtype).transpose(0, 1) for _ in range(3))
-        attended, segments = torch.empty(rows, HEADS, 64, dtype=dtype), Segments((rows,))
-        runs["sdpa"] = lambda: sdpa_into(attended, q, k, v, segments)
-        runs["sigmoid"] = lambda: sigmoid_into(attended, q, k, v, segments, 0.125)
-    best = dict.fromkeys(runs, float("inf"))
+        given = torch.empty(rows, HEADS, 64, dtype=dtype), q, k, v, Segments((rows,))
+        runs[f"sdpa {rows}"] = partial(sdpa_into, *given)
+        runs[f"sigmoid {rows}"] = partial(sigmoid_into, *given, scale=0.125, fewest=rows)
+    best, wall, cpu = dict.fromkeys(runs, float("inf")), 0.0, 0.0
     with torch.inference_mode():
         for i in range(ROUNDS):
             spent = time.perf_counter() - start
             if i > 1 and spent * (i + 1) / i > limit_s:
                 break
             for name in runs if i % 2 else reversed(runs):
-                begin = time.perf_counter()
+                begin, worked = time.perf_counter(), time.process_time()
                 runs[name]()
+                took = time.perf_counter() - begin
                 if i:  # the first warms up
-                    best[name] = min(best[name], time.perf_counter() - begin)
-    return best
+                    best[name] = min(best[name], took)
+                    if name == "onednn":  # one product, in which all threads work all the time
+                        wall, cpu = wall + took, cpu + time.process_time() - worked
+    return best, cpu >= OURS * torch.get_num_threads() * wall
 
 
 # ---- where it is kept
@@ -188,10 +199,12 @@ def cpu_model() -> str:
 
 
 def _read(path: Path) -> KernelChoice | None:
-    """What is kept; None where there is no such file or it is none of ours."""
+    """What is kept; None where there is no such file, it is none of ours, or of a busy machine and old."""
     try:
         value: Any = json.loads(path.read_text())
         seconds = {name: float(s) for name, s in value["seconds"].items()}
+        if not value["quiet"] and time.time() - path.stat().st_mtime > BUSY_S:
+            return None
         return _fastest(seconds, "kept")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

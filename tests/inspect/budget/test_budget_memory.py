@@ -110,7 +110,7 @@ def test_more_rows_than_one_block():
 )
 @pytest.mark.parametrize("window", [None, 1])
 def test_attention_of_long_segments_by_the_sigmoid(window: int | None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu, "resolve_attention", lambda *_: "sigmoid")
+    monkeypatch.setattr(cpu, "resolve_attention", lambda *_: 384)
     monkeypatch.setattr(cpu, "work_dtype", lambda dtype: dtype)
     config = random_config(random.Random(9), hidden=128, heads=2, mlp=256, merger=None, pixels=PIXELS, **cut(window))
     hold([ratios(config, grids, "in place", torch.bfloat16) for grids in LONG])

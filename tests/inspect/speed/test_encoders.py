@@ -9,9 +9,10 @@ import torch
 
 from tubelet.cli import main
 from tubelet.cli.bench import FAMILIES
+from tubelet.encoder.cpu import work_dtype
 from tubelet.errors import RunError
 from tubelet.inspect.speed import encoders
-from tubelet.inspect.speed.encoders import Case, peers_missing, run, threads
+from tubelet.inspect.speed.encoders import Case, fastest, peers_missing, products, run, threads
 from tubelet.inspect.speed.towers import TOWERS, Shape, Tower
 
 SMALL = Shape(hidden=64, heads=2, mlp=256, layers=2, patch=16, image=64)
@@ -29,6 +30,19 @@ def test_every_tower_agrees_and_is_reported(tower: Tower, monkeypatch: pytest.Mo
     assert set(got["share_of_gemm"]) == set(got["times"])
     assert got["useful_gflop"] >= 0
     assert got["gemm_gflops"] > 0
+    assert got["gemm"] in ("addmm", "onednn")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_products_are_of_the_type_that_is_multiplied_here(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(torch, "addmm", lambda b, x, w, *, out: seen.append((x.dtype, tuple(x.shape), w.shape[1])))
+    config = encoders.pair(TOWERS[0], SMALL)[0].config
+    runs, flop = products(config, 10, "cpu", dtype)
+    runs["addmm"]()
+    assert seen == [(work_dtype(dtype), (10, i), o) for i, o in ((64, 192), (64, 64), (64, 256), (256, 64))]
+    assert flop == 2 * 10 * 64 * (192 + 64 + 256 + 256)
+    assert fastest({"a": 2.0, "b": 0.5}, 10.0) == ("b", 20.0)
 
 
 def test_towers_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

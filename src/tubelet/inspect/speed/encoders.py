@@ -1,11 +1,11 @@
 """One tower against its peer: outputs compared first, then timed in turns, with the bare matrix products beside them.
 
-"share" is the useful FLOPs (padding counts as none) over the time, against bare products of the same layer shapes
-timed in the same turns: 1.0 would be an encoder that costs nothing but its matrix products. On a CPU the memory a turn
-adds at its peak is kept too.
+"share" is the useful FLOPs (padding counts as none) over the time, against bare products of the same layer shapes and
+type timed in the same turns, by the faster of the libraries that multiply here: 1.0 would be an encoder that costs
+nothing but its matrix products. On a CPU the memory a turn adds at its peak is kept too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from tubelet.encoder.config import EncoderConfig
+from tubelet.encoder.cpu import FUSED, work_dtype
+from tubelet.encoder.kernels import able, linear
 from tubelet.encoder.model import Encoder
 from tubelet.errors import RunError
 from tubelet.inspect.budget.flops import encoder_flop
 from tubelet.inspect.speed.towers import Grids, Shape, Tower, call_of, pair, rows_of
 from tubelet.inspect.speed.turns import measure, report
 
-FLOOR = "GEMM"
 ALLOWED = {"float32": 3e-5, "bfloat16": 4e-2, "float16": 1e-2}  # relative error of the outputs before anything is timed
 
 # (h, w) in patches: 16 pictures of 256 to 1,024 tokens, 8 of 196 to 3,968, 32 of 196 to 3,969 and one small one
@@ -81,20 +82,21 @@ def run(case: Case) -> dict[str, Any]:
         error = relative_error(ours(p).x, theirs()) if case.tower.weights else None
         if error is not None and not error <= ALLOWED[case.dtype]:
             raise RunError(f"{case.name}: the outputs differ by {error:.1e}, nothing is timed", got=error)
-        floor, floor_flop = products(config, sum(p.lengths), case.device)
+        floors, floor_flop = products(config, sum(p.lengths), case.device, dtype)
         sync = torch.cuda.synchronize if case.device == "cuda" else lambda: None
-        runs = {"tubelet": lambda: ours(p), case.tower.peer: theirs, FLOOR: floor}
+        runs = {"tubelet": lambda: ours(p), case.tower.peer: theirs, **floors}
         timings = measure({k: _synced(v, sync) for k, v in runs.items()}, rounds=case.rounds, control="tubelet")
-    rate = floor_flop / timings[FLOOR].wall
+    by, rate = fastest({name: timings.pop(name).wall for name in floors}, floor_flop)
     flop = sum(encoder_flop(config, [i.grid for i in p.items]).values())
     return {
         "tokens": sum(p.lengths),
         "padding": round(len(p) * max(p.lengths) / sum(p.lengths), 2) if case.tower.kind == "padded" else 1.0,
         "relative_error": error,
         "useful_gflop": round(flop / 1e9, 1),
+        "gemm": by,
         "gemm_gflops": round(rate / 1e9, 1),
-        "share_of_gemm": {k: round(flop / t.wall / rate, 3) for k, t in timings.items() if k != FLOOR},
-        **report({k: t for k, t in timings.items() if k != FLOOR}, ours="tubelet"),
+        "share_of_gemm": {k: round(flop / t.wall / rate, 3) for k, t in timings.items()},
+        **report(timings, ours="tubelet"),
     }
 
 
@@ -103,20 +105,41 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
 
 
-def products(config: EncoderConfig, rows: int, device: str) -> tuple[Callable[[], object], float]:
-    """The products of one layer as bare `addmm` into memory that is there (float32 on a CPU, bfloat16 on CUDA), and
-    their FLOPs."""
-    kind = torch.float32 if device == "cpu" else torch.bfloat16
+def products(
+    config: EncoderConfig, rows: int, device: str, dtype: torch.dtype
+) -> tuple[dict[str, Callable[[], object]], float]:
+    """The products of one layer with nothing around them, by each library that multiplies this type here, and their
+    FLOPs.
+
+    Results go into memory that is there, or by oneDNN on a CPU into new memory, a block of rows at a time. On a CPU
+    without arithmetic of the type it is float32's, as an encoder's are.
+    """
+    if device == "cpu":
+        dtype = work_dtype(dtype)
     d, m = config.hidden, config.mlp
     sizes = [(d, 3 * d), (d, d), (d, m * (2 if config.gated else 1)), (m, d)]
-    made = [tuple(torch.randn(*shape, device=device).to(kind) for shape in ((rows, i), (o, i), (o,))) for i, o in sizes]
-    out = [torch.empty(rows, o, device=device, dtype=kind) for _, o in sizes]
+    made = [tuple(torch.randn(*s, device=device).to(dtype) for s in ((rows, i), (o, i), (o,))) for i, o in sizes]
+    out = [torch.empty(rows, o, device=device, dtype=dtype) for _, o in sizes]
 
-    def run() -> None:
+    def addmm() -> None:
         for (x, w, b), y in zip(made, out, strict=True):
             torch.addmm(b, x, w.t(), out=y)
 
-    return run, float(sum(2 * rows * i * o for i, o in sizes))
+    def onednn() -> None:
+        for x, w, b in made:
+            for part in x.split(FUSED):
+                linear(part, w, b)
+
+    runs: dict[str, Callable[[], object]] = {"addmm": addmm}
+    if device == "cpu" and able(dtype):
+        runs["onednn"] = onednn
+    return runs, float(sum(2 * rows * i * o for i, o in sizes))
+
+
+def fastest(seconds: Mapping[str, float], flop: float) -> tuple[str, float]:
+    """The name of the least time, and FLOP a second in it."""
+    name = min(seconds, key=seconds.__getitem__)
+    return name, flop / seconds[name]
 
 
 def _synced(run: Callable[[], object], sync: Callable[[], object]) -> Callable[[], object]:
@@ -147,4 +170,4 @@ def peers_missing(towers: Sequence[Tower]) -> list[str]:
     return sorted({t.peer.split()[0] for t in towers if find_spec(t.peer.split()[0]) is None})
 
 
-__all__ = ["ALLOWED", "FLOOR", "MIXES", "Case", "peers_missing", "products", "relative_error", "run"]
+__all__ = ["ALLOWED", "MIXES", "Case", "fastest", "peers_missing", "products", "relative_error", "run"]
