@@ -36,7 +36,7 @@ builds = {
 }[sys.argv[1]]
 for one, merge in builds:
     torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("eager")
     plain, compiled = one(), one().set_run_options(RunOptions(compile=counter))
     plain.set_run_options(RunOptions(compile=None))
     frames = None
