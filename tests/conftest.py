@@ -3,6 +3,7 @@
 import gc
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,9 +51,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What was imported and collected stays to the end: no garbage collection looks through its millions again."""
-    gc.collect()
-    gc.freeze()
+    """What was collected stays to the end: no garbage collection looks through its millions again."""
+    _keep_imported(0)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The same of what tests before this one imported."""
+    _keep_imported(20)
+
+
+def _keep_imported(more: int, seen: list[int] = [0]) -> None:  # noqa: B006 # of this process
+    """Takes what there is from the garbage collector where so many modules have come since it last did."""
+    if len(sys.modules) >= seen[0] + more:
+        seen[0] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from dataclasses import replace
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
@@ -37,6 +38,7 @@ FAMILIES = families()
 PUBLISHED = [(name, family) for name, (family, _) in variants().items()]
 
 
+@lru_cache(maxsize=4)
 def meta_state(config: EncoderConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
         return Encoder(config).state_dict()

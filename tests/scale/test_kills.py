@@ -128,9 +128,9 @@ class Stuck:
 
     def run(self, shard):
         take(self.store, shard)
-        print("at work", flush=True)
         while True:
             try:
+                print("at work", flush=True)
                 time.sleep(60)
             except SystemExit:  # as where it comes while something else is taken down
                 pass

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.integrations.border_models import CONFIGS, PLAIN, random_encoder
+from tests.integrations.transformers.test_transformers_upstream import write
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
@@ -24,7 +25,7 @@ from tubelet.families.family import from_theirs
 from tubelet.families.match import matches
 from tubelet.integrations.transformers.model import TubeletConfig, TubeletImageProcessor, TubeletModel
 from tubelet.packed import Item, Packed, all_positions
-from tubelet.pixels.patchify import normalise, patchify
+from tubelet.pixels.patchify import from_pixels, normalise, patchify
 from tubelet.reading.clip import Clip
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "onevision"
@@ -74,25 +75,32 @@ def test_saved_and_loaded_is_the_same_model(name: str, tmp_path: Path):
             torch.testing.assert_close(out.pooler_output, encoder.pooled(encoder.trunk(p)), atol=1e-6, rtol=1e-6)
 
 
-def test_a_new_process_needs_one_import_and_no_remote_code(folder: Path):
+def test_a_new_process_needs_one_import_and_no_remote_code(folder: Path, tmp_path: Path):
+    """Of a folder of ours, and of one of upstream's."""
     assert {f.name for f in folder.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
     assert "auto_map" not in (folder / "config.json").read_text()
+    theirs = write(tmp_path / "theirs", "released")
     code = (
         "import tubelet.integrations.transformers, torch, sys\n"
         "from transformers import AutoConfig, AutoImageProcessor, AutoModel\n"
-        "folder = sys.argv[1]\n"
-        "inputs = AutoImageProcessor.from_pretrained(folder)(images=torch.arange(3 * 8 * 12).view(3, 8, 12).byte())\n"
+        "ours, theirs = sys.argv[1:]\n"
+        "inputs = AutoImageProcessor.from_pretrained(ours)(images=torch.arange(3 * 8 * 12).view(3, 8, 12).byte())\n"
         "with torch.no_grad():\n"
-        "    out = AutoModel.from_pretrained(folder)(**inputs)\n"
-        "print(AutoConfig.from_pretrained(folder).model_type, out.pooler_output.double().sum().item().hex())\n"
+        "    out = AutoModel.from_pretrained(ours)(**inputs)\n"
+        "    out_theirs = AutoModel.from_pretrained(theirs)(torch.ones(1, 3, 8, 8))\n"
+        "print(AutoConfig.from_pretrained(ours).model_type)\n"
+        "print(*(o.pooler_output.double().sum().item().hex() for o in (out, out_theirs)))\n"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code, folder, theirs], capture_output=True, text=True, check=True)
     inputs = TubeletImageProcessor.of(PLAIN.pixels)(images=torch.arange(3 * 8 * 12).view(3, 8, 12).byte())
+    upstream = tubelet.load_encoder(theirs)
     with torch.no_grad():
-        out = TubeletModel.from_encoder(random_encoder())(**inputs)
-    kind, said = run.stdout.split()[-2:]
+        out = TubeletModel.from_encoder(random_encoder())(**inputs).pooler_output
+        out_theirs = upstream.pooled(upstream.trunk(from_pixels(torch.ones(1, 3, 8, 8), upstream.pixels)))
+    kind, *said = run.stdout.split()[-3:]
     assert kind == "tubelet"
-    assert float.fromhex(said) == pytest.approx(out.pooler_output.double().sum().item(), abs=1e-5)
+    for number, rows in zip(said, (out, out_theirs), strict=True):
+        assert float.fromhex(number) == pytest.approx(rows.double().sum().item(), abs=1e-5)
 
 
 def angles_in_float64(config: EncoderConfig, where: Tensor) -> tuple[Tensor, Tensor]:
