@@ -181,7 +181,7 @@ def test_every_public_name_can_be_had():
     for line, package in zip(ran.stdout.splitlines(), FACES, strict=True):
         name, *had = line.split()
         assert name == package
-        assert len(had) >= 5, f"{package} offers {had}"
+        assert had, f"{package} offers nothing"
 
 
 @pytest.mark.parametrize("package", FACES)
