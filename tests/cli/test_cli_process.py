@@ -75,7 +75,8 @@ def test_stdout_is_the_document_to_the_last_byte(tubelet: Run, files: dict[str, 
 
 
 def test_a_reader_who_leaves_changes_nothing(files: dict[str, Path], model: Path, tmp_path: Path):
-    for args in (["encode", files["wide"], "--model", model, "--out", "o.safetensors"], ["models"], ["--help"]):
+    encode = ["encode", files["wide"], "--model", model, "--out", "o.safetensors"]
+    for args in (encode, ["plan", files["wide"]], ["--help"]):
         read_end, write_end = os.pipe()
         os.close(read_end)
         command = [sys.executable, "-m", "tubelet", *map(str, args)]
@@ -87,9 +88,9 @@ def test_a_reader_who_leaves_changes_nothing(files: dict[str, Path], model: Path
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_behind_stdout_is_told(tmp_path: Path):
+def test_a_full_disk_behind_stdout_is_told(files: dict[str, Path], tmp_path: Path):
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "tubelet", "models", "--json"]
+        command = [sys.executable, "-m", "tubelet", "plan", str(files["wide"]), "--json"]
         told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
     assert told.returncode == 1
     assert told.stderr == "tubelet: No space left on device\n"

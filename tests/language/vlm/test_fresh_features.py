@@ -247,8 +247,11 @@ def test_threads_get_the_rows_of_their_own_items():
     for thread in threads:
         thread.join()
     assert not wrong
-    assert vlm.cache.counts.hits
     assert vlm.cache.bytes <= vlm.cache.limit_bytes
+    rows(vlm, packs[0])  # whether threads met what others had left is theirs; now it is there
+    before = vlm.cache.counts.hits
+    assert torch.allclose(rows(vlm, packs[0]), want[0], atol=1e-6)
+    assert vlm.cache.counts.hits == before + 1
 
 
 # ---- the key
