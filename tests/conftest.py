@@ -60,10 +60,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _keep_imported(20)
 
 
-def _keep_imported(more: int, seen: list[int] = [0]) -> None:  # noqa: B006 # of this process
-    """Takes what there is from the garbage collector where so many modules have come since it last did."""
-    if len(sys.modules) >= seen[0] + more:
-        seen[0] = len(sys.modules)
+MODULES = [0]  # how many there were when they were last kept, in this process
+
+
+def _keep_imported(more: int) -> None:
+    """Takes what there is from the garbage collector, where so many modules have come since it last did."""
+    if len(sys.modules) >= MODULES[0] + more:
+        MODULES[0] = len(sys.modules)
         gc.collect()
         gc.freeze()
 

@@ -117,7 +117,7 @@ def test_workers_end_with_a_driver_that_is_killed(begun: Begun, encoder: Encoder
 
 
 STUCK = """
-import socket, sys, time
+import signal, socket, sys
 from tubelet.scale import child
 from tubelet.scale.poison import take
 from tubelet.scale.store import open_store
@@ -131,7 +131,7 @@ class Stuck:
         while True:
             try:
                 print("at work", flush=True)
-                time.sleep(60)
+                signal.pause()
             except SystemExit:  # as where it comes while something else is taken down
                 pass
 

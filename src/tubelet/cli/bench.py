@@ -31,8 +31,8 @@ class Bench:
     """Time tubelet's encoders against transformers' and timm's towers of the same shape and weights, on this machine.
 
     Random weights, nothing is downloaded. Outputs are compared first; then both take turns, so that whatever else the
-    machine does hits both. "share" is useful FLOPs against bare matrix products of the same run. Needs transformers,
-    and timm for NaFlexViT: pip install "tubelet[hf,timm]".
+    machine does hits both. "share" is useful FLOPs over time, against bare matrix products of the same type in the same
+    run. Needs transformers, and timm for NaFlexViT: pip install "tubelet[hf,timm]".
 
     --explain compares nothing: it says by which routines this machine multiplies and attends in each type, and how that
     was found.

@@ -110,8 +110,8 @@ class Workspace:
         # what q is multiplied by, where that rounds nothing: in float32 with its angles, or by a power of two
         scale = config.head_dim**-0.5
         exact = config.rope is not None or math.frexp(scale)[0] == 0.5
-        self.fewest = resolve_attention(products, dtype) if exact else None  # rows of the sigmoid's segments
-        self.scale = None if self.fewest is None else scale  # None: all by sdpa
+        fewest = resolve_attention(products, dtype) if exact else None  # rows of a segment by the sigmoid
+        self.scale, self.fewest = (None, 0) if fewest is None else (scale, fewest)  # None: all by sdpa
         shape = (rows, 3, config.heads, config.head_dim)
         if self.fused and self.scale is not None:  # a head's rows lie together: a product's result is copied anyway
             self.qkv = torch.empty([shape[i] for i in (1, 2, 0, 3)], dtype=dtype, device=device).permute(2, 0, 1, 3)
@@ -211,7 +211,7 @@ def layer_(layer: Layer, x: Float[Tensor, "T D"], inputs: LayerInputs, space: Wo
         if turn is not None:
             _rotate(qkv[part, :2], turn[part], None if flip is None else flip[part], layer.halves, scale)
     q, k, v = qkv.unbind(1)
-    if scale is None or space.fewest is None:
+    if scale is None:
         sdpa_into(space.out.view(q.shape), q, k, v, segments)
     else:
         sigmoid_into(space.out.view(q.shape), q, k, v, segments, scale if turn is None else 1.0, space.fewest)

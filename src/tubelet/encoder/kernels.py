@@ -38,9 +38,10 @@ from tubelet.errors import ConfigError
 Products = Literal["auto", "blas", "onednn"]
 TRIAL_S = 0.3  # of all together, warming up included
 ROWS, WIDTH = 512, 768  # of the product that is timed: up to four times the width, the largest of a layer
-HEADS, SEGMENTS = 4, (384, 576, 1024)  # of the attentions that are timed, their rows; fewer are sdpa's
-OURS = 0.8  # of the threads' time, at least, that a quiet trial gets
-BUSY_S = 3600.0  # how long the answer of another one counts
+HEADS = 4  # of the attentions that are timed
+SEGMENTS = (384, 576, 1024)  # their rows; shorter ones are sdpa's
+QUIET = 0.8  # of the threads' time that a trial must get, or other work had the cores
+BUSY_S = 3600.0  # how long an answer found beside other work counts
 BETTER = {"onednn": 0.97, "sigmoid": 0.95}  # of the usual one's time at most, or that stays: less may be chance
 ROUNDS = 9  # at most
 
@@ -89,7 +90,7 @@ def chosen(dtype: torch.dtype) -> KernelChoice:
             part.write_text(json.dumps({"machine": machine, "seconds": seconds, "quiet": quiet}, indent=1))
             with suppress(FileExistsError):  # another process was faster, and its answer is everybody's
                 os.link(part, path)
-            if _read(path) is None:
+            if _read(path) is None:  # what is there is none of ours, or old and of a busy machine
                 part.replace(path)
     except OSError as e:
         return KernelChoice("blas", None, f"{path.parent} cannot be written ({e.strerror}), so nothing is kept", {})
@@ -100,12 +101,10 @@ def chosen(dtype: torch.dtype) -> KernelChoice:
 
 
 def _fastest(seconds: dict[str, float], why: str) -> KernelChoice:
-    def better(one: str, usual: str, name: str) -> bool:
-        return seconds[one] <= BETTER[name] * seconds[usual]
-
-    rows = [n for n in SEGMENTS if f"sigmoid {n}" in seconds and better(f"sigmoid {n}", f"sdpa {n}", "sigmoid")]
-    products = "onednn" if better("onednn", "blas", "onednn") else "blas"
-    return KernelChoice(products, min(rows, default=None), why, seconds)
+    timed = [n for n in SEGMENTS if f"sigmoid {n}" in seconds]
+    pays = [n for n in timed if seconds[f"sigmoid {n}"] <= BETTER["sigmoid"] * seconds[f"sdpa {n}"]]
+    products = "onednn" if seconds["onednn"] <= BETTER["onednn"] * seconds["blas"] else "blas"
+    return KernelChoice(products, min(pays, default=None), why, seconds)
 
 
 @lru_cache(maxsize=4)
@@ -177,7 +176,7 @@ def trial(dtype: torch.dtype, limit_s: float = TRIAL_S) -> tuple[dict[str, float
                     best[name] = min(best[name], took)
                     if name == "onednn":  # one product, in which all threads work all the time
                         wall, cpu = wall + took, cpu + time.process_time() - worked
-    return best, cpu >= OURS * torch.get_num_threads() * wall
+    return best, cpu >= QUIET * torch.get_num_threads() * wall
 
 
 # ---- where it is kept
