@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -134,6 +135,8 @@ def serve() -> dict | None:
     for name in (*AHEAD, *ours):
         __import__(name)
     gc.freeze()  # no child looks through what is imported, nor copies its pages for that
+    for end in weakref.finalize._registry:  # pyright: ignore[reportAttributeAccessIssue] # nor takes it apart at its end
+        end.atexit = False
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         while line := sys.stdin.readline():

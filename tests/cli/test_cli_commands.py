@@ -154,6 +154,7 @@ def test_convert_fails_in_one_line_and_leaves_nothing(model: Path, tmp_path: Pat
     assert (tmp_path / "used" / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("confined_forks")
 def test_convert_reads_a_pickle_only_when_told_to(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from safetensors.torch import load_file
 

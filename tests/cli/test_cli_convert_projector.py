@@ -29,6 +29,7 @@ def stage_one(tmp_path: Path) -> tuple[Path, Projector]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the door for pickles exists on POSIX only")
+@pytest.mark.usefixtures("confined_forks")
 def test_a_stage_one_file(stage_one: tuple[Path, Projector], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path, projector = stage_one
     args = ("convert", path, tmp_path / "out", "--to", "projector")

@@ -80,6 +80,7 @@ def test_a_checkpoint_converts(tmp_path: Path):
     assert torch.equal(load_encoder(tmp_path / "out").state_dict()["patch.weight"], state["conv1.weight"].flatten(1))
 
 
+@pytest.mark.usefixtures("confined_forks")
 def test_a_configuration_beside_the_pickle_is_read(packing: Path, tmp_path: Path):
     torch.save(read_state(packing), packing / "pytorch_model.bin")
     (packing / SINGLE).unlink()

@@ -97,14 +97,10 @@ def describe_family(family: "Family") -> dict[str, Any]:
 
 
 def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[str, Any]:
-    """One variant as plain values. parameters are counted on the meta device: nothing is allocated."""
-    import torch
-
-    from tubelet.encoder.model import Encoder
+    """One variant as plain values."""
     from tubelet.families.hub import hub_id
+    from tubelet.inspect.budget.alive import parameter_count
 
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in Encoder(config).parameters())
     return {
         "name": name,
         "family": family,
@@ -119,7 +115,7 @@ def describe(name: str, config: "EncoderConfig", family: str, fmt: str) -> dict[
         "span_frames": config.span_frames,
         "pool": config.pool,
         "width": config.out,
-        "parameters": parameters,
+        "parameters": parameter_count(config),
         "hub": hub_id(name),
         "weights": "random (untrained)",
     }

@@ -68,11 +68,13 @@ def random_grids(rng: random.Random, merge: int, most: int) -> list[Grid]:
 
 def build(config: EncoderConfig, dtype: torch.dtype = torch.float32) -> Encoder:
     """The encoder with small random weights."""
-    encoder = Encoder(config)
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    encoder.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in encoder.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.02)
+            p.normal_(std=0.02, generator=generator)
     return encoder.to(dtype)
 
 

@@ -29,6 +29,7 @@ from tubelet.encoder.attention import Backend
 from tubelet.encoder.config import EncoderConfig
 from tubelet.encoder.cpu import work_dtype
 from tubelet.encoder.kernels import chosen
+from tubelet.encoder.layers import MergerMLP
 from tubelet.encoder.model import Encoder
 from tubelet.encoder.options import RunOptions
 from tubelet.inspect.budget.results import result_of
@@ -217,8 +218,18 @@ def _encoder(config: EncoderConfig, dtype: torch.dtype, options: RunOptions, pla
 
 @lru_cache(maxsize=64)
 def parameter_count(config: EncoderConfig) -> int:
-    """Values in all weights of an encoder."""
-    return sum(w.numel() for w in _encoder(config, torch.float32, RunOptions(), False).parameters())
+    """Values in all weights of an encoder. One layer is made and counts for all, which are alike."""
+    one = replace(config, layers=1, spans=config.layer_spans[:1], deepstack=(), deepstack_merger=None)
+    encoder = _encoder(one, torch.float32, RunOptions(), False)
+    found = _values(encoder) + (config.layers - 1) * _values(encoder.layers[0])
+    if config.deepstack_merger is not None:
+        with torch.device("meta"):
+            found += len(config.deepstack) * _values(MergerMLP(config.deepstack_merger, config.hidden))
+    return found
+
+
+def _values(module: nn.Module) -> int:
+    return sum(w.numel() for w in module.parameters())
 
 
 def moments(
@@ -259,7 +270,7 @@ def moments(
             count.end_forward()
             loss = tokens.x.square().mean()
             run_backward(loss)
-    layer = sum(w.numel() for w in encoder.layers[0].parameters()) * dtype.itemsize
+    layer = _values(encoder.layers[0]) * dtype.itemsize
     begins = [count.begins[n] for n in range(len(spans))]
     saved = [b - a for a, b in pairwise(begins)] + [0]  # what the last leaves behind is left in any case
     forward, backward = sample.left_out(saved, layer)

@@ -16,7 +16,7 @@ from torch import Tensor
 _aten = torch.ops.aten
 
 
-_PLAIN = {"scale", "alpha", "attn_mask"}  # what changes neither shape nor type
+_PLAIN = {"scale", "alpha", "attn_mask", "approximate"}  # what changes neither shape nor type
 
 
 def result_of(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -172,9 +172,13 @@ def _resized_back(grad: Tensor, size: list[int], whole: list[int], *_: Any) -> T
 
 _RESULTS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((_aten.gelu.default, _aten.silu.default, _aten.neg.default, _aten.relu.default), _same),
-    **dict.fromkeys((_aten.gelu_backward.default, _aten.silu_backward.default), _second),
+    **dict.fromkeys(
+        (_aten.gelu_backward.default, _aten.silu_backward.default, _aten.sigmoid_backward.default), _second
+    ),
     **dict.fromkeys((_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor), _both),
-    **dict.fromkeys((_aten.sin.default, _aten.cos.default, _aten.reciprocal.default), _of_floats),
+    **dict.fromkeys(
+        (_aten.sin.default, _aten.cos.default, _aten.reciprocal.default, _aten.sigmoid.default), _of_floats
+    ),
     **dict.fromkeys((_aten.pow.Tensor_Scalar, _aten.div.Scalar, _aten.mul.Scalar), _of_floats),
     _aten.eq.Tensor: _compared,
     **dict.fromkeys((_aten.mean.default, _aten.all.default), _scalar),
