@@ -1,14 +1,13 @@
 """torch.compile on the layers: one graph a kind, no breaks, and a new mix of items does not compile again.
 
-Runs in fresh interpreters: the shape checks that tests put around every function are not part of the library.
+Runs in processes of their own: the shape checks that tests put around every function are not part of the library.
 """
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.forked import Forked
 
 MIXES = """
 import sys, torch, torch._dynamo
@@ -117,34 +116,35 @@ with torch.no_grad():
 """
 
 
-def run(program: str, *args: str, **environment: str) -> str:
-    root = Path(__file__).parents[2]  # from which `tests` can be imported
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, *args],
-        cwd=root,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+NO_COMPILER = "import torch._inductor.config\ntorch._inductor.config.cpp.cxx = (None, 'no-such-compiler')\n"
+Run = Callable[..., str]
 
 
-def test_one_graph_serves_every_mix_items_stay_apart_and_no_compiler_is_needed(tmp_path: Path) -> None:
-    """In one interpreter, for torch's compilers alone take 10 s to import."""
-    said = run(MIXES + KEPT + AUTO, "spans", TORCHINDUCTOR_CACHE_DIR=str(tmp_path), CXX="no-such-compiler").splitlines()
+@pytest.fixture
+def run(forked: Forked, tmp_path: Path) -> Run:
+    def python(program: str, *args: str) -> str:
+        root = Path(__file__).parents[2]  # from which `tests` can be imported
+        begin = "import warnings\nwarnings.simplefilter('ignore')\n"
+        done = forked(["-c", begin + program, *args], root, {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return python
+
+
+def test_one_graph_serves_every_mix_items_stay_apart_and_no_compiler_is_needed(run: Run) -> None:
+    """In one process, for torch's compilers alone take seconds to import."""
+    said = run(NO_COMPILER + MIXES + KEPT + AUTO, "spans").splitlines()
     assert [line.split()[0] for line in said[:2]] == ["compiled", "kept"]
     assert "; the layers could not be compiled and run as they are: " in said[2]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("builds", ["plain", "options", "frames"])
-def test_other_layers_compile_once_for_every_mix(builds: str) -> None:
+def test_other_layers_compile_once_for_every_mix(run: Run, builds: str) -> None:
     assert run(MIXES, builds).startswith("compiled")
 
 
 @pytest.mark.slow
-def test_auto_compiles_when_it_pays_and_says_so(tmp_path: Path) -> None:
-    said = run(AUTO, TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
-    assert said.startswith("compiling the encoder's layers for training, once; compiled the encoder's layers in ")
+def test_auto_compiles_when_it_pays_and_says_so(run: Run) -> None:
+    assert run(AUTO).startswith("compiling the encoder's layers for training, once; compiled the encoder's layers in ")
