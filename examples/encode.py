@@ -8,7 +8,7 @@ import torch
 import tubelet
 
 encoder = tubelet.untrained("llava_vit_packing_small")  # random weights: the shape of a model, none of its sense
-clips = tubelet.read(["examples/receipt.png", "examples/walk.mp4"], fps=2.0)
+clips = tubelet.read(["examples/receipt.png", "examples/walk.mp4"], fps=1.0)
 for clip in clips:
     print(clip)
 
