@@ -210,10 +210,10 @@ class Packed:
         if len(set(order)) != len(order) or not all(0 <= i < len(self.items) for i in order):
             n = len(self.items)
             raise ShapeError(f"not a choice of {n} items: {list(order)}", limit=n, got=order)
-        xs, ps = self.unpack(), list(self.pos.split(self.lengths)) if self.lengths else []
+        rows = [slice(self.starts[i], self.starts[i + 1]) for i in order]
         return Packed(
-            torch.cat([self.x[:0], *(xs[i] for i in order)]),
-            torch.cat([self.pos[:0], *(ps[i] for i in order)]),
+            torch.cat([self.x[:0], *(self.x[own] for own in rows)]),
+            torch.cat([self.pos[:0], *(self.pos[own] for own in rows)]),
             tuple(self.items[i] for i in order),
             tuple(self.lengths[i] for i in order),
         )
