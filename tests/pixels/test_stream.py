@@ -5,8 +5,10 @@ import itertools
 import pickle
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Thread
 from threading import enumerate as enumerate_threads
 from threading import get_ident
 from typing import Any
@@ -180,6 +182,25 @@ def test_a_stream_that_is_left_leaves_no_thread(ahead: bool, files: list[Path]):
     assert set(enumerate_threads()) - before
     parts.close()
     assert set(enumerate_threads()) == before
+
+
+def test_an_interrupt_while_a_pack_is_read_ahead_ends_the_stream(files: list[Path]):
+    """What waits for a thread is dropped; that it ever comes is not waited for."""
+    told: list[int] = []
+
+    def interrupted(done: int, name: str) -> None:
+        told.append(done)
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        with suppress(KeyboardInterrupt):
+            list(stream(files * 20, RECIPE, JOB, workers=1, ahead=True, progress=interrupted))
+        told.append(-1)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert told == [1, -1]
 
 
 def test_what_is_in_memory_already(files: list[Path]):

@@ -9,8 +9,9 @@ written as it is decoded.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -152,9 +153,16 @@ def _each(
     options: Options,
     tell: Counter,
 ) -> None:
-    """Run `work` on every task. A TubeletError becomes the task's; unless such are skipped, it ends everything."""
+    """Run `work` on every task. A TubeletError becomes the task's; unless such are skipped, it ends everything.
+
+    What is dropped by another thread that ends the pool is done too; `as_completed` would wait for it for ever.
+    """
     waiting: dict[Future[None], Task] = {pool.submit(work, task, options): task for task in tasks}
-    for future in as_completed(waiting):
+    done: SimpleQueue[Future[None]] = SimpleQueue()
+    for future in waiting:
+        future.add_done_callback(done.put)
+    for _ in tasks:
+        future = done.get()
         task = waiting[future]
         try:
             future.result()
