@@ -52,23 +52,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was collected stays to the end: no garbage collection looks through its millions again."""
-    _keep_imported(0)
+    _keep()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """The same of what tests before this one imported."""
-    _keep_imported(20)
+    """The same of what tests before this one imported, and of what pytest keeps of each of them."""
+    KEPT["tests"] += 1
+    if KEPT["tests"] >= 250 or len(sys.modules) >= KEPT["modules"] + 20:
+        _keep()
 
 
-MODULES = [0]  # how many there were when they were last kept, in this process
+KEPT = {"modules": 0, "tests": 0}  # modules there were when things were last kept, in this process, and tests since
 
 
-def _keep_imported(more: int) -> None:
-    """Takes what there is from the garbage collector, where so many modules have come since it last did."""
-    if len(sys.modules) >= MODULES[0] + more:
-        MODULES[0] = len(sys.modules)
-        gc.collect()
-        gc.freeze()
+def _keep() -> None:
+    """Takes what there is from the garbage collector."""
+    KEPT.update(modules=len(sys.modules), tests=0)
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

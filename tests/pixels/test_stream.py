@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, get_ident
 from threading import enumerate as enumerate_threads
-from threading import get_ident
 from typing import Any
 
 import numpy as np
