@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tubelet.cli.options import DEFAULT_MODEL, Config, option
+from tubelet.cli.options import DEFAULT_MODEL, AnyModel, Config, option
 from tubelet.cli.terminal import Terminal, UsageError, file_name
 from tubelet.cli.values import TokenBudget, parse_budget
 from tubelet.cli.work import MOST_FILES, tell_work
@@ -45,14 +45,7 @@ class ChoosingOptions:
         Literal["auto", "head", "rows"],
         option("where text is looked for: in the space of the pooling head, or in that of the tokens (default: auto)"),
     ] = "auto"
-    model: Annotated[
-        str,
-        option(
-            "a folder or safetensors file, a hub id, or a variant with random weights (see tubelet models) "
-            f"(default: {DEFAULT_MODEL}, which comes with tubelet)",
-            "MODEL",
-        ),
-    ] = DEFAULT_MODEL
+    model: AnyModel = DEFAULT_MODEL
     config: Config = None
     coverage: Annotated[
         int | None, option("spread them: for a quarter of the budget the best of each N x N region comes first", "N")

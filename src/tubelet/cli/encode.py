@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tubelet.cli.encode_report import Result
 from tubelet.cli.options import (
     DEFAULT_MODEL,
+    AnyModel,
     Config,
     Files,
     FrameOptions,
@@ -53,14 +54,7 @@ class Encode:
     out: Annotated[
         str | None, option("the .safetensors file to write, - for stdout; or for many files a folder, OUT/", "FILE")
     ] = None
-    model: Annotated[
-        str,
-        option(
-            "a folder or safetensors file, a hub id, or a variant with random weights (see tubelet models) "
-            f"(default: {DEFAULT_MODEL}, which comes with tubelet)",
-            "MODEL",
-        ),
-    ] = DEFAULT_MODEL
+    model: AnyModel = DEFAULT_MODEL
     config: Config = None
     pool: Annotated[bool, option("also one vector per file, from the pooling head or the class token")] = False
     frames: FrameOptions = FrameOptions()

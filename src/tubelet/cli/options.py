@@ -39,6 +39,14 @@ Files = Positional[
 ]
 Overwrite = Annotated[bool, option("replace what was written before")]
 Urls = Annotated[bool, option("FILE may be an address: http, https, s3, hf (needs tubelet[urls])")]
+AnyModel = Annotated[
+    str,
+    option(
+        "a folder or safetensors file, a hub id, or a variant with random weights (see tubelet models) "
+        f"(default: {DEFAULT_MODEL}, which comes with tubelet)",
+        "MODEL",
+    ),
+]
 Config = Annotated[
     str | None, option("the variant that the weights are, instead of what their config.json says", "VARIANT")
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import DEFAULT_MODEL, Config, Device, OutputOptions, StoredDtype, option
+from tubelet.cli.options import DEFAULT_MODEL, AnyModel, Config, Device, OutputOptions, StoredDtype, option
 from tubelet.cli.terminal import OK, Terminal, UsageError, file_name
 from tubelet.errors import InputError, RunError
 from tubelet.weights.locate import built_in
@@ -41,14 +41,7 @@ class Serve:
     files: Positional[
         Annotated[tuple[str, ...], option("pictures, videos and folders of scenes to have at hand", "FILE")]
     ] = ()
-    model: Annotated[
-        str,
-        option(
-            "a folder or safetensors file, a hub id, or a variant with random weights (see tubelet models) "
-            f"(default: {DEFAULT_MODEL}, which comes with tubelet)",
-            "MODEL",
-        ),
-    ] = DEFAULT_MODEL
+    model: AnyModel = DEFAULT_MODEL
     reader: Annotated[
         str | None,
         option(

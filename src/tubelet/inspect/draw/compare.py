@@ -12,13 +12,15 @@ shirg        0.53        1.00
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from tubelet.errors import ShapeError
 from tubelet.inspect.draw.cells import ViewLayer, extent, overlay, panels_of, resized_view
-from tubelet.inspect.draw.frames import FRAME, GAP, MARGIN, NARROW, frame_at
+from tubelet.inspect.draw.frames import FRAME, GAP, MARGIN, frame_at
+from tubelet.inspect.draw.kept import page_of
 from tubelet.inspect.draw.lettering import (
     INK,
     MUTED,
@@ -80,21 +82,7 @@ def draw_comparison(
     room = max(300, max_side - 2 * MARGIN - head.height - below.height - 2 * GAP)
     columns, scale = _arranged([_natural(clip, entry) for entry in entries], width, room)
     drawn = [_named(_picture(clip, entry, scale), entry) for entry in entries]
-    rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
-    across = max(NARROW, table.width, *(sum(d.width + GAP for d in row) - GAP for row in rows))
-    head, below = caption(across, lines), _with_notes(table, numbers, across)
-    down = head.height + GAP + sum(max(d.height for d in row) + GAP for row in rows) + below.height
-    page = Image.new("RGB", (across + 2 * MARGIN, down + 2 * MARGIN), PAPER)
-    page.paste(head, (MARGIN, MARGIN))
-    y = MARGIN + head.height + GAP
-    for row in rows:
-        x = MARGIN
-        for picture in row:
-            page.paste(picture, (x, y))
-            x += picture.width + GAP
-        y += max(d.height for d in row) + GAP
-    page.paste(below, (MARGIN, y))
-    return page
+    return page_of(drawn, lines, columns=columns, least=table.width, foot=partial(_with_notes, table, numbers))
 
 
 # ---- the pictures

@@ -12,7 +12,7 @@ picture shows them as heat (tubelet.inspect.draw.cells).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -77,12 +77,21 @@ def draw_kept(
     return page_of(drawn, text, columns=columns)
 
 
-def page_of(drawn: Sequence[Image.Image], text: Sequence[TextLine], *, columns: int) -> Image.Image:
-    """Pictures in rows of so many, under a caption."""
+def page_of(
+    drawn: Sequence[Image.Image],
+    text: Sequence[TextLine],
+    *,
+    columns: int,
+    least: int = 0,
+    foot: Callable[[int], Image.Image] | None = None,
+) -> Image.Image:
+    """Pictures in rows of so many, under a caption. least: so many pixels wide at least. foot: makes what stands below,
+    as wide as the rows are."""
     rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
-    across = max(NARROW, *(sum(d.width for d in row) + GAP * (len(row) - 1) for row in rows))
-    head = caption(across, text)
+    across = max(NARROW, least, *(sum(d.width for d in row) + GAP * (len(row) - 1) for row in rows))
+    head, below = caption(across, text), None if foot is None else foot(across)
     down = head.height + sum(max(d.height for d in row) + GAP for row in rows)
+    down += 0 if below is None else GAP + below.height
     page = Image.new("RGB", (across + 2 * MARGIN, down + 2 * MARGIN), PAPER)
     page.paste(head, (MARGIN, MARGIN))
     y = MARGIN + head.height + GAP
@@ -92,6 +101,8 @@ def page_of(drawn: Sequence[Image.Image], text: Sequence[TextLine], *, columns: 
             page.paste(picture, (x, y))
             x += picture.width + GAP
         y += max(d.height for d in row) + GAP
+    if below is not None:
+        page.paste(below, (MARGIN, y))
     return page
 
 
