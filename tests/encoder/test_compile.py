@@ -67,6 +67,7 @@ print("compiled", frames)
 KEPT = """
 import copy, pickle, torch
 from tubelet.encoder.options import RunOptions
+from tubelet.errors import ConfigError
 from tests.encoder.encoder_cases import make, make_pack
 
 encoder, p = make().set_run_options(RunOptions(compile="aot_eager")), make_pack(((1, 3, 4), (2, 2, 2), (1, 5, 1)))
@@ -81,6 +82,12 @@ with torch.no_grad():
         other.layers[0].fc2.weight.zero_()
         assert not torch.equal(other(p).x, whole), "a copy runs its own weights"
     assert torch.equal(encoder(p).x, whole)
+    try:
+        make().set_run_options(RunOptions(compile="inductr"))(p)
+    except ConfigError as e:
+        assert "inductor" in e.expected and "no backend inductr" in str(e)
+    else:
+        raise AssertionError("a backend there is none of")
 print("kept")
 """
 

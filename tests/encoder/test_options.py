@@ -296,6 +296,20 @@ def test_impossible_configurations_are_refused(changes: dict, message: str) -> N
         make(**changes)
 
 
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"backend": "flashy"}, "backend is one of auto, sdpa, varlen, flash"),
+        ({"products": "mkl"}, "products is one of auto, blas, onednn"),
+        ({"compile": 3}, "compile is auto, the name of a backend"),
+        ({"rows_ahead": -1}, "rows_ahead counts rows"),
+    ],
+)
+def test_ways_to_run_that_mean_nothing_are_refused(how: dict, message: str, as_in_production: None) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunOptions(**how)
+
+
 def test_a_row_outside_its_grid_is_refused() -> None:
     encoder = build("clip")
     p = pack_for(encoder, ((1, 3, 5),))

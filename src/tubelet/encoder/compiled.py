@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tubelet.encoder.config import EncoderConfig, Span
 from tubelet.encoder.layers import LayerInputs
 from tubelet.encoder.options import RunOptions
+from tubelet.errors import ConfigError
 
 # Rows x layers x width from which "auto" compiles, by device and by whether weights learn; no entry: never. Estimated,
 # not measured: a kind of layer compiles in 5 s (twice that with a backward pass, on 2 cores), and a compiled one is
@@ -80,7 +81,11 @@ class CompiledLayers:
         self._say(f"compiling the encoder's layers{' for training' if key[1] else ''}, once")
         # A code of its own: torch keeps at most 8 graphs of one code, and encoders are no concern of each other.
         own = FunctionType(_run.__code__.replace(), globals())
-        run = torch.compile(own, dynamic=True, fullgraph=True, backend=backend)
+        try:
+            run = torch.compile(own, dynamic=True, fullgraph=True, backend=backend)
+        except _unknown() as e:
+            known = torch.compiler.list_backends()
+            raise ConfigError(f"torch.compile has no backend {backend}", expected=known, got=backend) from e
         try:
             out = run(layer, x, data)
         except _failures() as e:
@@ -100,6 +105,12 @@ class CompiledLayers:
 
 def _run(layer: Any, x: Tensor, inputs: LayerInputs) -> Tensor:
     return layer(x, inputs)
+
+
+def _unknown() -> type[Exception]:
+    from torch._dynamo.exc import InvalidBackend
+
+    return InvalidBackend
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from tubelet.encoder.attention import Backend
 from tubelet.encoder.kernels import Products
+from tubelet.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How an encoder runs; the features are the same up to rounding. Given to `Encoder` or to `set_run_options`.
+    """How an encoder runs; the features are the same up to rounding. Given to `Encoder` or to `set_run_options`. Raises
+    ConfigError for words that mean nothing; of `compile`, which names torch's backends, the first call does.
 
     >>> encoder = tubelet.untrained("llava_vit_packing_small")
     >>> encoder.set_run_options(RunOptions(gradient_checkpointing=True)).options.backend
@@ -28,3 +30,12 @@ class RunOptions:
     compile: str | Callable[..., Any] | None = "auto"
     rows_ahead: int = 0  # rows that are to come, where that is known; "auto" waits for no others then
     say: Callable[[str], None] | None = field(default=None, compare=False, repr=False)  # is told of long first calls
+
+    def __post_init__(self) -> None:
+        for name, known in (("backend", get_args(Backend)), ("products", get_args(Products))):
+            if (got := getattr(self, name)) not in known:
+                raise ConfigError(f"{name} is one of {', '.join(known)}", expected=known, got=got)
+        if not (self.compile is None or isinstance(self.compile, str) or callable(self.compile)):
+            raise ConfigError("compile is auto, the name of a backend of torch.compile, or None", got=self.compile)
+        if self.rows_ahead < 0:
+            raise ConfigError("rows_ahead counts rows", expected="0 or more", got=self.rows_ahead)
