@@ -45,10 +45,10 @@ print("plain")
 
 def test_every_annotated_call_is_checked_with_or_without_shapes(as_in_production: None):
     """Functions, methods and dataclasses whose annotations are plain; after the switch, and not before it."""
-    options = RunOptions(backend=7)  # type: ignore[arg-type] # nobody looks in production
+    options = RunOptions(gradient_checkpointing=7)  # type: ignore[arg-type] # nobody looks in production
     jaxtyping.config.update("jaxtyping_disable", False)
-    with pytest.raises(jaxtyping.TypeCheckError, match="backend"):
-        RunOptions(backend=options.backend)
+    with pytest.raises(jaxtyping.TypeCheckError, match="gradient_checkpointing"):
+        RunOptions(gradient_checkpointing=options.gradient_checkpointing)
     with pytest.raises(jaxtyping.TypeCheckError, match="config"):
         parameter_count("a name")  # type: ignore[arg-type]
     with pytest.raises(jaxtyping.TypeCheckError, match="threads"):

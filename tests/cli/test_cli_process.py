@@ -114,8 +114,8 @@ def test_a_terminal_that_knows_ascii_alone(tubelet: Run, files: dict[str, Path],
     assert told.returncode == 0, told.stderr
     assert told.stdout.isascii()
     assert "ve" in told.stdout
-    told = tubelet("encode", tmp_path / name, "--model", model, "--out", "p.safetensors", "--json", env=plain)
-    assert json.loads(told.stdout)["files"][0]["width"] == 100
+    told = tubelet("plan", tmp_path / name, "--model", "siglip_base_patch16_224", "--json", env=plain)
+    assert json.loads(told.stdout)["items"][0]["width"] == 100
 
 
 def test_a_name_that_is_not_unicode(tubelet: Run, files: dict[str, Path], model: Path, tmp_path: Path):
