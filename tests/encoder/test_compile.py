@@ -11,6 +11,7 @@ from tests.forked import Forked
 
 MIXES = """
 import sys, torch, torch._dynamo
+from dataclasses import replace
 from tubelet.encoder.options import RunOptions
 from torch._dynamo.testing import CompileCounterWithBackend
 from tests.encoder.encoder_cases import make, make_merging, make_pack
@@ -53,7 +54,10 @@ for one, merge in builds:
     # with gradients and without, whatever the depth; torch begins the first of a process twice, for its floats
     assert 0 <= frames - 2 * kinds <= 1, f"{frames} graphs for {kinds} kinds of {len(compiled.layers)} layers"
     p = make_pack(((1, 2 * merge, 2 * merge), (2, 2 * merge, merge)), merge=merge)
-    for recompute in (False, True):
+    compiled.set_run_options(replace(compiled.options, gradient_checkpointing=True, rows_ahead=9))
+    torch.testing.assert_close(compiled(p).x, plain(p).x, atol=2e-5, rtol=1e-5)
+    assert counter.frame_count == frames, "another option compiled again"
+    for recompute in (True, False):  # compiled inside of a checkpoint, and what that made outside of one
         compiled.set_run_options(RunOptions(compile="aot_eager", gradient_checkpointing=recompute))
         for encoder in (plain, compiled):
             encoder.zero_grad()
@@ -117,7 +121,7 @@ with torch.no_grad():
     for _ in range(3):  # 20 rows each: the third call would be worth it, but for the hook
         auto(p)
     handle.remove()
-    auto.set_run_options(RunOptions(say=told.append))
+    auto = make().set_run_options(RunOptions(say=told.append))
     for calls in range(3):
         assert auto._compiled.wanted(p.x, auto.layers) == (calls == 2), calls
 """

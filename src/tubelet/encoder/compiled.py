@@ -45,6 +45,13 @@ class CompiledLayers:
     def __reduce__(self) -> tuple[Any, ...]:
         return CompiledLayers, (self.options, self.config)
 
+    def under(self, options: RunOptions) -> "CompiledLayers":
+        """The same for other options: with what is compiled, where they compile as these do."""
+        found = CompiledLayers(options, self.config)
+        if options.compile == self.options.compile:
+            found.seen, found.failed, found._made = self.seen, self.failed, self._made
+        return found
+
     def wanted(self, x: Tensor, layers: nn.ModuleList) -> bool:
         """Whether these rows go through compiled layers; "auto" counts them."""
         how = self.options.compile

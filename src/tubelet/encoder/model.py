@@ -60,16 +60,19 @@ class Encoder(nn.Module):
         self.merger = MergerMLP(config.merger, d) if config.merger else None
         deeper = config.deepstack_merger
         self.deepstack = nn.ModuleList(MergerMLP(deeper, d) for _ in config.deepstack) if deeper else None
-        self.set_run_options(RunOptions() if options is None else options)
+        options = RunOptions() if options is None else options
+        self._compiled = CompiledLayers(options, config)
+        self.set_run_options(options)
 
     def set_run_options(self, options: RunOptions) -> "Encoder":
         """This encoder, running so from now on; `options` has them. `dataclasses.replace` changes one of several.
 
         Layers that are compiled (tubelet.encoder.compiled) are so once, for any later mix of items: lengths are data.
-        The first call then takes some seconds more, fewer where torch finds on disk what it made before.
+        The first call then takes some seconds more, fewer where torch finds on disk what it made before. They stay
+        while `compile` does.
         """
         self.options = options
-        self._compiled = CompiledLayers(options, self.config)
+        self._compiled = self._compiled.under(options)
         return self
 
     @property
