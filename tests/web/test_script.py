@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,11 @@ def test_nothing_of_the_page_leaves_it_or_writes_html(path: Path):
 
 def test_the_script_stays_small():
     assert sum(path.read_text(encoding="utf-8").count("\n") for path in SCRIPTS) <= 1000
+
+
+def test_there_is_no_circle_between_scripts():
+    graph = {p.name: re.findall(r'from "\./(\w+\.js)"', p.read_text(encoding="utf-8")) for p in [*SCRIPTS, TURN]}
+    assert graph["app.js"] and list(TopologicalSorter(graph).static_order())[-1] == "app.js"
 
 
 def test_every_control_has_a_name():

@@ -47,7 +47,7 @@ from tubelet.web.line import Busy, Line
 from tubelet.web.scenes import MOST_SCENE_BYTES, MOST_SCENES, SceneDocument, ScenePlace, open_scene
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-NAMES = ("app", "state", "choose", "stage", "scene", "token", "side", "draw", "net", "plan")
+NAMES = ("app", "state", "choose", "stage", "scene", "token", "side", "cells", "draw", "net", "plan")
 PAGE = ("index.html", *(f"{name}.js" for name in NAMES), "style.css", "icon.svg")
 TURN = "turn.js"  # of the page that `tubelet scene` writes, too
 WAITING, PICTURES_WAITING = 4, 64  # that may wait for the model, and for frames to be written as PNG

@@ -4,9 +4,9 @@ import { choose, look, methods, setBudget, setMethod, setShow } from "./choose.j
 import { Refused } from "./net.js";
 import { number, seconds, writeState } from "./plan.js";
 import { hideScene, showScene } from "./scene.js";
-import { askReader, copy, plan, planSoon, remember, save, stateNow } from "./side.js";
+import { askReader, copy, plan, planSoon, save } from "./side.js";
 import { drawFrame, layout, setTime, timeline } from "./stage.js";
-import { $, alarm, given, later, make, methodOf, S, server, SHOWS, token, trying, V } from "./state.js";
+import { $, alarm, given, later, make, methodOf, remember, S, server, SHOWS, stateNow, token, trying, V } from "./state.js";
 import { mark, move, pointed } from "./token.js";
 
 let opening = 0;

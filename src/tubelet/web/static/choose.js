@@ -1,10 +1,10 @@
 // What is chosen: methods, their answers, the budget. The page ranks only by what a method said.
 
-import { heat, keptByRank, rgba } from "./draw.js";
+import { heat, rgba } from "./draw.js";
 import { choiceOf } from "./net.js";
-import { planSoon, remember } from "./side.js";
+import { planSoon } from "./side.js";
 import { redraw } from "./stage.js";
-import { $, later, make, methodOf, S, server, trying, V } from "./state.js";
+import { $, later, make, methodOf, remember, S, server, trying, V } from "./state.js";
 
 export function methods() {
   const usable = V.about.methods.filter((one) => one.why === null && !(one.video && !V.doc.is_video));
@@ -67,15 +67,6 @@ export async function setShow(name) {
     V.tints = Uint32Array.from({ length: V.doc.tokens }, (_, i) => rgba(rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2], 235));
   }
   remember(); redraw();
-}
-
-/** 1 for each row that is kept by what a pane was told. */
-export function keptOf(said) {
-  if (said.ranks) {
-    if (said.at !== S.budget) { said.at = S.budget; said.now = keptByRank(said.ranks, S.budget); }
-    return said.now;
-  }
-  return said.kept;
 }
 
 export function look(text) {

@@ -2,8 +2,7 @@
 
 import { heat } from "./draw.js";
 import { number, percent, seconds } from "./plan.js";
-import { remember } from "./side.js";
-import { $, given, make, S, server, trying, V } from "./state.js";
+import { $, given, make, remember, S, server, trying, V } from "./state.js";
 import { turnable } from "./turn.js";
 
 let turning;

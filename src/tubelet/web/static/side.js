@@ -1,18 +1,11 @@
 // Beside the picture: questions, costs, and what is taken along.
 
 import { Refused } from "./net.js";
-import { costRows, number, percent, seconds, writeState } from "./plan.js";
+import { costRows, number, percent, seconds } from "./plan.js";
 import { redraw, setTime } from "./stage.js";
-import { $, later, make, panel, S, server, token, trying, V } from "./state.js";
+import { $, later, make, S, server, trying, V } from "./state.js";
 
 // ---- questions
-
-export function drawAnswer(pen, canvas) {
-  const [left, top, right] = panel().extent, scale = canvas.width / (right - left);
-  pen.strokeStyle = "#0a84ff";
-  pen.lineWidth = 3;
-  for (const { frame, box } of V.answered) if (frame === S.t) pen.strokeRect((box[0] - left) * scale, (box[1] - top) * scale, (box[2] - box[0]) * scale, (box[3] - box[1]) * scale);
-}
 
 export async function askReader(question) {
   $("answer").textContent = "...";
@@ -66,13 +59,6 @@ export async function plan() {
 export const planSoon = later(150, plan);
 
 // ---- what is taken along
-
-export function stateNow() {
-  if (V.place) return { doc: V.place.id, ...V.place.again, t: S.t || null };
-  return { doc: V.doc.id, ...V.doc.again, fps: V.doc.asked.fps, views: V.doc.asked.views, method: S.method, beside: S.beside, budget: S.budget, show: S.show, t: S.t || null, panel: S.panel || null, row: S.row < 0 ? null : S.row, rule: S.rule, text: S.text, llm: S.llm, context: S.context };
-}
-
-export const remember = later(200, () => (V.place || V.doc) && history.replaceState(null, "", writeState(token, stateNow())));
 
 export async function copy(text, button) {
   const before = button.textContent;

@@ -1,10 +1,9 @@
 // What is drawn: the picture, its cells, and the frames of a clip below it.
 
-import { keptOf } from "./choose.js";
-import { countsOf, edges, heat, paint, rgba, rowsOf } from "./draw.js";
+import { keptOf, placed, rowsNow } from "./cells.js";
+import { countsOf, heat, paint, rgba } from "./draw.js";
 import { commandOf, number, percent, seconds, short } from "./plan.js";
-import { drawAnswer, remember } from "./side.js";
-import { $, clip, make, methodOf, own, panel, S, server, trying, V } from "./state.js";
+import { $, clip, make, methodOf, own, panel, remember, S, server, trying, V } from "./state.js";
 import { mark } from "./token.js";
 
 const KEPT = rgba(255, 170, 0), WHITE = rgba(255, 255, 255), HAIR = rgba(0, 96, 224, 170), CLEAR = rgba(255, 170, 0, 70);
@@ -63,12 +62,6 @@ export function redraw() {
   if (!drawing) drawing = requestAnimationFrame(() => { drawing = 0; if (V.doc) drawNow(); });
 }
 
-/** Edges of the cells of an item on a canvas, in its pixels. */
-export function placed(box, [t, h, w], canvas) {
-  const [left, top, right, bottom] = panel().extent, across = canvas.width / (right - left), down = canvas.height / (bottom - top);
-  return { xs: edges((box[0] - left) * across, (box[2] - left) * across, w), ys: edges((box[1] - top) * down, (box[3] - top) * down, h) };
-}
-
 function drawNow() {
   const start = performance.now();
   [S.method, S.beside].forEach((name, pane) => { if (name) drawPane(pane, V.told[pane]?.name === name ? V.told[pane] : undefined, name); });
@@ -105,13 +98,6 @@ function drawPane(pane, said, name) {
   figure.querySelector("figcaption").textContent = S.beside || clip() ? `${S.beside ? name + many : ""}${S.beside && clip() ? " · " : ""}${clip() ? `at ${seconds(own()[0].times_s[S.t])}` : ""}` : "";
 }
 
-/** Rows of the cells of an item in the frame that is looked at; found once. */
-export function rowsNow(item) {
-  const t = Math.min(S.t, item.grid[0] - 1);
-  if (item.table?.t !== t) item.table = { t, rows: rowsOf(V.places, item, t) };
-  return item.table.rows;
-}
-
 function keptText(said) {
   if (!said) return "asking ...";
   if (said.resized) return `${number(said.resized.rows)} tokens on a grid of ${said.resized.items[0].grid.join(" x ")}`;
@@ -139,6 +125,13 @@ function sayKept() {
   const { path, name } = V.doc, heated = S.show === "heat" && Boolean(said?.scores);
   const command = commandOf({ path, name, method: S.method, budget: S.budget, text: methodOf(S.method).text && S.text, fps: V.doc.asked.fps, views: V.doc.asked.views, model: V.about.model.option, heat: heated });
   $("command").replaceChildren(...command.split(/(?<= )/).map((word) => make("span", { textContent: word }))); // lines end between words
+}
+
+function drawAnswer(pen, canvas) {
+  const [left, top, right] = panel().extent, scale = canvas.width / (right - left);
+  pen.strokeStyle = "#0a84ff";
+  pen.lineWidth = 3;
+  for (const { frame, box } of V.answered) if (frame === S.t) pen.strokeRect((box[0] - left) * scale, (box[1] - top) * scale, (box[2] - box[0]) * scale, (box[3] - box[1]) * scale);
 }
 
 // ---- time

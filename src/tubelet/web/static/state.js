@@ -1,7 +1,7 @@
 // What a person has set, what the server has said, and small things that every part of the page uses.
 
 import { Refused, Server } from "./net.js";
-import { readState } from "./plan.js";
+import { readState, writeState } from "./plan.js";
 
 export const $ = (id) => document.getElementById(id);
 export const { token, state: given } = readState(location.hash);
@@ -47,3 +47,12 @@ export const own = () => panel().items.map((i) => V.doc.items[i]);
 export const methodOf = (name) => V.about.methods.find((one) => one.name === name);
 
 export const itemOf = (row) => V.doc.items.find((item) => row >= item.start && row < item.start + item.rows);
+
+// ---- the link
+
+export function stateNow() {
+  if (V.place) return { doc: V.place.id, ...V.place.again, t: S.t || null };
+  return { doc: V.doc.id, ...V.doc.again, fps: V.doc.asked.fps, views: V.doc.asked.views, method: S.method, beside: S.beside, budget: S.budget, show: S.show, t: S.t || null, panel: S.panel || null, row: S.row < 0 ? null : S.row, rule: S.rule, text: S.text, llm: S.llm, context: S.context };
+}
+
+export const remember = later(200, () => (V.place || V.doc) && history.replaceState(null, "", writeState(token, stateNow())));

@@ -1,9 +1,8 @@
 // One token: the one that is pointed at, and its numbers.
 
-import { keptOf } from "./choose.js";
+import { keptOf, placed, rowsNow } from "./cells.js";
 import { NEVER, partAt } from "./draw.js";
 import { number, seconds, short } from "./plan.js";
-import { placed, rowsNow } from "./stage.js";
 import { $, itemOf, own, pairs, S, V } from "./state.js";
 
 export function pointed(canvas, x, y) {
