@@ -78,7 +78,7 @@ def on_cores(count: int, words: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Files to float32 rows, against transformers' processor.")
     parser.add_argument("--only", help="sets with commas; nothing is written")
-    parser.add_argument("--cores", type=int, nargs="+", help="these alone, beside the results there are")
+    parser.add_argument("--cores", type=int, nargs="+", help="these alone; nothing is written")
     parser.add_argument("--rounds", type=int, default=FULL.rounds)
     parser.add_argument("--media", type=Path, default=Path(tempfile.gettempdir()) / "tubelet-bench-media")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -91,11 +91,10 @@ def main() -> None:
         return
     if given.cores is not None and not all(1 <= count <= CORES for count in given.cores):
         parser.error(f"--cores counts from 1 to the {CORES} there are, got {given.cores}")
-    stored = harness.RESULTS / "float_rows.json"
-    found: dict[str, Any] = {} if given.cores is None else json.loads(stored.read_text())["results"]
+    found: dict[str, Any] = {}
     for count in given.cores or sorted({1, CORES}):
         found |= on_cores(count, sys.argv[1:])
-        if given.only is None:
+        if given.only is None and given.cores is None:  # a file tells one command, of all that stands in it
             harness.save("float_rows", found)
 
 

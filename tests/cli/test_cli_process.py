@@ -75,8 +75,7 @@ def test_stdout_is_the_document_to_the_last_byte(tubelet: Run, files: dict[str, 
 
 
 def test_a_reader_who_leaves_changes_nothing(files: dict[str, Path], model: Path, tmp_path: Path):
-    encode = ["encode", files["wide"], "--model", model, "--out", "o.safetensors"]
-    for args in (encode, ["plan", files["wide"]], ["--help"]):
+    for args in (["encode", files["wide"], "--model", model, "--out", "o.safetensors"], ["models"], ["--help"]):
         read_end, write_end = os.pipe()
         os.close(read_end)
         command = [sys.executable, "-m", "tubelet", *map(str, args)]
@@ -88,9 +87,9 @@ def test_a_reader_who_leaves_changes_nothing(files: dict[str, Path], model: Path
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_behind_stdout_is_told(files: dict[str, Path], tmp_path: Path):
+def test_a_full_disk_behind_stdout_is_told(tmp_path: Path):
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "tubelet", "plan", str(files["wide"]), "--json"]
+        command = [sys.executable, "-m", "tubelet", "models", "--json"]
         told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
     assert told.returncode == 1
     assert told.stderr == "tubelet: No space left on device\n"
@@ -114,8 +113,8 @@ def test_a_terminal_that_knows_ascii_alone(tubelet: Run, files: dict[str, Path],
     assert told.returncode == 0, told.stderr
     assert told.stdout.isascii()
     assert "ve" in told.stdout
-    told = tubelet("plan", tmp_path / name, "--model", "siglip_base_patch16_224", "--json", env=plain)
-    assert json.loads(told.stdout)["items"][0]["width"] == 100
+    told = tubelet("encode", tmp_path / name, "--model", model, "--out", "p.safetensors", "--json", env=plain)
+    assert json.loads(told.stdout)["files"][0]["width"] == 100
 
 
 def test_a_name_that_is_not_unicode(tubelet: Run, files: dict[str, Path], model: Path, tmp_path: Path):
@@ -161,7 +160,7 @@ def test_interrupted_at_any_moment(files: dict[str, Path], model: Path, tmp_path
 
 
 def test_interrupted_json_is_still_a_document(files: dict[str, Path], model: Path, tmp_path: Path):
-    for wait_s in (1, 4, 16):  # longer where Python had not reached our main, which writes it
+    for wait_s in (4, 16):  # longer where Python had not reached our main, which writes it
         code, out, _ = interrupted(files["clip"], model, tmp_path, wait_s, "--json")
         if out:
             break

@@ -5,11 +5,10 @@ import itertools
 import pickle
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread, get_ident
 from threading import enumerate as enumerate_threads
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.forked import Forked
 from tests.reading.video.video_clips import encoded, numbered
 
 import tubelet.pixels.stream as stream_module
@@ -183,23 +183,27 @@ def test_a_stream_that_is_left_leaves_no_thread(ahead: bool, files: list[Path]):
     assert set(enumerate_threads()) == before
 
 
-def test_an_interrupt_while_a_pack_is_read_ahead_ends_the_stream(files: list[Path]):
-    """What waits for a thread is dropped; that it ever comes is not waited for."""
-    told: list[int] = []
+INTERRUPTED = """
+import sys
+from tubelet.pixels.recipe import PixelRecipe
+from tubelet.pixels.stream import stream
 
-    def interrupted(done: int, name: str) -> None:
-        told.append(done)
-        raise KeyboardInterrupt
+def interrupted(done, name):
+    print(done)
+    raise KeyboardInterrupt
 
-    def work() -> None:
-        with suppress(KeyboardInterrupt):
-            list(stream(files * 20, RECIPE, JOB, workers=1, ahead=True, progress=interrupted))
-        told.append(-1)
+try:
+    list(stream(sys.argv[1:] * 20, PixelRecipe(8, temporal=2), workers=1, ahead=True, progress=interrupted))
+except KeyboardInterrupt:
+    print("ended")
+"""
 
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert told == [1, -1]
+
+def test_an_interrupt_while_a_pack_is_read_ahead_ends_the_stream(files: list[Path], tmp_path: Path, forked: Forked):
+    """What waits for a thread is dropped; that it ever comes is not waited for. In a process, for one that waits has no
+    end."""
+    done = forked(["-c", INTERRUPTED, *map(str, files)], tmp_path, timeout=60.0)
+    assert (done.returncode, done.stdout) == (0, "1\nended\n"), done.stderr
 
 
 def test_what_is_in_memory_already(files: list[Path]):

@@ -85,14 +85,13 @@ class CompiledLayers:
             return run(layer, x, data)
         backend = "inductor" if self.options.compile == "auto" else self.options.compile
         assert backend is not None
+        if isinstance(backend, str) and backend not in torch.compiler.list_backends(()):
+            known = torch.compiler.list_backends()
+            raise ConfigError(f"torch.compile has no backend {backend}", expected=known, got=backend)
         self._say(f"compiling the encoder's layers{' for training' if key[1] else ''}, once")
         # A code of its own: torch keeps at most 8 graphs of one code, and encoders are no concern of each other.
         own = FunctionType(_run.__code__.replace(), globals())
-        try:
-            run = torch.compile(own, dynamic=True, fullgraph=True, backend=backend)
-        except _unknown() as e:
-            known = torch.compiler.list_backends()
-            raise ConfigError(f"torch.compile has no backend {backend}", expected=known, got=backend) from e
+        run = torch.compile(own, dynamic=True, fullgraph=True, backend=backend)
         try:
             out = run(layer, x, data)
         except _failures() as e:
@@ -112,12 +111,6 @@ class CompiledLayers:
 
 def _run(layer: Any, x: Tensor, inputs: LayerInputs) -> Tensor:
     return layer(x, inputs)
-
-
-def _unknown() -> type[Exception]:
-    from torch._dynamo.exc import InvalidBackend
-
-    return InvalidBackend
 
 
 def _failures() -> tuple[type[Exception], ...]:

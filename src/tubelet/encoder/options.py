@@ -37,5 +37,5 @@ class RunOptions:
                 raise ConfigError(f"{name} is one of {', '.join(known)}", expected=known, got=got)
         if not (self.compile is None or isinstance(self.compile, str) or callable(self.compile)):
             raise ConfigError("compile is auto, the name of a backend of torch.compile, or None", got=self.compile)
-        if self.rows_ahead < 0:
+        if not isinstance(self.rows_ahead, int) or self.rows_ahead < 0:
             raise ConfigError("rows_ahead counts rows", expected="0 or more", got=self.rows_ahead)

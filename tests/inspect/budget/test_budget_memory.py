@@ -127,7 +127,7 @@ def test_many_more_packs(way: str, dtype: torch.dtype):
 
 
 PROCESS = """
-import ctypes, gc, sys, torch
+import ctypes, gc, os, sys, torch
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -157,10 +157,11 @@ def added(training):
     call(encoder, CLIP, training)
     return pages("VmHWM") - before
 
-print(added(False), added(True))
 for act in get_args(Act):
     memory(replace(BIG, act=act), CLIP, mode="training")
 print("torch._dynamo" in sys.modules)
+if os.access("/proc/self/clear_refs", os.W_OK):
+    print(added(False), added(True))
 """
 BIG = random_config(
     random.Random(5),
@@ -180,7 +181,7 @@ LIBRARIES = 16 << 20  # bytes a process may add to the tensors: packed operands 
 
 @pytest.fixture(scope="module")
 def of_the_system() -> list[str]:
-    """What a fresh process says of its own pages."""
+    """What a fresh process says: whether plans of training imported torch's compilers, and of its own pages."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     given_back = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed tensors leave the process at once, instead of its heap
     environment = {**os.environ, **given_back, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -189,24 +190,18 @@ def of_the_system() -> list[str]:
     return done.stdout.split()
 
 
-LINUX = pytest.mark.skipif(
-    not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux keeps VmHWM, and resets it"
-)
-
-
-@LINUX
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux keeps VmHWM, and resets it")
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_the_system_counts_the_same(mode: Mode, of_the_system: list[str]):
     """VmHWM of a fresh process is neither above the plan by more than libraries take, nor far below it."""
     plan = memory(BIG, CLIP, mode=mode, threads=1)
     planned = plan.weights_bytes + plan.rows_bytes + plan.work_bytes
-    assert planned - LIBRARIES <= int(of_the_system[mode == "training"]) <= planned + LIBRARIES
+    assert planned - LIBRARIES <= int(of_the_system[1 + (mode == "training")]) <= planned + LIBRARIES
 
 
-@LINUX
 def test_a_plan_asks_torch_for_no_shape_that_its_compilers_find(of_the_system: list[str]):
     """Importing them takes seconds."""
-    assert of_the_system[2] == "False"
+    assert of_the_system[0] == "False"
 
 
 def test_what_a_layer_saves_by_hand():

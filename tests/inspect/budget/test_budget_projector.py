@@ -19,7 +19,7 @@ def ratio(rng: random.Random, mode: Mode, dtype: torch.dtype = torch.float32) ->
     """plan / peak, with weights and rows."""
     training = mode != "inference"
     config = random_config(rng)
-    grids = random_grids(rng, config.pixels.merge, rng.choice((60, 150, 400) if training else (60, 300, 750)))
+    grids = random_grids(rng, config.pixels.merge, rng.choice((100, 300, 800) if training else (100, 600, 1500)))
     encoder, p = build(config, dtype), rows_of(config, grids)
     kind, out = rng.choice(("linear", "mlp1x_gelu", "mlp2x_gelu", "mlp3x_gelu")), rng.choice((64, 500, 1500, 2048))
     rows = sum(g.rows for g in grids) // (config.merger.merge**2 if config.merger else 1)

@@ -26,6 +26,7 @@ from tubelet.inspect.draw.kept import warning
 from tubelet.inspect.draw.lettering import INK, PAPER, TextLine, caption, drawable, shorten, time_text, words
 from tubelet.inspect.draw.scene_page import scene_page
 from tubelet.inspect.draw.shades import GREYS, UNKNOWN, VIRIDIS, ends, legend, shaded
+from tubelet.writing import save_png
 
 COLUMNS, WIDEST = 8, 300  # columns of a sheet, and pixels of one
 WIDTH, PATH_SIDE = 1556, 760  # pixels of all columns and of the picture of a path, at most
@@ -129,11 +130,11 @@ def save_scene(
     points = scene.cloud() if cloud is None else cloud
 
     def sheet(place: Path) -> None:
-        scene_sheet(scene, points).save(place, format="PNG")
+        save_png(scene_sheet(scene, points), place)
 
     def path(place: Path) -> None:
         some, lines = points.thinned(MOST_DRAWN), scene_lines(scene, points)
-        draw_camera_path(scene.cameras, some.points, some.colours, lines=lines).save(place, format="PNG")
+        save_png(draw_camera_path(scene.cameras, some.points, some.colours, lines=lines), place)
 
     def page(place: Path) -> None:
         place.write_text(scene_page(scene, points), encoding="utf-8")

@@ -98,6 +98,13 @@ function drawPane(pane, said, name) {
   figure.querySelector("figcaption").textContent = S.beside || clip() ? `${S.beside ? name + many : ""}${S.beside && clip() ? " · " : ""}${clip() ? `at ${seconds(own()[0].times_s[S.t])}` : ""}` : "";
 }
 
+function drawAnswer(pen, canvas) {
+  const [left, top, right] = panel().extent, scale = canvas.width / (right - left);
+  pen.strokeStyle = "#0a84ff";
+  pen.lineWidth = 3;
+  for (const { frame, box } of V.answered) if (frame === S.t) pen.strokeRect((box[0] - left) * scale, (box[1] - top) * scale, (box[2] - box[0]) * scale, (box[3] - box[1]) * scale);
+}
+
 function keptText(said) {
   if (!said) return "asking ...";
   if (said.resized) return `${number(said.resized.rows)} tokens on a grid of ${said.resized.items[0].grid.join(" x ")}`;
@@ -125,13 +132,6 @@ function sayKept() {
   const { path, name } = V.doc, heated = S.show === "heat" && Boolean(said?.scores);
   const command = commandOf({ path, name, method: S.method, budget: S.budget, text: methodOf(S.method).text && S.text, fps: V.doc.asked.fps, views: V.doc.asked.views, model: V.about.model.option, heat: heated });
   $("command").replaceChildren(...command.split(/(?<= )/).map((word) => make("span", { textContent: word }))); // lines end between words
-}
-
-function drawAnswer(pen, canvas) {
-  const [left, top, right] = panel().extent, scale = canvas.width / (right - left);
-  pen.strokeStyle = "#0a84ff";
-  pen.lineWidth = 3;
-  for (const { frame, box } of V.answered) if (frame === S.t) pen.strokeRect((box[0] - left) * scale, (box[1] - top) * scale, (box[2] - box[0]) * scale, (box[3] - box[1]) * scale);
 }
 
 // ---- time

@@ -1,4 +1,5 @@
-// What a person has set, what the server has said, and small things that every part of the page uses.
+// What a person has set and the link that brings it back, what the server has said, and small things that every part of
+// the page uses.
 
 import { Refused, Server } from "./net.js";
 import { readState, writeState } from "./plan.js";
